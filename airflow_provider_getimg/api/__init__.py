@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The getimg.ai API for Python, without Airflow.
+
+.. code-block:: python
+
+    from airflow_provider_getimg.api.client import GetimgClient
+    from airflow_provider_getimg.api.types import ImageRequest
+
+    with GetimgClient("sk_...") as client:
+        answer = client.generate_image(ImageRequest(model="seedream-5-lite", prompt="A red fox"))
+        print(answer.id, answer.data[0].url)
+"""

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The getimg.ai v2 API over httpx: requests out, typed answers back."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import ValidationError
+
+from airflow_provider_getimg.api import answers, settings
+from airflow_provider_getimg.api.connection_watch import ConnectionWatch
+from airflow_provider_getimg.api.errors import (
+    GetimgError,
+    InvalidInputError,
+    NoConnectionError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
+from airflow_provider_getimg.api.types import (
+    REQUEST_MAX_BYTES,
+    Balance,
+    Costs,
+    Generation,
+    ImageRequest,
+    Model,
+    first_fault,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from airflow_provider_getimg.api.types import _Answer
+
+    AnswerT = TypeVar("AnswerT", bound=_Answer)
+
+CONNECT_TIMEOUT = 10.0
+FREE_CALL_TIMEOUT = 30.0
+COSTS_MAX_DAYS = 180
+
+# An answer holds URLs and figures, a few KB. Past this it isn't one, and must not fill the memory.
+_ANSWER_MAX_BYTES = 16 * 1024 * 1024
+
+
+class GetimgClient:
+    """
+    A client of the getimg.ai API. Use it as a context manager, or call :meth:`close`.
+
+    A generation is billed, and the API has no idempotency key: :meth:`generate_image` sends its POST
+    once, follows no redirect and retries nothing. Safe to use from several threads.
+
+    :param api_key: The account's API key (``sk_...``).
+    :param base_url: Where the API is, with scheme. Default ``https://api.getimg.ai``.
+    :param timeout: Seconds that a generation may take from start to end. Default 300. The free
+        calls take at most 30 seconds, or this if it is shorter.
+    :param proxy: URL of an HTTP(S) or SOCKS proxy. Default: what the environment says.
+    :raises ConnectionConfigError: One of these can't be used.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None,
+        *,
+        base_url: str = settings.DEFAULT_BASE_URL,
+        timeout: float = settings.DEFAULT_TIMEOUT,
+        proxy: str | None = None,
+    ) -> None:
+        self._api_key = settings.checked_api_key(api_key)
+        checked = settings.ClientSettings.checked(base_url, timeout, proxy)
+        self.base_url = checked.base_url
+        self.timeout = checked.timeout
+        self._watches: set[ConnectionWatch] = set()
+        self._http = httpx.Client(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"},
+            proxy=checked.proxy,
+            follow_redirects=False,
+            # A connection kept from an earlier call may be closed by the server just as the next POST
+            # goes out, and nobody could tell whether it arrived: each request opens its own.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+        )
+
+    def __repr__(self) -> str:
+        return f"<GetimgClient {self.base_url}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End requests in flight and close the client. Idempotent."""
+        self.abort()
+        self._http.close()
+
+    def abort(self) -> int:
+        """
+        End the requests in flight at once, from any thread or signal handler.
+
+        :return: How many there were. A generation among them may be made and billed all the same.
+        """
+        watches = list(self._watches)
+        for watch in watches:
+            watch.cut()
+        return len(watches)
+
+    def generate_image(self, request: ImageRequest) -> Generation:
+        """
+        Generate an image. Billed; sent once.
+
+        :raises InvalidInputError: The body would be over the API's 25 MiB. Nothing was sent.
+        :raises NoConnectionError: No connection was made. Nothing was sent.
+        :raises RequestRefusedError: The API refused the request. Nothing was billed.
+        :raises RateLimitError: Too many requests. Nothing was billed.
+        :raises OutcomeUnknownError: It was sent, and no readable answer came.
+        """
+        body = json.dumps(request.to_json()).encode()
+        if len(body) > REQUEST_MAX_BYTES:
+            raise InvalidInputError(
+                f"The request with its reference images is {len(body)} bytes: at most {REQUEST_MAX_BYTES} "
+                "(25 MiB) are allowed."
+            )
+        response, content = self._send("POST", "/v2/images/generations", self.timeout, content=body)
+        if response.status_code != 200:
+            raise answers.generation_error(response, content, self._redact)
+        received = self._json(response, content, OutcomeUnknownError)
+        status = received.get("status") if isinstance(received, dict) else None
+        if isinstance(status, str) and status != "completed":
+            raise self._unreadable(
+                OutcomeUnknownError, response, content, f"its status is {status!r}, not 'completed'."
+            )
+        return self._parse(Generation, received, response, content, OutcomeUnknownError)
+
+    def list_models(self, type: Literal["image", "video"] | None = None) -> list[Model]:
+        """
+        List the models that the key sees, with their prices. Free.
+
+        :param type: ``image`` or ``video`` alone; both otherwise.
+        :raises GetimgError: As for every free call: refused, rate limited, no connection, unavailable.
+        """
+        response, content = self._get("/v2/models", {"type": type} if type else None)
+        received = self._json(response, content, UnavailableError)
+        if not isinstance(received, list):
+            raise self._unreadable(UnavailableError, response, content, "it is no list.")
+        return [self._parse(Model, entry, response, content, UnavailableError) for entry in received]
+
+    def get_model(self, model: str) -> Model:
+        """Return one model of the catalogue, with its prices. Free."""
+        return self._read(Model, *self._get(f"/v2/models/{quote(model, safe='')}"), UnavailableError)
+
+    def get_balance(self) -> Balance:
+        """Return the account's balance. Free."""
+        return self._read(Balance, *self._get("/v2/billing/balance"), UnavailableError)
+
+    def get_costs(self, start: datetime, end: datetime) -> Costs:
+        """
+        Return what the account spent from ``start`` to ``end``. Free.
+
+        :param start: With a time zone.
+        :param end: With a time zone, after ``start``, at most 180 days later.
+        :raises InvalidInputError: One of these rules is broken.
+        """
+        for name, moment in (("start", start), ("end", end)):
+            if moment.utcoffset() is None:
+                raise InvalidInputError(f"{name} is {moment.isoformat()}: it needs a time zone.")
+        if not timedelta(0) < end - start <= timedelta(days=COSTS_MAX_DAYS):
+            raise InvalidInputError(
+                f"end ({end.isoformat()}) must be after start ({start.isoformat()}), by at most "
+                f"{COSTS_MAX_DAYS} days."
+            )
+        query = {"start": start.isoformat(), "end": end.isoformat()}
+        return self._read(Costs, *self._get("/v2/billing/costs", query), UnavailableError)
+
+    def _get(self, path: str, query: dict[str, str] | None = None) -> tuple[httpx.Response, bytes]:
+        timeout = min(self.timeout, FREE_CALL_TIMEOUT)
+        response, content = self._send("GET", path, timeout, params=query)
+        if response.status_code != 200:
+            raise answers.free_call_error(response, content, self._redact)
+        return response, content
+
+    def _send(self, method: str, path: str, timeout: float, **options: Any) -> tuple[httpx.Response, bytes]:
+        """Send one request and read the whole answer, within ``timeout`` seconds altogether."""
+        lost: type[GetimgError] = OutcomeUnknownError if method == "POST" else UnavailableError
+        watch = ConnectionWatch(method, timeout)
+        if method == "POST":
+            options["headers"] = {"Content-Type": "application/json"}
+        self._watches.add(watch)
+        try:
+            with (
+                watch,
+                self._http.stream(
+                    method,
+                    path,
+                    timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+                    extensions=watch.extensions,
+                    **options,
+                ) as response,
+            ):
+                content = bytearray()
+                for chunk in response.iter_bytes():
+                    content += chunk
+                    if len(content) > _ANSWER_MAX_BYTES:
+                        raise lost(
+                            f"{self.base_url} answered {response.status_code} with more than "
+                            f"{_ANSWER_MAX_BYTES} bytes.",
+                            status=response.status_code,
+                        )
+                return response, bytes(content)
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            raise self._transport_error(error, watch, method, timeout, lost) from None
+        finally:
+            self._watches.discard(watch)
+
+    def _transport_error(
+        self,
+        error: Exception,
+        watch: ConnectionWatch,
+        method: str,
+        timeout: float,
+        lost: type[GetimgError],
+    ) -> GetimgError:
+        reason = self._redact(str(error)) or type(error).__name__
+        if not watch.sent:
+            return NoConnectionError(f"No connection to {self.base_url} was made: {reason}.")
+        subject = "the generation" if method == "POST" else "the request"
+        if watch.expired or isinstance(error, httpx.TimeoutException):
+            return lost(f"{self.base_url} did not finish {subject} within {timeout:g} seconds.")
+        return lost(f"The connection to {self.base_url} broke after {subject} was sent: {reason}.")
+
+    def _read(
+        self, answer: type[AnswerT], response: httpx.Response, content: bytes, unreadable: type[GetimgError]
+    ) -> AnswerT:
+        received = self._json(response, content, unreadable)
+        return self._parse(answer, received, response, content, unreadable)
+
+    def _json(self, response: httpx.Response, content: bytes, unreadable: type[GetimgError]) -> Any:
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise self._unreadable(unreadable, response, content, "it is not JSON.") from None
+
+    def _parse(
+        self,
+        answer: type[AnswerT],
+        received: Any,
+        response: httpx.Response,
+        content: bytes,
+        unreadable: type[GetimgError],
+    ) -> AnswerT:
+        try:
+            return answer.from_json(received)
+        except ValidationError as error:
+            raise self._unreadable(unreadable, response, content, first_fault(error)) from None
+
+    def _unreadable(
+        self, unreadable: type[GetimgError], response: httpx.Response, content: bytes, why: str
+    ) -> GetimgError:
+        return unreadable(
+            f"{self.base_url} answered {response.status_code} with something that can't be read: "
+            f"{self._redact(why)} It says: {answers.excerpt(content, self._redact)}.",
+            status=response.status_code,
+        )
+
+    def _redact(self, text: str) -> str:
+        """Take the API key and the query strings of signed URLs out of a text for people."""
+        return answers.redacted(text, self._api_key)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+One request on the wire: was anything sent, and has it taken too long.
+
+httpx limits the wait for each read, not for all of them: a server that drips a byte a second can
+hold a caller for hours. And its exceptions don't always tell whether a request left the machine.
+Both follow from httpcore's ``trace`` extension, which hands out the socket and the moment at which
+the request's first byte is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class ConnectionWatch:
+    """
+    Watch one request: pass :attr:`extensions` to httpx, and use it as a context around the call.
+
+    :param method: Method of the request that counts as sent: a proxy's CONNECT doesn't.
+    :param deadline: Seconds from entering the context until the connection is cut.
+    """
+
+    def __init__(self, method: str, deadline: float) -> None:
+        self._method = method.encode()
+        # Reentrant: a signal handler may cut the connection in the thread that holds the lock.
+        self._lock = threading.RLock()
+        self._sockets: list[socket.socket] = []
+        self._cut = False
+        self._timer = threading.Timer(deadline, self._expire)
+        self._timer.daemon = True
+        #: The request's first byte was handed to the operating system.
+        self.sent = False
+        #: The deadline has passed and the connection was cut.
+        self.expired = False
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """What httpx takes as ``extensions=``."""
+        return {"trace": self._on_event}
+
+    def _on_event(self, name: str, info: dict[str, Any]) -> None:
+        if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            stream = info.get("return_value")
+            sock = stream.get_extra_info("socket") if stream is not None else None
+            if isinstance(sock, socket.socket):
+                with self._lock:
+                    self._sockets.append(sock)
+                    late = self._cut
+                if late:
+                    _shut_down(sock)
+        elif name.endswith(".send_request_headers.started"):
+            if self._cut:
+                raise TimeoutError("the time was up before the request was sent")
+            self.sent = self.sent or info["request"].method == self._method
+
+    def _expire(self) -> None:
+        self.expired = True
+        self.cut()
+
+    def cut(self) -> None:
+        """End the connection now, from any thread: a blocked read returns at once. Idempotent."""
+        with self._lock:
+            self._cut = True
+            sockets = list(self._sockets)
+        for sock in sockets:
+            _shut_down(sock)
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+
+
+def _shut_down(sock: socket.socket) -> None:
+    # The base class's method: SSLSocket.shutdown() would drop the TLS state under the reading thread.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What can go wrong, one class per outcome.
+
+Each error's message is one sentence that says what happened, and one that says what it cost. The
+classes know nothing of retries: ``airflow_provider_getimg.retry`` is the table from these classes
+to a decision.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Billed = Literal["no", "unknown", "yes"]
+
+#: How each value of ``GetimgError.billed`` reads at the end of a message.
+BILLED_SENTENCE: dict[Billed, str] = {
+    "no": "Nothing was billed.",
+    "unknown": "It may have been billed.",
+    "yes": "It was billed.",
+}
+
+
+class GetimgError(Exception):
+    """
+    Root of all errors of this package.
+
+    :param message: What happened, as full sentences. The sentence on billing is added to the text of
+        the exception; ``message`` stays without it.
+    :param billed: ``"no"``, ``"unknown"`` (it may have been) or ``"yes"``.
+    :param status: HTTP status, where there was an answer.
+    :param code: The API's ``error.code``, such as ``invalid_parameter``.
+    :param param: The API's ``error.param``: the field of the request that was wrong.
+    :param detail: The API's ``error.message``.
+    :param retry_after: Seconds the server asks to wait before another try.
+    """
+
+    #: What holds for the class unless an instance knows better.
+    billed: Billed = "no"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        billed: Billed | None = None,
+        status: int | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        detail: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        if billed is not None:
+            self.billed = billed
+        super().__init__(f"{message} {self.billing_sentence()}".strip())
+        self.message = message
+        self.status = status
+        self.code = code
+        self.param = param
+        self.detail = detail
+        self.retry_after = retry_after
+
+    def billing_sentence(self) -> str:
+        """Tell what the failure cost, for the end of the message."""
+        return BILLED_SENTENCE[self.billed]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call __init__ again and add the billing sentence twice.
+        return (_restore, (type(self), self.args, self.__dict__.copy()))
+
+
+def _restore(cls: type[GetimgError], args: tuple[Any, ...], state: dict[str, Any]) -> GetimgError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidInputError(GetimgError, ValueError):
+    """A value that was given can't be sent: raised before any request."""
+
+
+class ConnectionConfigError(GetimgError, ValueError):
+    """The Airflow connection can't be used as it is: raised before any request."""
+
+
+class CostLimitError(GetimgError):
+    """The price is over ``max_cost``, or unknown: a spending decision, not a fault. Nothing was sent."""
+
+
+class KilledError(GetimgError):
+    """The task was told to end before the request was sent."""
+
+
+class RequestRefusedError(GetimgError):
+    """The API refused the request and will refuse it again (400, 403, 404, 413 and the like)."""
+
+
+class InvalidRequestError(RequestRefusedError):
+    """400: a parameter is missing, unknown to the model, or out of range."""
+
+
+class AuthenticationError(RequestRefusedError):
+    """401: the API key is missing, wrong or revoked."""
+
+
+class InsufficientBalanceError(RequestRefusedError):
+    """402: the account's balance doesn't cover the request."""
+
+
+class ContentPolicyError(RequestRefusedError):
+    """422: the prompt or a reference image was refused by the safety filter."""
+
+
+class RateLimitError(GetimgError):
+    """429: too many requests a minute, or too many at once. ``retry_after`` where the API says."""
+
+
+class NoConnectionError(GetimgError):
+    """No connection was made (DNS, refused, TLS, proxy, connect time-out): nothing was sent."""
+
+
+class UnavailableError(GetimgError):
+    """A free call (models, balance, costs) failed on the way or at the server. Safe to repeat."""
+
+
+class OutcomeUnknownError(GetimgError):
+    """
+    A generation was sent and its fate is unknown: it may have been made and billed.
+
+    A time-out, a dropped connection, 408, 409, 5xx or an answer that can't be read. The API has no
+    way to look a generation up and no idempotency key, so only the user can decide to send it again.
+    """
+
+    billed: Billed = "unknown"
+
+
+class PaidFilesGoneError(GetimgError):
+    """An earlier try paid for an image, and its files were deleted before a later try could return it."""
+
+    billed: Billed = "yes"
+
+
+class TransferError(GetimgError):
+    """A file could not be copied to S3. The copy is free; the image it copies is already paid."""
+
+    def billing_sentence(self) -> str:
+        """Say nothing of billing: a copy is free, and repeating it costs nothing."""
+        return ""
+
+
+class FileGoneError(TransferError):
+    """The file's download URL has expired or no longer answers: it can't be downloaded again."""
+
+
+class DownloadError(TransferError):
+    """A download failed or delivered something else than the file. Safe to repeat."""
+
+
+class ObjectStoreError(TransferError):
+    """S3 refused or lost a request. Safe to repeat."""

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an image costs, from the catalogue. A price that isn't known is no price, and never zero."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.api.errors import CostLimitError, InvalidInputError
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.api.types import Model
+
+CURRENCY = "USD"
+
+
+def image_price(model: Model, resolution: str | None) -> Decimal | None:
+    """
+    Return the price in USD of one image, or None where the catalogue doesn't tell.
+
+    :param model: The model, with its rates.
+    :param resolution: The resolution that is asked for; None for the model's default, its first.
+    """
+    if model.pricing.currency != CURRENCY:
+        return None
+    if resolution is None and model.supported_resolutions:
+        resolution = model.supported_resolutions[0]
+    rates = [rate for rate in model.pricing.rates if rate.billable_unit == "image"]
+    exact = [
+        rate.unit_price for rate in rates if rate.resolution is not None and rate.resolution == resolution
+    ]
+    general = [rate.unit_price for rate in rates if rate.resolution is None]
+    # Two rates for the same thing are not documented: the dearer one is the one not to be surprised by.
+    prices = exact or general
+    return max(prices) if prices else None
+
+
+def checked_max_cost(max_cost: object) -> Decimal | None:
+    """
+    Return a limit in USD as a decimal; None for no limit.
+
+    :raises InvalidInputError: It is no number, or below zero.
+    """
+    if max_cost is None or max_cost == "":
+        return None
+    try:
+        limit = Decimal("NaN") if isinstance(max_cost, bool) else Decimal(str(max_cost).strip())
+    except InvalidOperation:
+        limit = Decimal("NaN")
+    if not limit.is_finite() or limit < 0:
+        raise InvalidInputError(f"max_cost is {max_cost!r}: an amount in USD is allowed, such as '0.05'.")
+    return limit
+
+
+def check_price(model: Model, resolution: str | None, max_cost: Decimal) -> Decimal:
+    """
+    Return the price of one image if it is within ``max_cost``.
+
+    :raises CostLimitError: It is over, or the catalogue doesn't tell it.
+    """
+    price = image_price(model, resolution)
+    what = f"An image of model {model.id!r}{f' at {resolution}' if resolution else ''}"
+    if price is None:
+        raise CostLimitError(
+            f"{what} has no known price, so that max_cost ({max_cost} USD) can't be kept: nothing was sent."
+        )
+    if price > max_cost:
+        raise CostLimitError(
+            f"{what} costs {price} USD, more than max_cost ({max_cost} USD): nothing was sent."
+        )
+    return price

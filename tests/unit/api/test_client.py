@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client over real sockets against the simulator, whose ledger is the witness."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.api.client import GetimgClient
+from airflow_provider_getimg.api.types import ImageRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from devstack.simulator import Simulator
+
+REQUEST = ImageRequest(model="seedream-5-lite", prompt="A red fox")
+
+
+@pytest.fixture
+def client(simulator: Simulator) -> Iterator[GetimgClient]:
+    with GetimgClient(simulator.api_key, base_url=simulator.url, timeout=20) as client:
+        yield client
+
+
+def fault(simulator: Simulator, kind: str, on: str = "image", **fields: object) -> None:
+    simulator.set_faults([{"on": on, "kind": kind, **fields}])
+
+
+def test_a_generation_is_posted_once_and_answered_as_the_api_sent_it(simulator, client):
+    generation = client.generate_image(REQUEST)
+    [post] = simulator.ledger()["posts"]
+    assert post["prompt"] == "A red fox"
+    assert generation.id == post["id"]
+    assert generation.status == "completed"
+    assert generation.usage.total_cost == Decimal("0.04")
+    assert set(generation.to_json()) == {"id", "status", "model", "data", "usage"}
+
+
+def test_the_catalogue_the_balance_and_the_costs_are_free(simulator, client):
+    models = {model.id: model for model in client.list_models()}
+    assert {model.type for model in models.values()} == {"image", "video"}
+    assert {model.type for model in client.list_models("image")} == {"image"}
+    assert client.get_model("seedream-5-lite") == models["seedream-5-lite"]
+    assert client.get_balance().currency == "USD"
+    assert simulator.ledger()["posts"] == []
+
+
+def test_costs_are_asked_with_a_time_zone(simulator, client):
+    client.generate_image(REQUEST)
+    now = datetime.now(timezone(timedelta(hours=2)))
+    costs = client.get_costs(now - timedelta(days=1), now + timedelta(hours=1))
+    assert costs.total_cost == Decimal("0.04")
+    assert sum(day.cost for day in costs.data) == Decimal("0.04")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "sentence"),
+    [
+        (datetime(2026, 1, 1), datetime(2026, 1, 2, tzinfo=UTC), "start is .* needs a time zone"),
+        (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2), "end is .* needs a time zone"),
+        (datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC), "must be after start"),
+        (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC), "by at most 180 days"),
+    ],
+    ids=["naive start", "naive end", "empty", "too long"],
+)
+def test_a_range_of_costs_that_the_api_refuses_is_not_asked(start, end, sentence):
+    with (
+        GetimgClient("sk_x", base_url="http://127.0.0.1:1") as client,
+        pytest.raises(errors.InvalidInputError, match=sentence),
+    ):
+        client.get_costs(start, end)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (400, errors.InvalidRequestError),
+        (401, errors.AuthenticationError),
+        (402, errors.InsufficientBalanceError),
+        (403, errors.RequestRefusedError),
+        (404, errors.RequestRefusedError),
+        (413, errors.RequestRefusedError),
+        (422, errors.ContentPolicyError),
+        (429, errors.RateLimitError),
+        (307, errors.RequestRefusedError),
+        (302, errors.OutcomeUnknownError),
+        (303, errors.OutcomeUnknownError),
+        (202, errors.OutcomeUnknownError),
+        (405, errors.OutcomeUnknownError),
+        (408, errors.OutcomeUnknownError),
+        (409, errors.OutcomeUnknownError),
+        (500, errors.OutcomeUnknownError),
+        (503, errors.OutcomeUnknownError),
+    ],
+)
+def test_each_status_of_a_generation_is_one_error_and_one_post(simulator, client, status, expected):
+    fault(
+        simulator, "status", status=status, headers={"Location": "http://127.0.0.1:1/x?sig=secret"}, times=9
+    )
+    with pytest.raises(errors.GetimgError) as error:
+        client.generate_image(REQUEST)
+    assert type(error.value) is expected
+    assert error.value.status == status
+    assert error.value.billed == ("unknown" if expected is errors.OutcomeUnknownError else "no")
+    assert str(error.value).endswith(errors.BILLED_SENTENCE[error.value.billed])
+    assert "secret" not in str(error.value)
+    assert len(simulator.ledger()["posts"]) == 1
+
+
+def test_a_refusal_carries_what_the_api_said(client):
+    with pytest.raises(errors.InvalidRequestError) as error:
+        client.generate_image(REQUEST.model_copy(update={"resolution": "4K"}))
+    assert error.value.code == "invalid_parameter"
+    assert error.value.param == "resolution"
+    assert str(error.value) == (
+        "getimg.ai refused the request (400 invalid_parameter, resolution): "
+        "Unsupported resolution '4K' for model 'seedream-5-lite'. Nothing was billed."
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", ["drop_before_billing", "drop_after_billing", "truncate", "wrong_length", "html"]
+)
+def test_an_answer_that_is_lost_is_an_unknown_outcome(simulator, client, kind):
+    fault(simulator, kind, times=9)
+    with pytest.raises(errors.OutcomeUnknownError, match="It may have been billed"):
+        client.generate_image(REQUEST)
+    assert len(simulator.ledger()["posts"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["hang", "slow_first_byte", "slow_body"])
+def test_the_deadline_holds_against_silence_and_dripping_alike(simulator, kind):
+    fault(simulator, kind, seconds=60)
+    with (
+        GetimgClient(simulator.api_key, base_url=simulator.url, timeout=1) as client,
+        pytest.raises(errors.OutcomeUnknownError, match="did not finish the generation within 1 seconds"),
+    ):
+        client.generate_image(REQUEST)
+    assert len(simulator.ledger()["posts"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "quoted"),
+    [
+        (
+            '{"id": "img_1", "status": "completed", "data": [{"mime_type": "image/png"}]}',
+            r"data\[0\].url is missing",
+        ),
+        ('{"id": "img_1", "status": "completed"}', "data is missing"),
+        ('{"id": "img_1", "status": "pending"}', "its status is 'pending', not 'completed'"),
+        ('{"status": "completed", "data": [{"url": "https://x.test/y?sig=secret"}]}', r"\?\.\.\."),
+        ("[]", "should be a valid dictionary|valid dictionary"),
+        ("<html>gateway</html>", "it is not JSON.*<html>gateway</html>"),
+    ],
+    ids=["no url", "no data", "pending", "signed", "list", "html"],
+)
+def test_an_answer_that_is_no_generation_is_quoted_without_its_secrets(simulator, client, body, quoted):
+    fault(simulator, "status", status=200, body=body)
+    with pytest.raises(errors.OutcomeUnknownError, match=quoted) as error:
+        client.generate_image(REQUEST)
+    assert "secret" not in str(error.value)
+    assert simulator.api_key not in str(error.value)
+
+
+def test_an_api_that_echoes_the_key_does_not_bring_it_into_the_message(simulator, client):
+    fault(
+        simulator,
+        "status",
+        status=403,
+        body='{"error": {"message": "Key %s is banned", "code": "banned"}}' % simulator.api_key,
+    )
+    with pytest.raises(errors.RequestRefusedError, match=r"Key \*\*\* is banned\."):
+        client.generate_image(REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("headers", "low", "high"),
+    [
+        ({"Retry-After": "7"}, 7, 7),
+        ({"Retry-After": "-7"}, 0, 0),
+        ({"Retry-After": "soon"}, None, None),
+        ({"Retry-After": "nan"}, None, None),
+        ({"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}, 2e9, 3e9),
+        ({"X-RateLimit-Reset": "4102444800", "X-RateLimit-Remaining": "0"}, 2e9, 3e9),
+        ({"X-RateLimit-Reset": "4102444800", "X-RateLimit-Remaining": "5"}, None, None),
+        ({"Retry-After": "7", "X-RateLimit-Reset": "4102444800"}, 7, 7),
+        ({}, None, None),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
+)
+def test_the_wait_after_a_429_is_what_the_server_says(simulator, client, headers, low, high):
+    fault(simulator, "status", status=429, headers=headers)
+    with pytest.raises(errors.RateLimitError) as error:
+        client.generate_image(REQUEST)
+    wait = error.value.retry_after
+    assert wait is None if low is None else low <= wait <= high
+
+
+def test_nothing_is_sent_where_no_connection_is_made():
+    with (
+        GetimgClient("sk_x", base_url="http://127.0.0.1:1") as client,
+        pytest.raises(
+            errors.NoConnectionError, match=r"No connection to http://127.0.0.1:1 .*Nothing was billed"
+        ),
+    ):
+        client.generate_image(REQUEST)
+
+
+def test_a_proxy_that_refuses_is_no_connection(simulator):
+    with (
+        GetimgClient("sk_x", base_url="https://api.test", proxy=simulator.url) as client,
+        pytest.raises(errors.NoConnectionError),
+    ):
+        client.generate_image(REQUEST)
+    assert simulator.ledger()["posts"] == []
+
+
+def test_a_request_over_25_mib_is_not_sent(simulator, client):
+    reference = {"url": "data:image/png;base64," + "A" * (9 * 1024 * 1024), "role": "reference_image"}
+    request = ImageRequest.checked(model="m", prompt="p", images=[reference] * 3)
+    with pytest.raises(errors.InvalidInputError, match=r"2831\d{4} bytes: at most 26214400 \(25 MiB\)"):
+        client.generate_image(request)
+    assert simulator.ledger()["posts"] == []
+
+
+@pytest.mark.parametrize("kind", ["drop_after_billing", "html", "truncate"])
+def test_a_free_call_that_fails_is_never_called_billed(simulator, client, kind):
+    fault(simulator, kind, on="models")
+    with pytest.raises(errors.UnavailableError, match=r"Nothing was billed\.$"):
+        client.list_models()
+
+
+def test_a_wrong_key_is_told_in_the_api_s_own_words(simulator):
+    with (
+        GetimgClient("sk_wrong", base_url=simulator.url) as client,
+        pytest.raises(errors.AuthenticationError, match="401 invalid_api_key") as error,
+    ):
+        client.list_models()
+    assert "sk_wrong" not in str(error.value)
+
+
+def test_abort_ends_a_request_in_flight_from_another_thread(simulator):
+    fault(simulator, "hang", seconds=60)
+    client = GetimgClient(simulator.api_key, base_url=simulator.url, timeout=60)
+    caught: list[Exception] = []
+
+    def generate() -> None:
+        try:
+            client.generate_image(REQUEST)
+        except errors.GetimgError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=generate)
+    thread.start()
+    arrived = threading.Event()
+    while not simulator.ledger()["posts"]:
+        assert not arrived.wait(0.02)
+    assert client.abort() == 1
+    thread.join(10)
+    client.close()
+    assert not thread.is_alive()
+    assert type(caught[0]) is errors.OutcomeUnknownError
+
+
+def test_the_key_is_in_no_representation(simulator, client):
+    assert simulator.api_key not in repr(client)
+    assert simulator.api_key not in repr(client.__dict__["_http"].headers)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import base64
+import pickle
+from decimal import Decimal
+
+import pytest
+from pydantic import ValidationError
+
+from airflow_provider_getimg.api.errors import InvalidInputError, RateLimitError
+from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.api.types import Generation, ImageRequest, Model
+
+ANSWER = {
+    "id": "img_1",
+    "status": "completed",
+    "model": "seedream-5-lite",
+    "data": [
+        {
+            "url": "https://api.getimg.ai/v2/downloads/img_1/0?exp=1&sig=ab",
+            "mime_type": "image/png",
+            "deletes_at": "2030-01-01T00:00:00Z",
+            "width": 1024,
+            "height": None,
+            "blurhash": "new field",
+        }
+    ],
+    "usage": {"total_cost": 0.04, "unit_price": 0.04, "quantity": 1, "billable_unit": "image"},
+    "seed": 7,
+}
+
+
+def image(size: int, mime_type: str = "image/png") -> str:
+    return f"data:{mime_type};base64,{base64.b64encode(b'x' * size).decode()}"
+
+
+def test_what_is_not_given_is_not_sent():
+    assert ImageRequest.checked(model="m", prompt="p").to_json() == {"model": "m", "prompt": "p"}
+    assert ImageRequest.checked(model="m", prompt="p", images=[], resolution=None).to_json() == {
+        "model": "m",
+        "prompt": "p",
+    }
+
+
+def test_all_that_is_given_is_sent_as_it_is():
+    fields = {
+        "model": "m",
+        "prompt": "p" * 4096,
+        "aspect_ratio": "16:9",
+        "resolution": "2K",
+        "output_format": "webp",
+        "images": [
+            {"url": "https://a.test/b.png", "role": "style"},
+            {"url": image(3), "role": "reference_image"},
+        ],
+    }
+    assert ImageRequest.checked(**fields).to_json() == fields
+
+
+def test_a_reference_without_a_role_is_a_reference_image():
+    request = ImageRequest.checked(model="m", prompt="p", images=[{"url": "https://a.test/b.png"}])
+    assert request.to_json()["images"] == [{"url": "https://a.test/b.png", "role": "reference_image"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"prompt": ""}, "prompt is empty: 1 to 4096 characters are allowed."),
+        ({"prompt": " \n"}, "prompt is empty: 1 to 4096 characters are allowed."),
+        ({"prompt": "x" * 4097}, "prompt has 4097 characters: at most 4096 are allowed."),
+        ({"prompt": None}, "prompt is missing."),
+        ({"model": " "}, "model is empty."),
+        ({"resolution": ""}, "resolution is empty."),
+        ({"output_format": "gif"}, "output_format is 'gif': png, jpeg and webp are allowed."),
+        ({"images": [{"url": "https://a.test"}] * 9}, "images holds 9 images: at most 8 are allowed."),
+        ({"images": [{"url": "https://a.test", "role": ""}]}, "images[0].role is empty."),
+        ({"images": [{"role": "reference_image"}]}, "images[0].url is missing."),
+        ({"images": [{"url": "https://a.test", "roll": "x"}]}, "images[0].roll is not a known field."),
+        (
+            {"images": [{"url": image(10 * 1024 * 1024 + 1)}]},
+            "images[0].url is an image of 10485761 bytes: at most 10485760 (10 MiB) are allowed.",
+        ),
+        (
+            {"images": [{"url": "data:image/png;base64,%%"}]},
+            "images[0].url is a data URL whose base64 can't be decoded.",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_value_that_the_api_would_refuse_is_one_sentence(fields, sentence):
+    with pytest.raises(InvalidInputError) as error:
+        ImageRequest.checked(**({"model": "m", "prompt": "p"} | fields))
+    assert str(error.value) == f"{sentence} Nothing was billed."
+
+
+@pytest.mark.parametrize(
+    "url", ["iVBORw0KGgo=", image(3, "image/gif"), "http://a.test/b", "ftp://a.test/b?sig=secret"]
+)
+def test_a_reference_is_https_or_a_data_url_and_a_signature_is_not_quoted(url):
+    with pytest.raises(
+        InvalidInputError, match=r"^images\[0\]\.url is '.*an https:// URL or a data URL"
+    ) as error:
+        ImageRequest.checked(model="m", prompt="p", images=[{"url": url}])
+    assert "secret" not in str(error.value)
+
+
+def test_an_answer_keeps_unknown_fields_and_its_json_as_it_came():
+    generation = Generation.from_json(ANSWER)
+    assert generation.to_json() == ANSWER
+    assert generation.usage is not None
+    assert generation.usage.total_cost == Decimal("0.04")
+    assert generation.data[0].blurhash == "new field"
+
+
+@pytest.mark.parametrize("missing", ["usage", "model"])
+def test_an_answer_without_figures_still_holds_paid_files(missing):
+    generation = Generation.from_json({name: value for name, value in ANSWER.items() if name != missing})
+    assert generation.data[0].width == 1024
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {**ANSWER, "data": []},
+        {**ANSWER, "id": ""},
+        {**ANSWER, "data": [{**ANSWER["data"][0], "deletes_at": "2030-01-01T00:00:00"}]},
+        {**ANSWER, "data": [{**ANSWER["data"][0], "url": "file:///etc/passwd"}]},
+    ],
+    ids=["no files", "no id", "no time zone", "no web address"],
+)
+def test_an_answer_without_what_a_transfer_needs_is_refused(answer):
+    with pytest.raises(ValidationError):
+        Generation.from_json(answer)
+
+
+def test_no_rates_are_an_unknown_price():
+    model = Model.from_json(
+        {"id": "m", "name": "M", "type": "image", "pricing": {"currency": "USD", "rates": []}}
+    )
+    assert model.pricing.rates == []
+
+
+def test_an_error_survives_pickling_as_it_was():
+    error = RateLimitError("Slow down.", status=429, code="rate_limit", retry_after=3.5)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is RateLimitError
+    assert str(copy) == str(error) == "Slow down. Nothing was billed."
+    assert (copy.status, copy.code, copy.retry_after, copy.billed) == (429, "rate_limit", 3.5, "no")
+
+
+def test_the_query_of_every_url_in_a_text_is_cut():
+    text = "see https://a.test/b?sig=1, 's3://c/d?x=2' and <http://e.test#f> but not why?"
+    assert (
+        without_query(text) == "see https://a.test/b?... 's3://c/d?...' and <http://e.test?...> but not why?"
+    )
