@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Airflow reads about this provider at start-up. Imports nothing of Airflow, httpx or ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata: its connection form, operators and links."""
+    return {
+        "package-name": "airflow-provider-getimg",
+        "name": "getimg.ai",
+        "description": "Generate images with `getimg.ai <https://getimg.ai/>`__ and keep them in Amazon S3.",
+        "integrations": [
+            {
+                "integration-name": "getimg.ai",
+                "external-doc-url": "https://docs.getimg.ai/",
+                "tags": ["ai"],
+            }
+        ],
+        "hooks": [
+            {
+                "integration-name": "getimg.ai",
+                "python-modules": ["airflow_provider_getimg.hooks.getimg"],
+            }
+        ],
+        "operators": [
+            {
+                "integration-name": "getimg.ai",
+                "python-modules": ["airflow_provider_getimg.operators.image"],
+            }
+        ],
+        "transfers": [
+            {
+                "source-integration-name": "getimg.ai",
+                "target-integration-name": "Amazon Simple Storage Service (S3)",
+                "python-module": "airflow_provider_getimg.transfers.getimg_to_s3",
+            }
+        ],
+        "extra-links": ["airflow_provider_getimg.links.OpenInS3Link"],
+        "connection-types": [
+            {
+                "connection-type": "getimg",
+                "hook-class-name": "airflow_provider_getimg.hooks.getimg.GetimgHook",
+                "hook-name": "getimg.ai",
+                "conn-fields": {
+                    "timeout": {
+                        "label": "Timeout (seconds)",
+                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+                        "description": "How long a generation may take. Empty means 300.",
+                    },
+                    "proxy": {
+                        "label": "Proxy",
+                        "schema": {"type": ["string", "null"]},
+                        "description": "URL of an HTTP(S) or SOCKS proxy. Empty means the worker's environment.",
+                    },
+                },
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "schema", "port", "extra"],
+                    "relabeling": {"password": "API key", "host": "Base URL"},
+                    "placeholders": {"password": "sk_...", "host": "https://api.getimg.ai"},
+                },
+            }
+        ],
+    }

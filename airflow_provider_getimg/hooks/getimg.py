@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An Airflow connection of type ``getimg`` becomes a client of the getimg.ai API."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_provider_getimg.api.client import GetimgClient
+    from airflow_provider_getimg.api.settings import ClientSettings
+
+
+class GetimgHook(BaseHook):
+    """
+    Turns a ``getimg`` connection into a :class:`~airflow_provider_getimg.api.client.GetimgClient`.
+
+    Connection fields:
+
+    - **API key** (password): required.
+    - **Base URL** (host): with scheme; empty means ``https://api.getimg.ai``.
+    - **Timeout** (extra ``timeout``): seconds that a generation may take, default 300.
+    - **Proxy** (extra ``proxy``): URL of a proxy; empty means what the environment says.
+
+    Nothing else of the connection reaches the client. One hook holds one client; close it with
+    :meth:`close`, or use the hook as a context manager.
+
+    :param getimg_conn_id: The connection. Default ``getimg_default``.
+    """
+
+    conn_name_attr = "getimg_conn_id"
+    default_conn_name = "getimg_default"
+    conn_type = "getimg"
+    hook_name = "getimg.ai"
+
+    def __init__(self, getimg_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.getimg_conn_id = getimg_conn_id
+
+    def __enter__(self) -> GetimgHook:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @cached_property
+    def settings(self) -> ClientSettings:
+        """
+        Base URL, time-out and proxy of the connection, without the key.
+
+        :raises ConnectionConfigError: One of them can't be used.
+        """
+        # Here, not above: importing httpx and pydantic would slow down every DAG file that is parsed.
+        from airflow.sdk.log import mask_secret
+
+        from airflow_provider_getimg.api.settings import ClientSettings
+
+        extra = self._connection.extra_dejson
+        if proxy_password := _password_of(extra.get("proxy")):
+            mask_secret(proxy_password)
+        with self._naming_the_connection():
+            return ClientSettings.checked(
+                base_url=_base_url(self._connection.host, self._connection.port),
+                timeout=extra.get("timeout"),
+                proxy=extra.get("proxy"),
+            )
+
+    @cached_property
+    def client(self) -> GetimgClient:
+        """
+        The client for this connection, built once. Opens no connection by itself.
+
+        :raises ConnectionConfigError: A field of the connection is missing or can't be used.
+        """
+        from airflow_provider_getimg.api.client import GetimgClient
+        from airflow_provider_getimg.api.settings import is_loopback
+
+        settings = self.settings
+        if settings.base_url.startswith("http://") and not is_loopback(settings.base_url):
+            self.log.warning(
+                "Connection %r sends the API key to %s without encryption.",
+                self.getimg_conn_id,
+                settings.base_url,
+            )
+        with self._naming_the_connection():
+            return GetimgClient(
+                self._connection.password,
+                base_url=settings.base_url,
+                timeout=settings.timeout,
+                proxy=settings.proxy,
+            )
+
+    @cached_property
+    def _connection(self) -> Connection:
+        return self.get_connection(self.getimg_conn_id)
+
+    @contextmanager
+    def _naming_the_connection(self) -> Iterator[None]:
+        from airflow_provider_getimg.api.errors import ConnectionConfigError
+
+        try:
+            yield
+        except ConnectionConfigError as error:
+            raise ConnectionConfigError(f"Connection {self.getimg_conn_id!r}: {error.message}") from None
+
+    def get_conn(self) -> GetimgClient:
+        """Return the client for this connection: the same object as :attr:`client`."""
+        return self.client
+
+    def close(self) -> None:
+        """Close the client if there is one; requests in flight end. The hook can be used again."""
+        client = self.__dict__.pop("client", None)
+        if client is not None:
+            client.close()
+
+    def test_connection(self) -> tuple[bool, str]:
+        """List the models, a free call, and report it for the connection form's Test button."""
+        from airflow_provider_getimg.api.errors import GetimgError
+
+        try:
+            with self:
+                models = self.client.list_models()
+                return True, f"{self.client.base_url} accepts the key: it sees {len(models)} models."
+        except GetimgError as error:
+            return False, str(error)
+
+
+def _base_url(host: str | None, port: int | None) -> str | None:
+    """Return the base URL of a connection; one given as a URI holds the port apart from the host."""
+    if not host or port is None:
+        return host
+    return f"{host.rstrip('/')}:{port}"
+
+
+def _password_of(url: object) -> str | None:
+    try:
+        return urlsplit(str(url or "")).password
+    except ValueError:
+        return None

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What this task has asked and paid for, across its tries.
+
+Airflow's task state store outlives a try, a killed worker and, unlike XCom, the start of the next try. The
+ledger writes to it before a generation is sent and right after its answer, so that the next try knows what
+became of the last one:
+
+- nothing written: nothing was sent;
+- ``submitted``: it was sent, and no answer was seen. It may have been billed;
+- ``answered``: it was paid, and here is the answer.
+
+An entry counts for the same request (by fingerprint) in the same epoch (``ti.max_tries``: constant over automatic
+retries, raised when a user clears the task).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
+from tenacity import Retrying, stop_after_attempt, wait_exponential
+
+from airflow_provider_getimg.api.errors import GetimgError
+from airflow_provider_getimg.api.signed_urls import without_query
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
+    from airflow.sdk.types import Logger
+
+KEY = "getimg_generation"
+_ANSWER_WRITES = 5
+
+
+class LedgerError(GetimgError):
+    """The task state store could not be read or written before a request: it was not sent."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    One request and what is known of it.
+
+    :param state: ``submitted`` or ``answered``.
+    :param fingerprint: Digest of the request as it is sent.
+    :param epoch: ``ti.max_tries`` when it was sent.
+    :param try_number: The try that sent it.
+    :param started_at: When it was sent, ISO 8601 in UTC.
+    :param answer: The API's answer, once ``answered``.
+    :param failure: What the try that sent it saw instead of an answer, if it lived to see it.
+    """
+
+    state: Literal["submitted", "answered"]
+    fingerprint: str
+    epoch: int
+    try_number: int
+    started_at: str
+    answer: dict[str, Any] | None = None
+    failure: str | None = None
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self | None:
+        """Read an entry; None for what is none, such as one of a later version of this package."""
+        try:
+            return cls(**value)
+        except TypeError:
+            return None
+
+    @property
+    def age(self) -> str:
+        """The time since the request was sent, as ``1:02:03``."""
+        age = datetime.now(UTC) - datetime.fromisoformat(self.started_at)
+        return str(age).partition(".")[0]
+
+
+class Ledger:
+    """
+    The ledger of one task instance.
+
+    :param context: The task's context.
+    :param fingerprint: Of the request that this try is about to send.
+    :param log: The task's log.
+    """
+
+    def __init__(self, context: Context, fingerprint: str, log: Logger) -> None:
+        ti = context["ti"]
+        self._store: TaskStateStoreAccessor = context["task_state_store"]
+        self._fingerprint = fingerprint
+        self._epoch = int(ti.max_tries)
+        self._try_number = int(ti.try_number)
+        self._log = log
+        self._submitted: Entry | None = None
+
+    def earlier(self) -> Entry | None:
+        """
+        Return the entry of an earlier try of this request; None if there is none to respect.
+
+        :raises LedgerError: The store could not be read.
+        """
+        try:
+            entry = Entry.from_json(self._store.get(KEY))
+        except Exception as error:
+            raise LedgerError(f"The task state store could not be read: {error}.") from None
+        if entry is None:
+            return None
+        if entry.epoch != self._epoch:
+            self._log.info("The task was cleared since try %d: a new image is made.", entry.try_number)
+            return None
+        if entry.fingerprint != self._fingerprint:
+            self._log.warning(
+                "The request has changed since try %d, sent at %s: the new request is made and billed.",
+                entry.try_number,
+                entry.started_at,
+            )
+            return None
+        return entry
+
+    def submit(self) -> None:
+        """
+        Record that the request is sent now.
+
+        :raises LedgerError: It could not be recorded; the request must not be sent.
+        """
+        entry = Entry(
+            "submitted", self._fingerprint, self._epoch, self._try_number, datetime.now(UTC).isoformat()
+        )
+        try:
+            self._write(entry)
+        except Exception as error:
+            raise LedgerError(f"The task state store could not be written: {error}.") from None
+        self._submitted = entry
+
+    def withdraw(self) -> None:
+        """Record that the request sent last was not billed: the next try may send it again."""
+        try:
+            self._store.delete(KEY)
+        except Exception as error:
+            # The next try will take the outcome for unknown: it stops, and pays nothing twice.
+            self._log.warning("The task state store could not be written: %s.", error)
+
+    def answered(self, answer: dict[str, Any]) -> None:
+        """
+        Record the answer of the request sent last. Raises nothing: a paid answer goes on to the user.
+
+        :param answer: The API's answer, as plain JSON.
+        """
+        entry = Entry(**{**asdict(self._last()), "state": "answered", "answer": answer})
+        try:
+            for attempt in Retrying(
+                stop=stop_after_attempt(_ANSWER_WRITES), wait=wait_exponential(0.1, max=2), reraise=True
+            ):
+                with attempt:
+                    self._write(entry)
+        except Exception as error:
+            self._log.error(
+                "The paid answer %s could not be recorded: %s. Should this try fail, a retry can't reuse it.",
+                answer.get("id"),
+                without_query(str(error)),
+            )
+
+    def lost(self, error: GetimgError) -> None:
+        """Add to the entry of the request sent last why its outcome is unknown."""
+        try:
+            self._write(Entry(**{**asdict(self._last()), "failure": error.message}))
+        except Exception as fault:
+            self._log.warning("The task state store could not be written: %s.", fault)
+
+    @property
+    def sent_at(self) -> str:
+        """When the request was sent last."""
+        return self._last().started_at
+
+    def _last(self) -> Entry:
+        if self._submitted is None:
+            raise RuntimeError("submit() comes first")
+        return self._submitted
+
+    def _write(self, entry: Entry) -> None:
+        value = {name: part for name, part in asdict(entry).items() if part is not None}
+        self._store.set(KEY, value, retention=NEVER_EXPIRE)
+
+
+def fingerprint(request: dict[str, Any]) -> str:
+    """Return a digest of a request's JSON body, the same for the same body on every machine."""
+    body = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(body.encode()).hexdigest()

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generate one image with getimg.ai."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+from airflow_provider_getimg.masking import MaskedTemplatesMixin, mask_signed_urls
+from airflow_provider_getimg.retry import RETRY_POLICY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from decimal import Decimal
+
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import RetryPolicy
+
+    from airflow_provider_getimg.api.types import ImageRequest
+
+
+class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
+    """
+    Generate an image, and push what the API answered to XCom.
+
+    The XCom is the API's answer as plain JSON: ``id``, ``status``, ``model``, ``data`` (a list of files, each
+    with ``url``, ``mime_type``, ``width``, ``height`` and ``deletes_at``) and ``usage`` (``total_cost``,
+    ``unit_price``, ``quantity``, ``billable_unit``). The files themselves stay at getimg.ai until
+    ``deletes_at``: hand the answer to
+    :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` to keep them.
+
+    Each generation is billed, and the API can't be asked again for one that was lost. So each try writes what it
+    sends, and what was answered, into the task state store:
+
+    - A **retry** after a paid answer returns that answer, without a request. A retry after a refusal, a 429 or a
+      connection that was never made asks again: nothing was billed.
+    - Where a request was sent and no answer was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
+      billed: ``on_unknown_outcome`` decides.
+    - A **Clear** means "make a new one": it generates, and is billed, anew. So does a changed request.
+
+    What can be known to be wrong fails before anything is sent. Every failure says whether it was billed.
+
+    :param model: Model identifier, such as ``seedream-5-lite``. (templated)
+    :param prompt: What to draw, 1 to 4096 characters. (templated)
+    :param aspect_ratio: Such as ``16:9``. Default: the model's. (templated)
+    :param resolution: Such as ``2K``. Default: the model's. (templated)
+    :param output_format: ``png``, ``jpeg`` or ``webp``. Default: the API's, ``jpeg``. (templated)
+    :param images: At most 8 reference images: a list of ``{"url": ..., "role": ...}``, or of plain URLs, whose
+        role is ``reference_image``. A URL is ``https://``, a ``data:`` URL, or ``s3://bucket/key``, which is
+        read with ``aws_conn_id`` and sent as a data URL. PNG, JPEG or WebP, at most 10 MiB each and 25 MiB
+        for the whole request, base64-encoded. (templated)
+    :param on_unknown_outcome: ``"fail"`` (default) stops the task, without further retries, when a request may have
+        been billed and its answer was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
+        (templated)
+    :param max_cost: The most that the image may cost, in USD, such as ``"0.05"``. The price is read from the
+        catalogue before the request; one that is higher, or not known, fails. Default: no limit. (templated)
+    :param rate_limit_wait: Seconds to wait, within a try, for rate limits to pass. What takes longer is a retry, which
+        frees the worker slot. Default 30. (templated)
+    :param retries: Default 3.
+    :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
+    :param getimg_conn_id: The getimg.ai connection. (templated)
+    :param aws_conn_id: The AWS connection for ``s3://`` reference images. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        "model",
+        "prompt",
+        "aspect_ratio",
+        "resolution",
+        "output_format",
+        "images",
+        "on_unknown_outcome",
+        "max_cost",
+        "rate_limit_wait",
+        "getimg_conn_id",
+        "aws_conn_id",
+    )
+    ui_color = "#efe6ff"
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        prompt: str,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        output_format: str | None = None,
+        images: Sequence[str | dict[str, str]] | None = None,
+        on_unknown_outcome: str = "fail",
+        max_cost: Decimal | float | str | None = None,
+        rate_limit_wait: float | str = 30.0,
+        getimg_conn_id: str = GetimgHook.default_conn_name,
+        aws_conn_id: str | None = "aws_default",
+        retries: int | None = 3,
+        retry_policy: RetryPolicy | None = RETRY_POLICY,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(retries=retries, retry_policy=retry_policy, **kwargs)
+        self.model = model
+        self.prompt = prompt
+        self.aspect_ratio = aspect_ratio
+        self.resolution = resolution
+        self.output_format = output_format
+        self.images = images
+        self.on_unknown_outcome = on_unknown_outcome
+        self.max_cost = max_cost
+        self.rate_limit_wait = rate_limit_wait
+        self.getimg_conn_id = getimg_conn_id
+        self.aws_conn_id = aws_conn_id
+
+    @cached_property
+    def hook(self) -> GetimgHook:
+        """The hook for ``getimg_conn_id``."""
+        return GetimgHook(getimg_conn_id=self.getimg_conn_id)
+
+    @cached_property
+    def _killed(self) -> threading.Event:
+        # Not in __init__: an operator must stay copyable, and a lock is not.
+        return threading.Event()
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Generate, or find the answer of an earlier try, and return it.
+
+        :raises GetimgError: Its message says what happened and whether it was billed.
+        """
+        from airflow_provider_getimg.api.pricing import check_price, checked_max_cost
+        from airflow_provider_getimg.ledger import Ledger, fingerprint
+        from airflow_provider_getimg.operators.paid_generation import (
+            PaidGeneration,
+            checked_on_unknown_outcome,
+            checked_rate_limit_wait,
+        )
+
+        max_cost = checked_max_cost(self.max_cost)
+        on_unknown_outcome = checked_on_unknown_outcome(self.on_unknown_outcome)
+        rate_limit_wait = checked_rate_limit_wait(self.rate_limit_wait)
+        request = self._request()
+        paid = PaidGeneration(
+            Ledger(context, fingerprint(request.to_json()), self.log),
+            request,
+            on_unknown_outcome=on_unknown_outcome,
+            rate_limit_wait=rate_limit_wait,
+            killed=self._killed,
+            log=self.log,
+        )
+        answer = paid.recorded()
+        if answer is None:
+            with self.hook:
+                if max_cost is not None:
+                    check_price(self.hook.client.get_model(request.model), request.resolution, max_cost)
+                answer = paid.generate(self.hook.client)
+        mask_signed_urls(answer["data"])
+        return answer
+
+    def _request(self) -> ImageRequest:
+        from airflow_provider_getimg.api.types import ImageRequest
+        from airflow_provider_getimg.operators import reference_images
+
+        return ImageRequest.checked(
+            model=self.model,
+            prompt=self.prompt,
+            aspect_ratio=self.aspect_ratio,
+            resolution=self.resolution,
+            output_format=self.output_format,
+            images=reference_images.as_sent(self.images, self.aws_conn_id),
+        )
+
+    def on_kill(self) -> None:
+        """End the request in flight: the API has no cancel, so it may be made and billed all the same."""
+        self._killed.set()
+        client = self.hook.__dict__.get("client")
+        if client is not None and client.abort():
+            self.log.warning("Killed while a request was in flight: a generation may be billed all the same.")

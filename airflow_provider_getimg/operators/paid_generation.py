@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One billed request across the tries of a task: sent at most once unless the user says otherwise."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_getimg.api.errors import (
+    GetimgError,
+    InvalidInputError,
+    KilledError,
+    OutcomeUnknownError,
+    PaidFilesGoneError,
+)
+from airflow_provider_getimg.api.types import Generation
+from airflow_provider_getimg.retry import wait_out_rate_limits
+
+if TYPE_CHECKING:
+    import threading
+
+    from airflow.sdk.types import Logger
+
+    from airflow_provider_getimg.api.client import GetimgClient
+    from airflow_provider_getimg.api.types import ImageRequest
+    from airflow_provider_getimg.ledger import Entry, Ledger
+
+UNKNOWN_OUTCOME = ("fail", "resubmit")
+
+_TWO_WAYS_ON = (
+    "To make a new image, clear the task; to let retries send such a request again, and perhaps pay twice, "
+    "set on_unknown_outcome='resubmit'."
+)
+
+
+class PaidGeneration:
+    """
+    A generation that goes through the ledger.
+
+    :param ledger: The task's ledger.
+    :param request: What to generate.
+    :param on_unknown_outcome: ``fail`` or ``resubmit``.
+    :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
+    :param killed: Set when the task is told to end: nothing is sent after that.
+    :param log: The task's log.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        request: ImageRequest,
+        *,
+        on_unknown_outcome: str,
+        rate_limit_wait: float,
+        killed: threading.Event,
+        log: Logger,
+    ) -> None:
+        self._ledger = ledger
+        self._request = request
+        self._resubmits = on_unknown_outcome == "resubmit"
+        self._rate_limit_wait = rate_limit_wait
+        self._killed = killed
+        self._log = log
+
+    def recorded(self) -> dict[str, Any] | None:
+        """
+        Return the answer that an earlier try paid for; None if the request is to be sent.
+
+        :raises OutcomeUnknownError: An earlier try sent it and saw no answer, and that is to fail.
+        :raises PaidFilesGoneError: An earlier try paid for it, its files are gone, and that is to fail.
+        :raises LedgerError: What earlier tries did is not known.
+        """
+        entry = self._ledger.earlier()
+        if entry is None:
+            return None
+        if entry.answer is None:
+            self._resubmit_or(self._unseen(entry))
+            return None
+        answer = _with_files_that_live(entry.answer)
+        if answer is None:
+            self._resubmit_or(_files_gone(entry))
+            return None
+        lost = len(entry.answer["data"]) - len(answer["data"])
+        if lost:
+            self._log.warning("%d of its files are deleted already: the others are returned.", lost)
+        self._log.info(
+            "Generation %s of try %d reused, nothing was billed: it was asked for %s ago.",
+            answer["id"],
+            entry.try_number,
+            entry.age,
+        )
+        return answer
+
+    def generate(self, client: GetimgClient) -> dict[str, Any]:
+        """
+        Send the request, wait out short rate limits, and return the answer once it is recorded.
+
+        :raises GetimgError: Its message says what happened and whether it was billed.
+        """
+        sending = wait_out_rate_limits(self._rate_limit_wait, self._log, self._killed)
+        generation: Generation = sending(self._send, client)
+        _log_generation(generation, self._request, self._log)
+        answer: dict[str, Any] = generation.to_json()
+        return answer
+
+    def _send(self, client: GetimgClient) -> Generation:
+        self._ledger.submit()
+        try:
+            if self._killed.is_set():
+                raise KilledError("The task was told to end before the request was sent.")
+            generation = client.generate_image(self._request)
+        except OutcomeUnknownError as error:
+            self._ledger.lost(error)
+            raise self._unknown(error) from None
+        except GetimgError:
+            self._ledger.withdraw()
+            raise
+        self._ledger.answered(generation.to_json())
+        return generation
+
+    def _unknown(self, error: OutcomeUnknownError) -> OutcomeUnknownError:
+        ways_on = "A retry sends it again." if self._resubmits else _TWO_WAYS_ON
+        return OutcomeUnknownError(
+            f"{error.message} The request was sent at {self._ledger.sent_at}. {ways_on}",
+            status=error.status,
+            code=error.code,
+            param=error.param,
+            detail=error.detail,
+            retry_after=error.retry_after,
+        )
+
+    def _unseen(self, entry: Entry) -> OutcomeUnknownError:
+        seen = entry.failure or "No answer was recorded: its worker was killed, or lost."
+        return OutcomeUnknownError(
+            f"Try {entry.try_number} sent this request at {entry.started_at}. {seen} {_TWO_WAYS_ON}"
+        )
+
+    def _resubmit_or(self, error: GetimgError) -> None:
+        if not self._resubmits:
+            raise error
+        self._log.warning(
+            "%s on_unknown_outcome is 'resubmit': it is sent again now, and billed again.", error
+        )
+
+
+def _with_files_that_live(answer: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a recorded answer without the files that are past ``deletes_at``; None if none is left."""
+    now = datetime.now(UTC)
+    media = Generation.from_json(answer).data
+    alive = [file.to_json() for file in media if file.deletes_at > now]
+    return {**answer, "data": alive} if alive else None
+
+
+def _files_gone(entry: Entry) -> PaidFilesGoneError:
+    generation = Generation.from_json(entry.answer)
+    deleted = max(file.deletes_at for file in generation.data).isoformat()
+    return PaidFilesGoneError(
+        f"Try {entry.try_number} generated and paid {generation.id} ({_cost(generation)}), and its files are gone: "
+        f"they were deleted at {deleted}. {_TWO_WAYS_ON}"
+    )
+
+
+def _log_generation(generation: Generation, request: ImageRequest, log: Logger) -> None:
+    files = len(generation.data)
+    log.info(
+        "Generated %s with model %s: %d %s, cost %s, deleted at %s.",
+        generation.id,
+        generation.model or request.model,
+        files,
+        "file" if files == 1 else "files",
+        _cost(generation),
+        min(file.deletes_at for file in generation.data).isoformat(),
+    )
+
+
+def _cost(generation: Generation) -> str:
+    return f"{generation.usage.total_cost} USD" if generation.usage else "not told by the API"
+
+
+def checked_on_unknown_outcome(choice: object) -> str:
+    """
+    Return the choice.
+
+    :raises InvalidInputError: It is neither ``fail`` nor ``resubmit``.
+    """
+    if choice not in UNKNOWN_OUTCOME:
+        raise InvalidInputError(f"on_unknown_outcome is {choice!r}: 'fail' and 'resubmit' are allowed.")
+    return str(choice)
+
+
+def checked_rate_limit_wait(wait: Any) -> float:
+    """
+    Return the wait in seconds.
+
+    :raises InvalidInputError: It is no number, or below zero.
+    """
+    try:
+        seconds = math.nan if isinstance(wait, bool) else float(wait)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise InvalidInputError(f"rate_limit_wait is {wait!r}: a number of seconds, 0 or more, is allowed.")
+    return seconds

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The one table from an error to a retry decision.
+
+What keeps an image from being paid twice is the ledger, not this table: a policy of your own can
+change when and how often a task is tried, and a try that must not pay still won't.
+"""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import RetryDecision, RetryPolicy
+from tenacity import Retrying, retry_if_exception_type, sleep_using_event, stop_before_delay
+
+if TYPE_CHECKING:
+    import threading
+
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk.types import Logger
+    from tenacity import RetryCallState
+
+#: Bounds in seconds of the wait after a 429 that doesn't say how long to wait.
+BACKOFF_FIRST = 15.0
+BACKOFF_LIMIT = 600.0
+
+
+class GetimgRetryPolicy(RetryPolicy):
+    """
+    Decide by what an error cost and whether another try can help.
+
+    ======================================  ==================================================
+    refused, wrong input or connection,     fail at once: it would fail again
+    price over ``max_cost``, files gone
+    429                                     retry after the time the API asks for, or a growing
+                                            delay with jitter (15 seconds to 10 minutes)
+    outcome unknown                         fail at once; retry if the operator's
+                                            ``on_unknown_outcome`` is ``"resubmit"``
+    everything else                         retry after the task's own ``retry_delay``
+    ======================================  ==================================================
+
+    All within the task's ``retries``. The worker slot is free between tries. Replace it with
+    ``retry_policy=`` on the operator.
+    """
+
+    def evaluate(
+        self,
+        exception: BaseException,
+        try_number: int,
+        max_tries: int,
+        context: Context | None = None,
+    ) -> RetryDecision:
+        """Look the error up in the table. The reason is logged and stored with the task instance."""
+        from airflow_provider_getimg.api import errors
+
+        name = type(exception).__name__
+        match exception:
+            case errors.RateLimitError():
+                wait = exception.retry_after
+                if wait is None:
+                    wait = backoff(try_number)
+                return RetryDecision.retry(timedelta(seconds=wait), reason=f"{name}: rate limited")
+            case errors.OutcomeUnknownError():
+                if _resubmits(context):
+                    return RetryDecision.retry(reason=f"{name}: on_unknown_outcome is 'resubmit'")
+                return RetryDecision.fail(reason=f"{name}: it may have been billed")
+            case (
+                errors.InvalidInputError()
+                | errors.ConnectionConfigError()
+                | errors.RequestRefusedError()
+                | errors.CostLimitError()
+                | errors.PaidFilesGoneError()
+                | errors.FileGoneError()
+            ):
+                return RetryDecision.fail(reason=f"{name}: another try would fail again")
+        return RetryDecision.default()
+
+    def serialize(self) -> dict[str, Any]:
+        """Return what DAG serialization stores: this policy has no settings."""
+        return {}
+
+    @classmethod
+    def deserialize(cls, data: dict[str, Any]) -> GetimgRetryPolicy:
+        """Build the policy from what :meth:`serialize` returned."""
+        return cls()
+
+
+def wait_out_rate_limits(seconds: float, log: Logger, killed: threading.Event) -> Retrying:
+    """
+    Return a tenacity ``Retrying`` that repeats a call after a 429, within one try.
+
+    A 429 is not billed, so that the call may be repeated. What takes longer than ``seconds`` in all is raised, for
+    the retry policy: it frees the worker slot meanwhile.
+
+    :param seconds: How long to wait altogether; 0 for not at all.
+    :param log: Where each wait is told.
+    :param killed: Ends a wait at once when set.
+    """
+    from airflow_provider_getimg.api.errors import RateLimitError
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, RateLimitError) else None
+        return backoff(state.attempt_number, first=1.0) if asked is None else asked
+
+    def tell(state: RetryCallState) -> None:
+        log.info("Rate limited, nothing was billed: asking again in %.1f seconds.", state.upcoming_sleep)
+
+    return Retrying(
+        retry=retry_if_exception_type(RateLimitError),
+        wait=wait,
+        stop=stop_before_delay(seconds),
+        before_sleep=tell,
+        sleep=sleep_using_event(killed),
+        reraise=True,
+    )
+
+
+def backoff(attempt: int, first: float = BACKOFF_FIRST, limit: float = BACKOFF_LIMIT) -> float:
+    """
+    Return a wait in seconds that doubles with each attempt up to ``limit``.
+
+    Half of it is random, so that many tasks that hit a limit together don't come back together.
+
+    :param attempt: 1 for the first.
+    """
+    full = min(limit, first * 2.0 ** min(attempt - 1, 30))
+    return full / 2 + random.uniform(0, full / 2)
+
+
+def _resubmits(context: Context | None) -> bool:
+    task = context.get("task") if context else None
+    return getattr(task, "on_unknown_outcome", "fail") == "resubmit"
+
+
+RETRY_POLICY = GetimgRetryPolicy()

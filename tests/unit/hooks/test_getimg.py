@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_provider_getimg.api.errors import ConnectionConfigError
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Define the connection ``getimg_default`` for the test, as a dict or a URI, and return its hook."""
+
+    def define(connection: dict | str) -> GetimgHook:
+        value = (
+            connection if isinstance(connection, str) else json.dumps({"conn_type": "getimg"} | connection)
+        )
+        monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", value)
+        return GetimgHook()
+
+    return define
+
+
+def test_a_connection_as_json_becomes_a_client(connect):
+    hook = connect(
+        {
+            "password": "sk_json",
+            "host": "https://gateway.test/getimg/",
+            "extra": {"timeout": 42, "proxy": None, "verify": False},
+        }
+    )
+    assert hook.client.base_url == "https://gateway.test/getimg"
+    assert hook.client.timeout == 42.0
+
+
+@pytest.mark.parametrize(
+    ("uri", "base_url", "timeout"),
+    [
+        ("getimg://:sk_uri@", "https://api.getimg.ai", 300.0),
+        ("getimg://:sk_uri@/?timeout=60", "https://api.getimg.ai", 60.0),
+        ("getimg://:sk_uri@http%3A%2F%2F127.0.0.1:8000/?timeout=5", "http://127.0.0.1:8000", 5.0),
+        ("getimg://:sk_uri@http%3A%2F%2F127.0.0.1%3A8000", "http://127.0.0.1:8000", 300.0),
+    ],
+)
+def test_a_connection_as_uri_becomes_a_client(connect, uri, base_url, timeout):
+    client = connect(uri).client
+    assert (client.base_url, client.timeout) == (base_url, timeout)
+
+
+@pytest.mark.parametrize(
+    ("connection", "sentence"),
+    [
+        ({}, "Connection 'getimg_default': The API key is missing: put it into the password field."),
+        (
+            {"password": "sk_x", "host": "api.getimg.ai"},
+            "The base URL is 'api.getimg.ai': it must start with https://",
+        ),
+        (
+            {"password": "sk_x", "extra": {"timeout": "soon"}},
+            "The timeout is 'soon': a positive number of seconds",
+        ),
+        ({"password": "sk_x", "extra": {"timeout": 0}}, "The timeout is 0: a positive number of seconds"),
+        ({"password": "sk_x", "extra": {"proxy": "proxy:3128"}}, "The proxy is no URL that can be used"),
+    ],
+    ids=["no key", "no scheme", "no number", "not positive", "proxy"],
+)
+def test_a_connection_that_can_t_be_used_is_one_sentence(connect, connection, sentence):
+    hook = connect(connection)
+    with pytest.raises(ConnectionConfigError) as error:
+        hook.get_conn()
+    assert str(error.value).startswith("Connection 'getimg_default': ")
+    assert sentence in str(error.value)
+    assert "sk_x" not in str(error.value)
+
+
+def test_the_settings_need_no_key(connect):
+    assert connect({"extra": {"timeout": "7"}}).settings.timeout == 7.0
+
+
+def test_the_test_button_says_how_many_models_the_key_sees(connect, simulator):
+    hook = connect({"password": simulator.api_key, "host": simulator.url})
+    with GetimgHook() as other:
+        models = len(other.client.list_models())
+    assert hook.test_connection() == (True, f"{simulator.url} accepts the key: it sees {models} models.")
+    assert simulator.ledger()["posts"] == []
+
+
+def test_the_test_button_shows_the_api_s_own_message(connect, simulator):
+    ok, message = connect({"password": "sk_wrong", "host": simulator.url}).test_connection()
+    assert not ok
+    assert message.startswith("getimg.ai refused the request (401 invalid_api_key): ")
+    assert "sk_wrong" not in message
+
+
+def test_the_test_button_shows_what_is_wrong_with_the_connection(connect):
+    assert connect({}).test_connection() == (
+        False,
+        "Connection 'getimg_default': The API key is missing: put it into the password field. Nothing was billed.",
+    )
+
+
+def test_a_closed_hook_can_be_used_again(connect, simulator):
+    hook = connect({"password": simulator.api_key, "host": simulator.url})
+    with hook:
+        first = hook.client
+    assert hook.client is not first
+    assert hook.client.list_models()
+    hook.close()
+    hook.close()
+
+
+def test_a_key_that_travels_in_the_clear_is_warned_of(connect, capsys):
+    assert connect({"password": "sk_x", "host": "http://gateway.test"}).client
+    assert "without encryption" in capsys.readouterr().out
+    assert connect({"password": "sk_x", "host": "http://127.0.0.1:9"}).client
+    assert "without encryption" not in capsys.readouterr().out
