@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+# Needs git, make and python3 >= 3.11 with venv; everything else comes from requirements.lock.
+
+PYTHON := .venv/bin/python
+UV := .venv/bin/uv
+# Newer than the lock and pyproject.toml: .venv is what they say.
+READY := .venv/.ready
+TESTS = $(wildcard tests/unit tests/integration tests/browser)
+DEMO_MARKER := .demo/.airflow-provider-getimg-demo
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo ui test test-long lint lock clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | \
+	    while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+
+setup: $(READY)  ## make .venv from the lock (the others do it when it is needed)
+
+demo: $(READY)  ## generate an image with the simulator, and save it to a local S3 server
+	@$(PYTHON) -m devstack.demo
+
+ui: $(READY)  ## the same, and leave Airflow's UI up until Ctrl-C
+	@$(PYTHON) -m devstack.demo --keep
+
+test: $(READY)  ## run the tests (some start Airflow; those with a browser need Chromium)
+	$(PYTHON) -m pytest -m "not long" $(TESTS)
+
+# Exit code 5 of pytest: there is no such test, which is no failure.
+test-long: $(READY)  ## run the tests that take minutes
+	$(PYTHON) -m pytest -m long $(TESTS) || test $$? -eq 5
+
+lint: $(READY)  ## check style and types
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy --strict airflow_provider_getimg
+	$(PYTHON) -m mypy devstack
+
+lock: $(UV)  ## resolve the dependencies in pyproject.toml anew
+	$(UV) pip compile pyproject.toml --extra simulator --group dev --universal \
+	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	    --output-file requirements.lock
+
+clean:  ## delete what the targets above made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	if [ -f $(DEMO_MARKER) ]; then rm -rf .demo; fi
+
+# The byte code is compiled here once, by all cores, instead of by each process of the first run.
+$(READY): $(UV) requirements.lock pyproject.toml
+	@echo "Installing the locked dependencies into .venv (about 1 GB)"
+	@$(UV) pip sync --python $(PYTHON) --quiet --require-hashes --compile-bytecode \
+	    requirements.lock
+	@$(UV) pip install --python $(PYTHON) --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(UV): requirements-uv.txt
+	@found=; \
+	for python in python3 python3.13 python3.12 python3.11; do \
+	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	        2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "This needs Python 3.11 or newer with its venv module (Debian: apt-get install python3-venv)." >&2; \
+	    exit 1; \
+	fi; \
+	"$$found" -m venv .venv
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes \
+	    --requirement requirements-uv.txt
+	@touch $@

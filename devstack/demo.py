@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the example DAG ``getimg_daily_image`` for real, and shows the images that it saved.
+
+``python -m devstack.demo [--keep] [--folder FOLDER]``, or ``make demo`` and ``make ui``. Reads the
+environment:
+
+``GETIMG_API_KEY``
+    Generate with the real API, for its price. Without it the simulator answers, for nothing.
+``DEMO_S3_BUCKET``
+    Save to this bucket with your own AWS credentials. Without it SeaweedFS runs for the while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
+
+from devstack import Airflow, SeaweedFS, Simulator, StackError
+from devstack.price import model_in, price_of
+from devstack.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from mypy_boto3_s3.client import S3Client
+
+REPOSITORY = Path(__file__).parents[1]
+DAG_ID = "getimg_daily_image"
+GENERATE, SAVE = "generate_image", "save_to_s3"
+LOCAL_BUCKET = "getimg-demo"
+REAL_API = "https://api.getimg.ai"
+RUN_SECONDS = 600.0
+SHOWN_STATES = {"running", "success", "failed", "up_for_retry", "upstream_failed", "skipped"}
+
+
+@dataclass
+class Demo:
+    """One run of the demo.
+
+    :param folder: The demo's own folder; emptied first.
+    :param dags: The folder with the example DAGs.
+    :param api_key: Key of the real API, or None for the simulator.
+    :param bucket: A bucket of the user's, or None for SeaweedFS.
+    :param keep: Leave Airflow running until Ctrl-C.
+    :param api_url: The real API.
+    """
+
+    console: Console
+    folder: Path = REPOSITORY / ".demo"
+    dags: Path = REPOSITORY / "dags"
+    api_key: str | None = None
+    bucket: str | None = None
+    keep: bool = False
+    api_url: str = REAL_API
+
+    def run(self) -> None:
+        """Start everything, run the DAG, show its files, end everything.
+
+        :raises devstack.StackError: A server did not start, or the run failed.
+        """
+        started = time.monotonic()
+        with Workspace(self.folder):
+            with contextlib.ExitStack() as servers:
+                try:
+                    self._run_on(servers)
+                finally:
+                    self._say("Ending what was started: a few seconds")
+            self._say(f"Done after {time.monotonic() - started:.0f} s.")
+
+    def _run_on(self, servers: contextlib.ExitStack) -> None:
+        with self._step("Getting ready") as say:
+            getimg = self._getimg(servers, say)
+            aws, client, bucket = self._s3(servers, say)
+        with self._step("Starting Airflow: about 20 seconds on two cores") as say:
+            airflow = servers.enter_context(self._airflow(getimg, aws, bucket))
+            airflow.create_pool("getimg", 4)
+            say(f"Airflow {airflow.url}")
+        with self._step(f"Running the DAG {DAG_ID}") as say:
+            run_id = self._run_dag(airflow, say)
+        self._show_files(airflow, run_id, client)
+        if self.keep:
+            self._say(f"Airflow stays up at {airflow.url} (no login needed) until Ctrl-C.")
+            self._watch(airflow)
+
+    def _getimg(self, servers: contextlib.ExitStack, say: Any) -> str:
+        """Start the simulator, or tell the price of the real API; return the connection."""
+        if self.api_key is None:
+            simulator = servers.enter_context(Simulator(log=self._log("simulator"), latency=1.0))
+            say(f"Simulator of getimg.ai {simulator.url}: nothing is billed")
+            return simulator.connection()
+        model = model_in(self.dags / f"{DAG_ID}.py")
+        price = price_of(model, api_url=self.api_url, api_key=self.api_key)
+        say(f"The real API {self.api_url} with your GETIMG_API_KEY")
+        say(f"This run is billed: one image of {model} costs {price}")
+        connection = {"conn_type": "getimg", "password": self.api_key}
+        if self.api_url != REAL_API:
+            connection["host"] = self.api_url
+        return json.dumps(connection)
+
+    def _s3(self, servers: contextlib.ExitStack, say: Any) -> tuple[str, S3Client, str]:
+        """Start SeaweedFS, or check the user's bucket; return connection, client and bucket."""
+        if self.bucket is None:
+            seaweedfs = servers.enter_context(SeaweedFS(log=self._log("seaweedfs")))
+            say(f"SeaweedFS, an S3 server {seaweedfs.endpoint_url}")
+            bucket = seaweedfs.create_bucket(LOCAL_BUCKET)
+            return seaweedfs.aws_connection(), seaweedfs.client(), bucket
+        try:
+            client: S3Client = boto3.client("s3")
+            client.head_bucket(Bucket=self.bucket)
+        except (BotoCoreError, ClientError) as error:
+            raise StackError(f"Your credentials don't open the bucket {self.bucket}: {error}") from None
+        say(f"Your bucket s3://{self.bucket} with your own AWS credentials")
+        return json.dumps({"conn_type": "aws"}), client, self.bucket
+
+    def _airflow(self, getimg: str, aws: str, bucket: str) -> Airflow:
+        return Airflow(
+            self.folder / "airflow",
+            [self.dags],
+            env={
+                "AIRFLOW_CONN_GETIMG_DEFAULT": getimg,
+                "AIRFLOW_CONN_AWS_DEFAULT": aws,
+                "AIRFLOW_VAR_GETIMG_BUCKET": bucket,
+                # Unpausing a DAG must not start, and pay for, a run that nobody asked for.
+                "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+            },
+            keep_aws=self.bucket is not None,
+            log=self._log("airflow"),
+        )
+
+    def _run_dag(self, airflow: Airflow, say: Any) -> str:
+        def report(task: str, state: str) -> None:
+            if state in SHOWN_STATES:
+                say(f"{task}: {state}")
+
+        airflow.wait_for_dag(DAG_ID)
+        airflow.unpause(DAG_ID)
+        run_id = airflow.trigger(DAG_ID)
+        if airflow.wait(DAG_ID, run_id, RUN_SECONDS, report) != "success":
+            raise StackError(f"The run of {DAG_ID} failed.", airflow.failed_log(DAG_ID, run_id))
+        return run_id
+
+    def _show_files(self, airflow: Airflow, run_id: str, client: S3Client) -> None:
+        """Print one line per file, and save a copy of each."""
+        usage = airflow.xcom(DAG_ID, run_id, GENERATE)["usage"]
+        rows: list[dict[str, Any]] = airflow.xcom(DAG_ID, run_id, SAVE)
+        images = self.folder / "images"
+        images.mkdir()
+        self._say("")
+        for row in rows:
+            name = Path(row["key"]).name
+            copy = images / (name if not (images / name).exists() else f"{row['index']}-{name}")
+            client.download_file(row["bucket"], row["key"], str(copy))
+            if hashlib.sha256(copy.read_bytes()).hexdigest() != row["sha256"]:
+                raise StackError(f"{row['uri']} does not hold what the task wrote there.")
+            pixels = f"{row['width'] or '?'}x{row['height'] or '?'}"
+            cost = f"${usage['total_cost'] / len(rows):.4f}"
+            self._say(f"{row['uri']}  {row['bytes']} bytes  {pixels} pixels  {cost}")
+        self._say(f"\nCopies to look at: {images}")
+
+    def _watch(self, airflow: Airflow) -> None:
+        """Stay until Ctrl-C, or until Airflow dies."""
+        assert airflow.process is not None
+        airflow.process.wait()
+        raise StackError("Airflow has ended.", airflow.process.log_tail())
+
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
+    def _say(self, text: str) -> None:
+        # Whole lines: a URI that is broken in two can't be copied.
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    @contextlib.contextmanager
+    def _step(self, title: str) -> Iterator[Any]:
+        """Show a spinner and what happens beside it, each with the seconds since the start."""
+        started = time.monotonic()
+
+        def say(text: str) -> None:
+            self._say(f"{time.monotonic() - started:5.1f} s  {text}")
+
+        self._say(title)
+        with self.console.status(f"{title} …"):
+            yield say
+
+
+def interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """End on SIGTERM as on Ctrl-C: with everything that was started."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the command line in the module's docstring."""
+    parser = argparse.ArgumentParser(description="Run the example DAG for real.")
+    parser.add_argument("--keep", action="store_true", help="leave Airflow up until Ctrl-C")
+    parser.add_argument("--folder", type=Path, default=Demo.folder, help="default: .demo")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, interrupt)
+    console = Console()
+    demo = Demo(
+        console,
+        folder=arguments.folder.absolute(),
+        # Taken out of the environment: no process gets it but through the Airflow connection.
+        api_key=os.environ.pop("GETIMG_API_KEY", "").strip() or None,
+        bucket=os.environ.get("DEMO_S3_BUCKET", "").strip() or None,
+        keep=arguments.keep,
+    )
+    try:
+        demo.run()
+    except StackError as error:
+        console.print(f"\n{error}", soft_wrap=True, markup=False, highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nEnded.", highlight=False)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

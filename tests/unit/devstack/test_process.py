@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from devstack import GuardedProcess, StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# A child, a grandchild in a session of its own, and an orphan of an orphan.
+FAMILY = """
+sleep 1000 & echo $! >> pids
+setsid sleep 1000 & echo $! >> pids
+(setsid sh -c 'sleep 1000 & echo $! >> pids' &)
+echo $$ >> pids
+while [ $(wc -l < pids) -lt 4 ]; do sleep 0.01; done
+echo ready
+wait
+"""
+
+
+def start(tmp_path: Path, script: str, **options: float) -> GuardedProcess:
+    return GuardedProcess(
+        "The test",
+        ["sh", "-c", script],
+        log=tmp_path / "log",
+        env=dict(os.environ),
+        cwd=tmp_path,
+        **options,
+    )
+
+
+def wait_for(check: Callable[[], bool], timeout: float = 10.0) -> bool:
+    deadline = time.monotonic() + timeout
+    while not (result := check()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return result
+
+
+def says(process: GuardedProcess, word: str) -> Callable[[], bool]:
+    return lambda: word in process.log.read_text()
+
+
+def family(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "pids").read_text().split()]
+
+
+def any_alive(pids: list[int]) -> bool:
+    return any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_end_leaves_no_descendant_in_whatever_session(tmp_path: Path) -> None:
+    with start(tmp_path, FAMILY) as process:
+        process.wait_until(says(process, "ready"), timeout=10)
+        pids = family(tmp_path)
+        assert len(pids) == 4
+        assert all(psutil.pid_exists(pid) for pid in pids)
+    assert not any_alive(pids)
+    assert not process.running
+
+
+def test_end_is_idempotent(tmp_path: Path) -> None:
+    process = start(tmp_path, "sleep 1000")
+    process.end()
+    process.end()
+    assert not process.running
+
+
+def test_what_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path) -> None:
+    script = "trap '' TERM; echo $$ > pids; echo ready; while :; do sleep 0.1; done"
+    with start(tmp_path, script, grace=0.5) as process:
+        process.wait_until(says(process, "ready"), timeout=10)
+        pids = family(tmp_path)
+    assert not any_alive(pids)
+
+
+def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    process = start(tmp_path, "setsid sleep 1000 & echo $! > pids; exit 3")
+    assert wait_for(lambda: not process.running)
+    assert not any_alive(family(tmp_path))
+    process.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_no_orphans_when_the_parent_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    program = f"""
+        import os, pathlib, time
+        from devstack import GuardedProcess
+        folder = pathlib.Path({str(tmp_path)!r})
+        process = GuardedProcess("x", ["sh", "-c", {FAMILY!r}], log=folder / "log",
+                                 env=dict(os.environ), cwd=folder, remove=[folder / "data"])
+        with process:
+            time.sleep(1000)
+        """
+    (tmp_path / "data").mkdir()
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stderr=subprocess.DEVNULL)
+    log = tmp_path / "log"
+    assert wait_for(lambda: log.exists() and "ready" in log.read_text())
+    pids = family(tmp_path)
+    parent.send_signal(number)
+    parent.wait(20)
+    assert wait_for(lambda: not any_alive(pids))
+    assert wait_for(lambda: not (tmp_path / "data").exists())
+
+
+def test_a_command_that_dies_at_start_up_gives_its_exit_code_and_last_lines(
+    tmp_path: Path,
+) -> None:
+    script = "i=0; while [ $i -lt 99 ]; do i=$((i+1)); echo line $i; done; exit 7"
+    with (
+        start(tmp_path, script) as process,
+        pytest.raises(StackError, match=r"died at start-up \(exit code 7\)\.") as caught,
+    ):
+        process.wait_until(lambda: None, timeout=30)
+    assert "line 99" in caught.value.log_tail
+    assert "line 9\n" not in caught.value.log_tail
+
+
+def test_a_command_that_is_not_ready_in_time_says_so(tmp_path: Path) -> None:
+    with (
+        start(tmp_path, "echo thinking; sleep 1000") as process,
+        pytest.raises(StackError, match=r"not ready after 0\.5 s\.\nthinking"),
+    ):
+        process.wait_until(lambda: None, timeout=0.5)
+
+
+def test_a_program_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=r"^The test: there is no program no-such-program\.$"):
+        GuardedProcess("The test", ["no-such-program"], log=tmp_path / "log", env=dict(os.environ))
