@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -173,7 +174,7 @@ def test_an_api_that_echoes_the_key_does_not_bring_it_into_the_message(simulator
         simulator,
         "status",
         status=403,
-        body='{"error": {"message": "Key %s is banned", "code": "banned"}}' % simulator.api_key,
+        body=json.dumps({"error": {"message": f"Key {simulator.api_key} is banned", "code": "banned"}}),
     )
     with pytest.raises(errors.RequestRefusedError, match=r"Key \*\*\* is banned\."):
         client.generate_image(REQUEST)

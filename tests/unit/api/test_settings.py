@@ -59,7 +59,7 @@ def test_white_space_around_a_pasted_key_is_dropped():
 
 @pytest.mark.parametrize("key", ["sk_a\nb", "sk_a b", "sk_ä"], ids=repr)
 def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key):
-    with pytest.raises(ConnectionConfigError, match="position [45]") as error:
+    with pytest.raises(ConnectionConfigError, match=r"position [45]") as error:
         checked_api_key(key)
     assert "sk_" not in str(error.value)
 

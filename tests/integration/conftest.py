@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from devstack import Airflow, Simulator
+
+
+@dataclass
+class Run:
+    """A DAG run that has come to its end."""
+
+    airflow: Airflow
+    dag_id: str
+    run_id: str
+    state: str
+
+    def tasks(self, task_id: str) -> list[dict[str, Any]]:
+        """Return a task's instances, ordered by map index."""
+        found = [
+            task
+            for task in self.airflow.task_instances(self.dag_id, self.run_id)
+            if task["task_id"] == task_id
+        ]
+        return sorted(found, key=lambda task: task["map_index"])
+
+    def tries(self, task_id: str = "generate") -> int:
+        """Return how often the task was tried."""
+        return self.tasks(task_id)[0]["try_number"]
+
+    def log(self, task_id: str = "generate", try_number: int = 1, map_index: int = -1) -> str:
+        """Return the log of a try."""
+        return self.airflow.task_log(self.dag_id, self.run_id, task_id, map_index, try_number)
+
+    def xcom(self, task_id: str = "generate", map_index: int = -1) -> Any:
+        """Return what a task returned."""
+        return self.airflow.xcom(self.dag_id, self.run_id, task_id, map_index)
+
+    def clear(self, *task_ids: str) -> Run:
+        """Clear the tasks as a user would, and wait for the end."""
+        self.airflow.clear(self.dag_id, self.run_id, task_ids)
+        self.state = self.airflow.wait(self.dag_id, self.run_id, timeout=180)
+        return self
+
+
+@pytest.fixture
+def run(airflow_stack: Airflow) -> Callable[..., Run]:
+    """Run a DAG to its end, with what is given as the run's conf."""
+
+    def run_dag(dag_id: str, *, timeout: float = 180, **conf: Any) -> Run:
+        airflow_stack.wait_for_dag(dag_id)
+        airflow_stack.unpause(dag_id)
+        run_id = airflow_stack.trigger(dag_id, conf=conf)
+        return Run(airflow_stack, dag_id, run_id, airflow_stack.wait(dag_id, run_id, timeout=timeout))
+
+    return run_dag
+
+
+@pytest.fixture(scope="session")
+def connections(airflow_stack: Airflow, simulator_server: Simulator) -> dict[str, str]:
+    """More connections: one with a short time-out, one that leads nowhere, one with a wrong key."""
+    fields: dict[str, dict[str, Any]] = {
+        "getimg_hasty": {
+            "host": simulator_server.url,
+            "password": simulator_server.api_key,
+            "extra": '{"timeout": 2}',
+        },
+        "getimg_nowhere": {"host": "http://127.0.0.1:1", "password": "sk_nowhere"},
+        "getimg_wrong_key": {"host": simulator_server.url, "password": "sk_wrong"},
+    }
+    for conn_id, values in fields.items():
+        airflow_stack.request(
+            "POST", "/connections", body={"connection_id": conn_id, "conn_type": "getimg", **values}
+        )
+    return {conn_id: conn_id for conn_id in fields}

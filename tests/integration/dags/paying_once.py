@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DAGs that the tests of paying once run: what they ask, and what goes wrong, is in the run's conf."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG, RetryDecision, RetryPolicy, task
+
+from airflow_provider_getimg.operators.image import GenerateImageOperator
+from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+START = datetime(2026, 1, 1)
+MODEL = "seedream-5-lite"
+QUICK = timedelta(seconds=1)
+
+
+class KilledGenerateImageOperator(GenerateImageOperator):
+    """
+    Ends the first try's process with SIGKILL when it is about to execute its ``moment``-th line.
+
+    Lines count from the start of ``execute`` in the provider and, for the push of the XCom, in Airflow's
+    task runner. ``moment`` 0 kills nothing: the file ``witness`` gets the place of each line instead; for any other
+    moment, the place of death.
+    """
+
+    template_fields = (*GenerateImageOperator.template_fields, "moment", "witness")
+
+    def __init__(self, *, moment: Any, witness: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.moment = moment
+        self.witness = witness
+
+    def execute(self, context: Any) -> Any:
+        if context["ti"].try_number == 1:
+            self._count_lines(int(self.moment), Path(self.witness))
+        return super().execute(context)
+
+    def _count_lines(self, moment: int, witness: Path) -> None:
+        lines = 0
+        places = witness.open("a", buffering=1)
+
+        def on_line(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal lines
+            if event == "line":
+                lines += 1
+                if lines == moment or not moment:
+                    code = frame.f_code
+                    places.write(f"{Path(code.co_filename).name}:{code.co_name}:{frame.f_lineno}\n")
+                if lines == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return on_line
+
+        def on_call(frame: FrameType, event: str, _: Any) -> Any:
+            name = frame.f_code.co_filename
+            ours = "airflow_provider_getimg/" in name and "/simulator/" not in name
+            return on_line if ours or name.endswith("execution_time/task_runner.py") else None
+
+        sys.settrace(on_call)
+        # The task runner's frames are older than the trace function: those that are active are asked too.
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code.co_filename.endswith("execution_time/task_runner.py"):
+                frame.f_trace = on_line
+            frame = frame.f_back
+
+
+class AlwaysRetry(RetryPolicy):
+    """A user's own policy that retries everything."""
+
+    def evaluate(self, exception: Any, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
+        return RetryDecision.retry(QUICK, reason="always")
+
+    def serialize(self) -> dict[str, Any]:
+        return {}
+
+
+with DAG(
+    "paying_once",
+    schedule=None,
+    start_date=START,
+    params={
+        "prompt": "A red fox",
+        "on_unknown_outcome": "fail",
+        "max_cost": "",
+        "rate_limit_wait": 0,
+        "conn": "getimg_default",
+    },
+):
+    GenerateImageOperator(
+        task_id="generate",
+        model=MODEL,
+        prompt="{{ params.prompt }}",
+        on_unknown_outcome="{{ params.on_unknown_outcome }}",
+        max_cost="{{ params.max_cost }}",
+        rate_limit_wait="{{ params.rate_limit_wait }}",
+        getimg_conn_id="{{ params.conn }}",
+        retries=2,
+        retry_delay=QUICK,
+    )
+
+with DAG(
+    "paying_once_mapped",
+    schedule=None,
+    start_date=START,
+    params={"prompts": ["one", "two", "three"], "on_unknown_outcome": "fail", "conn": "getimg_default"},
+):
+
+    @task
+    def prompts(params: dict | None = None) -> list[str]:
+        return (params or {})["prompts"]
+
+    generated = GenerateImageOperator.partial(
+        task_id="generate",
+        model=MODEL,
+        on_unknown_outcome="{{ params.on_unknown_outcome }}",
+        getimg_conn_id="{{ params.conn }}",
+        rate_limit_wait=0,
+        retries=2,
+        retry_delay=QUICK,
+    ).expand(prompt=prompts())
+
+    TransferToS3Operator(
+        task_id="save",
+        generation=generated.output,
+        s3_bucket="{{ var.value.getimg_bucket }}",
+        s3_key="paying_once/{{ run_id }}/{generation_id}-{index}.{extension}",
+        retries=0,
+    )
+
+with DAG(
+    "killed",
+    schedule=None,
+    start_date=START,
+    params={"moments": [0], "witnesses": "/tmp", "on_unknown_outcome": "fail"},
+    max_active_tasks=4,
+):
+
+    @task
+    def moments(params: dict | None = None) -> list[dict[str, Any]]:
+        given = params or {}
+        return [
+            {
+                "moment": moment,
+                "witness": f"{given['witnesses']}/{index}",
+                "prompt": f"moment {moment} ({index})",
+            }
+            for index, moment in enumerate(given["moments"])
+        ]
+
+    KilledGenerateImageOperator.partial(
+        task_id="generate",
+        model=MODEL,
+        on_unknown_outcome="{{ params.on_unknown_outcome }}",
+        retries=1,
+        retry_delay=QUICK,
+    ).expand_kwargs(moments())
+
+with DAG(
+    "fails_after_the_answer", schedule=None, start_date=START, params={"fails": 1, "prompt": "A red fox"}
+):
+
+    class FailsAfterwards(GenerateImageOperator):
+        """Fails once the answer is there, in as many tries as the run's conf says: as a broken XCom push does."""
+
+        def execute(self, context: Any) -> Any:
+            answer = super().execute(context)
+            if context["ti"].try_number <= context["params"]["fails"]:
+                raise RuntimeError("after the answer")
+            return answer
+
+    FailsAfterwards(
+        task_id="generate", model=MODEL, prompt="{{ params.prompt }}", retries=2, retry_delay=QUICK
+    )
+    FailsAfterwards(
+        task_id="changes",
+        model=MODEL,
+        prompt="{{ params.prompt }} {{ ti.try_number }}",
+        retries=2,
+        retry_delay=QUICK,
+    )
+
+with DAG("expired_on_retry", schedule=None, start_date=START, params={"on_unknown_outcome": "fail"}):
+    # The files live for a second (the test sees to it), the retry comes later.
+    FailsAfterwards(
+        task_id="generate",
+        model=MODEL,
+        prompt="short-lived",
+        on_unknown_outcome="{{ params.on_unknown_outcome }}",
+        retries=2,
+        retry_delay=timedelta(seconds=2),
+        params={"fails": 1},
+    )
+
+with DAG(
+    "users_own",
+    schedule=None,
+    start_date=START,
+    default_args={"retries": 1, "retry_delay": QUICK, "on_unknown_outcome": "resubmit"},
+):
+    GenerateImageOperator(task_id="by_default_args", model=MODEL, prompt="default args")
+    GenerateImageOperator(
+        task_id="own_policy",
+        model=MODEL,
+        prompt="own policy",
+        on_unknown_outcome="fail",
+        retry_policy=AlwaysRetry(),
+        retries=2,
+    )
+    GenerateImageOperator(
+        task_id="no_policy", model=MODEL, prompt="no policy", on_unknown_outcome="fail", retry_policy=None
+    )
+    GenerateImageOperator(
+        task_id="no_retries", model=MODEL, prompt="no retries", rate_limit_wait=0, retries=0
+    )
+    GenerateImageOperator.partial(
+        task_id="mapped_own_policy", model=MODEL, on_unknown_outcome="fail", retry_policy=AlwaysRetry()
+    ).expand(prompt=["mapped own policy"])

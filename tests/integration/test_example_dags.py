@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The example DAGs in a real Airflow, against the simulator and a real S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from tests.conftest import STACK_BUCKET
+
+if TYPE_CHECKING:
+    from devstack import Airflow, SeaweedFS, Simulator
+
+
+@pytest.fixture
+def run(airflow_stack: Airflow):
+    """Run a DAG to its end and return the run's id."""
+
+    def run_dag(dag_id: str, **conf: Any) -> str:
+        airflow_stack.wait_for_dag(dag_id)
+        airflow_stack.unpause(dag_id)
+        run_id = airflow_stack.trigger(dag_id, conf=conf)
+        state = airflow_stack.wait(dag_id, run_id)
+        assert state == "success", airflow_stack.failed_log(dag_id, run_id)
+        return run_id
+
+    return run_dag
+
+
+def stored_picture(seaweedfs: SeaweedFS, row: dict[str, Any]) -> Image.Image:
+    """Return the object of a transfer's row as a picture, after comparing all that the row says."""
+    stored = seaweedfs.client().get_object(Bucket=row["bucket"], Key=row["key"])
+    content = stored["Body"].read()
+    assert row["uri"] == f"s3://{row['bucket']}/{row['key']}"
+    assert row["bytes"] == len(content)
+    assert row["sha256"] == hashlib.sha256(content).hexdigest()
+    assert row["etag"] == stored["ETag"].strip('"')
+    assert stored["ContentType"] == row["mime_type"]
+    picture = Image.open(io.BytesIO(content))
+    picture.load()
+    assert picture.size == (row["width"], row["height"])
+    return picture
+
+
+def test_daily_image(airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, run):
+    run_id = run("getimg_daily_image")
+    answer = airflow_stack.xcom("getimg_daily_image", run_id, "generate_image")
+    [row] = airflow_stack.xcom("getimg_daily_image", run_id, "save_to_s3")
+    picture = stored_picture(seaweedfs, row)
+    assert picture.format == "PNG"
+    assert picture.width / picture.height == pytest.approx(3 / 2, rel=0.01)
+    [post] = simulator.ledger()["posts"]
+    assert post["prompt"].startswith("A postcard for ")
+    assert set(answer) == {"id", "status", "model", "data", "usage"}
+    assert set(answer["data"][0]) == {"url", "mime_type", "width", "height", "deletes_at"}
+    assert set(answer["usage"]) == {"total_cost", "unit_price", "quantity", "billable_unit"}
+    assert answer["id"] == post["id"] == row["generation_id"]
+    assert row["model"] == "seedream-5-lite"
+    assert row["index"] == 0
+    assert (
+        "?"
+        not in airflow_stack.task_log("getimg_daily_image", run_id, "generate_image").partition("Generated")[
+            2
+        ]
+    )
+
+
+def test_mapped_prompts(airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, run):
+    run_id = run("getimg_mapped_prompts", subjects=["a bridge", "an owl"])
+    rows = airflow_stack.xcom("getimg_mapped_prompts", run_id, "save_to_s3")
+    pictures = [stored_picture(seaweedfs, row) for row in rows]
+    assert [picture.format for picture in pictures] == ["WEBP", "WEBP"]
+    assert pictures[0].tobytes() != pictures[1].tobytes()
+    assert sorted(post["prompt"] for post in simulator.ledger()["posts"]) == [
+        "a bridge, as a linocut print in two colours",
+        "an owl, as a linocut print in two colours",
+    ]
+    mapped = [
+        task
+        for task in airflow_stack.task_instances("getimg_mapped_prompts", run_id)
+        if task["task_id"] == "generate_images"
+    ]
+    assert {task["pool"] for task in mapped} == {"getimg"}
+    assert {task["rendered_map_index"] for task in mapped} == {
+        post["prompt"] for post in simulator.ledger()["posts"]
+    }
+
+
+def test_reference_images(airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, run):
+    photo = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(photo, "PNG")
+    seaweedfs.client().put_object(Bucket=STACK_BUCKET, Key="photos/p.png", Body=photo.getvalue())
+    run_id = run("getimg_reference_images", photo="photos/p.png")
+    [row] = airflow_stack.xcom("getimg_reference_images", run_id, "save_to_s3")
+    assert stored_picture(seaweedfs, row).format == "WEBP"
+    stored = seaweedfs.client().head_object(Bucket=row["bucket"], Key=row["key"])
+    assert stored["CacheControl"] == "max-age=86400"
+    fields = airflow_stack.rendered_fields("getimg_reference_images", run_id, "generate_image")
+    assert f"s3://{STACK_BUCKET}/photos/p.png" in str(fields["images"])
+    assert "base64" not in str(fields)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Task processes killed with SIGKILL at moments spread over everything that a generation does.
+
+A moment is a line of the provider's code, or of Airflow's task runner after it (the push of the XCom): the
+process of the first try dies right before executing it. Airflow then retries by itself, and the simulator's
+ledger tells what was paid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_getimg.ledger import KEY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from devstack import Airflow, Simulator
+
+PRICE = 0.04
+
+
+def places_of_a_whole_try(run, tmp_path: Path) -> list[str]:
+    """Return the place of each line that a try executes which nothing kills: file, function, line."""
+    assert run("killed", moments=[0], witnesses=str(tmp_path)).state == "success"
+    return (tmp_path / "0").read_text().splitlines()
+
+
+def turning_points(places: list[str]) -> list[int]:
+    """Return the moments at which what is known changes: around each write of the ledger, and the XCom's push."""
+
+    def lines_in(function: str) -> list[int]:
+        return [number for number, place in enumerate(places, start=1) if f":{function}:" in place]
+
+    submit, answered = lines_in("submit"), lines_in("answered")
+    return [
+        submit[0],  # nothing written, nothing sent
+        submit[-1] + 1,  # written, not sent
+        answered[0],  # paid, the answer not written
+        answered[-1] + 1,  # paid and written
+        lines_in("_push_xcom_if_needed")[0],
+        lines_in("_xcom_push")[-1],
+    ]
+
+
+def spread(lines: int, moments: int) -> list[int]:
+    """Return ``moments`` line numbers, evenly from the first line to the last."""
+    return [1 + (lines - 2) * number // (moments - 1) for number in range(moments)]
+
+
+def check_killed(
+    ended, simulator: Simulator, tmp_path: Path, moments: list[int], resubmits: bool
+) -> Counter[str]:
+    """Check each killed task against what was billed for it, and count what became of them."""
+    ledger = simulator.ledger()
+    billed = Counter(post["prompt"] for post in ledger["posts"] if post["billed"])
+    tasks = ended.tasks("generate")
+    assert len(tasks) == len(moments)
+    seen: Counter[str] = Counter()
+    for index, (task, moment) in enumerate(zip(tasks, moments, strict=True)):
+        where = f"killed before line {moment}, {(tmp_path / str(index)).read_text()}"
+        paid = billed[f"moment {moment} ({index})"]
+        if task["try_number"] == 1:
+            # Its success was reported before the process died: there is nothing to retry.
+            assert (task["state"], paid) == ("success", 1), where
+            seen["ended"] += 1
+            continue
+        assert task["try_number"] == 2, where
+        second = ended.log("generate", try_number=2, map_index=index)
+        if task["state"] == "success":
+            answer = ended.xcom("generate", map_index=index)
+            assert answer["id"] in {post["id"] for post in ledger["posts"]}, where
+            assert paid == (2 if "sent again now" in second and paid == 2 else 1), where
+            if paid == 2:
+                assert resubmits, where
+            seen["reused" if "reused, nothing was billed" in second else "generated"] += 1
+        else:
+            assert task["state"] == "failed", where
+            assert not resubmits, where
+            assert paid <= 1, where
+            assert "It may have been billed." in second, where
+            assert "Try 1 sent this request at" in second, where
+            seen["stopped"] += 1
+    assert ledger["billed_total"] == pytest.approx(PRICE * sum(billed.values()))
+    return seen
+
+
+@pytest.mark.parametrize("spread_moments", [0, pytest.param(40, marks=pytest.mark.long)])
+@pytest.mark.parametrize("on_unknown_outcome", ["fail", "resubmit"])
+def test_a_task_that_is_killed_never_pays_twice_by_itself(
+    simulator, run, tmp_path, spread_moments, on_unknown_outcome
+):
+    places = places_of_a_whole_try(run, tmp_path)
+    simulator.clear_ledger()
+    for witness in tmp_path.iterdir():
+        witness.unlink()
+    moments = turning_points(places) + (spread(len(places), spread_moments) if spread_moments else [])
+    ended = run(
+        "killed",
+        moments=moments,
+        witnesses=str(tmp_path),
+        on_unknown_outcome=on_unknown_outcome,
+        timeout=60 + 20 * len(moments),
+    )
+    resubmits = on_unknown_outcome == "resubmit"
+    seen = check_killed(ended, simulator, tmp_path, moments, resubmits)
+    assert seen["generated"] >= (3 if resubmits else 1)
+    assert seen["stopped"] >= (0 if resubmits else 2)
+    assert seen["reused"] >= 3
+
+
+@pytest.mark.parametrize(("on_unknown_outcome", "paid"), [("fail", 1), ("resubmit", 2)])
+def test_a_task_that_is_killed_while_the_image_is_made(
+    airflow_stack: Airflow, simulator: Simulator, on_unknown_outcome, paid
+):
+    simulator.settings(latency=4)
+    airflow_stack.wait_for_dag("paying_once")
+    airflow_stack.unpause("paying_once")
+    run_id = airflow_stack.trigger("paying_once", conf={"on_unknown_outcome": on_unknown_outcome})
+
+    def pid() -> int | None:
+        [task] = airflow_stack.task_instances("paying_once", run_id)
+        return task["pid"] if simulator.ledger()["posts"] else None
+
+    running = airflow_stack._poll(pid, 60)
+    assert running
+    os.kill(running, signal.SIGKILL)
+    state = airflow_stack.wait("paying_once", run_id)
+    posts = simulator.ledger()["posts"]
+    assert len(posts) == paid
+    log = airflow_stack.task_log("paying_once", run_id, "generate", try_number=2)
+    if on_unknown_outcome == "fail":
+        assert state == "failed"
+        assert "No answer was recorded: its worker was killed, or lost." in log
+    else:
+        assert state == "success"
+        assert "it is sent again now, and billed again" in log
+
+
+def test_what_the_ledger_keeps_never_expires(airflow_stack: Airflow, run, simulator):
+    ended = run("paying_once")
+    with sqlite3.connect(f"file:{airflow_stack.home / 'airflow.db'}?mode=ro", uri=True) as database:
+        rows = database.execute(
+            "select value, expires_at from task_state_store where run_id = ? and key = ?", (ended.run_id, KEY)
+        ).fetchall()
+    [(value, expires_at)] = rows
+    entry = json.loads(value)
+    assert expires_at is None
+    assert entry["state"] == "answered"
+    assert entry["answer"]["id"] == ended.xcom()["id"]

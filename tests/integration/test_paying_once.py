@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+No automatic retry pays twice: real task processes, and the simulator's ledger as the witness.
+
+The DAGs are in ``dags/paying_once.py``. A price is 0.04 USD an image.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from devstack import Simulator
+
+PRICE = 0.04
+MAY = "It may have been billed."
+
+# Fault, how it is played, billed images under "fail".
+LOST = {
+    "drop before billing": ({"kind": "drop_before_billing"}, 0),
+    "drop after billing": ({"kind": "drop_after_billing"}, 1),
+    "cut-off 200": ({"kind": "truncate"}, 1),
+    "wrong length": ({"kind": "wrong_length"}, 1),
+    "html": ({"kind": "html"}, 1),
+    "hang": ({"kind": "hang", "seconds": 60}, 1),
+    "slow first byte": ({"kind": "slow_first_byte", "seconds": 60}, 1),
+    "slow drip": ({"kind": "slow_body", "seconds": 60}, 1),
+    "408": ({"kind": "status", "status": 408}, 0),
+    "409": ({"kind": "status", "status": 409}, 0),
+    "500": ({"kind": "status", "status": 500}, 0),
+    "503": ({"kind": "status", "status": 503}, 0),
+}
+SAMPLE = ("drop after billing", "slow drip", "500")
+
+
+def sampled(faults: dict[str, Any], sample: tuple[str, ...]) -> list[Any]:
+    """Make parameters of faults: a sample for every run, all of them for the long one."""
+    return [
+        pytest.param(*value, id=name, marks=() if name in sample else pytest.mark.long)
+        for name, value in faults.items()
+    ]
+
+
+def play(simulator: Simulator, fault: dict[str, Any], times: int = 1) -> None:
+    simulator.set_faults([{"on": "image", "times": times, **fault}])
+
+
+def billed(simulator: Simulator) -> float:
+    return simulator.ledger()["billed_total"]
+
+
+def posts(simulator: Simulator) -> int:
+    return len(simulator.ledger()["posts"])
+
+
+@pytest.mark.parametrize(("fault", "images"), sampled(LOST, SAMPLE))
+def test_a_lost_answer_stops_the_task_and_says_so(simulator, connections, run, fault, images):
+    play(simulator, fault)
+    ended = run("paying_once", conn="getimg_hasty")
+    assert (ended.state, ended.tries(), posts(simulator)) == ("failed", 1, 1)
+    assert billed(simulator) == pytest.approx(images * PRICE)
+    log = ended.log()
+    assert MAY in log
+    assert "The request was sent at 20" in log
+    assert "clear the task" in log
+    assert "set on_unknown_outcome='resubmit'" in log
+
+
+@pytest.mark.parametrize(("fault", "images"), sampled(LOST, ("drop after billing",)))
+def test_under_resubmit_a_retry_sends_it_again_and_says_so(simulator, connections, run, fault, images):
+    play(simulator, fault)
+    ended = run("paying_once", conn="getimg_hasty", on_unknown_outcome="resubmit")
+    assert (ended.state, ended.tries(), posts(simulator)) == ("success", 2, 2)
+    assert billed(simulator) == pytest.approx((images + 1) * PRICE)
+    assert "A retry sends it again" in ended.log(try_number=1)
+    assert "on_unknown_outcome is 'resubmit': it is sent again now, and billed again" in ended.log(
+        try_number=2
+    )
+
+
+@pytest.mark.parametrize(("fault", "images"), sampled(LOST, ("drop after billing",)))
+def test_the_same_holds_for_each_mapped_task(simulator, connections, run, fault, images):
+    play(simulator, fault, times=3)
+    ended = run("paying_once_mapped", conn="getimg_hasty")
+    tasks = ended.tasks("generate")
+    assert [(task["state"], task["try_number"]) for task in tasks] == [("failed", 1)] * 3
+    assert posts(simulator) == 3
+    assert billed(simulator) == pytest.approx(3 * images * PRICE)
+
+
+REFUSED = {
+    str(status): ({"kind": "status", "status": status}, status)
+    for status in (400, 401, 402, 403, 404, 413, 422)
+}
+
+
+@pytest.mark.parametrize(("fault", "status"), sampled(REFUSED, ("402",)))
+def test_a_refusal_fails_at_once_and_costs_nothing(simulator, run, fault, status):
+    play(simulator, fault, times=9)
+    ended = run("paying_once")
+    assert (ended.state, ended.tries(), posts(simulator), billed(simulator)) == ("failed", 1, 1, 0)
+    assert f"getimg.ai refused the request ({status} " in ended.log()
+    assert "Nothing was billed." in ended.log()
+
+
+def test_a_429_is_retried_after_the_time_it_names(simulator, run):
+    play(simulator, {"kind": "status", "status": 429, "headers": {"Retry-After": "2"}})
+    ended = run("paying_once")
+    assert (ended.state, ended.tries(), posts(simulator)) == ("success", 2, 2)
+    assert billed(simulator) == pytest.approx(PRICE)
+    first, second = (post["received_at"] for post in simulator.ledger()["posts"])
+    assert first < second
+    assert "It asks to wait 2 seconds. Nothing was billed." in ended.log(try_number=1)
+
+
+@pytest.mark.long
+def test_a_429_that_names_no_time_is_retried_after_a_while(simulator, run):
+    play(simulator, {"kind": "status", "status": 429})
+    ended = run("paying_once")
+    assert (ended.state, ended.tries(), posts(simulator)) == ("success", 2, 2)
+    assert billed(simulator) == pytest.approx(PRICE)
+
+
+def test_a_short_429_is_waited_out_within_the_try(simulator, run):
+    play(simulator, {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}}, times=2)
+    ended = run("paying_once", rate_limit_wait=20)
+    assert (ended.state, ended.tries(), posts(simulator)) == ("success", 1, 3)
+    assert billed(simulator) == pytest.approx(PRICE)
+    assert "Rate limited, nothing was billed: asking again in 1.0 seconds" in ended.log()
+
+
+def test_a_connection_that_is_never_made_is_retried(simulator, connections, run):
+    ended = run("paying_once", conn="getimg_nowhere")
+    assert (ended.state, ended.tries(), posts(simulator)) == ("failed", 3, 0)
+    for try_number in (1, 2, 3):
+        assert "No connection to http://127.0.0.1:1 was made" in ended.log(try_number=try_number)
+
+
+def test_a_retry_after_the_answer_reuses_it_and_a_changed_request_does_not(simulator, run):
+    ended = run("fails_after_the_answer", fails=2)
+    assert (ended.state, ended.tries("generate"), ended.tries("changes")) == ("success", 3, 3)
+    prompts = [post["prompt"] for post in simulator.ledger()["posts"]]
+    assert prompts.count("A red fox") == 1
+    assert sorted(prompts) == ["A red fox", "A red fox 1", "A red fox 2", "A red fox 3"]
+    assert billed(simulator) == pytest.approx(4 * PRICE)
+    for try_number in (2, 3):
+        assert "of try 1 reused, nothing was billed: it was asked for 0:00:" in ended.log(
+            try_number=try_number
+        )
+    assert "The request has changed since try 1" in ended.log("changes", try_number=2)
+    assert ended.xcom()["id"] in {post["id"] for post in simulator.ledger()["posts"]}
+
+
+def test_a_clear_after_success_makes_a_new_image(simulator, run):
+    ended = run("paying_once")
+    first = ended.xcom()["id"]
+    ended.clear("generate")
+    assert ended.state == "success"
+    assert ended.xcom()["id"] != first
+    assert (posts(simulator), billed(simulator)) == (2, pytest.approx(2 * PRICE))
+    assert "The task was cleared since try 1: a new image is made." in ended.log(try_number=2)
+
+
+def test_a_clear_after_a_lost_answer_makes_a_new_image(simulator, run):
+    play(simulator, {"kind": "drop_after_billing"})
+    ended = run("paying_once")
+    assert ended.state == "failed"
+    ended.clear("generate")
+    assert ended.state == "success"
+    assert (posts(simulator), billed(simulator)) == (2, pytest.approx(2 * PRICE))
+
+
+@pytest.mark.parametrize(
+    ("on_unknown_outcome", "state", "images"), [("fail", "failed", 1), ("resubmit", "success", 2)]
+)
+def test_files_that_expired_before_the_retry_are_told_of(simulator, run, on_unknown_outcome, state, images):
+    simulator.settings(media_lifetime=1)
+    ended = run("expired_on_retry", on_unknown_outcome=on_unknown_outcome)
+    assert (ended.state, posts(simulator)) == (state, images)
+    assert billed(simulator) == pytest.approx(images * PRICE)
+    log = ended.log(try_number=2)
+    assert "and its files are gone: they were deleted at" in log
+    assert "It was billed." in log
+
+
+def test_a_price_over_max_cost_is_not_asked_for(simulator, run):
+    ended = run("paying_once", max_cost="0.01")
+    assert (ended.state, ended.tries(), posts(simulator)) == ("failed", 1, 0)
+    assert (
+        "costs 0.04 USD, more than max_cost (0.01 USD): nothing was sent. Nothing was billed." in ended.log()
+    )
+    assert run("paying_once", max_cost="0.04").state == "success"
+
+
+def test_what_the_user_sets_wins(simulator, run):
+    play(simulator, {"kind": "drop_after_billing"}, times=5)
+    ended = run("users_own")
+    tries = {
+        task_id: ended.tries(task_id)
+        for task_id in ("by_default_args", "own_policy", "no_policy", "no_retries", "mapped_own_policy")
+    }
+    assert tries == {
+        "by_default_args": 2,
+        "own_policy": 3,
+        "no_policy": 2,
+        "no_retries": 1,
+        "mapped_own_policy": 2,
+    }
+    by_prompt: dict[str, int] = {}
+    for post in simulator.ledger()["posts"]:
+        by_prompt[post["prompt"]] = by_prompt.get(post["prompt"], 0) + 1
+    # Whatever a policy retries, only "resubmit" sends a request again.
+    assert by_prompt == {
+        "default args": 2,
+        "own policy": 1,
+        "no policy": 1,
+        "no retries": 1,
+        "mapped own policy": 1,
+    }
+    assert "sent this request at" in ended.log("own_policy", try_number=2)
