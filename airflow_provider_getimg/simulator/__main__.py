@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``getimg-simulator``, also ``python -m airflow_provider_getimg.simulator``."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import socket
+import sys
+from dataclasses import fields
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow_provider_getimg.simulator.account import DEFAULT_BALANCE, parse_balance
+from airflow_provider_getimg.simulator.auth import DEFAULT_API_KEY
+from airflow_provider_getimg.simulator.orders import BLOCKED_WORDS
+from airflow_provider_getimg.simulator.settings import WHOLE, Settings, check_setting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from decimal import Decimal
+
+MISSING_EXTRA = "getimg-simulator needs the simulator extra: pip install 'airflow-provider-getimg[simulator]'"
+# The modules that the extra brings: one of them missing means that the extra is.
+EXTRA = ("PIL", "fastapi", "starlette", "uvicorn")
+DEFAULT_PORT = 8989
+SETTINGS_HELP = {
+    "latency": "how long an image takes to make",
+    "download_latency": "how long a download waits before it answers",
+    "rpm": "generation requests per minute; 0 means no limit",
+    "concurrency": "generation requests at a time; 0 means no limit",
+    "media_lifetime": "how long a file can be downloaded",
+    "file_size": "bytes that every file is padded to, for load tests; 0 means no padding",
+}
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence, without the list of all options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end."""
+        self.exit(2, f"getimg-simulator: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the simulator until a signal ends it, and return the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        from airflow_provider_getimg.simulator.account import Account
+        from airflow_provider_getimg.simulator.server import listen, serve
+        from airflow_provider_getimg.simulator.state import Simulator
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
+        print(MISSING_EXTRA, file=sys.stderr)
+        return 1
+    try:
+        listener = listen(options.host, options.port)
+    except (OSError, UnicodeError) as error:
+        # The text of a failed bind repeats the address; that of its number doesn't.
+        number = error.errno if isinstance(error, OSError) else None
+        known = number in errno.errorcode and not isinstance(error, socket.gaierror)
+        reason = os.strerror(number) if number and known else getattr(error, "strerror", None) or str(error)
+        print(
+            f"getimg-simulator: cannot listen on {options.host}:{options.port}: {reason}",
+            file=sys.stderr,
+        )
+        return 1
+    simulator = Simulator(
+        api_key=options.api_key,
+        settings=Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)}),
+        account=Account(options.balance),
+        blocked_words=options.blocked_words,
+    )
+    serve(simulator, listener, verbose=options.verbose)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneSentenceParser(
+        prog="getimg-simulator",
+        description="The getimg.ai API in a box. Prints its URL once it listens; ends on Ctrl-C.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, help="port to listen on; 0 picks a free one"
+    )
+    parser.add_argument(
+        "--api-key", type=_api_key, default=DEFAULT_API_KEY, help="the key that clients must send"
+    )
+    parser.add_argument("--balance", type=_balance, default=DEFAULT_BALANCE, help="USD in the account")
+    parser.add_argument(
+        "--blocked-words",
+        type=_words,
+        default=",".join(BLOCKED_WORDS),
+        metavar="WORD,WORD",
+        help="words in a prompt, or in the URL of a reference image, that are answered with 422",
+    )
+    for name, text in SETTINGS_HELP.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=partial(_setting, name),
+            default=getattr(Settings, name),
+            metavar="N" if name in WHOLE else "SECONDS",
+            help=text,
+        )
+    parser.add_argument("--verbose", action="store_true", help="log every request to stderr")
+    return parser
+
+
+def _setting(name: str, text: str) -> Any:
+    try:
+        value: object = int(text) if name in WHOLE else float(text)
+    except ValueError:
+        value = text
+    try:
+        return check_setting(name, value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _balance(text: str) -> Decimal:
+    try:
+        return parse_balance(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdecimal() and int(text) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"the port must be a number from 0 to 65535, not {text!r}")
+
+
+def _api_key(text: str) -> str:
+    # What a header can carry.
+    if text.isascii() and text.isprintable() and text and " " not in text:
+        return text
+    raise argparse.ArgumentTypeError("the key must be printable ASCII text without spaces")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The workspace: its balance, and its limits on requests."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.simulator.errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from airflow_provider_getimg.simulator.settings import Settings
+
+WINDOW = 60.0
+DEFAULT_BALANCE = "100.00"
+MAX_BALANCE = Decimal(10) ** 12
+
+
+def parse_balance(value: object) -> Decimal:
+    """Read an amount of USD from a decimal string or a JSON number."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            balance = Decimal(str(value))
+        except InvalidOperation:
+            pass
+        else:
+            if balance.is_finite() and 0 <= balance <= MAX_BALANCE:
+                return balance
+    raise ValueError(f"the balance must be an amount in USD such as 12.34, not {value!r}")
+
+
+class Hold:
+    """Money set aside for an image that is being made, so that concurrent requests can't spend it twice."""
+
+    def __init__(self, account: Account, amount: Decimal) -> None:
+        self._account = account
+        self.amount = amount
+        self._open = True
+
+    def charge(self) -> Decimal:
+        """Bill the image, and return what it cost."""
+        self._account.balance -= self.amount
+        self.release()
+        return self.amount
+
+    def release(self) -> None:
+        """Set the money free, where it was not billed already."""
+        if self._open:
+            self._account.held -= self.amount
+            self._open = False
+
+
+class Account:
+    """The balance of the workspace, in USD."""
+
+    def __init__(self, balance: Decimal) -> None:
+        self.balance = balance
+        self.held = Decimal(0)
+
+    def hold(self, amount: Decimal) -> Hold:
+        """Set money aside, or refuse with a 402."""
+        if self.balance - self.held < amount:
+            raise ApiError(402, "Your balance is too low for this request. Top up your account to continue.")
+        self.held += amount
+        return Hold(self, amount)
+
+    def public_balance(self) -> str:
+        """Return the balance as a decimal string with two places, or more if it has fractions of a cent."""
+        whole, _, fraction = f"{self.balance:f}".partition(".")
+        return f"{whole}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
+class Limits:
+    """Requests per minute, in fixed minutes that start with their first request, and concurrent requests."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.running = 0
+        self.new_window()
+
+    def new_window(self) -> None:
+        """Start a new minute with no requests in it."""
+        self._count = 0
+        self._ends_at = 0.0
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of a generation response; none where requests per minute aren't limited."""
+        limit = self._settings.rpm
+        if not limit:
+            return {}
+        self._roll()
+        ends_at = self._ends_at or self._clock() + WINDOW
+        return {
+            "X-RateLimit-Limit": str(limit),
+            "X-RateLimit-Remaining": str(max(0, limit - self._count)),
+            "X-RateLimit-Reset": str(math.ceil(ends_at)),
+        }
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Count a request for as long as it runs, or refuse it with a 429. One refused is not counted."""
+        settings = self._settings
+        if settings.concurrency and self.running >= settings.concurrency:
+            # No Retry-After: nobody knows when the others will be done.
+            raise ApiError(429, f"Too many concurrent requests: the limit is {settings.concurrency}.")
+        self._roll()
+        if settings.rpm and self._count >= settings.rpm:
+            wait = max(1, math.ceil(self._ends_at - self._clock()))
+            message = f"Too many requests: the limit is {settings.rpm} per minute."
+            raise ApiError(429, message, headers={"Retry-After": str(wait)})
+        if not self._count:
+            self._ends_at = self._clock() + WINDOW
+        self._count += 1
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    def _roll(self) -> None:
+        if self._ends_at and self._clock() >= self._ends_at:
+            self.new_window()

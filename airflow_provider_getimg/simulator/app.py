@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The endpoints of the API."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from airflow_provider_getimg.simulator import billing
+from airflow_provider_getimg.simulator.auth import check_key
+from airflow_provider_getimg.simulator.catalogue import MODELS
+from airflow_provider_getimg.simulator.control import add_control
+from airflow_provider_getimg.simulator.errors import ApiError, as_json, error_body, invalid
+from airflow_provider_getimg.simulator.generations import generate
+from airflow_provider_getimg.simulator.media import Content
+from airflow_provider_getimg.simulator.wire import Answer, Exchange, Stage, wait
+
+if TYPE_CHECKING:
+    from starlette.types import Send
+
+    from airflow_provider_getimg.simulator.state import Simulator
+
+JSON = {"Content-Type": "application/json"}
+
+
+def create_app(simulator: Simulator) -> FastAPI:
+    """Return the API of this workspace as an ASGI application."""
+    app = FastAPI(title="getimg-simulator", openapi_url=None, redirect_slashes=False)
+    app.add_exception_handler(ApiError, _refuse)
+    app.add_exception_handler(404, _not_found)
+    app.add_exception_handler(405, _not_found)
+    _add_images(app, simulator)
+    _add_videos(app, simulator)
+    _add_models(app, simulator)
+    _add_billing(app, simulator)
+    _add_downloads(app, simulator)
+    add_control(app, simulator)
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return Response(as_json(error.body), error.status, {**JSON, **error.headers})
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = error_body(error.status_code, f"There is no {request.method} {request.url.path} here.")
+    return Response(as_json(body), error.status_code, {**JSON, **(error.headers or {})})
+
+
+def _add_images(app: FastAPI, simulator: Simulator) -> None:
+    @app.post("/v2/images/generations")
+    async def post_image(request: Request) -> Response:
+        return Exchange(partial(generate, simulator, request))
+
+
+def _add_videos(app: FastAPI, simulator: Simulator) -> None:
+    @app.post("/v2/videos/generations")
+    @app.get("/v2/videos/generations/{generation}")
+    async def videos(request: Request) -> Response:
+        check_key(request, simulator.api_key)
+        # Not a 5xx: of that a client must assume that it may have been billed, and this was not.
+        raise ApiError(404, "Videos are not simulated yet: nothing was made or billed.", code="not_simulated")
+
+
+def _add_models(app: FastAPI, simulator: Simulator) -> None:
+    def show(request: Request, value: object) -> Response:
+        answer = Answer(200, Content.of(as_json(value)), JSON)
+        return _exchange(simulator, request, answer, "models")
+
+    @app.get("/v2/models")
+    async def models(request: Request) -> Response:
+        check_key(request, simulator.api_key)
+        kind = request.query_params.get("type")
+        if kind not in (None, "image", "video"):
+            raise invalid("type", f"Unsupported type '{kind}'.")
+        return show(request, [m.public() for m in MODELS.values() if kind in (None, m.type)])
+
+    @app.get("/v2/models/{model_id}")
+    async def model(request: Request, model_id: str) -> Response:
+        check_key(request, simulator.api_key)
+        if model_id not in MODELS:
+            raise ApiError(404, f"Model '{model_id}' was not found.", param="model")
+        return show(request, MODELS[model_id].public())
+
+
+def _add_billing(app: FastAPI, simulator: Simulator) -> None:
+    @app.get("/v2/billing/balance")
+    async def balance(request: Request) -> Response:
+        check_key(request, simulator.api_key)
+        body = {"balance": simulator.account.public_balance(), "currency": "USD"}
+        return Response(as_json(body), headers=JSON)
+
+    @app.get("/v2/billing/costs")
+    async def costs(request: Request) -> Response:
+        check_key(request, simulator.api_key)
+        return Response(as_json(billing.costs(simulator.ledger, request.query_params)), headers=JSON)
+
+
+def _add_downloads(app: FastAPI, simulator: Simulator) -> None:
+    @app.api_route("/v2/downloads/{file_id}/{index}", methods=["GET", "HEAD"])
+    async def download(request: Request, file_id: str, index: str) -> Response:
+        # No bearer token: the signed URL is the credential.
+        query = request.query_params
+        file = simulator.media.find(file_id, index, query.get("exp", ""), query.get("sig", ""))
+        headers = {
+            "Content-Type": file.mime_type,
+            "ETag": f'"{file.id}"',
+            "Cache-Control": "private",
+        }
+        answer = Answer(200, await simulator.media.content(file), headers)
+        return _exchange(simulator, request, answer, "download")
+
+
+def _exchange(simulator: Simulator, request: Request, answer: Answer, on: str) -> Response:
+    """Return an exchange that sends the answer, as a fault has it if one is due for this kind of GET."""
+    # A HEAD asks what a GET would do, and uses up nothing.
+    fault = simulator.faults.take(on) if request.method == "GET" else None
+    if fault is not None and fault.kind in ("status", "html"):
+        answer = Answer(fault.status, Content.of(fault.body), fault.headers)
+
+    async def run(send: Send) -> None:
+        stage = Stage(request, send, simulator.stopping)
+        if on == "download":
+            await wait(simulator.settings.download_latency, stage.line.lost, simulator.stopping)
+        await stage.play(answer, fault)
+
+    return Exchange(run)

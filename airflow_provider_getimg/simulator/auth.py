@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bearer token."""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.simulator.errors import ApiError
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+DEFAULT_API_KEY = "sk_simulator"
+
+
+def check_key(request: Request, api_key: str) -> None:
+    """Refuse a request that doesn't bear the key of the workspace."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), api_key.encode()):
+        raise ApiError(401)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The error bodies of the API: one table, from which refusals and played faults are both made."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# status -> (code, message). 400, 401, 402, 422, 429: documented. The other codes are guesses.
+STATUSES: dict[int, tuple[str, str]] = {
+    400: ("invalid_parameter", "The request is invalid."),
+    401: ("invalid_api_key", "Missing or invalid API key."),
+    402: ("quota_exceeded", "The balance is too low for this request."),
+    403: ("forbidden", "The request is not allowed."),
+    404: ("not_found", "The resource was not found."),
+    405: ("method_not_allowed", "The method is not allowed here."),
+    408: ("request_timeout", "The request took too long."),
+    409: ("conflict", "The request conflicts with another one."),
+    410: ("gone", "The resource is gone."),
+    413: ("request_too_large", "The request is too large."),
+    422: ("content_policy_violation", "The request was refused by the content policy."),
+    429: ("rate_limit", "Too many requests."),
+    500: ("internal_error", "The server had an error while processing the request."),
+    502: ("bad_gateway", "The server got no valid answer from an upstream server."),
+    503: ("service_unavailable", "The service is temporarily unavailable."),
+    504: ("gateway_timeout", "The server got no answer from an upstream server in time."),
+}
+
+# A 429 may hold a message and a code and nothing else, so here it does: clients must live with that.
+BARE_STATUSES = frozenset({402, 429})
+MAX_MESSAGE = 500
+
+
+class ApiError(Exception):
+    """A request that the API refuses, with the answer it gives.
+
+    :param status: The HTTP status.
+    :param message: The sentence for the caller; by default that of the status.
+    :param code: The machine-readable code; by default that of the status.
+    :param param: The parameter at fault, e.g. ``images[0].url``.
+    :param headers: Headers of the answer besides its type and length.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str | None = None,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status = status
+        self.body = error_body(status, message, code=code, param=param)
+        self.headers = dict(headers or {})
+        super().__init__(self.body["error"]["message"])
+
+
+def missing(param: str) -> ApiError:
+    """Refuse a request that lacks a required parameter."""
+    return ApiError(400, f"Missing required parameter: '{param}'.", code="parameter_missing", param=param)
+
+
+def invalid(param: str | None, message: str) -> ApiError:
+    """Refuse a parameter's value."""
+    return ApiError(400, message, param=param)
+
+
+def error_body(
+    status: int, message: str | None = None, *, code: str | None = None, param: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the JSON body that the API sends with this status."""
+    known_code, known_message = STATUSES.get(status, ("error", f"The request failed with status {status}."))
+    # What is quoted back may be as long as the request.
+    code, message = code or known_code, (message or known_message)[:MAX_MESSAGE]
+    param = param and param[:MAX_MESSAGE]
+    if status in BARE_STATUSES:
+        return {"error": {"message": message, "code": code}}
+    kind = "invalid_request_error" if status < 500 else "api_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def as_json(value: object) -> bytes:
+    """Encode a body. ASCII only: a request may hold lone surrogates, and its refusal may quote them."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")

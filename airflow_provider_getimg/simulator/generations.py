@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One image POST, from its arrival to its last byte: the order of checks, the billing, the ledger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect
+
+from airflow_provider_getimg.simulator.auth import check_key
+from airflow_provider_getimg.simulator.errors import ApiError, as_json
+from airflow_provider_getimg.simulator.media import Content
+from airflow_provider_getimg.simulator.orders import MAX_BODY, check, parse
+from airflow_provider_getimg.simulator.wire import Answer, Sent, Stage, wait
+
+if TYPE_CHECKING:
+    from fastapi import Request
+    from starlette.types import Send
+
+    from airflow_provider_getimg.simulator.account import Hold
+    from airflow_provider_getimg.simulator.faults import Fault
+    from airflow_provider_getimg.simulator.ledger import Post
+    from airflow_provider_getimg.simulator.orders import Order
+    from airflow_provider_getimg.simulator.state import Simulator
+
+# Of a body that is too large, this much is read and thrown away: a client that still sends can't hear a 413.
+MAX_DRAINED = 16 * MAX_BODY
+
+
+async def generate(simulator: Simulator, request: Request, send: Send) -> None:
+    """Take one POST. Checked in this order: key, size, JSON, parameters, content policy, balance, limits."""
+    post = simulator.ledger.open()
+    stage = Stage(request, send, simulator.stopping)
+    try:
+        check_key(request, simulator.api_key)
+        fields = parse(await read_body(request))
+        post.note(fields)
+        order = check(fields, simulator.blocked_words)
+        hold = simulator.account.hold(order.price)
+        try:
+            with simulator.limits.admit():
+                # Only a request that would have been served uses up a fault.
+                fault = simulator.faults.take("image")
+                await _make(simulator, request, stage, post, order, hold, fault)
+        finally:
+            hold.release()
+    except ApiError as refusal:
+        post.end("refused", refusal.status)
+        headers = {**json_headers(simulator), **refusal.headers}
+        await stage.send(Answer(refusal.status, Content.of(as_json(refusal.body)), headers))
+    except ClientDisconnect:
+        post.end("dropped", None)
+
+
+async def _make(
+    simulator: Simulator,
+    request: Request,
+    stage: Stage,
+    post: Post,
+    order: Order,
+    hold: Hold,
+    fault: Fault | None,
+) -> None:
+    if fault is None or fault.bills:
+        # There is no cancel: a client that leaves now pays all the same.
+        await wait(simulator.settings.latency, simulator.stopping)
+        post.billed = hold.charge()
+    else:
+        hold.release()
+    if fault is not None and fault.kind == "hang":
+        post.end("hung", None)
+        await stage.play(Answer(200, Content.of(b"")), fault)
+        return
+    if fault is not None and fault.kind in ("status", "html"):
+        headers = {
+            **(simulator.limits.headers() if fault.kind == "status" else {}),
+            **fault.headers,
+        }
+        sent = await stage.play(Answer(fault.status, Content.of(fault.body), headers), fault)
+        post.end("dropped" if fault.bills else "refused", None if sent is Sent.NOTHING else fault.status)
+        return
+    body = as_json(_completed(simulator, request, post, order, hold))
+    sent = await stage.play(Answer(200, Content.of(body), json_headers(simulator)), fault)
+    outcome = {Sent.NOTHING: "dropped", Sent.PART: "truncated", Sent.WHOLE: "delivered"}[sent]
+    post.end(outcome, None if sent is Sent.NOTHING else 200)
+
+
+def _completed(
+    simulator: Simulator, request: Request, post: Post, order: Order, hold: Hold
+) -> dict[str, Any]:
+    settings = simulator.settings
+    file = simulator.media.publish(post.id, order, settings.media_lifetime, settings.file_size)
+    return {
+        "id": post.id,
+        "status": "completed",
+        "model": order.model.id,
+        "data": [simulator.media.item(file, str(request.base_url))],
+        "usage": {
+            "total_cost": float(hold.amount),
+            "unit_price": float(hold.amount),
+            "quantity": 1,
+            "billable_unit": "image",
+        },
+    }
+
+
+def json_headers(simulator: Simulator) -> dict[str, str]:
+    """Return the headers of every JSON answer to a generation."""
+    return {"Content-Type": "application/json", **simulator.limits.headers()}
+
+
+async def read_body(request: Request) -> bytes:
+    """Read the body, or refuse it with a 413 once the client has sent it."""
+    kept, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= MAX_BODY:
+            kept += chunk
+        elif size > MAX_DRAINED:
+            break
+        else:
+            kept.clear()
+    if size > MAX_BODY:
+        raise ApiError(413, f"The request body is larger than {MAX_BODY // 2**20} MiB.")
+    return bytes(kept)

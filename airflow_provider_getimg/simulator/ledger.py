@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The witness of a test: what arrived, what was billed for it, and what became of the answer."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import date
+
+# Of a prompt that is refused for its length, this much is kept.
+KEPT_PROMPT = 4096
+
+
+def timestamp(moment: datetime) -> str:
+    """Format a moment as the API does: ISO 8601 in UTC, with milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass
+class Post:
+    """One POST that arrived. ``outcome`` is ``None`` while it is under way."""
+
+    id: str = field(default_factory=lambda: f"img_{secrets.token_hex(12)}")
+    received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    model: str | None = None
+    prompt: str | None = None
+    status: int | None = None
+    billed: Decimal = Decimal(0)
+    outcome: str | None = None
+
+    def note(self, fields: dict[str, Any]) -> None:
+        """Note what was asked, as far as it can be told."""
+        if isinstance(model := fields.get("model"), str):
+            self.model = model[:KEPT_PROMPT]
+        if isinstance(prompt := fields.get("prompt"), str):
+            self.prompt = prompt[:KEPT_PROMPT]
+
+    def end(self, outcome: str, status: int | None) -> None:
+        """Note what became of the answer, and the status that was sent, if any was."""
+        self.outcome, self.status = outcome, status
+
+    def public(self) -> dict[str, Any]:
+        """Return the entry as ``/_simulator/ledger`` shows it."""
+        return {
+            "id": self.id,
+            "received_at": timestamp(self.received_at),
+            "model": self.model,
+            "prompt": self.prompt,
+            "status": self.status,
+            "billed": float(self.billed),
+            "outcome": self.outcome,
+        }
+
+
+class Ledger:
+    """Every image POST since the start, or since the ledger was emptied."""
+
+    def __init__(self) -> None:
+        self._posts: list[Post] = []
+
+    def open(self) -> Post:
+        """Enter a POST that has just arrived."""
+        post = Post()
+        self._posts.append(post)
+        return post
+
+    def clear(self) -> None:
+        """Forget all. A POST that is still under way is forgotten too."""
+        self._posts.clear()
+
+    def public(self) -> dict[str, Any]:
+        """Return the ledger as ``/_simulator/ledger`` shows it."""
+        total = sum((post.billed for post in self._posts), Decimal(0))
+        return {"posts": [post.public() for post in self._posts], "billed_total": float(total)}
+
+    def costs(self, start: datetime, end: datetime) -> dict[date, Decimal]:
+        """Sum what was billed from ``start`` to ``end``, both included, by UTC date."""
+        costs: dict[date, Decimal] = {}
+        for post in self._posts:
+            if post.billed and start <= post.received_at <= end:
+                day = post.received_at.date()
+                costs[day] = costs.get(day, Decimal(0)) + post.billed
+        return costs

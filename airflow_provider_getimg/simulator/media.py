@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files: signed URLs that die, pictures drawn when they are fetched, and padding that takes no memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import random
+import secrets
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from airflow_provider_getimg.simulator.errors import ApiError
+from airflow_provider_getimg.simulator.ledger import timestamp
+from airflow_provider_getimg.simulator.pictures import Picture, dimensions, draw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_getimg.simulator.orders import Order
+
+CACHE_SIZE = 64 * 1024 * 1024
+PADDING_BLOCK = 1024 * 1024
+DRAWING_THREADS = 2
+
+
+@dataclass(frozen=True)
+class Content:
+    """A body of known length: some bytes, then padding that is made while it is sent.
+
+    :param start: The bytes themselves.
+    :param length: The length of the whole; never less than that of the start.
+    :param seed: Whose padding it is: the same seed always gives the same padding, another seed another one.
+    """
+
+    start: bytes
+    length: int
+    seed: str = ""
+
+    @classmethod
+    def of(cls, start: bytes) -> Content:
+        """Return a body that is these bytes alone."""
+        return cls(start, len(start))
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Yield the body in pieces of at most this many bytes."""
+        for position in range(0, len(self.start), size):
+            yield self.start[position : position + size]
+        # Padding is a stretch of one endless repeated block, entered at a place that depends on the seed.
+        block = _padding_block()
+        offset = int.from_bytes(hashlib.sha256(self.seed.encode()).digest()[:4]) % PADDING_BLOCK
+        left = self.length - len(self.start)
+        while left > 0:
+            piece = block[offset : offset + min(size, left)]
+            yield piece
+            left -= len(piece)
+            offset = (offset + len(piece)) % PADDING_BLOCK
+
+
+@cache
+def _padding_block() -> bytes:
+    return random.Random("padding").randbytes(PADDING_BLOCK)
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A file that can be downloaded until ``deletes_at`` (Unix seconds)."""
+
+    id: str
+    picture: Picture
+    deletes_at: int
+    size: int
+
+    @property
+    def mime_type(self) -> str:
+        """The MIME type of the picture."""
+        return f"image/{self.picture.output_format}"
+
+
+class Media:
+    """All files that can still be downloaded."""
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._files: OrderedDict[str, MediaFile] = OrderedDict()
+        self._drawn: OrderedDict[Picture, bytes] = OrderedDict()
+        self._drawn_size = 0
+        self._drawing: dict[Picture, asyncio.Future[bytes]] = {}
+        self._threads = ThreadPoolExecutor(DRAWING_THREADS, thread_name_prefix="draw")
+
+    def publish(self, file_id: str, order: Order, lifetime: float, size: int) -> MediaFile:
+        """Offer the picture of an order for download, for this many seconds from now."""
+        width, height = dimensions(order.aspect_ratio, order.resolution)
+        caption = (
+            f"{order.model.id}  ·  {order.aspect_ratio}  ·  {order.resolution}  ·  drawn by getimg-simulator"
+        )
+        picture = Picture(order.prompt, caption, width, height, order.output_format)
+        if size:
+            # Load tests want files, not pictures: those of one shape share a drawing, and differ in padding.
+            picture = replace(picture, prompt=f"A test file of {size:,} bytes")
+        # Whole seconds, as in the URL; rounded down, so that no file outlives what was asked.
+        file = MediaFile(file_id, picture, int(time.time() + lifetime), size)
+        self._forget_dead()
+        self._files[file_id] = file
+        return file
+
+    def _forget_dead(self) -> None:
+        # From the oldest on: a lifetime seldom changes, and a dead one behind a living one can wait.
+        while self._files and next(iter(self._files.values())).deletes_at <= time.time():
+            self._files.popitem(last=False)
+
+    def item(self, file: MediaFile, base_url: str) -> dict[str, Any]:
+        """Return the entry of ``data`` for this file."""
+        path = f"v2/downloads/{file.id}/0"
+        query = urlencode({"exp": file.deletes_at, "sig": self._sign(f"{file.id}/0", str(file.deletes_at))})
+        return {
+            "url": f"{base_url}{path}?{query}",
+            "mime_type": file.mime_type,
+            "deletes_at": timestamp(datetime.fromtimestamp(file.deletes_at, UTC)),
+            "width": file.picture.width,
+            "height": file.picture.height,
+        }
+
+    def find(self, file_id: str, index: str, exp: str, sig: str) -> MediaFile:
+        """Return the file that a URL names, or refuse: 403 if it was tampered with, 410 once it is dead."""
+        expected = self._sign(f"{file_id}/{index}", exp)
+        if not hmac.compare_digest(expected.encode(), sig.encode("utf-8", "replace")):
+            raise ApiError(403, "The signature of this URL is invalid.")
+        # Only what was signed here comes this far: exp is a number, and the file was once known.
+        if int(exp) <= time.time() or file_id not in self._files:
+            raise ApiError(410, "This file has been deleted.")
+        return self._files[file_id]
+
+    def _sign(self, path: str, exp: str) -> str:
+        text = f"{path}?exp={exp}".encode("utf-8", "replace")
+        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+
+    async def content(self, file: MediaFile) -> Content:
+        """Return the bytes of a file, drawing the picture if it isn't at hand."""
+        drawn = self._drawn.get(file.picture)
+        if drawn is None:
+            drawn = await self._draw(file.picture)
+        else:
+            self._drawn.move_to_end(file.picture)
+        return Content(drawn, max(file.size, len(drawn)), file.id)
+
+    async def _draw(self, picture: Picture) -> bytes:
+        # Whoever asks for a picture that is being drawn waits for that: in a load test many do at once.
+        if (drawing := self._drawing.get(picture)) is not None:
+            return await drawing
+        drawing = asyncio.get_running_loop().run_in_executor(self._threads, draw, picture)
+        self._drawing[picture] = drawing
+        try:
+            drawn = await drawing
+        finally:
+            del self._drawing[picture]
+        self._drawn[picture] = drawn
+        self._drawn_size += len(drawn)
+        while self._drawn_size > CACHE_SIZE:
+            self._drawn_size -= len(self._drawn.popitem(last=False)[1])
+        return drawn
+
+    def close(self) -> None:
+        """Stop drawing; what is being drawn at this moment is drawn to its end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)

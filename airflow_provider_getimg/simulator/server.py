@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process: a socket, a server on it, and a quick and quiet end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from typing import TYPE_CHECKING, cast
+
+import uvicorn
+
+from airflow_provider_getimg.simulator.app import create_app
+from airflow_provider_getimg.simulator.wire import LineProtocol
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from airflow_provider_getimg.simulator.state import Simulator
+
+
+class WithoutQuery(logging.Filter):
+    """Takes the query string out of access logs: the signature in it is a credential."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Cut the logged path, and let the record pass."""
+        if isinstance(record.args, tuple) and len(record.args) == 5:
+            client, method, path, *rest = record.args
+            record.args = (client, method, str(path).partition("?")[0], *rest)
+        return True
+
+
+class SimulatorServer(uvicorn.Server):
+    """A server that says where it listens, and doesn't wait for anybody when it is told to end.
+
+    :param url: What to print as the first line of stdout, once connections are accepted.
+    """
+
+    def __init__(self, config: uvicorn.Config, simulator: Simulator, url: str) -> None:
+        super().__init__(config)
+        self._simulator = simulator
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        print(self._url, flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End on SIGTERM and Ctrl-C alike. The signal isn't raised again: that would end in a stack trace."""
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Hang up on everybody, wake what waits, and end."""
+        self._simulator.stopping.set()
+        # What is cut off now complains to nobody.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        for connection in list(self.server_state.connections):
+            cast("LineProtocol", connection).line.abort()
+        self._simulator.media.close()
+        # The connections are lost one turn of the loop later.
+        await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound and listening.
+
+    :raises OSError: If there is no such host, or the port is taken.
+    """
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=2048)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL at which a client of this machine reaches the socket."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(simulator: Simulator, listener: socket.socket, *, verbose: bool) -> None:
+    """Serve the simulator on the socket until a signal ends it.
+
+    :param verbose: Log every request to stderr, without its query string.
+    """
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO if verbose else logging.ERROR, format="%(message)s"
+    )
+    logging.getLogger("uvicorn.access").addFilter(WithoutQuery())
+    config = uvicorn.Config(
+        create_app(simulator),
+        # Named, as uvicorn takes whichever faster ones are installed: LineProtocol is built on this one.
+        http=LineProtocol,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        access_log=verbose,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=75,
+        backlog=2048,
+    )
+    SimulatorServer(config, simulator, url_of(listener)).run([listener])

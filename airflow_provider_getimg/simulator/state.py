@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that a running simulator knows."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from airflow_provider_getimg.simulator.account import DEFAULT_BALANCE, Account, Limits
+from airflow_provider_getimg.simulator.auth import DEFAULT_API_KEY
+from airflow_provider_getimg.simulator.faults import FaultQueue
+from airflow_provider_getimg.simulator.ledger import Ledger
+from airflow_provider_getimg.simulator.media import Media
+from airflow_provider_getimg.simulator.orders import BLOCKED_WORDS
+from airflow_provider_getimg.simulator.settings import Settings
+
+
+@dataclass
+class Simulator:
+    """One workspace of the API: its key, account, files, ledger and faults."""
+
+    api_key: str = DEFAULT_API_KEY
+    settings: Settings = field(default_factory=Settings)
+    account: Account = field(default_factory=lambda: Account(Decimal(DEFAULT_BALANCE)))
+    blocked_words: tuple[str, ...] = BLOCKED_WORDS
+    ledger: Ledger = field(default_factory=Ledger)
+    faults: FaultQueue = field(default_factory=FaultQueue)
+    media: Media = field(default_factory=Media)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    limits: Limits = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limits = Limits(self.settings)

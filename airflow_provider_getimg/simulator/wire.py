@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The socket under the server: what ASGI hides from an application, and a fault needs to be real."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from fastapi import Request, Response
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from airflow_provider_getimg.simulator.faults import BODILESS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.types import Receive, Scope, Send
+
+    from airflow_provider_getimg.simulator.faults import Fault
+    from airflow_provider_getimg.simulator.media import Content
+
+CHUNK = 128 * 1024
+# A body that drips does so in at least this many pieces.
+DRIPS = 20
+# How long the last bytes of a cut body may take to leave, before the connection is reset instead.
+LINGER = 5.0
+# What a wrong Content-Length promises beyond the body.
+LENGTH_ERROR = 1024
+
+
+class Line:
+    """One client's connection.
+
+    ``lost`` is set once it is closed, by whichever side.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.lost = asyncio.Event()
+
+    async def drop(self) -> None:
+        """Close the connection after what was sent already, whatever was promised."""
+        self._transport.close()
+        try:
+            async with asyncio.timeout(LINGER):
+                await self.lost.wait()
+        except TimeoutError:
+            self.abort()
+            await self.lost.wait()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
+
+
+class LineProtocol(H11Protocol):
+    """HTTP/1.1 as uvicorn speaks it; the application finds its line in ``scope["state"]["line"]``."""
+
+    line: Line
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Give the application its line."""
+        super().connection_made(transport)
+        # asyncio does so for sockets of its own making. Without it a body waits 40 ms for the ACK of its head.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.line = Line(transport)
+        self.app_state = {**self.app_state, "line": self.line}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the application that its line is gone."""
+        super().connection_lost(exc)
+        self.line.lost.set()
+
+
+class Exchange(Response):
+    """A response that leaves the whole exchange to one coroutine, which may answer or hang up."""
+
+    def __init__(self, run: Callable[[Send], Awaitable[None]]) -> None:
+        super().__init__()
+        self._run = run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the exchange."""
+        await self._run(send)
+
+
+class Sent(Enum):
+    """How much of an answer went to a client that was there."""
+
+    NOTHING = "nothing"
+    PART = "part"
+    WHOLE = "whole"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it should be sent, were it not for faults."""
+
+    status: int
+    content: Content
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+async def wait(seconds: float, *events: asyncio.Event) -> None:
+    """Wait until one of the events has come, but no longer than this."""
+    if seconds <= 0 or any(event.is_set() for event in events):
+        return
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class Stage:
+    """Where one request is answered: well, or as a fault has it.
+
+    :param request: The request.
+    :param send: The ASGI channel of the answer.
+    :param stopping: Set when the simulator ends, which no fault may hold up.
+    """
+
+    def __init__(self, request: Request, send: Send, stopping: asyncio.Event) -> None:
+        self.line: Line = request.scope["state"]["line"]
+        self._is_head = request.method == "HEAD"
+        self._send = send
+        self._stopping = stopping
+
+    async def play(self, answer: Answer, fault: Fault | None) -> Sent:
+        """Send the answer, as the fault has it if there is one."""
+        kind = fault.kind if fault else None
+        seconds = fault.seconds if fault else 0.0
+        if kind != "slow_body":
+            await wait(seconds, self.line.lost, self._stopping)
+        if kind in ("hang", "drop_before_billing", "drop_after_billing"):
+            await self.line.drop()
+            return Sent.NOTHING
+        if kind == "truncate":
+            return await self.send(answer, cut_at=answer.content.length // 2)
+        if kind == "wrong_length":
+            return await self.send(answer, length_error=LENGTH_ERROR)
+        return await self.send(answer, duration=seconds if kind == "slow_body" else 0.0)
+
+    async def send(
+        self,
+        answer: Answer,
+        *,
+        cut_at: int | None = None,
+        length_error: int = 0,
+        duration: float = 0.0,
+    ) -> Sent:
+        """Send the answer.
+
+        :param cut_at: Hang up after this many bytes of the body.
+        :param length_error: Promise this many bytes more than there are, and hang up after the last.
+        :param duration: Seconds to spread the body over.
+        """
+        if self.line.lost.is_set():
+            return Sent.NOTHING
+        length = answer.content.length
+        headers = {**answer.headers, "Content-Length": str(length + length_error)}
+        if answer.status in BODILESS:
+            del headers["Content-Length"]
+        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": raw})
+        if not self._is_head and not await self._send_body(answer.content, cut_at, duration):
+            return Sent.PART
+        if cut_at is not None or length_error:
+            await self.line.drop()
+            return Sent.PART
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        return Sent.WHOLE
+
+    async def _send_body(self, content: Content, cut_at: int | None, duration: float) -> bool:
+        """Send the body, and return whether the client stayed to its end."""
+        end = content.length if cut_at is None else cut_at
+        size = CHUNK if not duration else max(1, min(CHUNK, content.length // DRIPS))
+        clock = asyncio.get_running_loop().time
+        began, sent = clock(), 0
+        for chunk in content.chunks(size):
+            piece = chunk[: end - sent]
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            sent += len(piece)
+            # Also gives way to other requests: a fast reader never makes the transport pause.
+            await asyncio.sleep(0)
+            await wait(began + duration * sent / content.length - clock(), self.line.lost, self._stopping)
+            if self.line.lost.is_set():
+                return sent == content.length
+            if sent >= end:
+                break
+        return True

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from urllib.parse import urlsplit
+
+import pytest
+
+from airflow_provider_getimg.simulator.account import Limits
+from airflow_provider_getimg.simulator.errors import ApiError
+from airflow_provider_getimg.simulator.ledger import Ledger
+from airflow_provider_getimg.simulator.settings import Settings
+
+BARE_429 = {"message", "code"}
+
+
+def test_the_ledger_has_one_entry_per_post_with_the_fixed_fields(simulator):
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    for _ in range(2):
+        simulator.post(prompt="the same")
+    simulator.post(model="nope")
+    first, second, third = simulator.ledger()["posts"]
+    assert before < datetime.fromisoformat(first["received_at"]) < datetime.now(UTC) + timedelta(seconds=1)
+    expected = {
+        "model": "seedream-5-lite",
+        "prompt": "the same",
+        "status": 200,
+        "billed": 0.04,
+        "outcome": "delivered",
+    }
+    assert first == {**expected, "id": first["id"], "received_at": first["received_at"]}
+    assert second == {**expected, "id": second["id"], "received_at": second["received_at"]}
+    assert (third["model"], third["status"], third["billed"], third["outcome"]) == ("nope", 400, 0, "refused")
+    assert len({first["id"], second["id"], third["id"]}) == 3
+    assert simulator.ledger()["billed_total"] == 0.08
+
+
+def test_a_hundred_images_cost_four_dollars_without_drift(simulator):
+    for _ in range(100):
+        simulator.post()
+    answer = simulator.http.get("/_simulator/ledger")
+    assert '"billed_total":4.0}' in answer.text
+    assert simulator.balance() == "96.00"
+
+
+@pytest.mark.parametrize(
+    ("fields", "price", "balance"),
+    [
+        ({}, 0.04, "99.96"),
+        ({"model": "atelier-pro"}, 0.09, "99.91"),
+        ({"model": "atelier-pro", "resolution": "1K"}, 0.06, "99.94"),
+        ({"model": "atelier-pro", "resolution": "4K"}, 0.24, "99.76"),
+        ({"model": "sketch-mini"}, 0.0025, "99.9975"),
+        ({"model": "preview-unpriced"}, 0.05, "99.95"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
+)
+def test_the_price_is_that_of_model_and_resolution(simulator, fields, price, balance):
+    usage = simulator.post(**fields).json()["usage"]
+    assert (usage["unit_price"], usage["total_cost"], simulator.last()["billed"]) == (price, price, price)
+    assert simulator.balance() == balance
+
+
+def test_the_balance_falls_until_402(simulator):
+    simulator.http.put("/_simulator/balance", json={"balance": "0.10"})
+    assert [simulator.post().status_code for _ in range(3)] == [200, 200, 402]
+    answer = simulator.post()
+    assert answer.json()["error"]["code"] == "quota_exceeded"
+    assert simulator.balance() == "0.02"
+    assert simulator.last()["billed"] == 0
+    simulator.http.put("/_simulator/balance", json={"balance": 0.04})
+    assert simulator.post().status_code == 200
+    assert simulator.balance() == "0.00"
+
+
+def test_images_being_made_at_once_cannot_spend_the_same_money(simulator):
+    simulator.http.put("/_simulator/balance", json={"balance": "0.04"})
+    simulator.fault("image", "hang", billed=False)
+    simulator.set(latency=0.5)
+    with simulator.sent_post():
+        simulator.eventually(lambda post: post["outcome"] == "hung")
+        # The one that hangs without being billed holds nothing back; the one being made does.
+        with simulator.sent_post(prompt="being made"):
+            simulator.eventually(lambda post: post["prompt"] == "being made")
+            assert simulator.post().status_code == 402
+            while (outcome := simulator.ledger()["posts"][1]["outcome"]) is None:
+                time.sleep(0.01)
+            assert outcome == "delivered"
+
+
+@pytest.mark.parametrize("balance", ["a lot", "-1", "NaN", "Infinity", "1e99", None, True, [1]], ids=str)
+def test_a_balance_that_is_no_amount_is_refused(simulator, balance):
+    answer = simulator.http.put("/_simulator/balance", json={"balance": balance})
+    assert answer.status_code == 400
+    assert "amount in USD" in answer.json()["error"]["message"]
+    assert simulator.balance() == "100.00"
+
+
+def test_costs_are_the_ledgers_by_date(simulator):
+    for _ in range(3):
+        simulator.post()
+    simulator.post(prompt="gore")
+    now = datetime.now(UTC)
+    query = {"start": (now - timedelta(days=2)).isoformat(), "end": (now + timedelta(minutes=1)).isoformat()}
+    costs = simulator.http.get("/v2/billing/costs", params=query).json()
+    assert (costs["currency"], costs["total_cost"]) == ("USD", 0.12)
+    by_date = {entry["date"]: entry["cost"] for entry in costs["data"]}
+    assert list(by_date) == sorted(by_date)
+    assert by_date[(now - timedelta(days=1)).date().isoformat()] == 0
+    assert sum(by_date.values()) == 0.12
+    past = {"start": "2020-01-01T00:00:00+02:00", "end": "2020-01-02T00:00:00+02:00"}
+    costs = simulator.http.get("/v2/billing/costs", params=past).json()
+    assert costs["total_cost"] == 0
+    assert costs["start"] == "2019-12-31T22:00:00.000Z"
+    assert costs["data"] == [{"date": "2019-12-31", "cost": 0}, {"date": "2020-01-01", "cost": 0}]
+
+
+def test_costs_of_a_day_leave_out_what_was_billed_at_another_hour(simulator):
+    simulator.post()
+    now = datetime.now(UTC)
+    query = {
+        "start": (now + timedelta(seconds=1)).isoformat(),
+        "end": (now + timedelta(seconds=2)).isoformat(),
+    }
+    costs = simulator.http.get("/v2/billing/costs", params=query).json()
+    assert (costs["total_cost"], {entry["cost"] for entry in costs["data"]}) == (0, {0})
+
+
+def test_no_rate_limit_no_headers(simulator):
+    assert not [name for name in simulator.post().headers if name.startswith("x-ratelimit")]
+
+
+def test_requests_per_minute(simulator):
+    simulator.set(rpm=2)
+    first, _, third = (simulator.post() for _ in range(3))
+    assert (first.headers["x-ratelimit-limit"], first.headers["x-ratelimit-remaining"]) == ("2", "1")
+    assert 55 < int(first.headers["x-ratelimit-reset"]) - time.time() <= 61
+    assert third.status_code == 429
+    assert third.headers["x-ratelimit-remaining"] == "0"
+    assert 55 < int(third.headers["retry-after"]) <= 60
+    assert third.json()["error"]["code"] == "rate_limit"
+    assert set(third.json()["error"]) == BARE_429
+    assert simulator.last()["billed"] == 0
+    # Models and balance are not limited.
+    assert simulator.balance() == "99.92"
+
+
+def test_the_minute_ends():
+    now = [1000.0]
+    limits = Limits(Settings(rpm=1), clock=lambda: now[0])
+    with limits.admit():
+        pass
+    now[0] += 59.5
+    with pytest.raises(ApiError) as refusal, limits.admit():
+        pass
+    assert refusal.value.headers == {"Retry-After": "1"}
+    now[0] += 0.5
+    assert limits.headers()["X-RateLimit-Remaining"] == "1"
+    with limits.admit():
+        assert limits.headers()["X-RateLimit-Reset"] == "1120"
+
+
+def test_concurrent_requests(simulator):
+    simulator.set(concurrency=2)
+    simulator.fault("image", "hang", times=2)
+    with ExitStack() as hanging:
+        for prompt in ("first", "second"):
+            hanging.enter_context(simulator.sent_post(prompt=prompt))
+            simulator.eventually(
+                lambda post, prompt=prompt: (post["prompt"], post["outcome"]) == (prompt, "hung")
+            )
+        answer = simulator.post()
+        assert answer.status_code == 429
+        assert "retry-after" not in answer.headers
+        assert set(answer.json()["error"]) == BARE_429
+        assert simulator.last()["outcome"] == "refused"
+    deadline = time.monotonic() + 10
+    while simulator.post().status_code == 429:
+        assert time.monotonic() < deadline
+    for _ in range(20):
+        assert simulator.post().status_code == 200
+
+
+def test_an_image_takes_its_latency_and_is_in_the_ledger_meanwhile(simulator):
+    simulator.set(latency=0.5)
+    began = time.monotonic()
+    with simulator.sent_post():
+        entry = simulator.eventually(lambda post: post["model"] is not None)
+        assert (entry["outcome"], entry["status"], entry["billed"]) == (None, None, 0)
+        entry = simulator.eventually(lambda post: post["outcome"] == "delivered")
+        assert time.monotonic() - began >= 0.5
+        assert (entry["status"], entry["billed"]) == (200, 0.04)
+
+
+def test_a_client_that_leaves_while_the_image_is_made_pays(simulator):
+    simulator.set(latency=0.5)
+    with simulator.sent_post():
+        simulator.eventually(lambda post: post["prompt"] == "a lake")
+    entry = simulator.eventually(lambda post: post["outcome"] is not None)
+    assert (entry["outcome"], entry["status"], entry["billed"]) == ("dropped", None, 0.04)
+
+
+def test_a_client_that_leaves_while_it_is_sending_does_not_pay(simulator):
+    where = urlsplit(simulator.url)
+    with socket.create_connection((where.hostname, where.port)) as connection:
+        connection.sendall(
+            b"POST /v2/images/generations HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk_for_tests\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+    entry = simulator.eventually(lambda post: post["outcome"] == "dropped")
+    assert (entry["status"], entry["billed"]) == (None, 0)
+
+
+def test_the_ledger_can_be_emptied(simulator):
+    simulator.post()
+    assert simulator.http.delete("/_simulator/ledger").status_code == 204
+    assert simulator.ledger() == {"posts": [], "billed_total": 0}
+    assert simulator.balance() == "99.96"
+
+
+def test_settings_change_all_or_nothing(simulator):
+    answer = simulator.http.put("/_simulator/settings", json={"rpm": 5, "latency": -1})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "latency must be a number of seconds from 0, not -1."
+    assert simulator.http.get("/_simulator/settings").json()["rpm"] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rpm": 1.5}, {"rpm": True}, {"file_size": -1}, {"latency": "1"}, {"speed": 1}, {"latency": 10**400}],
+    ids=str,
+)
+def test_settings_that_cannot_be(simulator, change):
+    assert simulator.http.put("/_simulator/settings", json=change).status_code == 400
+
+
+def test_a_refused_prompt_of_megabytes_is_not_kept(simulator):
+    simulator.post(prompt="x" * 2_000_000)
+    assert simulator.last()["prompt"] == "x" * 4096
+
+
+def test_fractions_of_cents_add_up():
+    ledger = Ledger()
+    for _ in range(4000):
+        ledger.open().billed = Decimal("0.0025")
+    assert ledger.public()["billed_total"] == 10

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import io
+import re
+import time
+from datetime import datetime
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from PIL import Image
+
+from airflow_provider_getimg.simulator.pictures import Picture, draw
+
+
+def opened(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    return image
+
+
+@pytest.fixture
+def fetched(simulator):
+    def fetch(url: str) -> bytes:
+        answer = simulator.keyless.get(url)
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    return fetch
+
+
+def test_a_completed_generation_has_the_documented_shape(simulator):
+    answer = simulator.post().json()
+    item = answer["data"][0]
+    assert answer["id"] == simulator.last()["id"]
+    assert answer == {
+        "id": answer["id"],
+        "status": "completed",
+        "model": "seedream-5-lite",
+        "data": [
+            {
+                "url": item["url"],
+                "mime_type": "image/jpeg",
+                "deletes_at": item["deletes_at"],
+                "width": 1024,
+                "height": 1024,
+            }
+        ],
+        "usage": {"total_cost": 0.04, "unit_price": 0.04, "quantity": 1, "billable_unit": "image"},
+    }
+    url = urlsplit(item["url"])
+    assert re.fullmatch(rf"/v2/downloads/{answer['id']}/0", url.path)
+    query = parse_qs(url.query)
+    assert set(query) == {"exp", "sig"}
+    assert re.fullmatch(r"[0-9a-f]{64}", query["sig"][0])
+    assert datetime.fromisoformat(item["deletes_at"]).timestamp() == int(query["exp"][0])
+
+
+@pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
+def test_the_file_is_a_picture_of_the_announced_format_and_size(simulator, output_format):
+    item = simulator.post(aspect_ratio="16:9", output_format=output_format).json()["data"][0]
+    answer = simulator.keyless.get(item["url"])
+    assert answer.headers["content-type"] == item["mime_type"] == f"image/{output_format}"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    picture = opened(answer.content)
+    assert picture.format == output_format.upper()
+    assert picture.size == (item["width"], item["height"]) == (1360, 768)
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({"resolution": "2K"}, (2048, 2048)),
+        ({"aspect_ratio": "2:3"}, (832, 1248)),
+        ({"model": "atelier-pro", "aspect_ratio": "21:9", "resolution": "1K"}, (1568, 672)),
+        ({"model": "atelier-pro"}, (2048, 2048)),
+        ({"model": "preview-unpriced"}, (1360, 768)),
+    ],
+    ids=["resolution", "ratio", "wide", "default resolution", "default ratio"],
+)
+def test_the_picture_has_the_asked_shape(simulator, fetched, fields, size):
+    item = simulator.post(**fields).json()["data"][0]
+    assert (item["width"], item["height"]) == size
+    assert opened(fetched(item["url"])).size == size
+
+
+def test_two_prompts_look_different_and_one_prompt_looks_the_same(simulator, fetched):
+    lake, again, fire = (
+        fetched(simulator.url_of(prompt=prompt, output_format="png"))
+        for prompt in ("a lake", "a lake", "a fire")
+    )
+    assert lake == again
+    lake_sky, fire_sky = (
+        opened(content).resize((8, 8)).crop((0, 0, 8, 3)).tobytes() for content in (lake, fire)
+    )
+    difference = sum(abs(a - b) for a, b in zip(lake_sky, fire_sky, strict=True)) / len(lake_sky)
+    assert difference > 10
+
+
+def test_a_picture_that_is_no_longer_at_hand_is_drawn_again_to_the_byte():
+    picture = Picture("a lake", "caption", 320, 208, "png")
+    assert draw(picture) == draw(picture)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["x", "wörter " * 500, "w" * 4096, "山" * 100, "a\n\n\nb", "\u0000\u200b", " ", "🐈‍⬛ e\u0301"]
+)
+def test_any_prompt_can_be_drawn(simulator, fetched, prompt):
+    opened(fetched(simulator.url_of(prompt=prompt)))
+
+
+def test_a_download_needs_no_key_and_a_head_announces_it(simulator, fetched):
+    url = simulator.url_of()
+    head = simulator.keyless.head(url)
+    content = fetched(url)
+    assert head.status_code == 200
+    assert head.content == b""
+    assert int(head.headers["content-length"]) == len(content)
+    assert head.headers["etag"]
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda url: url[:-1] + ("0" if url[-1] != "0" else "1"),
+        lambda url: re.sub(r"exp=\d+", "exp=99999999999", url),
+        lambda url: re.sub(r"exp=\d+", "exp=soon", url),
+        lambda url: re.sub(r"img_[0-9a-f]+/0", "img_other/0", url),
+        lambda url: url.replace("/0?", "/1?"),
+        lambda url: url.partition("?")[0],
+        lambda url: re.sub(r"sig=.*", "sig=%C3%A9", url),
+    ],
+    ids=["sig", "exp", "exp not a number", "id", "index", "no query", "sig not ASCII"],
+)
+def test_a_tampered_url_is_forbidden(simulator, tamper):
+    answer = simulator.keyless.get(tamper(simulator.url_of()))
+    assert answer.status_code == 403
+    assert answer.json()["error"]["message"] == "The signature of this URL is invalid."
+
+
+def test_a_url_dies_at_deletes_at(simulator, fetched):
+    simulator.set(media_lifetime=2)
+    item = simulator.post().json()["data"][0]
+    deletes_at = datetime.fromisoformat(item["deletes_at"]).timestamp()
+    fetched(item["url"])
+    while (answer := simulator.keyless.get(item["url"])).status_code == 200:
+        assert time.time() < deletes_at + 1
+        time.sleep(0.02)
+    assert answer.status_code == 410
+    assert time.time() >= deletes_at
+
+
+def test_a_lifetime_of_zero_makes_urls_that_are_dead_at_birth(simulator):
+    simulator.set(media_lifetime=0)
+    assert simulator.keyless.get(simulator.url_of()).status_code == 410
+
+
+@pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
+def test_a_padded_file_has_the_size_and_is_still_a_picture(simulator, fetched, output_format):
+    simulator.set(file_size=3_000_001)
+    urls = [simulator.url_of(output_format=output_format, prompt=prompt) for prompt in ("one", "two")]
+    one, two = (fetched(url) for url in urls)
+    assert len(one) == len(two) == 3_000_001
+    assert opened(one).format == opened(two).format == output_format.upper()
+    assert one != two
+    assert fetched(urls[0]) == one
+
+
+def test_a_file_larger_than_the_padding_is_left_alone(simulator, fetched):
+    simulator.set(file_size=100)
+    content = fetched(simulator.url_of())
+    assert len(content) > 100
+    opened(content)
+
+
+def test_padding_takes_no_memory(simulator):
+    def resident() -> int:
+        with open(f"/proc/{simulator.process.pid}/status") as status:
+            return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1])
+
+    simulator.set(file_size=300_000_000)
+    url = simulator.url_of()
+    simulator.keyless.head(url)
+    before, size = resident(), 0
+    with simulator.keyless.stream("GET", url) as answer:
+        for chunk in answer.iter_raw():
+            size += len(chunk)
+    assert size == 300_000_000
+    assert resident() - before < 30_000
+
+
+def test_downloads_can_be_slow(simulator, fetched):
+    url = simulator.url_of()
+    simulator.set(download_latency=0.3)
+    began = time.monotonic()
+    fetched(url)
+    assert time.monotonic() - began >= 0.3

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+IMAGES = "/v2/images/generations"
+DATA_URL = "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
+PERIOD = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-31T00:00:00Z"}
+
+
+def reference(url=DATA_URL, **more):
+    return {"url": url, "role": "reference_image", **more}
+
+
+def error_of(answer):
+    assert answer.headers["content-type"] == "application/json"
+    return answer.json()["error"]
+
+
+def test_the_documented_error_body_is_met_word_for_word(simulator):
+    answer = simulator.post(resolution="4K")
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "error": {
+            "message": "Unsupported resolution '4K' for model 'seedream-5-lite'.",
+            "type": "invalid_request_error",
+            "param": "resolution",
+            "code": "invalid_parameter",
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({"prompt": "x"}, "parameter_missing", "model"),
+        ({"model": "seedream-5-lite"}, "parameter_missing", "prompt"),
+        ({"model": 5, "prompt": "x"}, "invalid_parameter", "model"),
+        ({"model": "nope", "prompt": "x"}, "invalid_parameter", "model"),
+        ({"model": "\ud800", "prompt": "x"}, "invalid_parameter", "model"),
+        ({"model": "seedance-v1-pro", "prompt": "x"}, "invalid_parameter", "model"),
+        ({"model": "seedream-5-lite", "prompt": None}, "invalid_parameter", "prompt"),
+        ({"model": "seedream-5-lite", "prompt": ""}, "invalid_parameter", "prompt"),
+        ({"model": "seedream-5-lite", "prompt": "x" * 4097}, "invalid_parameter", "prompt"),
+        ({"model": "seedream-5-lite", "prompt": "\ud800"}, "invalid_parameter", "prompt"),
+        ({"model": "seedream-5-lite", "prompt": "x", "seed": 1}, "invalid_parameter", "seed"),
+        (
+            {"model": "seedream-5-lite", "prompt": "x", "aspect_ratio": "5:1"},
+            "invalid_parameter",
+            "aspect_ratio",
+        ),
+        (
+            {"model": "sketch-mini", "prompt": "x", "aspect_ratio": "16:9"},
+            "invalid_parameter",
+            "aspect_ratio",
+        ),
+        ({"model": "seedream-5-lite", "prompt": "x", "resolution": 1}, "invalid_parameter", "resolution"),
+        (
+            {"model": "seedream-5-lite", "prompt": "x", "output_format": "jpg"},
+            "invalid_parameter",
+            "output_format",
+        ),
+        ([], "invalid_parameter", None),
+    ],
+    ids=lambda value: None if isinstance(value, dict | list) else str(value),
+)
+def test_invalid_requests(simulator, body, code, param):
+    answer = simulator.http.post(IMAGES, content=json.dumps(body))
+    assert answer.status_code == 400
+    error = error_of(answer)
+    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, param)
+    assert simulator.balance() == "100.00"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"model":' + b"9" * 5000 + b"}"])
+def test_malformed_json(simulator, body):
+    answer = simulator.http.post(IMAGES, content=body)
+    assert answer.status_code == 400
+    assert error_of(answer)["code"] == "invalid_parameter"
+    assert simulator.last()["outcome"] == "refused"
+
+
+def test_the_longest_prompt_is_accepted(simulator):
+    assert simulator.post(prompt="x" * 4096).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("images", "code", "param"),
+    [
+        ([{"role": "reference_image"}], "parameter_missing", "images[0].url"),
+        ([reference(), reference(url="iVBORw0KGgo=")], "invalid_parameter", "images[1].url"),
+        ([reference(url="http://example.com/a.png")], "invalid_parameter", "images[0].url"),
+        ([reference(url="https://")], "invalid_parameter", "images[0].url"),
+        ([reference(url="https://[")], "invalid_parameter", "images[0].url"),
+        ([reference(url="ftp://127.0.0.1/a.png")], "invalid_parameter", "images[0].url"),
+        ([reference(url="data:image/gif;base64,R0lG")], "invalid_parameter", "images[0].url"),
+        ([reference(url="data:image/png,abc")], "invalid_parameter", "images[0].url"),
+        ([reference(url="data:image/png;base64,?")], "invalid_parameter", "images[0].url"),
+        ([reference(url="data:image/png;base64,")], "invalid_parameter", "images[0].url"),
+        ([reference(url=5)], "invalid_parameter", "images[0].url"),
+        ([reference(role="first_frame")], "invalid_parameter", "images[0].role"),
+        ([reference(role=None)], "invalid_parameter", "images[0].role"),
+        ([reference(weight=1)], "invalid_parameter", "images[0].weight"),
+        ([reference()] * 9, "invalid_parameter", "images"),
+        (["https://example.com/a.png"], "invalid_parameter", "images[0]"),
+        ({}, "invalid_parameter", "images"),
+        (None, "invalid_parameter", "images"),
+    ],
+    ids=lambda value: None if isinstance(value, list) else str(value),
+)
+def test_invalid_reference_images(simulator, images, code, param):
+    answer = simulator.post(images=images)
+    assert answer.status_code == 400
+    assert (error_of(answer)["code"], error_of(answer)["param"]) == (code, param)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [],
+        [reference()] * 8,
+        [{"url": DATA_URL}],
+        [reference(url="https://example.com/a.png")],
+        [reference(url="http://127.0.0.1:1/a.png")],
+        [reference(url="http://localhost/a.png")],
+        [reference(url=DATA_URL.replace("png", "jpeg")), reference(url=DATA_URL.replace("png", "webp"))],
+    ],
+    ids=["none", "eight", "no role", "https", "loopback", "localhost", "formats"],
+)
+def test_valid_reference_images(simulator, images):
+    assert simulator.post(images=images).status_code == 200
+
+
+def test_a_model_sets_how_many_references_it_takes(simulator):
+    assert simulator.post(model="atelier-pro", images=[reference()] * 4).status_code == 200
+    assert error_of(simulator.post(model="atelier-pro", images=[reference()] * 5))["param"] == "images"
+    assert error_of(simulator.post(model="sketch-mini", images=[reference()]))["param"] == "images[0].role"
+
+
+def test_an_image_of_10_mib_is_the_largest(simulator):
+    def data_url(size):
+        return "data:image/png;base64," + base64.b64encode(bytes(size)).decode()
+
+    assert simulator.post(images=[reference(url=data_url(10 * 2**20))]).status_code == 200
+    answer = simulator.post(images=[reference(url=data_url(10 * 2**20 + 1))])
+    assert answer.status_code == 400
+    assert error_of(answer)["param"] == "images[0].url"
+
+
+def test_a_body_of_25_mib_is_the_largest(simulator):
+    body = b'{"model": "seedream-5-lite", "prompt": "x"}'
+    largest = body.ljust(25 * 2**20)
+    assert simulator.http.post(IMAGES, content=largest).status_code == 200
+    answer = simulator.http.post(IMAGES, content=largest + b" ")
+    assert answer.status_code == 413
+    assert "25 MiB" in error_of(answer)["message"]
+    assert simulator.last()["status"] == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", IMAGES),
+        ("POST", "/v2/videos/generations"),
+        ("GET", "/v2/videos/generations/1"),
+        ("GET", "/v2/models"),
+        ("GET", "/v2/models/seedream-5-lite"),
+        ("GET", "/v2/billing/balance"),
+        ("GET", "/v2/billing/costs"),
+    ],
+)
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "Bearer sk_wrong", "Bearer", "Basic sk_for_tests", "sk_for_tests", b"Bearer \xe9"],
+    ids=["none", "wrong", "empty", "basic", "bare", "not ASCII"],
+)
+def test_every_call_needs_the_key(simulator, method, path, authorization):
+    # The body is invalid too: the key is checked first.
+    answer = simulator.http.request(method, path, headers={"Authorization": authorization}, content=b"{")
+    assert answer.status_code == 401
+    assert answer.json() == {
+        "error": {
+            "message": "Missing or invalid API key.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "invalid_api_key",
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": "Much GORE, please"}, "prompt"),
+        ({"images": [reference(), reference(url="https://example.com/nsfw_1.png")]}, "images[1].url"),
+    ],
+    ids=["prompt", "reference image"],
+)
+def test_blocked_words(simulator, fields, param):
+    answer = simulator.post(**fields)
+    assert answer.status_code == 422
+    assert (error_of(answer)["code"], error_of(answer)["param"]) == ("content_policy_violation", param)
+    assert simulator.balance() == "100.00"
+
+
+def test_a_blocked_word_within_another_is_not_blocked(simulator):
+    assert simulator.post(prompt="a gorePhone in Gorenje").status_code == 200
+
+
+def test_blocked_words_can_be_chosen(start):
+    with start("--blocked-words", "tulip, Rose") as simulator:
+        assert simulator.post(prompt="a red rose").status_code == 422
+        assert simulator.post(prompt="gore").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v2/models/nope", 404),
+        ("GET", "/v2/images/generations", 405),
+        ("POST", "/v2/models", 405),
+        ("POST", "/v2/videos/generations", 404),
+        ("GET", "/v2/videos/generations/vid_1", 404),
+        ("GET", "/docs", 404),
+    ],
+)
+def test_what_is_not_there_says_so_in_json(simulator, method, path, status):
+    answer = simulator.http.request(method, path)
+    assert answer.status_code == status
+    assert error_of(answer)["message"]
+
+
+def test_videos_are_refused_honestly(simulator):
+    error = error_of(
+        simulator.http.post("/v2/videos/generations", json={"model": "seedance-v1-pro", "prompt": "x"})
+    )
+    assert error["message"] == "Videos are not simulated yet: nothing was made or billed."
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"start": None}, "parameter_missing", "start"),
+        ({"end": None}, "parameter_missing", "end"),
+        ({"start": "yesterday"}, "invalid_parameter", "start"),
+        ({"start": "2026-01-01T00:00:00"}, "invalid_parameter", "start"),
+        ({"start": "0001-01-01T00:00:00+14:00"}, "invalid_parameter", "start"),
+        ({"end": "2026-01-30"}, "invalid_parameter", "end"),
+        ({"end": PERIOD["start"]}, "invalid_parameter", "end"),
+        ({"end": "2026-06-30T00:00:01Z"}, "invalid_parameter", "end"),
+    ],
+    ids=str,
+)
+def test_invalid_periods(simulator, change, code, param):
+    query = {name: value for name, value in {**PERIOD, **change}.items() if value is not None}
+    answer = simulator.http.get("/v2/billing/costs", params=query)
+    assert answer.status_code == 400
+    assert (error_of(answer)["code"], error_of(answer)["param"]) == (code, param)
+
+
+def test_the_longest_period_is_180_days(simulator):
+    query = {**PERIOD, "end": "2026-06-30T00:00:00Z"}
+    assert simulator.http.get("/v2/billing/costs", params=query).status_code == 200
