@@ -47,7 +47,8 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "timeout": {
                         "label": "Timeout (seconds)",
-                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+                        # The form knows `minimum` alone.
+                        "schema": {"type": ["number", "null"], "minimum": 1},
                         "description": "How long a generation may take. Empty means 300.",
                     },
                     "proxy": {
