@@ -48,6 +48,10 @@ def checked_api_key(api_key: str | None) -> str:
     key = (api_key or "").strip()
     if not key:
         raise ConnectionConfigError("The API key is missing: put it into the password field.")
+    if set(key) == {"*"}:
+        raise ConnectionConfigError(
+            "The API key is Airflow's mask for it (***), not the key: type it in again."
+        )
     for position, character in enumerate(key, start=1):
         if not "!" <= character <= "~":
             raise ConnectionConfigError(

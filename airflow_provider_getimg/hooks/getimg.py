@@ -102,6 +102,10 @@ class GetimgHook(BaseHook):
     def _connection(self) -> Connection:
         return self.get_connection(self.getimg_conn_id)
 
+    @property
+    def _name_in_messages(self) -> str:
+        return f"Connection {self.getimg_conn_id!r}: "
+
     @contextmanager
     def _naming_the_connection(self) -> Iterator[None]:
         from airflow_provider_getimg.api.errors import ConnectionConfigError
@@ -109,7 +113,7 @@ class GetimgHook(BaseHook):
         try:
             yield
         except ConnectionConfigError as error:
-            raise ConnectionConfigError(f"Connection {self.getimg_conn_id!r}: {error.message}") from None
+            raise ConnectionConfigError(f"{self._name_in_messages}{error.message}") from None
 
     def get_conn(self) -> GetimgClient:
         """Return the client for this connection: the same object as :attr:`client`."""
@@ -130,12 +134,14 @@ class GetimgHook(BaseHook):
                 models = self.client.list_models()
                 return True, f"{self.client.base_url} accepts the key: it sees {len(models)} models."
         except GetimgError as error:
-            return False, str(error)
+            # Airflow tests under a made-up id, which would only puzzle.
+            return False, str(error).removeprefix(self._name_in_messages)
 
 
 def _base_url(host: str | None, port: int | None) -> str | None:
     """Return the base URL of a connection; one given as a URI holds the port apart from the host."""
-    if not host or port is None:
+    # Airflow's form and REST API may store 0 where no port was given.
+    if not host or not port:
         return host
     return f"{host.rstrip('/')}:{port}"
 

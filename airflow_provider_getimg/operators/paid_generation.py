@@ -147,8 +147,8 @@ class PaidGeneration:
 def _with_files_that_live(answer: dict[str, Any]) -> dict[str, Any] | None:
     """Return a recorded answer without the files that are past ``deletes_at``; None if none is left."""
     now = datetime.now(UTC)
-    media = Generation.from_json(answer).data
-    alive = [file.to_json() for file in media if file.deletes_at > now]
+    files = zip(answer["data"], Generation.from_json(answer).data, strict=True)
+    alive = [received for received, file in files if file.deletes_at > now]
     return {**answer, "data": alive} if alive else None
 
 

@@ -39,6 +39,11 @@ def test_a_connection_as_json_becomes_a_client(connect):
     ("uri", "base_url", "timeout"),
     [
         ("getimg://:sk_uri@", "https://api.getimg.ai", 300.0),
+        (
+            '{"conn_type": "getimg", "password": "sk", "host": "https://a.test", "port": 0}',
+            "https://a.test",
+            300.0,
+        ),
         ("getimg://:sk_uri@/?timeout=60", "https://api.getimg.ai", 60.0),
         ("getimg://:sk_uri@http%3A%2F%2F127.0.0.1:8000/?timeout=5", "http://127.0.0.1:8000", 5.0),
         ("getimg://:sk_uri@http%3A%2F%2F127.0.0.1%3A8000", "http://127.0.0.1:8000", 300.0),
@@ -64,7 +69,7 @@ def test_a_connection_as_uri_becomes_a_client(connect, uri, base_url, timeout):
         ({"password": "sk_x", "extra": {"timeout": 0}}, "The timeout is 0: a positive number of seconds"),
         ({"password": "sk_x", "extra": {"proxy": "proxy:3128"}}, "The proxy is no URL that can be used"),
     ],
-    ids=["no key", "no scheme", "no number", "not positive", "proxy"],
+    ids=["no key", "mask", "no scheme", "no number", "not positive", "proxy"],
 )
 def test_a_connection_that_can_t_be_used_is_one_sentence(connect, connection, sentence):
     hook = connect(connection)
@@ -97,7 +102,7 @@ def test_the_test_button_shows_the_api_s_own_message(connect, simulator):
 def test_the_test_button_shows_what_is_wrong_with_the_connection(connect):
     assert connect({}).test_connection() == (
         False,
-        "Connection 'getimg_default': The API key is missing: put it into the password field. Nothing was billed.",
+        "The API key is missing: put it into the password field. Nothing was billed.",
     )
 
 

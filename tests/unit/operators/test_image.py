@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import copy
+import json
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import time_machine
+from airflow.sdk import DAG
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.ledger import KEY
+from airflow_provider_getimg.operators.image import GenerateImageOperator
+from airflow_provider_getimg.retry import GetimgRetryPolicy
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
+
+
+def operator(**fields: Any) -> GenerateImageOperator:
+    return GenerateImageOperator(
+        task_id="generate",
+        **({"model": "seedream-5-lite", "prompt": "A red fox", "rate_limit_wait": 0} | fields),
+    )
+
+
+def test_it_returns_the_answer_as_plain_json(getimg_default, context):
+    answer = operator(aspect_ratio="16:9", output_format="png").execute(context())
+    assert answer == json.loads(json.dumps(answer))
+    assert answer["status"] == "completed"
+    assert answer["data"][0]["mime_type"] == "image/png"
+    assert answer["data"][0]["width"] > answer["data"][0]["height"]
+    assert answer["usage"]["total_cost"] == 0.04
+
+
+def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
+    answer = operator().execute(context())
+    log = capsys.readouterr().out
+    deleted = answer["data"][0]["deletes_at"][:19]
+    assert (
+        f"Generated {answer['id']} with model seedream-5-lite: 1 file, cost 0.04 USD, deleted at {deleted}"
+        in log
+    )
+    assert "sig=" not in log
+    assert answer["data"][0]["url"] not in log
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"prompt": ""}, "prompt is empty: 1 to 4096 characters are allowed."),
+        ({"prompt": "x" * 4097}, "prompt has 4097 characters: at most 4096 are allowed."),
+        ({"prompt": None}, "prompt is missing."),
+        ({"model": ""}, "model is empty."),
+        ({"output_format": "gif"}, "output_format is 'gif': png, jpeg and webp are allowed."),
+        ({"images": ["https://a.test/x.png"] * 9}, "images holds 9 images: at most 8 are allowed."),
+        ({"images": "https://a.test/x.png"}, "images is a str: a list of URLs"),
+        ({"images": [7]}, "images[0] is 7: "),
+        (
+            {"images": ["http://a.test/x.png"]},
+            "images[0].url is 'http://a.test/x.png': an https:// URL or a data URL",
+        ),
+        (
+            {"on_unknown_outcome": "retry"},
+            "on_unknown_outcome is 'retry': 'fail' and 'resubmit' are allowed.",
+        ),
+        ({"max_cost": "cheap"}, "max_cost is 'cheap': an amount in USD is allowed, such as '0.05'."),
+        ({"max_cost": -1}, "max_cost is -1: an amount in USD is allowed, such as '0.05'."),
+        (
+            {"rate_limit_wait": "long"},
+            "rate_limit_wait is 'long': a number of seconds, 0 or more, is allowed.",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_input_is_one_sentence_before_any_request(getimg_default, context, store, fields, sentence):
+    with pytest.raises(errors.InvalidInputError) as error:
+        operator(**fields).execute(context())
+    assert str(error.value).startswith(sentence)
+    assert str(error.value).endswith(" Nothing was billed.")
+    assert getimg_default.ledger()["posts"] == []
+    assert store.values == {}
+
+
+def test_references_are_sent_with_a_role(getimg_default, context):
+    images = ["https://a.test/x.png", {"url": "https://a.test/y.png", "role": "reference_image"}]
+    assert operator(images=images).execute(context())["status"] == "completed"
+
+
+class TestReferencesInS3:
+    """``s3://`` references, read from a real S3 server and sent as data URLs."""
+
+    @pytest.fixture(autouse=True)
+    def _aws(self, monkeypatch, seaweedfs):
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+
+    def test_an_object_is_read_and_sent(self, getimg_default, context, seaweedfs, bucket):
+        seaweedfs.client().put_object(Bucket=bucket, Key="p.png", Body=PNG)
+        request = operator(images=[f"s3://{bucket}/p.png"])._request().to_json()
+        assert request["images"][0]["url"].startswith("data:image/png;base64,iVBORw0KGgo")
+        assert request["images"][0]["role"] == "reference_image"
+
+    @pytest.mark.parametrize(
+        ("key", "body", "sentence"),
+        [
+            ("missing.png", None, "can't be read from S3: An error occurred (NoSuchKey)"),
+            ("text.png", b"<html>", "is no PNG, JPEG or WebP image, by its first bytes."),
+            (
+                "large.png",
+                PNG + b"\0" * (10 * 1024 * 1024),
+                "is 10485832 bytes: at most 10485760 (10 MiB) are allowed.",
+            ),
+        ],
+        ids=["missing", "no image", "too large"],
+    )
+    def test_an_object_that_can_t_be_sent_is_named(
+        self, getimg_default, context, seaweedfs, bucket, key, body, sentence
+    ):
+        if body is not None:
+            seaweedfs.client().put_object(Bucket=bucket, Key=key, Body=body)
+        with pytest.raises(errors.InvalidInputError) as error:
+            operator(images=[f"s3://{bucket}/{key}"]).execute(context())
+        assert str(error.value).startswith(f"images[0] (s3://{bucket}/{key}) {sentence}")
+        assert getimg_default.ledger()["posts"] == []
+
+    def test_objects_that_are_too_large_together_are_named(self, getimg_default, context, seaweedfs, bucket):
+        seaweedfs.client().put_object(Bucket=bucket, Key="9.png", Body=PNG + b"\0" * (9 * 1024 * 1024))
+        with pytest.raises(
+            errors.InvalidInputError, match=r"images\[2\] .* makes the request larger than 26214400"
+        ):
+            operator(images=[f"s3://{bucket}/9.png"] * 3).execute(context())
+        assert getimg_default.ledger()["posts"] == []
+
+    def test_a_bucket_alone_names_no_object(self, getimg_default, context):
+        with pytest.raises(errors.InvalidInputError, match="names no object: s3://bucket/key is allowed"):
+            operator(images=["s3://bucket"]).execute(context())
+
+
+def test_a_second_try_of_a_completed_request_does_not_pay_again(getimg_default, context, capsys):
+    first = operator().execute(context(try_number=1))
+    second = operator().execute(context(try_number=2))
+    assert second == first
+    assert len(getimg_default.ledger()["posts"]) == 1
+    assert f"Generation {first['id']} of try 1 reused, nothing was billed" in capsys.readouterr().out
+
+
+def test_a_cleared_task_pays_for_a_new_image(getimg_default, context):
+    first = operator().execute(context(try_number=1, max_tries=3))
+    second = operator().execute(context(try_number=2, max_tries=4))
+    assert second["id"] != first["id"]
+    assert len(getimg_default.ledger()["posts"]) == 2
+
+
+def test_a_changed_request_pays_for_a_new_image(getimg_default, context):
+    first = operator().execute(context())
+    second = operator(prompt="A blue fox").execute(context(try_number=2))
+    assert second["id"] != first["id"]
+
+
+def test_a_lost_answer_stops_the_next_try_without_a_request(getimg_default, context):
+    getimg_default.set_faults([{"on": "image", "kind": "drop_after_billing"}])
+    with pytest.raises(errors.OutcomeUnknownError, match="broke after the generation was sent"):
+        operator().execute(context())
+    with pytest.raises(errors.OutcomeUnknownError) as error:
+        operator().execute(context(try_number=2))
+    message = str(error.value)
+    assert message.startswith("Try 1 sent this request at 20")
+    assert "broke after the generation was sent" in message
+    assert "clear the task" in message
+    assert "on_unknown_outcome='resubmit'" in message
+    assert message.endswith("It may have been billed.")
+    assert len(getimg_default.ledger()["posts"]) == 1
+
+
+@pytest.mark.parametrize("status", [400, 402, 429])
+def test_a_request_that_was_not_billed_is_forgotten(getimg_default, context, store, status):
+    getimg_default.set_faults([{"on": "image", "kind": "status", "status": status}])
+    with pytest.raises(errors.GetimgError):
+        operator().execute(context())
+    assert store.values == {}
+    assert operator().execute(context(try_number=2))["status"] == "completed"
+
+
+def test_nothing_is_sent_where_the_ledger_can_t_be_read(getimg_default, context, store):
+    store.broken = True
+    with pytest.raises(
+        errors.GetimgError, match=r"could not be read: the API server is away\. Nothing was billed"
+    ):
+        operator().execute(context())
+    assert getimg_default.ledger()["posts"] == []
+
+
+def test_nothing_is_sent_where_the_ledger_can_t_be_written(getimg_default, context, store, monkeypatch):
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("the API server is away")
+
+    monkeypatch.setattr(store, "set", refuse)
+    with pytest.raises(errors.GetimgError, match=r"could not be written: .* Nothing was billed"):
+        operator().execute(context())
+    assert getimg_default.ledger()["posts"] == []
+
+
+def test_a_paid_answer_goes_on_to_the_user_though_it_can_t_be_recorded(
+    getimg_default, context, store, monkeypatch, capsys
+):
+    write = store.set
+
+    def refuse_the_answer(key: str, value: Any, **kwargs: Any) -> None:
+        if value["state"] == "answered":
+            raise ConnectionError(f"cannot store {value['answer']['data'][0]['url']}")
+        write(key, value, **kwargs)
+
+    monkeypatch.setattr(store, "set", refuse_the_answer)
+    answer = operator().execute(context())
+    assert answer["status"] == "completed"
+    log = capsys.readouterr().out
+    assert f"The paid answer {answer['id']} could not be recorded" in log
+    assert "sig=" not in log
+
+
+def test_the_answer_is_recorded_at_the_second_attempt(getimg_default, context, store, monkeypatch):
+    write, failures = store.set, iter([True])
+
+    def refuse_once(key: str, value: Any, **kwargs: Any) -> None:
+        if value["state"] == "answered" and next(failures, False):
+            raise ConnectionError("away")
+        write(key, value, **kwargs)
+
+    monkeypatch.setattr(store, "set", refuse_once)
+    answer = operator().execute(context())
+    assert store.get(KEY)["answer"]["id"] == answer["id"]
+
+
+@pytest.mark.parametrize(
+    ("on_unknown_outcome", "paid"), [("fail", 1), ("resubmit", 2)], ids=["fail", "resubmit"]
+)
+def test_recorded_files_that_are_deleted_are_not_returned(
+    getimg_default, context, on_unknown_outcome, paid, capsys
+):
+    first = operator().execute(context())
+    retry = operator(on_unknown_outcome=on_unknown_outcome)
+    with time_machine.travel(timedelta(days=400), tick=True):
+        if on_unknown_outcome == "fail":
+            with pytest.raises(errors.PaidFilesGoneError) as error:
+                retry.execute(context(try_number=2))
+            assert str(error.value).startswith(
+                f"Try 1 generated and paid {first['id']} (0.04 USD), and its files are gone"
+            )
+            assert str(error.value).endswith("It was billed.")
+        else:
+            assert retry.execute(context(try_number=2))["id"] != first["id"]
+            assert "its files are gone" in capsys.readouterr().out
+    assert len(getimg_default.ledger()["posts"]) == paid
+
+
+def test_of_several_recorded_files_those_that_live_are_returned(getimg_default, context, store):
+    answer = operator().execute(context())
+    entry = store.get(KEY)
+    dead = {**answer["data"][0], "deletes_at": "2020-01-01T00:00:00Z"}
+    entry["answer"]["data"] = [dead, answer["data"][0]]
+    store.set(KEY, entry)
+    assert operator().execute(context(try_number=2))["data"] == answer["data"]
+
+
+def test_an_entry_of_another_version_is_no_entry(getimg_default, context, store):
+    store.set(KEY, {"version": 99})
+    assert operator().execute(context())["status"] == "completed"
+
+
+@pytest.mark.parametrize("max_cost", ["0.04", 0.04, Decimal("0.04"), "1", ""])
+def test_a_price_within_max_cost_is_paid(getimg_default, context, max_cost):
+    assert operator(max_cost=max_cost).execute(context())["usage"]["total_cost"] == 0.04
+
+
+def test_a_price_over_max_cost_is_a_spending_decision(getimg_default, context, store):
+    with pytest.raises(errors.CostLimitError) as error:
+        operator(max_cost="0.0399").execute(context())
+    assert str(error.value) == (
+        "An image of model 'seedream-5-lite' costs 0.04 USD, more than max_cost (0.0399 USD): nothing was sent. "
+        "Nothing was billed."
+    )
+    assert getimg_default.ledger()["posts"] == []
+    assert store.values == {}
+
+
+def test_a_price_that_is_not_known_is_not_zero(getimg_default, context):
+    with operator().hook as hook:
+        [unpriced] = [model for model in hook.client.list_models("image") if not model.pricing.rates]
+    with pytest.raises(errors.CostLimitError, match="has no known price"):
+        operator(model=unpriced.id, max_cost="1000").execute(context())
+    assert getimg_default.ledger()["posts"] == []
+
+
+def test_a_recorded_answer_needs_no_price(getimg_default, context):
+    operator().execute(context())
+    getimg_default.set_faults([{"on": "models", "kind": "status", "status": 500, "times": 9}])
+    assert operator(max_cost="0.04").execute(context(try_number=2))["status"] == "completed"
+
+
+def test_a_short_rate_limit_is_waited_out(getimg_default, context, capsys):
+    getimg_default.set_faults(
+        [{"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "0"}, "times": 2}]
+    )
+    assert operator(rate_limit_wait="10").execute(context())["status"] == "completed"
+    assert len(getimg_default.ledger()["posts"]) == 3
+    assert capsys.readouterr().out.count("Rate limited, nothing was billed") == 2
+
+
+def test_a_long_rate_limit_is_left_to_the_retry_policy(getimg_default, context):
+    getimg_default.set_faults(
+        [{"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "600"}, "times": 9}]
+    )
+    with pytest.raises(errors.RateLimitError) as error:
+        operator(rate_limit_wait=30).execute(context())
+    assert error.value.retry_after == 600
+    assert len(getimg_default.ledger()["posts"]) == 1
+
+
+def test_nothing_is_sent_after_a_kill(getimg_default, context, store):
+    task = operator()
+    task.on_kill()
+    with pytest.raises(errors.KilledError, match="Nothing was billed"):
+        task.execute(context())
+    assert getimg_default.ledger()["posts"] == []
+    assert store.values == {}
+
+
+def test_an_operator_can_be_copied_and_its_defaults_are_the_user_s_to_change():
+    with DAG("d", schedule=None, default_args={"retries": 7, "on_unknown_outcome": "resubmit"}):
+        task = copy.deepcopy(operator())
+        mapped = GenerateImageOperator.partial(task_id="mapped", model="m").expand(prompt=["a", "b"])
+        own = operator(retries=0, retry_policy=None, dag=DAG("e", schedule=None))
+    assert (task.retries, task.on_unknown_outcome) == (7, "resubmit")
+    assert isinstance(task.retry_policy, GetimgRetryPolicy)
+    assert (own.retries, own.retry_policy) == (0, None)
+    assert mapped.retries == 7
+    assert operator().retries == 3
+
+
+def test_all_that_is_sent_is_templated():
+    fields = {
+        "model",
+        "prompt",
+        "aspect_ratio",
+        "resolution",
+        "output_format",
+        "images",
+        "getimg_conn_id",
+        "aws_conn_id",
+    }
+    assert fields <= set(GenerateImageOperator.template_fields)
