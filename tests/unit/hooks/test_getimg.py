@@ -58,6 +58,7 @@ def test_a_connection_as_uri_becomes_a_client(connect, uri, base_url, timeout):
     ("connection", "sentence"),
     [
         ({}, "Connection 'getimg_default': The API key is missing: put it into the password field."),
+        ({"password": "***"}, "The API key is Airflow's mask for it (***), not the key: type it in again."),
         (
             {"password": "sk_x", "host": "api.getimg.ai"},
             "The base URL is 'api.getimg.ai': it must start with https://",
@@ -78,6 +79,10 @@ def test_a_connection_that_can_t_be_used_is_one_sentence(connect, connection, se
     assert str(error.value).startswith("Connection 'getimg_default': ")
     assert sentence in str(error.value)
     assert "sk_x" not in str(error.value)
+
+
+def test_a_port_of_zero_is_none(connect):
+    assert connect({"host": "https://a.test", "port": 0}).settings.base_url == "https://a.test"
 
 
 def test_the_settings_need_no_key(connect):
