@@ -131,7 +131,7 @@ class PaidGeneration:
         )
 
     def _unseen(self, entry: Entry) -> OutcomeUnknownError:
-        seen = entry.failure or "No answer was recorded: its worker was killed, or lost."
+        seen = entry.failure or "No answer was recorded: its worker was killed, lost, or out of time."
         return OutcomeUnknownError(
             f"Try {entry.try_number} sent this request at {entry.started_at}. {seen} {_TWO_WAYS_ON}"
         )

@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.links import OpenInS3Link, console_url
-from airflow_provider_getimg.masking import MaskedTemplatesMixin
+from airflow_provider_getimg.masking import MaskedTemplatesMixin, mask_signed_urls
 from airflow_provider_getimg.retry import RETRY_POLICY
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
         from airflow_provider_getimg.transfers.s3_upload import checked_extra_args
 
         copies = plan(self.generation, self.s3_key, self.s3_bucket)
+        # Again, after rendering: the output of a mapped task is a sequence that is only read here.
+        mask_signed_urls([copy.media.url for copy in copies])
         settings = GetimgHook(getimg_conn_id=self.getimg_conn_id).settings
         client: S3Client = self.s3_hook.get_conn()
         extra_args = checked_extra_args(client, self.extra_args)
