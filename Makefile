@@ -10,7 +10,7 @@ DEMO_MARKER := .demo/.airflow-provider-getimg-demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo ui test test-long lint lock clean
+.PHONY: help setup demo ui test test-long bench lint lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | \
@@ -31,11 +31,14 @@ test: $(READY)  ## run the tests (some start Airflow; those with a browser need 
 test-long: $(READY)  ## run the tests that take minutes
 	$(PYTHON) -m pytest -m long $(TESTS) || test $$? -eq 5
 
+bench: $(READY)  ## measure speed and memory, side by side with others (about 11 minutes)
+	$(PYTHON) -m benchmarks
+
 lint: $(READY)  ## check style and types
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy --strict airflow_provider_getimg
-	$(PYTHON) -m mypy devstack
+	$(PYTHON) -m mypy devstack benchmarks
 
 lock: $(UV)  ## resolve the dependencies in pyproject.toml anew
 	$(UV) pip compile pyproject.toml --extra simulator --group dev --universal \

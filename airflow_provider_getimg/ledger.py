@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 KEY = "getimg_generation"
-_ANSWER_WRITES = 5
+_WRITES = 5
+_RECEIVED_CHARACTERS = 16_384
 
 
 class LedgerError(GetimgError):
@@ -47,12 +48,13 @@ class Entry:
     One request and what is known of it.
 
     :param state: ``submitted`` or ``answered``.
-    :param fingerprint: Digest of the request as it is sent.
+    :param fingerprint: Digest of the request.
     :param epoch: ``ti.max_tries`` when it was sent.
     :param try_number: The try that sent it.
     :param started_at: When it was sent, ISO 8601 in UTC.
     :param answer: The API's answer, once ``answered``.
     :param failure: What the try that sent it saw instead of an answer, if it lived to see it.
+    :param received: An answer that could not be read, as it came.
     """
 
     state: Literal["submitted", "answered"]
@@ -62,14 +64,23 @@ class Entry:
     started_at: str
     answer: dict[str, Any] | None = None
     failure: str | None = None
+    received: str | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> Self | None:
-        """Read an entry; None for what is none, such as one of a later version of this package."""
-        try:
-            return cls(**value)
-        except TypeError:
+        """
+        Read an entry; None if there is none.
+
+        Fields of a later version are passed over.
+
+        :raises ValueError: There is one, and it can't be read.
+        """
+        if value is None:
             return None
+        try:
+            return cls(**{field.name: value[field.name] for field in fields(cls) if field.name in value})
+        except TypeError as error:
+            raise ValueError(f"its entry is none of this version ({error})") from None
 
     @property
     def age(self) -> str:
@@ -94,16 +105,26 @@ class Ledger:
         self._epoch = int(ti.max_tries)
         self._try_number = int(ti.try_number)
         self._log = log
+        self._before: Any = None
         self._submitted: Entry | None = None
+        #: Whether Airflow would try again after this try.
+        self.is_last_try = self._try_number > self._epoch
 
     def earlier(self) -> Entry | None:
         """
         Return the entry of an earlier try of this request; None if there is none to respect.
 
-        :raises LedgerError: The store could not be read.
+        :raises LedgerError: The store, or what is in it, could not be read.
         """
         try:
-            entry = Entry.from_json(self._store.get(KEY))
+            self._before = self._store.get(KEY)
+            entry = Entry.from_json(self._before)
+        except ValueError as error:
+            raise LedgerError(
+                f"What an earlier try did is not known, {error}: nothing was sent. Delete {KEY!r} from the task's state to go "
+                "on; it may hold a paid answer.",
+                billed="unknown",
+            ) from None
         except Exception as error:
             raise LedgerError(f"The task state store could not be read: {error}.") from None
         if entry is None:
@@ -136,12 +157,20 @@ class Ledger:
         self._submitted = entry
 
     def withdraw(self) -> None:
-        """Record that the request sent last was not billed: the next try may send it again."""
+        """Record that the request sent last was not billed: what was known before it holds again."""
         try:
-            self._store.delete(KEY)
+            for attempt in _repeatedly():
+                with attempt:
+                    if self._before is None:
+                        self._store.delete(KEY)
+                    else:
+                        self._store.set(KEY, self._before, retention=NEVER_EXPIRE)
         except Exception as error:
             # The next try will take the outcome for unknown: it stops, and pays nothing twice.
-            self._log.warning("The task state store could not be written: %s.", error)
+            self._log.warning(
+                "The task state store could not be written: %s. The next try will not know that nothing was billed.",
+                without_query(str(error)),
+            )
 
     def answered(self, answer: dict[str, Any]) -> None:
         """
@@ -149,11 +178,9 @@ class Ledger:
 
         :param answer: The API's answer, as plain JSON.
         """
-        entry = Entry(**{**asdict(self._last()), "state": "answered", "answer": answer})
+        entry = replace(self._last(), state="answered", answer=answer)
         try:
-            for attempt in Retrying(
-                stop=stop_after_attempt(_ANSWER_WRITES), wait=wait_exponential(0.1, max=2), reraise=True
-            ):
+            for attempt in _repeatedly():
                 with attempt:
                     self._write(entry)
         except Exception as error:
@@ -163,12 +190,18 @@ class Ledger:
                 without_query(str(error)),
             )
 
-    def lost(self, error: GetimgError) -> None:
-        """Add to the entry of the request sent last why its outcome is unknown."""
+    def lost(self, failure: str, received: str | None = None) -> None:
+        """
+        Add to the entry of the request sent last why its outcome is unknown.
+
+        :param failure: What was seen instead of an answer, as a sentence.
+        :param received: An answer that could not be read: kept, for it may be paid for.
+        """
+        kept = received[:_RECEIVED_CHARACTERS] if received else None
         try:
-            self._write(Entry(**{**asdict(self._last()), "failure": error.message}))
+            self._write(replace(self._last(), failure=failure, received=kept))
         except Exception as fault:
-            self._log.warning("The task state store could not be written: %s.", fault)
+            self._log.warning("The task state store could not be written: %s.", without_query(str(fault)))
 
     @property
     def sent_at(self) -> str:
@@ -185,7 +218,11 @@ class Ledger:
         self._store.set(KEY, value, retention=NEVER_EXPIRE)
 
 
+def _repeatedly() -> Retrying:
+    return Retrying(stop=stop_after_attempt(_WRITES), wait=wait_exponential(0.1, max=2), reraise=True)
+
+
 def fingerprint(request: dict[str, Any]) -> str:
-    """Return a digest of a request's JSON body, the same for the same body on every machine."""
+    """Return a digest of a request, as plain JSON: the same for the same request on every machine."""
     body = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(body.encode()).hexdigest()

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+
+from airflow_provider_getimg.api.signed_urls import queries_in, without_query
 
 if TYPE_CHECKING:
     import jinja2
@@ -13,43 +14,77 @@ if TYPE_CHECKING:
 else:
     BaseOperator = object
 
-# A signature is longer than this; masking shorter values would blacken innocent words in the log.
-_SIGNATURE_MIN_CHARACTERS = 16
+# Airflow's masker compiles all its patterns anew with each that is added: a thousand would take minutes. So many cover
+# any rendered field that Airflow shows, which it cuts at 4096 characters.
+_MASKS_AT_MOST = 100
+_masks: set[str] = set()
 
 
 def mask_signed_urls(value: object) -> None:
-    """Register the query string of every URL inside ``value`` with Airflow's secrets masker."""
+    """Register the query string of every URL inside ``value``, however deep, with Airflow's secrets masker."""
     from airflow.sdk.log import mask_secret
 
-    for url in _urls(value):
-        query = urlsplit(url).query
-        if not query:
-            continue
-        mask_secret(query)
-        for _, part in parse_qsl(query):
-            if len(part) >= _SIGNATURE_MIN_CHARACTERS:
-                mask_secret(part)
+    for text in _texts(value):
+        for query in queries_in(text):
+            if query not in _masks and len(_masks) < _MASKS_AT_MOST:
+                _masks.add(query)
+                mask_secret(query)
 
 
-def _urls(value: object) -> Iterator[str]:
+class Concealed:
+    """
+    A value of a template field that Airflow shows without the query strings of its URLs.
+
+    :param value: The value: dicts, lists and texts.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def serialize(self) -> Any:
+        """Return what Airflow stores and shows of the field."""
+        return _without_queries(self.value)
+
+    def __repr__(self) -> str:
+        return repr(self.serialize())
+
+
+def revealed(value: Any) -> Any:
+    """Return the value itself of one that may be concealed."""
+    return value.value if isinstance(value, Concealed) else value
+
+
+def _without_queries(value: Any) -> Any:
     if isinstance(value, str):
-        if value.startswith(("https://", "http://")):
-            yield value
+        return without_query(value)
+    if isinstance(value, Mapping):
+        return {name: _without_queries(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_queries(part) for part in value]
+    return value
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
     elif isinstance(value, Mapping):
         for part in value.values():
-            yield from _urls(part)
+            yield from _texts(part)
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from _urls(part)
+            yield from _texts(part)
 
 
 class MaskedTemplatesMixin(BaseOperator):
     """
-    Registers signed URLs in rendered template fields before Airflow stores and shows those fields.
+    Keeps signed URLs out of the rendered template fields that Airflow stores and shows.
 
-    Airflow redacts rendered fields in the task's own process, after :meth:`render_template` and before
-    they leave it; that is the one moment to register. It holds for mapped tasks as well.
+    Fields named in ``concealed_fields`` are shown without the query strings of their URLs. What is signed in the others is
+    registered with the secrets masker, which redacts the fields before they leave the task's process. Both hold for mapped
+    tasks as well.
     """
+
+    concealed_fields: tuple[str, ...] = ()
 
     def render_template(
         self,
@@ -58,7 +93,10 @@ class MaskedTemplatesMixin(BaseOperator):
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render as Airflow does, then register what must not be shown."""
+        """Render as Airflow does, then see to it that nothing signed is shown."""
         rendered = super().render_template(content, context, jinja_env, seen_oids)
+        concealed = any(content is getattr(self, name, None) for name in self.concealed_fields)
+        if concealed and isinstance(rendered, dict | list | tuple):
+            return Concealed(rendered)
         mask_signed_urls(rendered)
         return rendered

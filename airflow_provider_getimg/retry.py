@@ -12,7 +12,7 @@ import random
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import RetryDecision, RetryPolicy
+from airflow.sdk import RetryAction, RetryDecision, RetryPolicy
 from tenacity import Retrying, retry_if_exception_type, sleep_using_event, stop_before_delay
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: Bounds in seconds of the wait after a 429 that doesn't say how long to wait.
 BACKOFF_FIRST = 15.0
 BACKOFF_LIMIT = 600.0
+#: The shortest wait in seconds after a 429, whatever it says: a server that says 0 is not to be hammered.
+MIN_WAIT = 1.0
 
 
 class GetimgRetryPolicy(RetryPolicy):
@@ -33,7 +35,8 @@ class GetimgRetryPolicy(RetryPolicy):
 
     ======================================  ==================================================
     refused, wrong input or connection,     fail at once: it would fail again
-    price over ``max_cost``, files gone
+    price over ``max_cost``, files gone or
+    refused, another object at the key
     429                                     retry after the time the API asks for, or a growing
                                             delay with jitter (15 seconds to 10 minutes)
     outcome unknown                         fail at once; retry if the operator's
@@ -59,8 +62,7 @@ class GetimgRetryPolicy(RetryPolicy):
         match exception:
             case errors.RateLimitError():
                 wait = exception.retry_after
-                if wait is None:
-                    wait = backoff(try_number)
+                wait = backoff(try_number) if wait is None else max(wait, MIN_WAIT)
                 return RetryDecision.retry(timedelta(seconds=wait), reason=f"{name}: rate limited")
             case errors.OutcomeUnknownError():
                 if _resubmits(context):
@@ -73,8 +75,17 @@ class GetimgRetryPolicy(RetryPolicy):
                 | errors.CostLimitError()
                 | errors.PaidFilesGoneError()
                 | errors.FileGoneError()
+                | errors.FileRefusedError()
+                | errors.ObjectExistsError()
             ):
                 return RetryDecision.fail(reason=f"{name}: another try would fail again")
+            case errors.TransferIncompleteError():
+                # Worth another try while one of the files is.
+                decisions = [
+                    self.evaluate(error, try_number, max_tries, context) for error in exception.failures
+                ]
+                if decisions and all(decision.action is RetryAction.FAIL for decision in decisions):
+                    return RetryDecision.fail(reason=f"{name}: another try would fail again")
         return RetryDecision.default()
 
     def serialize(self) -> dict[str, Any]:
@@ -103,7 +114,9 @@ def wait_out_rate_limits(seconds: float, log: Logger, killed: threading.Event) -
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, RateLimitError) else None
-        return backoff(state.attempt_number, first=1.0) if asked is None else asked
+        if asked is None:
+            return backoff(state.attempt_number, first=MIN_WAIT * 2)
+        return max(asked, MIN_WAIT * state.attempt_number)
 
     def tell(state: RetryCallState) -> None:
         log.info("Rate limited, nothing was billed: asking again in %.1f seconds.", state.upcoming_sleep)

@@ -44,6 +44,10 @@ _REFUSALS: dict[int, type[RequestRefusedError]] = {
 _NOT_TAKEN = frozenset({301, 307, 308, 407})
 
 _EXCERPT_CHARACTERS = 300
+_MESSAGE_CHARACTERS = 500
+
+#: What a server may ask to wait, in seconds: more is taken for a mistake, and for not told.
+MAX_WAIT = 6 * 3600.0
 
 
 def generation_error(response: httpx.Response, content: bytes, redact: Redact) -> GetimgError:
@@ -61,8 +65,9 @@ def _error(
 ) -> GetimgError:
     status = response.status_code
     said = _said_by_the_api(content)
-    detail = redact(said["message"]) if said.get("message") else None
-    code, param = said.get("code"), said.get("param")
+    detail = one_line(said.get("message", ""), _MESSAGE_CHARACTERS, redact) or None
+    code = one_line(said.get("code", ""), 60, redact) or None
+    param = one_line(said.get("param", ""), 60, redact) or None
     where = f"({status}{f' {code}' if code else ''}{f', {param}' if param else ''})"
     message = detail or (
         excerpt(content, redact) if content.strip() else response.reason_phrase or "no reason given"
@@ -72,19 +77,19 @@ def _error(
     if status in _REFUSALS:
         return _REFUSALS[status](f"getimg.ai refused the request {where}: {message}", **facts)
     if status in _NOT_TAKEN:
-        target = redact(response.headers.get("location", "nowhere"))
+        target = redact(response.headers.get("location", "nowhere").partition("?")[0])
         return RequestRefusedError(
             f"The request was not taken ({status}, location {target}): check the connection's base URL and "
             "proxy. Redirects of a generation are never followed.",
             **facts,
         )
     if status == 429:
-        wait = _wait(response)
+        wait = wait_before_next(response)
         hint = "" if wait is None else f" It asks to wait {wait:.0f} seconds."
         return RateLimitError(
             f"getimg.ai is limiting requests {where}: {message}{hint}", retry_after=wait, **facts
         )
-    return otherwise(f"getimg.ai failed {where}: {message}", retry_after=_wait(response), **facts)
+    return otherwise(f"getimg.ai failed {where}: {message}", retry_after=wait_before_next(response), **facts)
 
 
 def _said_by_the_api(content: bytes) -> dict[str, str]:
@@ -92,20 +97,21 @@ def _said_by_the_api(content: bytes) -> dict[str, str]:
     try:
         error = json.loads(content)["error"]
         return {name: text for name, text in error.items() if isinstance(text, str) and text}
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def _wait(response: httpx.Response) -> float | None:
-    """Return the seconds until another try, from ``Retry-After`` or ``X-RateLimit-Reset``."""
+def wait_before_next(response: httpx.Response) -> float | None:
+    """Return the seconds until another try, from ``Retry-After`` or ``X-RateLimit-Reset``; None if not told."""
     asked = response.headers.get("retry-after")
     if asked is not None:
         wait = _seconds(asked)
-        return wait if wait is not None else _seconds_until_date(asked)
+        return _bounded(wait if wait is not None else _seconds_until_date(asked))
     reset = _seconds(response.headers.get("x-ratelimit-reset"))
     # A limit that has requests left is not the one that was hit: its reset says nothing.
     if reset is not None and response.headers.get("x-ratelimit-remaining") in (None, "0"):
-        return max(0.0, reset - time.time())
+        wait = reset - time.time()
+        return wait if 0 < wait <= MAX_WAIT else None
     return None
 
 
@@ -117,6 +123,10 @@ def _seconds(text: str | None) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
+def _bounded(wait: float | None) -> float | None:
+    return wait if wait is not None and wait <= MAX_WAIT else None
+
+
 def _seconds_until_date(text: str) -> float | None:
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
@@ -126,8 +136,15 @@ def _seconds_until_date(text: str) -> float | None:
 
 def excerpt(content: bytes, redact: Redact) -> str:
     """Quote the start of an answer, on one line, with nothing secret in it."""
-    text = " ".join(redact(content.decode("utf-8", errors="replace")).split())
-    return repr(text if len(text) <= _EXCERPT_CHARACTERS else f"{text[:_EXCERPT_CHARACTERS]}...")
+    # A part of it first: an answer may be megabytes, and the end is not quoted anyway.
+    start = content[: 40 * _EXCERPT_CHARACTERS].decode("utf-8", errors="replace")
+    return repr(one_line(start, _EXCERPT_CHARACTERS, redact))
+
+
+def one_line(text: str, characters: int, redact: Redact) -> str:
+    """Return the start of a text on one line, with nothing secret in it."""
+    line = " ".join(redact(text[: 40 * characters]).split())
+    return line if len(line) <= characters else f"{line[:characters]}..."
 
 
 def redacted(text: str, api_key: str) -> str:

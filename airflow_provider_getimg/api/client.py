@@ -73,7 +73,7 @@ class GetimgClient:
         self.base_url = checked.base_url
         self.timeout = checked.timeout
         self._watches: set[ConnectionWatch] = set()
-        self._http = httpx.Client(
+        self._http = settings.http_client(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"},
             proxy=checked.proxy,
@@ -130,7 +130,7 @@ class GetimgClient:
                 "(25 MiB) are allowed."
             )
         response, content = self._send("POST", "/v2/images/generations", self.timeout, content=body)
-        if response.status_code != 200:
+        if not response.is_success:
             raise answers.generation_error(response, content, self._redact)
         received = self._json(response, content, OutcomeUnknownError)
         status = received.get("status") if isinstance(received, dict) else None
@@ -215,7 +215,11 @@ class GetimgClient:
                             status=response.status_code,
                         )
                 return response, bytes(content)
-        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+        except GetimgError:
+            raise
+        except Exception as error:
+            # Not httpx's errors alone: a host that can't be encoded or a number that a socket doesn't take are
+            # others, and what matters is whether anything was sent.
             raise self._transport_error(error, watch, method, timeout, lost) from None
         finally:
             self._watches.discard(watch)
@@ -228,8 +232,10 @@ class GetimgClient:
         timeout: float,
         lost: type[GetimgError],
     ) -> GetimgError:
-        reason = self._redact(str(error)) or type(error).__name__
+        reason = answers.one_line(str(error), 300, self._redact).rstrip(".") or type(error).__name__
         if not watch.sent:
+            if watch.expired:
+                reason = f"it took more than {timeout:g} seconds"
             return NoConnectionError(f"No connection to {self.base_url} was made: {reason}.")
         subject = "the generation" if method == "POST" else "the request"
         if watch.expired or isinstance(error, httpx.TimeoutException):
@@ -245,7 +251,7 @@ class GetimgClient:
     def _json(self, response: httpx.Response, content: bytes, unreadable: type[GetimgError]) -> Any:
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._unreadable(unreadable, response, content, "it is not JSON.") from None
 
     def _parse(
@@ -264,11 +270,13 @@ class GetimgClient:
     def _unreadable(
         self, unreadable: type[GetimgError], response: httpx.Response, content: bytes, why: str
     ) -> GetimgError:
-        return unreadable(
+        error = unreadable(
             f"{self.base_url} answered {response.status_code} with something that can't be read: "
             f"{self._redact(why)} It says: {answers.excerpt(content, self._redact)}.",
             status=response.status_code,
         )
+        error.received = content.decode("utf-8", errors="replace")
+        return error
 
     def _redact(self, text: str) -> str:
         """Take the API key and the query strings of signed URLs out of a text for people."""

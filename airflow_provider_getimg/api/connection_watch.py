@@ -13,10 +13,25 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+
+
+@dataclass(frozen=True)
+class Peer:
+    """
+    The other end of a connection.
+
+    :param host: The name or address that was asked for.
+    :param address: The IP address that it led to.
+    """
+
+    host: str
+    address: str
 
 
 class ConnectionWatch:
@@ -25,10 +40,18 @@ class ConnectionWatch:
 
     :param method: Method of the request that counts as sent: a proxy's CONNECT doesn't.
     :param deadline: Seconds from entering the context until the connection is cut.
+    :param check_peer: Called with the peer of a new connection to ``host`` before anything is sent; what it raises ends
+        the request. Not called for a connection to a proxy: there the proxy decides where it leads.
     """
 
-    def __init__(self, method: str, deadline: float) -> None:
+    def __init__(
+        self, method: str, deadline: float, check_peer: Callable[[Peer], None] | None = None
+    ) -> None:
         self._method = method.encode()
+        self._check_peer = check_peer
+        self._connecting_to = ""
+        #: The host of the URL that is requested; connections to others are to a proxy.
+        self.host: str | None = None
         # Reentrant: a signal handler may cut the connection in the thread that holds the lock.
         self._lock = threading.RLock()
         self._sockets: list[socket.socket] = []
@@ -46,8 +69,12 @@ class ConnectionWatch:
         return {"trace": self._on_event}
 
     def _on_event(self, name: str, info: dict[str, Any]) -> None:
-        if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
+        if name.endswith(".connect_tcp.started"):
+            self._connecting_to = str(info.get("host", ""))
+        elif name.endswith((".connect_tcp.complete", ".start_tls.complete")):
             stream = info.get("return_value")
+            if self._check_peer is not None and name.endswith(".connect_tcp.complete"):
+                self._let_peer_be_checked(stream)
             sock = stream.get_extra_info("socket") if stream is not None else None
             if isinstance(sock, socket.socket):
                 with self._lock:
@@ -59,6 +86,16 @@ class ConnectionWatch:
             if self._cut:
                 raise TimeoutError("the time was up before the request was sent")
             self.sent = self.sent or info["request"].method == self._method
+
+    def _let_peer_be_checked(self, stream: Any) -> None:
+        if self._check_peer is None or self._connecting_to != self.host:
+            return
+        try:
+            self._check_peer(Peer(self.host, str(stream.get_extra_info("server_addr")[0])))
+        except BaseException:
+            # Nobody else holds the new connection yet.
+            stream.close()
+            raise
 
     def _expire(self) -> None:
         self.expired = True

@@ -9,7 +9,10 @@ to a decision.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Billed = Literal["no", "unknown", "yes"]
 
@@ -58,6 +61,8 @@ class GetimgError(Exception):
         self.param = param
         self.detail = detail
         self.retry_after = retry_after
+        #: An answer that could not be read, as it came. It may hold signed URLs: not for logs.
+        self.received: str | None = None
 
     def billing_sentence(self) -> str:
         """Tell what the failure cost, for the end of the message."""
@@ -152,9 +157,29 @@ class FileGoneError(TransferError):
     """The file's download URL has expired or no longer answers: it can't be downloaded again."""
 
 
+class FileRefusedError(TransferError):
+    """The file must not be copied: its URL leads where it may not, or it is larger than allowed."""
+
+
+class ObjectExistsError(TransferError):
+    """Another object lies at the key, and ``if_exists`` says to leave it alone."""
+
+
 class DownloadError(TransferError):
     """A download failed or delivered something else than the file. Safe to repeat."""
 
 
 class ObjectStoreError(TransferError):
     """S3 refused or lost a request. Safe to repeat."""
+
+
+class TransferIncompleteError(TransferError):
+    """
+    Some of several files were not saved.
+
+    :param failures: The error of each file that was not.
+    """
+
+    def __init__(self, message: str, failures: Sequence[TransferError] = ()) -> None:
+        super().__init__(message)
+        self.failures = tuple(failures)

@@ -39,12 +39,15 @@ def checked_max_cost(max_cost: object) -> Decimal | None:
     """
     Return a limit in USD as a decimal; None for no limit.
 
+    An empty text is an error: a template that failed to render a limit must not mean that there is none.
+
     :raises InvalidInputError: It is no number, or below zero.
     """
-    if max_cost is None or max_cost == "":
+    if max_cost is None:
         return None
+    text = str(max_cost).strip()
     try:
-        limit = Decimal("NaN") if isinstance(max_cost, bool) else Decimal(str(max_cost).strip())
+        limit = Decimal("NaN" if isinstance(max_cost, bool) or "_" in text else text)
     except InvalidOperation:
         limit = Decimal("NaN")
     if not limit.is_finite() or limit < 0:

@@ -5,15 +5,21 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import logging
 import math
+import ssl
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
+import httpx
+
 from airflow_provider_getimg.api.errors import ConnectionConfigError
+from airflow_provider_getimg.api.signed_urls import without_query
 
 DEFAULT_BASE_URL = "https://api.getimg.ai"
 DEFAULT_TIMEOUT = 300.0
+MAX_TIMEOUT = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,16 @@ class ClientSettings:
         """
         return cls(checked_base_url(base_url), checked_timeout(timeout), checked_proxy(proxy))
 
+
+# Filters don't reach the records of child loggers: each is named.
+_TALKATIVE_LOGGERS = (
+    "httpx",
+    "httpcore.connection",
+    "httpcore.http11",
+    "httpcore.http2",
+    "httpcore.proxy",
+    "httpcore.socks",
+)
 
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
@@ -66,7 +82,9 @@ def checked_base_url(base_url: str | None) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        # As the request will do: a host that can't be encoded is found here, and not after a POST was noted.
+        httpx.URL(url).raw_host.decode().encode("idna")
+    except (ValueError, httpx.InvalidURL):
         usable = False
     if not usable:
         raise ConnectionConfigError(
@@ -89,9 +107,9 @@ def checked_timeout(timeout: object) -> float:
         seconds = math.nan if isinstance(timeout, bool) else float(timeout)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         seconds = math.nan
-    if not 0 < seconds < math.inf:
+    if not 0 < seconds <= MAX_TIMEOUT:
         raise ConnectionConfigError(
-            f"The timeout is {timeout!r}: a positive number of seconds is allowed, such as 300."
+            f"The timeout is {timeout!r}: a positive number of seconds, at most {MAX_TIMEOUT:g}, is allowed, such as 300."
         )
     return seconds
 
@@ -114,6 +132,32 @@ def checked_proxy(proxy: str | None) -> str | None:
     if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         raise ConnectionConfigError("A SOCKS proxy needs one more package: pip install 'httpx[socks]'.")
     return url
+
+
+def http_client(**options: Any) -> httpx.Client:
+    """
+    Return an httpx client, which also reads the environment's proxies and certificates.
+
+    :raises ConnectionConfigError: One of those can't be used.
+    """
+    for name in _TALKATIVE_LOGGERS:
+        logging.getLogger(name).addFilter(_strip_queries)
+    try:
+        return httpx.Client(**options)
+    except (ValueError, ImportError, OSError, ssl.SSLError) as error:
+        raise ConnectionConfigError(
+            "The worker's environment can't be used (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE): "
+            f"{type(error).__name__}."
+        ) from None
+
+
+def _strip_queries(record: logging.LogRecord) -> bool:
+    """Take the query strings of URLs out of a log line: httpx and httpcore write down what they request."""
+    message = record.getMessage()
+    stripped = without_query(message)
+    if stripped != message:
+        record.msg, record.args = stripped, None
+    return True
 
 
 def is_loopback(url: str) -> bool:

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import re
 
-_URL_WITH_QUERY = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>?#]+)[?#][^\s"'<>]*""")
+# Slashes may be escaped, as JSON allows. The scheme is bounded, and begins where a word does: without that a
+# long word takes quadratic time.
+_URL_WITH_QUERY = re.compile(
+    r"""(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{0,20}:\\?/\\?/[^\s"'<>?#]+)[?#]([^\s"'<>]*)"""
+)
 
 
 def without_query(text: str) -> str:
@@ -20,3 +24,8 @@ def without_query(text: str) -> str:
     ``https://host/file?exp=1&sig=ab`` becomes ``https://host/file?...``.
     """
     return _URL_WITH_QUERY.sub(r"\1?...", text)
+
+
+def queries_in(text: str) -> list[str]:
+    """Return the query string of every URL in ``text``, wherever it stands."""
+    return [query for _, query in _URL_WITH_QUERY.findall(text) if query]

@@ -12,17 +12,21 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from datetime import UTC, datetime
 from datetime import date as calendar_date
 from decimal import Decimal
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
 )
 
@@ -117,6 +121,9 @@ class ImageRequest(BaseModel):
     def _prompt_is_in_range(cls, prompt: str) -> str:
         if not prompt.strip():
             raise ValueError(f"is empty: 1 to {PROMPT_MAX_CHARACTERS} characters are allowed")
+        # Nobody means this word, and it would be billed.
+        if prompt.strip() == "None":
+            raise ValueError("is the text 'None': a template rendered nothing")
         if len(prompt) > PROMPT_MAX_CHARACTERS:
             raise ValueError(f"has {len(prompt)} characters: at most {PROMPT_MAX_CHARACTERS} are allowed")
         return prompt
@@ -194,14 +201,27 @@ class _Answer(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
+def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """Read a field that nothing depends on: what can't be read is not known, and no reason to lose a paid file."""
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """Take a time without a zone for UTC, as the documented ones are."""
+    return moment if moment.utcoffset() is not None else moment.replace(tzinfo=UTC)
+
+
 class MediaFile(_Answer):
     """One generated file. ``url`` is signed: it works without the API key until ``deletes_at``."""
 
-    url: str = Field(pattern=r"^https?://")
+    url: str = Field(pattern=r"^https?://", repr=False)
     mime_type: str
-    deletes_at: AwareDatetime
-    width: int | None = None
-    height: int | None = None
+    deletes_at: Annotated[datetime, AfterValidator(_in_utc)]
+    width: Annotated[int | None, WrapValidator(_or_none)] = None
+    height: Annotated[int | None, WrapValidator(_or_none)] = None
 
 
 class Usage(_Answer):
@@ -217,15 +237,17 @@ class Generation(_Answer):
     """
     The answer to a generation: one or more files, and what they cost.
 
-    ``model`` and ``usage`` are documented as always there. An answer without them still holds paid
-    files, so their absence is no error: the cost is then unknown.
+    ``status``, ``model`` and ``usage`` are documented as always there. An answer without them still holds
+    paid files, so their absence is no error: the cost is then unknown.
     """
 
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+
     id: str = Field(min_length=1)
-    status: str
-    model: str | None = None
+    status: str | None = None
+    model: Annotated[str | None, WrapValidator(_or_none)] = None
     data: list[MediaFile] = Field(min_length=1)
-    usage: Usage | None = None
+    usage: Annotated[Usage | None, WrapValidator(_or_none)] = None
 
 
 class Rate(_Answer):

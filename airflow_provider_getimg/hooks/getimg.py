@@ -61,9 +61,12 @@ class GetimgHook(BaseHook):
         # Here, not above: importing httpx and pydantic would slow down every DAG file that is parsed.
         from airflow.sdk.log import mask_secret
 
+        from airflow_provider_getimg.api.errors import ConnectionConfigError
         from airflow_provider_getimg.api.settings import ClientSettings
 
         extra = self._connection.extra_dejson
+        if not isinstance(extra, dict):
+            raise ConnectionConfigError(f"{self._name_in_messages}The extra field must be a JSON object.")
         if proxy_password := _password_of(extra.get("proxy")):
             mask_secret(proxy_password)
         with self._naming_the_connection():

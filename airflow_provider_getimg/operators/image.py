@@ -130,19 +130,20 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         """
         from airflow_provider_getimg.api.pricing import check_price, checked_max_cost
         from airflow_provider_getimg.ledger import Ledger, fingerprint
-        from airflow_provider_getimg.operators.paid_generation import (
-            PaidGeneration,
-            checked_on_unknown_outcome,
-            checked_rate_limit_wait,
-        )
+        from airflow_provider_getimg.operators import reference_images
+        from airflow_provider_getimg.operators.paid_generation import UNKNOWN_OUTCOME, PaidGeneration
+        from airflow_provider_getimg.parameters import checked_choice, checked_seconds
 
         max_cost = checked_max_cost(self.max_cost)
-        on_unknown_outcome = checked_on_unknown_outcome(self.on_unknown_outcome)
-        rate_limit_wait = checked_rate_limit_wait(self.rate_limit_wait)
-        request = self._request()
+        on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
+        rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
+        images = reference_images.as_written(self.images)
+        request = self._request(reference_images.without_s3(images))
+        identity = {**request.to_json(), "images": reference_images.identity(images)}
         paid = PaidGeneration(
-            Ledger(context, fingerprint(request.to_json()), self.log),
-            request,
+            Ledger(context, fingerprint(identity), self.log),
+            # An answer that is paid already needs no reference: S3 is only read for a request that is sent.
+            lambda: self._request(reference_images.as_sent(images, self.aws_conn_id)),
             on_unknown_outcome=on_unknown_outcome,
             rate_limit_wait=rate_limit_wait,
             killed=self._killed,
@@ -157,9 +158,8 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         mask_signed_urls(answer["data"])
         return answer
 
-    def _request(self) -> ImageRequest:
+    def _request(self, images: list[dict[str, Any]] | None) -> ImageRequest:
         from airflow_provider_getimg.api.types import ImageRequest
-        from airflow_provider_getimg.operators import reference_images
 
         return ImageRequest.checked(
             model=self.model,
@@ -167,7 +167,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
             aspect_ratio=self.aspect_ratio,
             resolution=self.resolution,
             output_format=self.output_format,
-            images=reference_images.as_sent(self.images, self.aws_conn_id),
+            images=images,
         )
 
     def on_kill(self) -> None:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import math
+import signal
+import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.api.errors import (
     GetimgError,
-    InvalidInputError,
     KilledError,
     OutcomeUnknownError,
     PaidFilesGoneError,
@@ -18,7 +19,7 @@ from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.retry import wait_out_rate_limits
 
 if TYPE_CHECKING:
-    import threading
+    from collections.abc import Callable, Iterator
 
     from airflow.sdk.types import Logger
 
@@ -39,7 +40,7 @@ class PaidGeneration:
     A generation that goes through the ledger.
 
     :param ledger: The task's ledger.
-    :param request: What to generate.
+    :param prepare: Makes the request, once it is to be sent.
     :param on_unknown_outcome: ``fail`` or ``resubmit``.
     :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
     :param killed: Set when the task is told to end: nothing is sent after that.
@@ -49,7 +50,7 @@ class PaidGeneration:
     def __init__(
         self,
         ledger: Ledger,
-        request: ImageRequest,
+        prepare: Callable[[], ImageRequest],
         *,
         on_unknown_outcome: str,
         rate_limit_wait: float,
@@ -57,7 +58,7 @@ class PaidGeneration:
         log: Logger,
     ) -> None:
         self._ledger = ledger
-        self._request = request
+        self._prepare = prepare
         self._resubmits = on_unknown_outcome == "resubmit"
         self._rate_limit_wait = rate_limit_wait
         self._killed = killed
@@ -75,11 +76,14 @@ class PaidGeneration:
         if entry is None:
             return None
         if entry.answer is None:
-            self._resubmit_or(self._unseen(entry))
+            seen = entry.failure or "No answer was recorded: its worker was killed, lost, or out of time."
+            self._resubmit_or(
+                OutcomeUnknownError, f"Try {entry.try_number} sent this request at {entry.started_at}. {seen}"
+            )
             return None
         answer = _with_files_that_live(entry.answer)
         if answer is None:
-            self._resubmit_or(_files_gone(entry))
+            self._resubmit_or(PaidFilesGoneError, _files_gone(entry))
             return None
         lost = len(entry.answer["data"]) - len(answer["data"])
         if lost:
@@ -98,29 +102,39 @@ class PaidGeneration:
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
+        request = self._prepare()
         sending = wait_out_rate_limits(self._rate_limit_wait, self._log, self._killed)
-        generation: Generation = sending(self._send, client)
-        _log_generation(generation, self._request, self._log)
+        generation: Generation = sending(self._send, client, request)
+        _log_generation(generation, request, self._log)
         answer: dict[str, Any] = generation.to_json()
         return answer
 
-    def _send(self, client: GetimgClient) -> Generation:
+    def _send(self, client: GetimgClient, request: ImageRequest) -> Generation:
         self._ledger.submit()
         try:
             if self._killed.is_set():
                 raise KilledError("The task was told to end before the request was sent.")
-            generation = client.generate_image(self._request)
+            generation = client.generate_image(request)
         except OutcomeUnknownError as error:
-            self._ledger.lost(error)
+            self._ledger.lost(error.message, error.received)
             raise self._unknown(error) from None
         except GetimgError:
             self._ledger.withdraw()
             raise
-        self._ledger.answered(generation.to_json())
+        except BaseException as error:
+            # A time-out of Airflow's, most likely. It goes on as it is, with what it may have cost beside it.
+            failure = f"It ended with {type(error).__name__} before an answer came."
+            self._log.error("%s", self._unknown(OutcomeUnknownError(failure)))
+            self._ledger.lost(failure)
+            raise
+        with alarm_postponed():
+            self._ledger.answered(generation.to_json())
         return generation
 
     def _unknown(self, error: OutcomeUnknownError) -> OutcomeUnknownError:
-        ways_on = "A retry sends it again." if self._resubmits else _TWO_WAYS_ON
+        ways_on = (
+            "A retry sends it again." if self._resubmits and not self._ledger.is_last_try else _TWO_WAYS_ON
+        )
         return OutcomeUnknownError(
             f"{error.message} The request was sent at {self._ledger.sent_at}. {ways_on}",
             status=error.status,
@@ -130,18 +144,32 @@ class PaidGeneration:
             retry_after=error.retry_after,
         )
 
-    def _unseen(self, entry: Entry) -> OutcomeUnknownError:
-        seen = entry.failure or "No answer was recorded: its worker was killed, lost, or out of time."
-        return OutcomeUnknownError(
-            f"Try {entry.try_number} sent this request at {entry.started_at}. {seen} {_TWO_WAYS_ON}"
+    def _resubmit_or(self, error: type[GetimgError], what: str) -> None:
+        if not self._resubmits:
+            raise error(f"{what} {_TWO_WAYS_ON}")
+        self._log.warning(
+            "%s on_unknown_outcome is 'resubmit': it is sent again now, and may be paid twice.", what
         )
 
-    def _resubmit_or(self, error: GetimgError) -> None:
-        if not self._resubmits:
-            raise error
-        self._log.warning(
-            "%s on_unknown_outcome is 'resubmit': it is sent again now, and billed again.", error
-        )
+
+@contextmanager
+def alarm_postponed() -> Iterator[None]:
+    """
+    Let ``execution_timeout`` wait until the block is through.
+
+    Airflow raises it from SIGALRM, at whatever line the task is: a paid answer is first recorded.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    rang = []
+    handler = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    if rang:
+        signal.raise_signal(signal.SIGALRM)
 
 
 def _with_files_that_live(answer: dict[str, Any]) -> dict[str, Any] | None:
@@ -152,12 +180,12 @@ def _with_files_that_live(answer: dict[str, Any]) -> dict[str, Any] | None:
     return {**answer, "data": alive} if alive else None
 
 
-def _files_gone(entry: Entry) -> PaidFilesGoneError:
+def _files_gone(entry: Entry) -> str:
     generation = Generation.from_json(entry.answer)
     deleted = max(file.deletes_at for file in generation.data).isoformat()
-    return PaidFilesGoneError(
+    return (
         f"Try {entry.try_number} generated and paid {generation.id} ({_cost(generation)}), and its files are gone: "
-        f"they were deleted at {deleted}. {_TWO_WAYS_ON}"
+        f"they were deleted at {deleted}."
     )
 
 
@@ -176,29 +204,3 @@ def _log_generation(generation: Generation, request: ImageRequest, log: Logger) 
 
 def _cost(generation: Generation) -> str:
     return f"{generation.usage.total_cost} USD" if generation.usage else "not told by the API"
-
-
-def checked_on_unknown_outcome(choice: object) -> str:
-    """
-    Return the choice.
-
-    :raises InvalidInputError: It is neither ``fail`` nor ``resubmit``.
-    """
-    if choice not in UNKNOWN_OUTCOME:
-        raise InvalidInputError(f"on_unknown_outcome is {choice!r}: 'fail' and 'resubmit' are allowed.")
-    return str(choice)
-
-
-def checked_rate_limit_wait(wait: Any) -> float:
-    """
-    Return the wait in seconds.
-
-    :raises InvalidInputError: It is no number, or below zero.
-    """
-    try:
-        seconds = math.nan if isinstance(wait, bool) else float(wait)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise InvalidInputError(f"rate_limit_wait is {wait!r}: a number of seconds, 0 or more, is allowed.")
-    return seconds

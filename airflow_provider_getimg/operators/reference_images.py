@@ -7,10 +7,11 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.errors import InvalidInputError, UnavailableError
 from airflow_provider_getimg.api.media import image_type
 from airflow_provider_getimg.api.types import (
     MAX_REFERENCE_IMAGES,
+    REFERENCE_IMAGE,
     REFERENCE_IMAGE_MAX_BYTES,
     REQUEST_MAX_BYTES,
 )
@@ -19,13 +20,12 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-def as_sent(images: object, aws_conn_id: str | None) -> list[Any] | None:
+def as_written(images: object) -> list[dict[str, Any]] | None:
     """
-    Return the ``images`` of a request with plain URLs as dicts and ``s3://`` objects as data URLs.
+    Return the ``images`` of a request with plain URLs as dicts, each with a role.
 
     :param images: A list of ``{url, role}`` or of URLs; None for none.
-    :param aws_conn_id: The AWS connection that reads ``s3://bucket/key`` images.
-    :raises InvalidInputError: Not a list, too many, or an object that is missing, too large or no image.
+    :raises InvalidInputError: Not a list, too many, or an entry that is neither.
     """
     if images is None:
         return None
@@ -37,35 +37,70 @@ def as_sent(images: object, aws_conn_id: str | None) -> list[Any] | None:
         raise InvalidInputError(
             f"images holds {len(images)} images: at most {MAX_REFERENCE_IMAGES} are allowed."
         )
-    entries = [{"url": image} if isinstance(image, str) else image for image in images]
-    if not any(_is_in_s3(entry) for entry in entries):
-        return entries
+    for position, image in enumerate(images):
+        if not isinstance(image, str | Mapping):
+            raise InvalidInputError(
+                f"images[{position}] is a {type(image).__name__}: a URL, or {{'url': ..., 'role': ...}}, is allowed."
+            )
+    return [
+        {"url": image, "role": REFERENCE_IMAGE}
+        if isinstance(image, str)
+        else {"role": REFERENCE_IMAGE, **image}
+        for image in images
+    ]
+
+
+def without_s3(images: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """Return the images with a stand-in for what lies in S3, to check all else before S3 is asked."""
+    return images and [{**image, "url": "https://in.s3"} if _is_in_s3(image) else image for image in images]
+
+
+def identity(images: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """
+    Return what makes the references the same from try to try: the URLs as written, without their queries.
+
+    Neither an object that was replaced in S3 nor a URL that was signed anew is another request: a retry must not pay for
+    it.
+    """
+    return images and [{**image, "url": str(image.get("url")).partition("?")[0]} for image in images]
+
+
+def as_sent(images: list[dict[str, Any]] | None, aws_conn_id: str | None) -> list[dict[str, Any]] | None:
+    """
+    Return the images with ``s3://`` objects as data URLs.
+
+    :param aws_conn_id: The AWS connection that reads ``s3://bucket/key`` images.
+    :raises InvalidInputError: An object that is missing, too large or no image.
+    :raises UnavailableError: S3 could not be asked.
+    """
+    if not images or not any(_is_in_s3(image) for image in images):
+        return images
 
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     client: S3Client = S3Hook(aws_conn_id=aws_conn_id).get_conn()
     room = REQUEST_MAX_BYTES
-    sent: list[Any] = []
-    for position, entry in enumerate(entries):
-        if _is_in_s3(entry):
-            data_url = _read(client, entry["url"], position)
+    sent = []
+    for position, image in enumerate(images):
+        if _is_in_s3(image):
+            data_url = _read(client, image["url"], position)
             room -= len(data_url)
             if room < 0:
                 raise InvalidInputError(
-                    f"images[{position}] ({entry['url']}) makes the request larger than {REQUEST_MAX_BYTES} bytes "
+                    f"images[{position}] ({image['url']}) makes the request larger than {REQUEST_MAX_BYTES} bytes "
                     "(25 MiB), which is what the API takes for all images together once base64-encoded."
                 )
-            entry = {**entry, "url": data_url}
-        sent.append(entry)
+            image = {**image, "url": data_url}
+        sent.append(image)
     return sent
 
 
-def _is_in_s3(entry: object) -> bool:
-    return isinstance(entry, Mapping) and str(entry.get("url", "")).startswith("s3://")
+def _is_in_s3(image: dict[str, Any]) -> bool:
+    return str(image.get("url", "")).startswith("s3://")
 
 
 def _read(client: S3Client, url: str, position: int) -> str:
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     name = f"images[{position}] ({url})"
     bucket, _, key = url.removeprefix("s3://").partition("/")
@@ -81,7 +116,12 @@ def _read(client: S3Client, url: str, position: int) -> str:
                 )
             content = body.read()
     except (ClientError, BotoCoreError) as error:
-        raise InvalidInputError(f"{name} can't be read from S3: {error}.") from None
+        reason = " ".join(str(error).split()).rstrip(".")
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else 0
+        final = isinstance(error, ParamValidationError) or status in (400, 403, 404)
+        raise (InvalidInputError if final else UnavailableError)(
+            f"{name} can't be read from S3: {reason}."
+        ) from None
     mime_type = image_type(content)
     if mime_type is None:
         raise InvalidInputError(f"{name} is no PNG, JPEG or WebP image, by its first bytes.")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,16 +11,20 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from airflow_provider_getimg.api.answers import wait_before_next
 from airflow_provider_getimg.api.connection_watch import ConnectionWatch
-from airflow_provider_getimg.api.errors import DownloadError, FileGoneError
-from airflow_provider_getimg.api.settings import ClientSettings, is_loopback
+from airflow_provider_getimg.api.errors import DownloadError, FileGoneError, FileRefusedError, GetimgError
+from airflow_provider_getimg.api.media import SIGNATURE_BYTES, mismatch
+from airflow_provider_getimg.api.settings import http_client
 from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.transfers.network_guard import NetworkGuard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
+    from airflow_provider_getimg.api.settings import ClientSettings
     from airflow_provider_getimg.transfers.plan import FileCopy
 
 CONNECT_TIMEOUT = 10.0
@@ -30,22 +35,41 @@ _CHUNK_BYTES = 256 * 1024
 _GONE = frozenset({401, 403, 404, 410})
 
 
+class Download:
+    """
+    One open download.
+
+    :param chunks: The body, verified while it is read.
+    :param size: The announced length in bytes, if any.
+    """
+
+    def __init__(self, chunks: Iterator[bytes], size: int | None) -> None:
+        self.chunks = chunks
+        self.size = size
+
+
 class Downloads:
     """
-    A session for downloads. Use it as a context manager.
+    A session for downloads, for several threads. Use it as a context manager.
 
-    :param settings: Proxy and time-out (seconds that one download may take) of the getimg connection.
+    :param settings: Proxy, time-out and base URL of the getimg connection.
     :param remedy: What a user does about a file that is gone, as a sentence.
+    :param max_bytes: The largest file to accept.
     """
 
-    def __init__(self, settings: ClientSettings, remedy: str) -> None:
-        self._settings = settings
+    def __init__(self, settings: ClientSettings, remedy: str, *, max_bytes: int) -> None:
+        self.timeout = settings.timeout
         self._remedy = remedy
-        self._http = httpx.Client(
+        self._max_bytes = max_bytes
+        self._guard = NetworkGuard(settings.base_url)
+        self._watches: set[ConnectionWatch] = set()
+        self._http = http_client(
             proxy=settings.proxy,
             follow_redirects=False,
             # Bytes as they are: a decoder would hide what was really sent from the length check.
             headers={"Accept-Encoding": "identity"},
+            # A watch can only cut a connection whose beginning it saw: none is used twice.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
 
     def __enter__(self) -> Self:
@@ -59,6 +83,11 @@ class Downloads:
     ) -> None:
         self._http.close()
 
+    def abort(self) -> None:
+        """End the downloads in flight at once, from any thread or signal handler."""
+        for watch in list(self._watches):
+            watch.cut()
+
     def check_expiry(self, copy: FileCopy) -> None:
         """
         Refuse a file whose ``deletes_at`` has passed, without a request.
@@ -69,76 +98,124 @@ class Downloads:
             raise self._gone(copy, f"expired at {copy.media.deletes_at.isoformat()}")
 
     @contextmanager
-    def stream(self, copy: FileCopy) -> Iterator[Iterator[bytes]]:
+    def open(self, copy: FileCopy, deadline: float) -> Iterator[Download]:
         """
-        Open a download and yield its chunks.
+        Open a download. What goes wrong is raised here or while the chunks are read.
 
+        :param deadline: When it must have ended, in seconds of ``time.monotonic()``.
         :raises FileGoneError: The URL is expired or answers 401, 403, 404 or 410.
-        :raises DownloadError: Any other failure, also while the chunks are read: a cut-off body, a
-            time-out, a status that is no 200.
+        :raises FileRefusedError: The URL leads where it may not, or the file is over ``max_bytes``.
+        :raises DownloadError: Any other failure: a cut-off body, a time-out, a status that is no 200, a body that is
+            not what the API promised.
         """
         self.check_expiry(copy)
-        watch = ConnectionWatch("GET", self._settings.timeout)
+        watch = ConnectionWatch("GET", max(0.0, deadline - time.monotonic()), self._guard.check_peer)
+        self._watches.add(watch)
         try:
             with watch, self._open(copy, watch) as response:
-                yield self._body(copy, response)
-        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+                announced = response.headers.get("content-length", "")
+                yield Download(
+                    self._verified(copy, response), int(announced) if announced.isdigit() else None
+                )
+        except GetimgError:
+            raise
+        except Exception as error:
+            # httpx's errors, and those of a URL or a host that can't be parsed or encoded.
             raise self._broken(copy, error, watch) from None
+        finally:
+            self._watches.discard(watch)
 
     @contextmanager
     def _open(self, copy: FileCopy, watch: ConnectionWatch) -> Iterator[httpx.Response]:
         url = copy.media.url
         for _ in range(MAX_REDIRECTS + 1):
-            self._check_address(copy, url)
-            timeout = httpx.Timeout(self._settings.timeout, connect=CONNECT_TIMEOUT)
+            self._guard.check_url(url)
+            watch.host = urlsplit(url).hostname
+            timeout = httpx.Timeout(self.timeout, connect=CONNECT_TIMEOUT)
             with self._http.stream("GET", url, timeout=timeout, extensions=watch.extensions) as response:
                 location = response.headers.get("location")
                 if not (response.is_redirect and location):
-                    self._check_status(copy, response)
+                    self._check_head(copy, response)
                     yield response
                     return
                 url = urljoin(url, location)
         raise DownloadError(f"The URL of {copy.name} redirects more than {MAX_REDIRECTS} times.")
 
-    def _check_address(self, copy: FileCopy, url: str) -> None:
-        scheme = urlsplit(url).scheme
-        plain_http_is_meant = self._settings.base_url.startswith("http://") or is_loopback(url)
-        if scheme != "https" and not (scheme == "http" and plain_http_is_meant):
-            raise DownloadError(
-                f"The URL of {copy.name} ({without_query(url)}) is not https: it is not requested."
-            )
-
-    def _check_status(self, copy: FileCopy, response: httpx.Response) -> None:
+    def _check_head(self, copy: FileCopy, response: httpx.Response) -> None:
         status = response.status_code
         if status in _GONE:
+            deletes_at = copy.media.deletes_at.isoformat()
             raise self._gone(
-                copy,
-                f"is no longer served ({status}; it was to be deleted at {copy.media.deletes_at.isoformat()})",
-                status,
+                copy, f"is no longer served ({status}; it was to be deleted at {deletes_at})", status
             )
         if status != 200:
-            raise DownloadError(f"The download of {copy.name} was answered {status}.", status=status)
+            raise DownloadError(
+                f"The download of {copy.name} was answered {status}.",
+                status=status,
+                retry_after=wait_before_next(response),
+            )
         if response.headers.get("content-encoding", "identity") != "identity":
             raise DownloadError(
                 f"The download of {copy.name} came encoded, though plain bytes were asked for."
             )
+        announced = response.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            raise self._too_large(copy, f"{announced} bytes")
 
-    def _body(self, copy: FileCopy, response: httpx.Response) -> Iterator[bytes]:
+    def _verified(self, copy: FileCopy, response: httpx.Response) -> Iterator[bytes]:
+        """Yield the body; raise where it is not the file that the API promised."""
         received = 0
-        for chunk in response.iter_raw(_CHUNK_BYTES):
+        for chunk in _with_whole_head(response.iter_raw(_CHUNK_BYTES)):
+            if not received and (found := mismatch(chunk[:SIGNATURE_BYTES], copy.media.mime_type)):
+                raise DownloadError(
+                    f"The download of {copy.name} brought {found} where {copy.media.mime_type} was promised."
+                )
             received += len(chunk)
+            if received > self._max_bytes:
+                raise self._too_large(copy, f"more than {received} bytes")
             yield chunk
         announced = response.headers.get("content-length")
         if announced is not None and announced != str(received):
             raise DownloadError(f"The download of {copy.name} brought {received} of {announced} bytes.")
+        if not received:
+            raise DownloadError(f"The download of {copy.name} brought nothing.")
+
+    def _too_large(self, copy: FileCopy, size: str) -> FileRefusedError:
+        return FileRefusedError(
+            f"{_capital(copy.name)} is {size}: max_bytes allows {self._max_bytes}, nothing was saved."
+        )
 
     def _gone(self, copy: FileCopy, why: str, status: int | None = None) -> FileGoneError:
-        return FileGoneError(f"{copy.name[0].upper()}{copy.name[1:]} {why}. {self._remedy}", status=status)
+        return FileGoneError(f"{_capital(copy.name)} {why}. {self._remedy}", status=status)
 
-    def _broken(self, copy: FileCopy, error: Exception, watch: ConnectionWatch) -> DownloadError:
+    def _broken(
+        self, copy: FileCopy, error: Exception, watch: ConnectionWatch
+    ) -> DownloadError | FileGoneError:
+        # The file's end can come in the middle of a download, and looks like any other broken connection.
+        if copy.media.deletes_at <= datetime.now(UTC):
+            deletes_at = copy.media.deletes_at.isoformat()
+            return self._gone(copy, f"expired at {deletes_at}, while it was downloaded")
         if watch.expired or isinstance(error, httpx.TimeoutException):
             return DownloadError(
-                f"The download of {copy.name} did not finish within {self._settings.timeout:g} seconds."
+                f"The download of {copy.name} did not finish within {self.timeout:g} seconds."
             )
-        reason = without_query(str(error)) or type(error).__name__
+        reason = without_query(str(error)).rstrip(".") or type(error).__name__
         return DownloadError(f"The download of {copy.name} broke: {reason}.")
+
+
+def _with_whole_head(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Join the first chunks until they hold a file's signature, however a server cuts them."""
+    head = b""
+    for chunk in chunks:
+        if len(head) < SIGNATURE_BYTES:
+            head += chunk
+            if len(head) >= SIGNATURE_BYTES:
+                yield head
+        else:
+            yield chunk
+    if 0 < len(head) < SIGNATURE_BYTES:
+        yield head
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

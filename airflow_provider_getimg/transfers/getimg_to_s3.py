@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import threading
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.links import OpenInS3Link, console_url
-from airflow_provider_getimg.masking import MaskedTemplatesMixin, mask_signed_urls
+from airflow_provider_getimg.masking import MaskedTemplatesMixin, revealed
 from airflow_provider_getimg.retry import RETRY_POLICY
 
 if TYPE_CHECKING:
@@ -18,48 +20,75 @@ if TYPE_CHECKING:
 
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import RetryPolicy
     from mypy_boto3_s3 import S3Client
 
+    from airflow_provider_getimg.transfers.copier import Saved
     from airflow_provider_getimg.transfers.download import Downloads
     from airflow_provider_getimg.transfers.plan import FileCopy
+
+GIB = 1024**3
 
 
 class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
     """
     Save the files of generations to S3.
 
-    Each file is streamed: no file is whole in memory or on disk, and an object appears complete or not
-    at all. A file whose ``deletes_at`` has passed, or whose URL answers 401, 403, 404 or 410, fails the task
-    at once, without retries: only the upstream task can make it anew, and that is billed. A copy itself
-    costs nothing, and a retry repeats it.
+    Files are streamed, ``concurrency`` at once, those nearest to their ``deletes_at`` first. No file is whole in memory
+    or on disk (about 10 MiB each), and an object appears complete or not at all: status, length, the first bytes and the
+    size are checked on the way, and S3 itself compares the SHA-256.
+
+    A copy costs nothing. Downloads that fail are repeated within the try, and a retry resumes: what is saved already is
+    not downloaded again. One file that fails stops no other; the task fails at the end, with a table of them in the log. A
+    file whose ``deletes_at`` has passed, or whose URL answers 401, 403, 404 or 410, is not retried: only the upstream task
+    can make it anew, and that is billed.
 
     The XCom is a list with one row per file: ``uri``, ``bucket``, ``key``, ``bytes``, ``sha256``, ``etag``,
     ``mime_type``, ``width``, ``height``, ``generation_id``, ``index``, ``model``.
+
+    Each object carries metadata: ``getimg-generation-id``, ``getimg-index``, ``getimg-model``, ``getimg-deletes-at`` and,
+    up to 5 MiB, ``getimg-sha256``. Each is an event of the outlets: of an ``AssetAlias`` an asset
+    ``s3://bucket/key`` of its own, of an ``Asset`` an entry in the event's ``extra["files"]``; with generation id, cost, bytes
+    and SHA-256.
 
     :param generation: What :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` returned,
         or a list of it: the output of a mapped task. (templated)
     :param s3_key: The object's key, or a full ``s3://bucket/key``. Beside Jinja it may hold the placeholders
         ``{generation_id}``, ``{index}`` (0 for the first file of a generation), ``{extension}`` (``png``, ``jpg``,
-        ``webp``) and ``{model}``. (templated)
+        ``webp``), ``{model}``, ``{width}``, ``{height}`` (in pixels) and ``{sha256}`` (a file of more than 5 MiB is then
+        downloaded twice). (templated)
     :param s3_bucket: The bucket, where ``s3_key`` is no full URI. (templated)
+    :param if_exists: What to do where an object lies at the key. ``"skip"`` (default): the same bytes are done already,
+        other bytes are an error that names both. ``"replace"``: write over it; needs no permission to read. ``"fail"``: an
+        error, unless this very file was saved there. Where the store knows conditional writes, no object can slip in
+        between. (templated)
+    :param concurrency: How many files are copied at once. Default 8. (templated)
+    :param max_bytes: The largest file to accept, in bytes. Default 2 GiB. (templated)
     :param aws_conn_id: The AWS connection; None for boto3's own credentials. (templated)
-    :param getimg_conn_id: The getimg.ai connection, for its proxy and time-out. The API key is not sent: the
-        URL itself is the credential. (templated)
+    :param getimg_conn_id: The getimg.ai connection, for its proxy and its timeout, which holds for each file. The API key
+        is not sent: the URL itself is the credential. Private addresses are only reached where the connection's base URL
+        is at one. (templated)
     :param extra_args: Options of S3's ``PutObject`` for each object, such as ``StorageClass``,
-        ``ServerSideEncryption``, ``Tagging``, ``Metadata``. ``ContentType`` is set to the file's MIME type unless it
-        is given here. (templated)
+        ``ServerSideEncryption``, ``Tagging``, ``Metadata``. ``ContentType`` is the file's MIME type unless it is given
+        here. (templated)
+    :param retries: Default 3.
+    :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
     """
 
     template_fields: Sequence[str] = (
         "generation",
         "s3_key",
         "s3_bucket",
+        "if_exists",
+        "concurrency",
+        "max_bytes",
         "aws_conn_id",
         "getimg_conn_id",
         "extra_args",
     )
     template_fields_renderers = {"generation": "json", "extra_args": "json"}
+    concealed_fields = ("generation",)
     operator_extra_links = (OpenInS3Link(),)
     ui_color = "#e0f0e3"
 
@@ -69,6 +98,9 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
         generation: Any,
         s3_key: str,
         s3_bucket: str | None = None,
+        if_exists: str = "skip",
+        concurrency: int | str = 8,
+        max_bytes: int | str = 2 * GIB,
         aws_conn_id: str | None = "aws_default",
         getimg_conn_id: str = GetimgHook.default_conn_name,
         extra_args: Mapping[str, Any] | None = None,
@@ -80,11 +112,38 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
         self.generation = generation
         self.s3_key = s3_key
         self.s3_bucket = s3_bucket
+        self.if_exists = if_exists
+        self.concurrency = concurrency
+        self.max_bytes = max_bytes
         self.aws_conn_id = aws_conn_id
         self.getimg_conn_id = getimg_conn_id
         self.extra_args = extra_args
         #: What the "Open in S3" link leads to, once something was saved.
         self.s3_console_url = ""
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """
+        Save each file, and return a row for each.
+
+        :raises GetimgError: Its message says which file failed, why, and what to do.
+        """
+        from airflow_provider_getimg.parameters import checked_choice, checked_count
+        from airflow_provider_getimg.transfers.copier import IF_EXISTS
+        from airflow_provider_getimg.transfers.plan import plan
+
+        if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
+        concurrency = checked_count("concurrency", self.concurrency)
+        max_bytes = checked_count("max_bytes", self.max_bytes)
+        copies = plan(revealed(self.generation), self.s3_key, self.s3_bucket)
+        self._warn_of_short_time(copies)
+        saved = self._save(context, copies, if_exists, concurrency, max_bytes)
+        self._remember(context, saved)
+        return [file.row() for file in saved]
+
+    @cached_property
+    def hook(self) -> GetimgHook:
+        """The hook for ``getimg_conn_id``."""
+        return GetimgHook(getimg_conn_id=self.getimg_conn_id)
 
     @cached_property
     def s3_hook(self) -> S3Hook:
@@ -93,63 +152,83 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
 
         return S3Hook(aws_conn_id=self.aws_conn_id)
 
-    def execute(self, context: Context) -> list[dict[str, Any]]:
-        """
-        Save each file, and return a row for each.
-
-        :raises GetimgError: Its message says which file failed, why, and what to do.
-        """
-        from airflow_provider_getimg.transfers.download import Downloads
-        from airflow_provider_getimg.transfers.plan import plan
-        from airflow_provider_getimg.transfers.s3_upload import checked_extra_args
-
-        copies = plan(self.generation, self.s3_key, self.s3_bucket)
-        # Again, after rendering: the output of a mapped task is a sequence that is only read here.
-        mask_signed_urls([copy.media.url for copy in copies])
-        settings = GetimgHook(getimg_conn_id=self.getimg_conn_id).settings
-        client: S3Client = self.s3_hook.get_conn()
-        extra_args = checked_extra_args(client, self.extra_args)
-        with Downloads(settings, self._remedy()) as downloads:
-            for copy in copies:
-                downloads.check_expiry(copy)
-            rows = [self._save(copy, downloads, client, extra_args) for copy in copies]
-        self._remember_console_url(client, copies)
-        return rows
+    @cached_property
+    def _killed(self) -> threading.Event:
+        # Not in __init__: an operator must stay copyable, and a lock is not.
+        return threading.Event()
 
     def _save(
-        self, copy: FileCopy, downloads: Downloads, client: S3Client, extra_args: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        from airflow_provider_getimg.transfers.s3_upload import S3Upload
+        self, context: Context, copies: list[FileCopy], if_exists: str, concurrency: int, max_bytes: int
+    ) -> list[Saved]:
+        from airflow_provider_getimg.transfers.copier import Copier
+        from airflow_provider_getimg.transfers.copy_many import copy_many
+        from airflow_provider_getimg.transfers.download import Downloads
+        from airflow_provider_getimg.transfers.s3_store import S3Store, s3_client
+        from airflow_provider_getimg.transfers.unfinished_uploads import UnfinishedUploads
 
-        args = {"ContentType": copy.media.mime_type, **extra_args}
-        with downloads.stream(copy) as chunks, S3Upload(client, copy.bucket, copy.key, args) as upload:
-            for chunk in chunks:
-                upload.write(chunk)
-            etag = upload.complete()
-        self.log.info("Saved %s: %s, %d bytes.", copy.name, copy.uri, upload.size)
-        return {
-            "uri": copy.uri,
-            "bucket": copy.bucket,
-            "key": copy.key,
-            "bytes": upload.size,
-            "sha256": upload.sha256,
-            "etag": etag,
-            "mime_type": copy.media.mime_type,
-            "width": copy.media.width,
-            "height": copy.media.height,
-            "generation_id": copy.generation_id,
-            "index": copy.index,
-            "model": copy.model,
-        }
+        self._s3_client = s3_client(self.s3_hook, concurrency)
+        store = S3Store(self._s3_client, self.extra_args)
+        for copy in copies:
+            store.object_args(copy)
+        state = context.get("task_state_store")
+        unfinished = UnfinishedUploads(state, self.log) if state is not None else None
+        if unfinished is not None:
+            unfinished.abort_left(store)
+        with Downloads(self.hook.settings, self._remedy(), max_bytes=max_bytes) as downloads:
+            self._downloads: Downloads = downloads
+            copier = Copier(
+                store,
+                downloads,
+                if_exists=if_exists,
+                unfinished=unfinished,
+                killed=self._killed,
+                log=self.log,
+            )
+            return copy_many(copies, copier.save, concurrency=concurrency, abort=self._abort, log=self.log)
+
+    def _remember(self, context: Context, saved: list[Saved]) -> None:
+        """Tell Airflow of what was saved: assets, lineage, the link."""
+        from airflow_provider_getimg.transfers.lineage import collect_hook_lineage, emit_asset_events
+
+        self._saved = saved
+        emit_asset_events(context, self.outlets, saved)
+        collect_hook_lineage(self.s3_hook, saved)
+        client: S3Client = self._s3_client
+        # A store of one's own has no page in Amazon's console.
+        if "amazonaws.com" in client.meta.endpoint_url:
+            self.s3_console_url = console_url(
+                saved[0].copy.bucket, [file.copy.key for file in saved], client.meta.region_name or ""
+            )
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Name the saved objects as outputs; the source is a signed URL, and is not named."""
+        from airflow_provider_getimg.transfers.lineage import openlineage_outputs
+
+        return openlineage_outputs(getattr(self, "_saved", []))
 
     def _remedy(self) -> str:
-        upstream = ", ".join(sorted(self.upstream_task_ids))
-        return f"To make it anew, which is billed, clear the task that generated it: {upstream or 'upstream of this'}."
+        upstream = ", ".join(sorted(self.upstream_task_ids)) or "the one upstream"
+        return f"To make it anew, which is billed, clear the task that generated it: {upstream}."
 
-    def _remember_console_url(self, client: S3Client, copies: list[FileCopy]) -> None:
-        endpoint = client.meta.endpoint_url
-        # A store of one's own has no page in Amazon's console.
-        if "amazonaws.com" in endpoint:
-            self.s3_console_url = console_url(
-                copies[0].bucket, [copy.key for copy in copies], client.meta.region_name or ""
+    def _warn_of_short_time(self, copies: list[FileCopy]) -> None:
+        """Warn where a file will be gone before the last retry could copy it."""
+        left = min(copy.media.deletes_at for copy in copies) - datetime.now(UTC)
+        needed = (self.retries or 0) * self.retry_delay
+        if left < needed:
+            self.log.warning(
+                "Files are deleted in %s, and %d retries %s apart may need %s: a shorter retry_delay is safer.",
+                str(left).partition(".")[0],
+                self.retries,
+                self.retry_delay,
+                needed,
             )
+
+    def _abort(self) -> None:
+        self._killed.set()
+        downloads: Downloads | None = getattr(self, "_downloads", None)
+        if downloads is not None:
+            downloads.abort()
+
+    def on_kill(self) -> None:
+        """End the downloads in flight. What is saved stays, and a retry goes on from there."""
+        self._abort()

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -20,12 +21,21 @@ if TYPE_CHECKING:
 #: S3's limit for a key, in bytes of UTF-8.
 KEY_MAX_BYTES = 1024
 
-PLACEHOLDERS = ("generation_id", "index", "extension", "model")
+PLACEHOLDERS = ("generation_id", "index", "extension", "model", "width", "height", "sha256")
+
+# Any digest will do to check a key before the file's own is known: they are of one length.
+_SOME_SHA256 = hashlib.sha256().hexdigest()
 
 
-@dataclass(frozen=True)
+# Each is itself: two files may be alike in all that is known of them before a download.
+@dataclass(frozen=True, eq=False)
 class FileCopy:
-    """One file of a generation and the object that it becomes."""
+    """
+    One file of a generation and the object that it becomes.
+
+    :param key: The object's key; with ``{sha256}`` unfilled where ``keyed_by_content``.
+    :param cost: What its generation cost in USD, if the API told.
+    """
 
     generation_id: str
     index: int
@@ -33,6 +43,8 @@ class FileCopy:
     media: MediaFile
     bucket: str
     key: str
+    cost: str | None = None
+    keyed_by_content: bool = False
 
     @property
     def uri(self) -> str:
@@ -43,6 +55,12 @@ class FileCopy:
     def name(self) -> str:
         """How the file is called in messages."""
         return f"file {self.index} of generation {self.generation_id}"
+
+    def with_content(self, sha256: str) -> FileCopy:
+        """Return the copy with its key filled in, now that the content is known."""
+        if not self.keyed_by_content:
+            return self
+        return replace(self, key=self.key.replace("{sha256}", sha256), keyed_by_content=False)
 
 
 def plan(generation: object, s3_key: object, s3_bucket: object) -> list[FileCopy]:
@@ -57,15 +75,18 @@ def plan(generation: object, s3_key: object, s3_bucket: object) -> list[FileCopy
     bucket, template = _destination(s3_key, s3_bucket)
     copies: dict[str, FileCopy] = {}
     for answer in _generations(generation):
+        cost = str(answer.usage.total_cost) if answer.usage else None
         for index, media in enumerate(answer.data):
-            key = _key(template, answer, index, media)
-            copy = FileCopy(answer.id, index, answer.model, media, bucket, key)
-            if key in copies:
+            key, keyed_by_content = _key(template, answer, index, media)
+            copy = FileCopy(answer.id, index, answer.model, media, bucket, key, cost, keyed_by_content)
+            # Files that are keyed by their content share a key if, and only if, they are the same.
+            place = f"{key} {copy.name}" if keyed_by_content else key
+            if place in copies:
                 raise InvalidInputError(
-                    f"s3_key gives {copies[key].name} and {copy.name} the same key {key!r}: tell them apart with "
+                    f"s3_key gives {copies[place].name} and {copy.name} the same key {key!r}: tell them apart with "
                     "{generation_id} and {index}."
                 )
-            copies[key] = copy
+            copies[place] = copy
     return list(copies.values())
 
 
@@ -96,8 +117,8 @@ def _generation(answer: object, name: str) -> Generation:
 def _destination(s3_key: object, s3_bucket: object) -> tuple[str, str]:
     if not isinstance(s3_key, str) or not s3_key.strip():
         raise InvalidInputError(
-            f"s3_key is {s3_key!r}: a key, or a full s3://bucket/key, is allowed, such as 'images/{{generation_id}}"
-            "-{index}.{extension}'."
+            f"s3_key is {s3_key!r}: a key, or a full s3://bucket/key, is allowed, such as "
+            "'images/{generation_id}-{index}.{extension}'."
         )
     if s3_key.startswith("s3://"):
         if s3_bucket:
@@ -107,7 +128,7 @@ def _destination(s3_key: object, s3_bucket: object) -> tuple[str, str]:
         bucket, _, template = s3_key.removeprefix("s3://").partition("/")
     else:
         bucket, template = str(s3_bucket or ""), s3_key
-    if not bucket or not template:
+    if not bucket or not template or template.endswith("/") or "None" in (bucket, template):
         raise InvalidInputError(
             f"s3_key {s3_key!r} and s3_bucket {s3_bucket!r} name no object: give a bucket and a key, or a full "
             "s3://bucket/key."
@@ -115,31 +136,59 @@ def _destination(s3_key: object, s3_bucket: object) -> tuple[str, str]:
     return bucket, template
 
 
-def _key(template: str, answer: Generation, index: int, media: MediaFile) -> str:
+def _key(template: str, answer: Generation, index: int, media: MediaFile) -> tuple[str, bool]:
+    """Fill the template in, and tell whether ``{sha256}`` is left to be filled in later."""
     values: dict[str, Any] = {
         "generation_id": answer.id,
         "index": index,
         "extension": extension(media.mime_type),
         "model": answer.model or "unknown-model",
+        "width": media.width,
+        "height": media.height,
+        "sha256": _SOME_SHA256,
     }
+    asked = _placeholders(template)
+    for name in asked:
+        if values[name] is None:
+            raise InvalidInputError(
+                f"s3_key has {{{name}}}, which the API did not tell for file {index} of generation {answer.id}."
+            )
     try:
-        for _, field, _, conversion in string.Formatter().parse(template):
-            if field is not None and (field not in values or conversion):
-                raise InvalidInputError(
-                    f"s3_key has the unknown placeholder {{{field}}}: {_listed(PLACEHOLDERS)} are allowed."
-                )
         key = template.format(**values)
+        unfilled = template.format(**(values | {"sha256": "{sha256}"}))
     except (ValueError, LookupError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
         raise InvalidInputError(f"s3_key {template!r} can't be filled in: {error}.") from None
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            f"s3_key gives the key {key!r}, which is no text that can be encoded."
+        ) from None
     if ".." in key.split("/"):
         raise InvalidInputError(f"s3_key gives the key {key!r}: a key must not climb with '..'.")
-    if len(key.encode()) > KEY_MAX_BYTES:
+    if size > KEY_MAX_BYTES:
         raise InvalidInputError(
-            f"s3_key gives a key of {len(key.encode())} bytes ({key[:60]!r}...): S3 allows {KEY_MAX_BYTES}."
+            f"s3_key gives a key of {size} bytes ({key[:60]!r}...): S3 allows {KEY_MAX_BYTES}."
         )
-    return key
+    return unfilled, "sha256" in asked
+
+
+def _placeholders(template: str) -> set[str]:
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise InvalidInputError(f"s3_key {template!r} can't be filled in: {error}.") from None
+    asked = set()
+    for _, field, spec, conversion in parts:
+        if field is None:
+            continue
+        # A format such as {index:03d} is welcome; what reaches into a value, or holds another field, is not.
+        if field not in PLACEHOLDERS or conversion or "{" in (spec or "") or (field == "sha256" and spec):
+            raise InvalidInputError(
+                f"s3_key has the unknown placeholder {{{field}}}: {_listed(PLACEHOLDERS)} are allowed."
+            )
+        asked.add(field)
+    return asked
 
 
 def _listed(names: Sequence[str]) -> str:

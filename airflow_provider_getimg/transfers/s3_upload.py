@@ -10,44 +10,58 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from airflow_provider_getimg.api.errors import InvalidInputError, ObjectStoreError
+from airflow_provider_getimg.transfers.s3_store import SHA256, store_error
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
-    from mypy_boto3_s3 import S3Client
+    from airflow_provider_getimg.transfers.plan import FileCopy
+    from airflow_provider_getimg.transfers.s3_store import S3Store
+    from airflow_provider_getimg.transfers.unfinished_uploads import UnfinishedUploads
 
 #: The smallest part that S3 takes, and so the memory that a file needs, whatever its size.
 PART_BYTES = 5 * 1024 * 1024
 MAX_PARTS = 10_000
 
 
+class OccupiedKeyError(Exception):
+    """An object lies at the key of an upload that must not replace one (S3's 412)."""
+
+
 class S3Upload:
     """
     One object that is being written. Leaving the context without :meth:`complete` leaves nothing behind.
 
-    :param client: A boto3 S3 client.
-    :param bucket: The bucket.
-    :param key: The key.
-    :param args: Options as boto3's ``put_object`` takes them, such as ``ContentType`` and ``Metadata``.
-    :param size: The object's size in bytes, if it is known.
+    :param store: S3.
+    :param copy: Where to.
+    :param args: Options of the object, as ``put_object`` takes them.
+    :param replaces: Whether an object at the key is replaced; otherwise S3 itself refuses, atomically.
+    :param unfinished: Where a multipart upload is noted while it is open, for the case that the process dies.
     """
 
     def __init__(
-        self, client: S3Client, bucket: str, key: str, args: Mapping[str, Any], size: int | None = None
+        self,
+        store: S3Store,
+        copy: FileCopy,
+        args: Mapping[str, Any],
+        *,
+        replaces: bool = True,
+        unfinished: UnfinishedUploads | None = None,
     ) -> None:
-        self._client = client
-        self._bucket = bucket
-        self._key = key
+        self._store = store
+        self._copy = copy
         self._args = args
-        self._part_bytes = max(PART_BYTES, -(-(size or 0) // MAX_PARTS))
-        self._buffer = bytearray()
+        self._condition = {} if replaces else {"IfNoneMatch": "*"}
+        self._unfinished = unfinished
+        self._part_bytes = PART_BYTES
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._digest = hashlib.sha256()
         self._upload_id: str | None = None
         self._parts: list[dict[str, Any]] = []
@@ -69,11 +83,17 @@ class S3Upload:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._upload_id is not None:
-            # The first error is the one to report.
-            with suppress(ClientError, BotoCoreError):
-                self._call("abort_multipart_upload", UploadId=self._upload_id)
-        self._buffer.clear()
+        self._held.clear()
+        if self._upload_id is None:
+            return
+        # The first error is the one to report; what can't be aborted stays noted for the next try.
+        with suppress(ClientError, BotoCoreError):
+            self._call("abort_multipart_upload", UploadId=self._upload_id)
+            self._forget()
+
+    def expect(self, size: int | None) -> None:
+        """Make parts large enough for so many bytes, where the number is known: S3 takes 10,000 of them."""
+        self._part_bytes = max(PART_BYTES, -(-(size or 0) // MAX_PARTS))
 
     def write(self, chunk: bytes) -> None:
         """
@@ -81,108 +101,94 @@ class S3Upload:
 
         :raises ObjectStoreError: S3 refused it.
         """
+        # Only once there is more: the last part is sent by complete(), so that a small file is one request.
+        if self._held_bytes >= self._part_bytes:
+            self._send_part()
         self._digest.update(chunk)
         self.size += len(chunk)
-        self._buffer += chunk
-        # Only once there is more: the last part is sent by complete(), so that a small file is one request.
-        while len(self._buffer) > self._part_bytes:
-            part = bytes(memoryview(self._buffer)[: self._part_bytes])
-            del self._buffer[: self._part_bytes]
-            self._send_part(part)
+        self._held.append(chunk)
+        self._held_bytes += len(chunk)
 
     def complete(self) -> str:
         """
         Make the object appear, and return its ETag.
 
         :raises ObjectStoreError: S3 refused it. Nothing is left behind.
+        :raises OccupiedKeyError: An object is there already, and it must not be replaced.
         """
         try:
             if self._upload_id is None:
-                answer = self._call("put_object", Body=bytes(self._buffer), **self._checksum(self._buffer))
-            else:
-                self._send_part(bytes(self._buffer))
-                answer = self._call(
-                    "complete_multipart_upload",
-                    UploadId=self._upload_id,
-                    MultipartUpload={"Parts": self._parts},
-                )
-                self._upload_id = None
-        except (ClientError, BotoCoreError) as error:
-            raise store_error("store", self._bucket, self._key, error) from None
+                return self._put()
+            self._send_part()
+            return self._complete_parts()
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") == "PreconditionFailed":
+                raise OccupiedKeyError from None
+            raise store_error("store", self._copy, error) from None
+        except BotoCoreError as error:
+            raise store_error("store", self._copy, error) from None
+
+    def _put(self) -> str:
+        checksum = {} if self._has_own_checksum else _checksum(self._digest.digest())
+        metadata = {**self._args.get("Metadata", {}), SHA256: self.sha256}
+        answer = self._call_unless_occupied("put_object", Body=self._taken(), Metadata=metadata, **checksum)
         return str(answer["ETag"]).strip('"')
 
-    def _send_part(self, part: bytes) -> None:
+    def _complete_parts(self) -> str:
+        answer = self._call_unless_occupied(
+            "complete_multipart_upload", UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
+        )
+        self._upload_id = None
+        self._forget()
+        return str(answer["ETag"]).strip('"')
+
+    def _taken(self) -> bytes:
+        """Return what is held, and hold it no longer."""
+        body = b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        return body
+
+    def _send_part(self) -> None:
+        part = self._taken()
         try:
             if self._upload_id is None:
+                if self._unfinished is not None:
+                    self._unfinished.note(self._copy)
                 algorithm = {} if self._has_own_checksum else {"ChecksumAlgorithm": "SHA256"}
                 self._upload_id = self._call("create_multipart_upload", **algorithm)["UploadId"]
             number = len(self._parts) + 1
+            checksum = {} if self._has_own_checksum else _checksum(hashlib.sha256(part).digest())
             answer = self._call(
-                "upload_part", UploadId=self._upload_id, PartNumber=number, Body=part, **self._checksum(part)
+                "upload_part", UploadId=self._upload_id, PartNumber=number, Body=part, **checksum
             )
         except (ClientError, BotoCoreError) as error:
-            raise store_error("store", self._bucket, self._key, error) from None
+            raise store_error("store", self._copy, error) from None
         checksums = {
-            name: answer[name] for name in answer if name.startswith("Checksum") and name != "ChecksumType"
+            name: value
+            for name, value in answer.items()
+            if name.startswith("Checksum") and name != "ChecksumType"
         }
         self._parts.append({"PartNumber": number, "ETag": answer["ETag"], **checksums})
 
-    def _checksum(self, body: bytes | bytearray) -> dict[str, str]:
-        if self._has_own_checksum:
-            return {}
-        return {"ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode()}
+    def _forget(self) -> None:
+        if self._unfinished is not None:
+            self._unfinished.forget(self._copy)
+
+    def _call_unless_occupied(self, operation: str, **own: Any) -> Any:
+        try:
+            return self._call(operation, **self._condition, **own)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if not self._condition or code != "NotImplemented":
+                raise
+            # A store that knows no conditions: the look before the upload has to do.
+            return self._call(operation, **own)
 
     def _call(self, operation: str, **own: Any) -> Any:
-        """Call S3 with this object's options, each where the operation knows it."""
-        members = members_of(self._client, operation)
-        args = {name: value for name, value in self._args.items() if name in members}
-        return getattr(self._client, operation)(Bucket=self._bucket, Key=self._key, **args, **own)
+        args = {name: value for name, value in self._args.items() if name not in own}
+        return self._store.call(operation, args, Bucket=self._copy.bucket, Key=self._copy.key, **own)
 
 
-def members_of(client: S3Client, operation: str) -> frozenset[str]:
-    """Return the names of the parameters that an S3 operation takes."""
-    name = "".join(word.capitalize() for word in operation.split("_"))
-    shape = client.meta.service_model.operation_model(name).input_shape
-    return frozenset(shape.members if shape is not None else ())
-
-
-def checked_extra_args(client: S3Client, extra_args: object) -> dict[str, Any]:
-    """
-    Return a copy of the user's ``extra_args``.
-
-    :raises InvalidInputError: No dict, or a name that ``put_object`` doesn't know.
-    """
-    if extra_args is None:
-        return {}
-    if not isinstance(extra_args, Mapping):
-        raise InvalidInputError(
-            f"extra_args is a {type(extra_args).__name__}: a dict of S3 options is allowed, such as "
-            "{'StorageClass': 'STANDARD_IA'}."
-        )
-    own = {"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "UploadId"}
-    allowed = members_of(client, "put_object") - own
-    unknown = sorted(str(name) for name in extra_args if name not in allowed)
-    if unknown:
-        raise InvalidInputError(
-            f"extra_args has {', '.join(unknown)}, which can't be set: options of S3's PutObject are allowed, "
-            "such as ACL, Metadata, ServerSideEncryption, SSEKMSKeyId, StorageClass and Tagging."
-        )
-    return dict(extra_args)
-
-
-def store_error(action: str, bucket: str, key: str, error: ClientError | BotoCoreError) -> ObjectStoreError:
-    """Return what S3 said as one sentence."""
-    target = f"s3://{bucket}/{key}"
-    if not isinstance(error, ClientError):
-        return ObjectStoreError(f"S3 could not be asked to {action} {target}: {str(error).rstrip('.')}.")
-    said = error.response.get("Error", {})
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    code = said.get("Code") or "no code"
-    if code == "NoSuchBucket":
-        return ObjectStoreError(
-            f"S3 has no bucket {bucket!r} to {action} {target} in.", status=status, code=code
-        )
-    reason = (said.get("Message") or "no reason given").rstrip(".")
-    return ObjectStoreError(
-        f"S3 refused to {action} {target} ({status} {code}): {reason}.", status=status, code=code
-    )
+def _checksum(digest: bytes) -> dict[str, str]:
+    return {"ChecksumSHA256": base64.b64encode(digest).decode()}

@@ -90,7 +90,7 @@ with DAG(
     params={
         "prompt": "A red fox",
         "on_unknown_outcome": "fail",
-        "max_cost": "",
+        "max_cost": "1000",
         "rate_limit_wait": 0,
         "conn": "getimg_default",
     },

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 import pytest
@@ -92,7 +94,6 @@ def test_a_range_of_costs_that_the_api_refuses_is_not_asked(start, end, sentence
         (307, errors.RequestRefusedError),
         (302, errors.OutcomeUnknownError),
         (303, errors.OutcomeUnknownError),
-        (202, errors.OutcomeUnknownError),
         (405, errors.OutcomeUnknownError),
         (408, errors.OutcomeUnknownError),
         (409, errors.OutcomeUnknownError),
@@ -169,6 +170,78 @@ def test_an_answer_that_is_no_generation_is_quoted_without_its_secrets(simulator
     assert simulator.api_key not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"usage": {}},
+        {"usage": {"total_cost": None}},
+        {"usage": {"total_cost": 0.04, "unit_price": "much"}},
+        {"model": 7.5},
+        {"status": None},
+        {"id": 7},
+        {"width": 12.5},
+        {"height": "tall"},
+        {"deletes_at": "2100-01-01T00:00:00"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("status", [200, 201])
+def test_a_paid_answer_is_not_thrown_away_for_what_nothing_depends_on(simulator, client, change, status):
+    media = {"url": "https://a.test/f?sig=x", "mime_type": "image/png", "deletes_at": "2100-01-01T00:00:00Z"}
+    answer = {"id": "img_1", "status": "completed", "model": "m", "usage": {"total_cost": 0.04}}
+    answer |= {name: value for name, value in change.items() if name in answer}
+    media |= {name: value for name, value in change.items() if name not in answer}
+    answer["data"] = [media]
+    if change == {"status": None}:
+        del answer["status"]
+    fault(simulator, "status", status=status, body=json.dumps(answer))
+    generation = client.generate_image(REQUEST)
+    assert generation.to_json() == answer
+    assert generation.data[0].deletes_at.year == 2100
+    assert "sig=" not in repr(generation)
+
+
+@pytest.mark.parametrize("status", [200, 400, 429])
+def test_json_that_is_nested_too_deep_is_an_answer_like_any_other(simulator, client, status):
+    fault(simulator, "status", status=status, body="[" * 100_000)
+    with pytest.raises(errors.GetimgError) as error:
+        client.generate_image(REQUEST)
+    assert error.value.status == status
+    assert len(str(error.value)) < 1000
+
+
+def test_a_long_answer_is_told_in_short_and_at_once(simulator, client):
+    fault(simulator, "status", status=500, body=json.dumps({"error": {"message": "a" * 5_000_000}}))
+    started = time.monotonic()
+    with pytest.raises(errors.OutcomeUnknownError) as error:
+        client.generate_image(REQUEST)
+    assert len(str(error.value)) < 1000
+    # Not a measure of speed: redacting it took minutes while the pattern was quadratic.
+    assert time.monotonic() - started < 20
+
+
+def test_a_signature_in_escaped_json_is_not_quoted(simulator, client):
+    fault(simulator, "status", status=200, body=r'{"url": "https:\/\/a.test\/f?sig=secret"}')
+    with pytest.raises(errors.OutcomeUnknownError) as error:
+        client.generate_image(REQUEST)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a..b", "https://.example.test", f"https://{'x' * 64}.test", "https://a\tb"]
+)
+def test_a_host_that_can_t_be_encoded_is_found_before_anything_else(url):
+    with pytest.raises(errors.ConnectionConfigError, match=r"^The base URL is "):
+        GetimgClient("sk_x", base_url=url)
+
+
+@pytest.mark.parametrize("proxy", ["ftp://proxy.test", "socks5://proxy.test"])
+def test_a_proxy_of_the_environment_that_can_t_be_used_is_one_sentence(monkeypatch, proxy):
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(errors.ConnectionConfigError, match=r"^The worker's environment can't be used"):
+        GetimgClient("sk_x")
+
+
 def test_an_api_that_echoes_the_key_does_not_bring_it_into_the_message(simulator, client):
     fault(
         simulator,
@@ -187,15 +260,26 @@ def test_an_api_that_echoes_the_key_does_not_bring_it_into_the_message(simulator
         ({"Retry-After": "-7"}, 0, 0),
         ({"Retry-After": "soon"}, None, None),
         ({"Retry-After": "nan"}, None, None),
-        ({"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}, 2e9, 3e9),
-        ({"X-RateLimit-Reset": "4102444800", "X-RateLimit-Remaining": "0"}, 2e9, 3e9),
-        ({"X-RateLimit-Reset": "4102444800", "X-RateLimit-Remaining": "5"}, None, None),
-        ({"Retry-After": "7", "X-RateLimit-Reset": "4102444800"}, 7, 7),
+        ({"Retry-After": "1e300"}, None, None),
+        ({"Retry-After": "999999"}, None, None),
+        ({"Retry-After": "in 90 seconds"}, 85, 90),
+        ({"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, 0, 0),
+        ({"X-RateLimit-Reset": "in 90 seconds", "X-RateLimit-Remaining": "0"}, 85, 90),
+        ({"X-RateLimit-Reset": "in 90 seconds", "X-RateLimit-Remaining": "5"}, None, None),
+        # Milliseconds, or seconds from now: not what is documented, and not to be waited for.
+        ({"X-RateLimit-Reset": "4102444800000"}, None, None),
+        ({"X-RateLimit-Reset": "60"}, None, None),
+        ({"Retry-After": "7", "X-RateLimit-Reset": "in 90 seconds"}, 7, 7),
         ({}, None, None),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
 def test_the_wait_after_a_429_is_what_the_server_says(simulator, client, headers, low, high):
+    moment = time.time() + 90
+    if headers.get("Retry-After") == "in 90 seconds":
+        headers = {"Retry-After": formatdate(moment, usegmt=True)}
+    if headers.get("X-RateLimit-Reset") == "in 90 seconds":
+        headers = {**headers, "X-RateLimit-Reset": str(int(moment))}
     fault(simulator, "status", status=429, headers=headers)
     with pytest.raises(errors.RateLimitError) as error:
         client.generate_image(REQUEST)

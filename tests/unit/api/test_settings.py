@@ -34,7 +34,9 @@ def test_a_base_url_holds_no_credentials_and_the_message_does_not_show_them():
     assert "sk_hidden" not in str(error.value)
 
 
-@pytest.mark.parametrize("timeout", ["soon", 0, -3, "-3", float("nan"), float("inf"), True, [1]], ids=repr)
+@pytest.mark.parametrize(
+    "timeout", ["soon", 0, -3, "-3", float("nan"), float("inf"), 1e10, True, [1]], ids=repr
+)
 def test_a_timeout_that_is_no_positive_number_is_named(timeout):
     with pytest.raises(ConnectionConfigError, match=r"^The timeout is .*: a positive number of seconds"):
         ClientSettings.checked(None, timeout, None)

@@ -3,18 +3,22 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
+import threading
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import time_machine
-from airflow.sdk import DAG
+from airflow.sdk import DAG, RetryAction
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_provider_getimg.api import errors
-from airflow_provider_getimg.ledger import KEY
+from airflow_provider_getimg.ledger import KEY, LedgerError
+from airflow_provider_getimg.operators import reference_images
 from airflow_provider_getimg.operators.image import GenerateImageOperator
-from airflow_provider_getimg.retry import GetimgRetryPolicy
+from airflow_provider_getimg.retry import RETRY_POLICY, GetimgRetryPolicy
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 
@@ -57,7 +61,12 @@ def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
         ({"output_format": "gif"}, "output_format is 'gif': png, jpeg and webp are allowed."),
         ({"images": ["https://a.test/x.png"] * 9}, "images holds 9 images: at most 8 are allowed."),
         ({"images": "https://a.test/x.png"}, "images is a str: a list of URLs"),
-        ({"images": [7]}, "images[0] is 7: "),
+        ({"images": [7]}, "images[0] is a int: a URL, or {'url': ..., 'role': ...}, is allowed."),
+        ({"images": [None]}, "images[0] is a NoneType: a URL, or {'url': ..., 'role': ...}, is allowed."),
+        ({"images": [{"url": "s3://b/k", "roll": "x"}]}, "images[0].roll is not a known field."),
+        ({"prompt": "None"}, "prompt is the text 'None': a template rendered nothing."),
+        ({"max_cost": ""}, "max_cost is '': an amount in USD is allowed, such as '0.05'."),
+        ({"max_cost": "1_0"}, "max_cost is '1_0': an amount in USD is allowed, such as '0.05'."),
         (
             {"images": ["http://a.test/x.png"]},
             "images[0].url is 'http://a.test/x.png': an https:// URL or a data URL",
@@ -98,9 +107,36 @@ class TestReferencesInS3:
 
     def test_an_object_is_read_and_sent(self, getimg_default, context, seaweedfs, bucket):
         seaweedfs.client().put_object(Bucket=bucket, Key="p.png", Body=PNG)
-        request = operator(images=[f"s3://{bucket}/p.png"])._request().to_json()
-        assert request["images"][0]["url"].startswith("data:image/png;base64,iVBORw0KGgo")
-        assert request["images"][0]["role"] == "reference_image"
+        images = reference_images.as_written([f"s3://{bucket}/p.png"])
+        [sent] = reference_images.as_sent(images, "aws_default")
+        assert sent["url"].startswith("data:image/png;base64,iVBORw0KGgo")
+        assert sent["role"] == "reference_image"
+        assert operator(images=[f"s3://{bucket}/p.png"]).execute(context())["status"] == "completed"
+
+    @pytest.mark.parametrize("change", ["deleted", "replaced"])
+    def test_a_paid_answer_is_returned_whatever_became_of_the_object(
+        self, getimg_default, context, seaweedfs, bucket, change
+    ):
+        seaweedfs.client().put_object(Bucket=bucket, Key="p.png", Body=PNG)
+        first = operator(images=[f"s3://{bucket}/p.png"]).execute(context())
+        if change == "deleted":
+            seaweedfs.client().delete_object(Bucket=bucket, Key="p.png")
+        else:
+            seaweedfs.client().put_object(Bucket=bucket, Key="p.png", Body=PNG + b"new")
+        assert operator(images=[f"s3://{bucket}/p.png"]).execute(context(try_number=2)) == first
+        assert len(getimg_default.ledger()["posts"]) == 1
+
+    def test_a_store_that_is_away_is_worth_a_retry(self, getimg_default, context, monkeypatch):
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_AWS_DEFAULT",
+            '{"conn_type": "aws", "login": "x", "password": "x", "extra": {"endpoint_url": "http://127.0.0.1:1", '
+            '"region_name": "us-east-1", "config_kwargs": {"retries": {"total_max_attempts": 1}}}}',
+        )
+        with pytest.raises(
+            errors.UnavailableError, match=r"can't be read from S3: .*\. Nothing was billed"
+        ) as error:
+            operator(images=["s3://bucket/p.png"]).execute(context())
+        assert RETRY_POLICY.evaluate(error.value, 1, 3).action is RetryAction.DEFAULT
 
     @pytest.mark.parametrize(
         ("key", "body", "sentence"),
@@ -264,12 +300,100 @@ def test_of_several_recorded_files_those_that_live_are_returned(getimg_default, 
     assert operator().execute(context(try_number=2))["data"] == answer["data"]
 
 
-def test_an_entry_of_another_version_is_no_entry(getimg_default, context, store):
-    store.set(KEY, {"version": 99})
-    assert operator().execute(context())["status"] == "completed"
+def test_an_entry_of_a_later_version_is_respected(getimg_default, context, store):
+    first = operator().execute(context())
+    store.set(KEY, {**store.get(KEY), "a_field_of_a_later_version": 1})
+    assert operator().execute(context(try_number=2)) == first
 
 
-@pytest.mark.parametrize("max_cost", ["0.04", 0.04, Decimal("0.04"), "1", ""])
+@pytest.mark.parametrize("entry", [{"version": 99}, {"state": "submitted"}, "submitted", [1]], ids=str)
+def test_an_entry_that_can_t_be_read_is_not_taken_for_none(getimg_default, context, store, entry):
+    store.set(KEY, entry)
+    with pytest.raises(LedgerError, match=r"What an earlier try did is not known.*It may have been billed"):
+        operator().execute(context())
+    assert getimg_default.ledger()["posts"] == []
+
+
+def test_a_reference_that_is_signed_anew_is_the_same_request(getimg_default, context):
+    getimg_default.set_faults([{"on": "image", "kind": "drop_after_billing"}])
+    with pytest.raises(errors.OutcomeUnknownError):
+        operator(images=["https://a.test/x.png?X-Amz-Signature=one"]).execute(context())
+    with pytest.raises(errors.OutcomeUnknownError, match="Try 1 sent this request"):
+        operator(images=["https://a.test/x.png?X-Amz-Signature=two"]).execute(context(try_number=2))
+    assert len(getimg_default.ledger()["posts"]) == 1
+
+
+def test_a_rate_limit_does_not_wash_an_unknown_outcome_away(getimg_default, context):
+    getimg_default.set_faults(
+        [{"on": "image", "kind": "status", "status": 500}, {"on": "image", "kind": "status", "status": 429}]
+    )
+    resubmits = operator(on_unknown_outcome="resubmit")
+    with pytest.raises(errors.OutcomeUnknownError):
+        resubmits.execute(context())
+    with pytest.raises(errors.RateLimitError):
+        operator(on_unknown_outcome="resubmit").execute(context(try_number=2))
+    with pytest.raises(errors.OutcomeUnknownError, match="Try 1 sent this request"):
+        operator().execute(context(try_number=3))
+
+
+def test_resubmit_names_the_ways_on_once_no_retry_is_left(getimg_default, context):
+    getimg_default.set_faults([{"on": "image", "kind": "status", "status": 500, "times": 2}])
+    with pytest.raises(errors.OutcomeUnknownError, match=r"A retry sends it again\."):
+        operator(on_unknown_outcome="resubmit").execute(context(try_number=1, max_tries=1))
+    with pytest.raises(errors.OutcomeUnknownError, match="clear the task"):
+        operator(on_unknown_outcome="resubmit").execute(context(try_number=2, max_tries=1))
+
+
+def test_an_answer_that_can_t_be_read_is_kept_where_it_can_be_found(getimg_default, context, store):
+    body = '{"id": "img_1", "status": "completed", "data": [{"url": "https://a.test/f?sig=abc"}]}'
+    getimg_default.set_faults([{"on": "image", "kind": "status", "status": 200, "body": body}])
+    with pytest.raises(errors.OutcomeUnknownError) as error:
+        operator().execute(context())
+    assert "sig=abc" not in str(error.value)
+    assert store.get(KEY)["received"] == body
+
+
+class TestExecutionTimeout:
+    """Airflow raises it from SIGALRM, wherever the task is: here as it does, with a timer and an exception."""
+
+    @pytest.fixture(autouse=True)
+    def _alarm(self):
+        def out_of_time(*_: Any) -> None:
+            raise AirflowTaskTimeout("out of time")
+
+        before = signal.signal(signal.SIGALRM, out_of_time)
+        yield
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    def test_in_the_middle_of_a_request_it_is_told_what_that_may_have_cost(
+        self, getimg_default, context, store, capsys
+    ):
+        getimg_default.set_faults([{"on": "image", "kind": "hang", "seconds": 60}])
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(AirflowTaskTimeout):
+            operator().execute(context())
+        log = capsys.readouterr().out
+        assert "It ended with AirflowTaskTimeout before an answer came. The request was sent at 20" in log
+        assert "It may have been billed." in log
+        assert store.get(KEY)["failure"] == "It ended with AirflowTaskTimeout before an answer came."
+
+    def test_a_paid_answer_is_recorded_first(self, getimg_default, context, store, monkeypatch):
+        write = store.set
+
+        def slow(key: str, value: Any, **kwargs: Any) -> None:
+            if value["state"] == "answered":
+                signal.setitimer(signal.ITIMER_REAL, 0.01)
+                threading.Event().wait(0.2)
+            write(key, value, **kwargs)
+
+        monkeypatch.setattr(store, "set", slow)
+        with pytest.raises(AirflowTaskTimeout):
+            operator().execute(context())
+        assert store.get(KEY)["state"] == "answered"
+
+
+@pytest.mark.parametrize("max_cost", ["0.04", 0.04, Decimal("0.04"), "1", None])
 def test_a_price_within_max_cost_is_paid(getimg_default, context, max_cost):
     assert operator(max_cost=max_cost).execute(context())["usage"]["total_cost"] == 0.04
 

@@ -46,6 +46,19 @@ def test_placeholders_take_a_format():
     assert keys(answer(files=2), "{model}/{index:03d}") == ["seedream-5-lite/000", "seedream-5-lite/001"]
 
 
+def test_a_file_may_be_named_by_its_size_in_pixels():
+    sized = answer()
+    sized["data"] = [{**sized["data"][0], "width": 1536, "height": 1024}]
+    assert keys(sized, "{width}x{height}.{extension}") == ["1536x1024.png"]
+
+
+def test_a_key_made_of_the_content_is_filled_in_once_the_content_is_known():
+    first, second = plan(answer(files=2), "by-content/{sha256}.{extension}", "b")
+    assert first.keyed_by_content
+    assert first.with_content("ab" * 32).key == f"by-content/{'ab' * 32}.png"
+    assert second.with_content("ab" * 32).uri == first.with_content("ab" * 32).uri
+
+
 def test_a_full_uri_names_the_bucket():
     [copy] = plan(answer(), "s3://other/{generation_id}", None)
     assert (copy.bucket, copy.key) == ("other", "img_1")
@@ -58,21 +71,32 @@ def test_a_full_uri_names_the_bucket():
         ("{'id': 1}", "k", "b", "generation is a str: the answer of a generation"),
         (None, "k", "b", "generation is a NoneType: "),
         ([answer(), None], "{generation_id}", "b", "generation[1] is a NoneType: "),
-        ([{"id": "x"}], "k", "b", "generation[0] is no answer of a generation: status is missing."),
+        ([{"id": "x"}], "k", "b", "generation[0] is no answer of a generation: data is missing."),
         (answer(), "", "b", "s3_key is '': a key, or a full s3://bucket/key, is allowed"),
         (answer(), None, "b", "s3_key is None: "),
         (answer(), "k", None, "s3_key 'k' and s3_bucket None name no object"),
+        (answer(), "images/", "b", "s3_key 'images/' and s3_bucket 'b' name no object"),
+        (answer(), "None", "b", "s3_key 'None' and s3_bucket 'b' name no object"),
+        (answer(), "a\ud800", "b", "which is no text that can be encoded"),
         (answer(), "s3://b", None, "s3_key 's3://b' and s3_bucket None name no object"),
         (answer(), "s3://b/k", "b", "s3_bucket is 'b' and s3_key names a bucket as well ('s3://b/k')"),
         (
             answer(),
             "{nope}",
             "b",
-            "s3_key has the unknown placeholder {nope}: {generation_id}, {index}, {extension} and",
+            "s3_key has the unknown placeholder {nope}: {generation_id}, {index}, {extension}, {model},",
         ),
         (answer(), "{index.__class__}", "b", "s3_key has the unknown placeholder {index.__class__}"),
         (answer(), "{index!r}", "b", "s3_key has the unknown placeholder {index}"),
         (answer(), "{}", "b", "s3_key has the unknown placeholder {}"),
+        (
+            answer(),
+            "{width}",
+            "b",
+            "s3_key has {width}, which the API did not tell for file 0 of generation img_1.",
+        ),
+        (answer(), "{sha256:.8}", "b", "s3_key has the unknown placeholder {sha256}"),
+        (answer(), "{index:{model}}", "b", "s3_key has the unknown placeholder {index}"),
         (answer(), "{index", "b", "s3_key '{index' can't be filled in"),
         (answer(), "{generation_id:d}", "b", "s3_key '{generation_id:d}' can't be filled in"),
         (answer(), "a/../b", "b", "s3_key gives the key 'a/../b': a key must not climb with '..'."),
@@ -101,7 +125,9 @@ def test_a_plan_that_can_t_be_carried_out_is_one_sentence(generation, s3_key, s3
 
 @given(
     parts=st.lists(
-        st.sampled_from(["a", "/", ".", "..", "{", "}", "{index}", "{extension}", "{x}", "é", ":", "!"])
+        st.sampled_from(
+            ["a", "/", ".", "..", "{", "}", "{index}", "{extension}", "{sha256}", "{x}", "é", ":", "!"]
+        )
     ),
     files=st.integers(1, 3),
 )
@@ -110,7 +136,8 @@ def test_whatever_the_template_a_plan_is_sound_or_refused(parts, files):
         planned = keys(answer(files=files), "".join(parts))
     except InvalidInputError:
         return
-    assert len(set(planned)) == len(planned) == files
+    assert len(planned) == files
+    assert len(set(planned)) == files or "{sha256}" in planned[0]
     for key in planned:
         assert key
         assert len(key.encode()) <= KEY_MAX_BYTES

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copy many files at once: those that die first go first, and one that fails stops no other."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from airflow_provider_getimg.api.errors import GetimgError, TransferError, TransferIncompleteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from airflow.sdk.types import Logger
+
+    from airflow_provider_getimg.transfers.copier import Saved
+    from airflow_provider_getimg.transfers.plan import FileCopy
+
+_TABLE_WIDTH = 160
+
+
+def copy_many(
+    copies: Sequence[FileCopy],
+    save: Callable[[FileCopy], Saved],
+    *,
+    concurrency: int,
+    abort: Callable[[], object],
+    log: Logger,
+) -> list[Saved]:
+    """
+    Save all files, ``concurrency`` at once, and return them in the order of ``copies``.
+
+    :param save: Saves one file, in any thread.
+    :param abort: Ends what is in flight, if this thread is interrupted.
+    :raises TransferError: The one file's error, or :class:`TransferIncompleteError` where there are several files. The
+        others are saved; the log has a table of what was and what was not.
+    """
+    outcomes: dict[FileCopy, Saved | GetimgError] = {}
+    pool = ThreadPoolExecutor(max_workers=min(concurrency, len(copies)), thread_name_prefix="getimg-transfer")
+    try:
+        futures = {
+            pool.submit(save, copy): copy for copy in sorted(copies, key=lambda copy: copy.media.deletes_at)
+        }
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                try:
+                    outcomes[futures[future]] = future.result()
+                except GetimgError as error:
+                    outcomes[futures[future]] = error
+    except BaseException:
+        # A time-out, a signal or a fault of ours: nothing new begins, and what runs is cut short.
+        pool.shutdown(wait=False, cancel_futures=True)
+        abort()
+        raise
+    finally:
+        pool.shutdown()
+    failures = {copy: outcome for copy, outcome in outcomes.items() if isinstance(outcome, GetimgError)}
+    if failures:
+        if len(copies) > 1:
+            log.error("%s", _table(copies, outcomes))
+        raise _failure(copies, failures)
+    return [outcome for copy in copies if not isinstance(outcome := outcomes[copy], GetimgError)]
+
+
+def _failure(copies: Sequence[FileCopy], failures: dict[FileCopy, GetimgError]) -> GetimgError:
+    errors = [failures[copy] for copy in copies if copy in failures]
+    if len(copies) == 1:
+        return errors[0]
+    first = errors[0]
+    more = f" And {len(errors) - 1} more, see the table in the log." if len(errors) > 1 else ""
+    return TransferIncompleteError(
+        f"{len(copies) - len(errors)} of {len(copies)} files were saved, {len(errors)} were not. {first.message}{more}",
+        [error for error in errors if isinstance(error, TransferError)],
+    )
+
+
+def _table(copies: Sequence[FileCopy], outcomes: dict[FileCopy, Saved | GetimgError]) -> str:
+    table = Table("generation", "file", "saved", "object, or why not", title="Files", box=box.ASCII)
+    for copy in copies:
+        outcome = outcomes[copy]
+        failed = isinstance(outcome, GetimgError)
+        table.add_row(
+            copy.generation_id,
+            str(copy.index),
+            "no" if failed else "yes",
+            outcome.message if isinstance(outcome, GetimgError) else outcome.copy.uri,
+        )
+    # Plain text of one width, whatever terminal or log the worker writes to.
+    text = io.StringIO()
+    Console(file=text, width=_TABLE_WIDTH, color_system=None, force_terminal=False, markup=False).print(table)
+    return text.getvalue().rstrip()

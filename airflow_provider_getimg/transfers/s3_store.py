@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the transfer asks of S3: the user's options, a look at an object, and errors as sentences."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.validate import ParamValidator
+
+from airflow_provider_getimg.api.errors import GetimgError, InvalidInputError, ObjectStoreError
+
+if TYPE_CHECKING:
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from mypy_boto3_s3 import S3Client
+
+    from airflow_provider_getimg.transfers.plan import FileCopy
+
+#: S3's limit for user metadata, names and values together, in bytes.
+METADATA_MAX_BYTES = 2048
+
+GENERATION_ID = "getimg-generation-id"
+INDEX = "getimg-index"
+SHA256 = "getimg-sha256"
+
+_READ_BYTES = 1024 * 1024
+# Set by the upload itself: a user's value would break it.
+_OWN_ARGS = frozenset({"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "IfNoneMatch", "IfMatch"})
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """
+    An object as S3 describes it.
+
+    :param sha256: Of its content, in hex, where S3 or the object's metadata tell.
+    """
+
+    size: int
+    etag: str
+    metadata: Mapping[str, str]
+    sha256: str | None
+
+    def is_copy_of(self, copy: FileCopy) -> bool:
+        """Tell whether an earlier try saved this very file here."""
+        told = (self.metadata.get(GENERATION_ID), self.metadata.get(INDEX))
+        return told == (_ascii(copy.generation_id), str(copy.index))
+
+
+class S3Store:
+    """
+    S3 with the user's options.
+
+    :param client: A boto3 S3 client, shared by threads.
+    :param extra_args: Options as ``put_object`` takes them; copied, never changed.
+    :raises InvalidInputError: ``extra_args`` is no dict, or holds what can't be set.
+    """
+
+    def __init__(self, client: S3Client, extra_args: object) -> None:
+        self.client = client
+        self._members: dict[str, frozenset[str]] = {}
+        self._extra_args = self._checked(extra_args)
+
+    def object_args(self, copy: FileCopy, prompt_sha256: str | None = None) -> dict[str, Any]:
+        """
+        Return the options for one object: its content type, where it comes from, and the user's, which win.
+
+        :raises InvalidInputError: The metadata is over S3's 2 KB.
+        """
+        ours = {
+            GENERATION_ID: copy.generation_id,
+            INDEX: str(copy.index),
+            "getimg-model": copy.model,
+            "getimg-deletes-at": copy.media.deletes_at.isoformat(),
+            "getimg-prompt-sha256": prompt_sha256,
+        }
+        metadata = {name: _ascii(value) for name, value in ours.items() if value}
+        args = {"ContentType": copy.media.mime_type, **self._extra_args}
+        args["Metadata"] = {**metadata, **self._extra_args.get("Metadata", {})}
+        # A digest is added once it is known.
+        size = sum(len(name) + len(str(value).encode()) for name, value in args["Metadata"].items())
+        if size + len(SHA256) + 64 > METADATA_MAX_BYTES:
+            raise InvalidInputError(
+                f"The metadata of {copy.uri} is {size} bytes with what is added to it: S3 allows "
+                f"{METADATA_MAX_BYTES} in all. Shorten extra_args['Metadata']."
+            )
+        return args
+
+    def call(self, operation: str, args: Mapping[str, Any], **own: Any) -> Any:
+        """Call an S3 operation with those of ``args`` that it knows, and all of ``own``."""
+        known = {name: value for name, value in args.items() if name in self.members_of(operation)}
+        return getattr(self.client, operation)(**known, **own)
+
+    def look(self, copy: FileCopy) -> StoredObject | None:
+        """
+        Return the object at the copy's key; None if there is none, or if looking is not permitted.
+
+        :raises ObjectStoreError: S3 could not be asked.
+        """
+        try:
+            answer = self.call(
+                "head_object", self._extra_args, Bucket=copy.bucket, Key=copy.key, ChecksumMode="ENABLED"
+            )
+        except ClientError as error:
+            # 403: S3's answer for a missing object, too, to who may not list the bucket.
+            if _status(error) in (403, 404):
+                return None
+            raise store_error("look at", copy, error) from None
+        except BotoCoreError as error:
+            raise store_error("look at", copy, error) from None
+        metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
+        checksum = answer.get("ChecksumSHA256", "")
+        # A checksum of checksums, as a multipart upload gets, ends in the number of parts.
+        whole = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else None
+        return StoredObject(
+            answer["ContentLength"], answer["ETag"].strip('"'), metadata, whole or metadata.get(SHA256)
+        )
+
+    def sha256_of(self, copy: FileCopy) -> str:
+        """
+        Read the object at the copy's key and return its SHA-256 in hex.
+
+        :raises ObjectStoreError: S3 could not be asked.
+        """
+        digest = hashlib.sha256()
+        try:
+            answer = self.call("get_object", self._extra_args, Bucket=copy.bucket, Key=copy.key)
+            for chunk in answer["Body"].iter_chunks(_READ_BYTES):
+                digest.update(chunk)
+        except (ClientError, BotoCoreError) as error:
+            raise store_error("read", copy, error) from None
+        return digest.hexdigest()
+
+    def members_of(self, operation: str) -> frozenset[str]:
+        """Return the names of the parameters that an S3 operation takes."""
+        if operation not in self._members:
+            name = "".join(word.capitalize() for word in operation.split("_"))
+            shape = self.client.meta.service_model.operation_model(name).input_shape
+            self._members[operation] = frozenset(shape.members if shape is not None else ())
+        return self._members[operation]
+
+    def _checked(self, extra_args: object) -> dict[str, Any]:
+        if extra_args is None:
+            return {}
+        if not isinstance(extra_args, Mapping):
+            raise InvalidInputError(
+                f"extra_args is a {type(extra_args).__name__}: a dict of S3 options is allowed, such as "
+                "{'StorageClass': 'STANDARD_IA'}."
+            )
+        unknown = sorted(str(name) for name in set(extra_args) - (self.members_of("put_object") - _OWN_ARGS))
+        if unknown:
+            raise InvalidInputError(
+                f"extra_args has {', '.join(unknown)}, which can't be set: options of S3's PutObject are allowed, "
+                "such as ACL, Metadata, ServerSideEncryption, SSEKMSKeyId, StorageClass and Tagging."
+            )
+        metadata = extra_args.get("Metadata", {})
+        if not isinstance(metadata, Mapping) or not all(
+            isinstance(text, str) and text.isascii() for item in metadata.items() for text in item
+        ):
+            raise InvalidInputError(
+                f"extra_args['Metadata'] is {metadata!r}: a dict of ASCII names and texts is allowed."
+            )
+        self._check_types(extra_args)
+        return dict(extra_args)
+
+    def _check_types(self, extra_args: Mapping[str, Any]) -> None:
+        """Let botocore check the values before anything is downloaded, as it will when they are sent."""
+        shape = self.client.meta.service_model.operation_model("PutObject").input_shape
+        if shape is None:
+            return
+        report = ParamValidator().validate({"Bucket": "bucket", "Key": "key", **extra_args}, shape)
+        if report.has_errors():
+            raise InvalidInputError(
+                f"extra_args can't be sent: {' '.join(report.generate_report().split()).rstrip('.')}."
+            )
+
+
+def s3_client(hook: S3Hook, connections: int) -> S3Client:
+    """Return the hook's client with room for so many requests at once; boto3 keeps 10 by default."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    # On top of the connection's own settings, such as the addressing style.
+    config = Config(max_pool_connections=max(10, connections))
+    own = hook.conn_config.botocore_config
+    merged = own.merge(config) if own is not None else config
+    client: S3Client = S3Hook(aws_conn_id=hook.aws_conn_id, config=merged).get_conn()
+    return client
+
+
+def _ascii(text: str) -> str:
+    """Write a text so that a header can hold it: percent-encoded where it is not plain."""
+    return quote(text, safe=" :+,/")
+
+
+def store_error(action: str, copy: FileCopy, error: ClientError | BotoCoreError) -> GetimgError:
+    """Return what S3 said as one sentence."""
+    if not isinstance(error, ClientError):
+        # A bucket's name that can't be one is found by botocore itself, and will not get better.
+        kind = InvalidInputError if isinstance(error, ParamValidationError) else ObjectStoreError
+        reason = " ".join(str(error).split()).rstrip(".")
+        return kind(f"S3 could not be asked to {action} {copy.uri}: {reason}.")
+    said, status = error.response.get("Error", {}), _status(error)
+    code = said.get("Code") or "no code"
+    if code == "NoSuchBucket":
+        return ObjectStoreError(
+            f"S3 could not {action} {copy.uri}: there is no bucket {copy.bucket!r}.", status=status, code=code
+        )
+    reason = (said.get("Message") or "no reason given").rstrip(".")
+    return ObjectStoreError(
+        f"S3 refused to {action} {copy.uri} ({status} {code}): {reason}.", status=status, code=code
+    )
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

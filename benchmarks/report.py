@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark hands back, and how it is shown: tables on the console, a picture and raw figures in files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from benchmarks import charts, machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
+    from rich.console import Console
+
+NOT_QUOTABLE = "QUICK RUN, NOT QUOTABLE"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says.
+
+    :param quick: A smoke test with small sizes: its figures are worth nothing.
+    :param repetitions: How often each case is measured; None for a benchmark's own default.
+    :param files: How many files are copied; None for a benchmark's own default.
+    :param seed: Of the order of the cases.
+    :param say: Shows a line of progress.
+    """
+
+    quick: bool
+    repetitions: int | None
+    files: int | None
+    seed: int
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was promised, and what came of it."""
+
+    promise: str
+    measured: str
+    reached: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one benchmark.
+
+    :param name: What its files are called.
+    :param title: One sentence: what was measured, and how.
+    :param parameters: Sizes, counts and the like.
+    :param runs: Each single measurement.
+    :param summary: One row per case.
+    :param tables: The same for a reader.
+    :param draw: Draws it, as :func:`benchmarks.charts.save` asks for.
+    """
+
+    name: str
+    title: str
+    parameters: dict[str, Any]
+    runs: list[dict[str, Any]]
+    summary: list[dict[str, Any]]
+    targets: list[Target]
+    tables: list[Table] = field(default_factory=list)
+    draw: Callable[[FigureBase], Axes] | None = None
+
+
+def show(report: Report, console: Console, *, quick: bool) -> None:
+    """Print the tables and the targets."""
+    console.print(f"\n[bold]{report.title}[/bold]")
+    if quick:
+        console.print(f"[bold red]{NOT_QUOTABLE}[/bold red]")
+    for table in report.tables:
+        console.print(table)
+    targets = Table("target", "measured", "reached")
+    for target in report.targets:
+        targets.add_row(
+            target.promise, target.measured, "[green]yes[/green]" if target.reached else "[red]NO[/red]"
+        )
+    console.print(targets)
+
+
+def save(report: Report, folder: Path, about: dict[str, Any], *, quick: bool) -> list[Path]:
+    """Write the raw figures and the picture, and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"quick-{report.name}" if quick else report.name
+    figures = folder / f"{stem}.json"
+    content = {
+        "benchmark": report.name,
+        "quotable": not quick,
+        "machine": about,
+        "parameters": report.parameters,
+        "targets": [asdict(target) for target in report.targets],
+        "summary": report.summary,
+        "runs": report.runs,
+    }
+    figures.write_text(json.dumps(content, indent=2) + "\n")
+    saved = [figures]
+    if report.draw is not None:
+        picture = folder / f"{stem}.png"
+        heading = f"{NOT_QUOTABLE}: {report.title}" if quick else report.title
+        charts.save(picture, heading, machine.in_one_line(about), report.draw)
+        saved.append(picture)
+    return saved

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that copies with Airflow's hooks and measures itself: ``python -m benchmarks.worker JOB``.
+
+The clock starts when everything is imported and the S3 client is made: what any task of Airflow has behind it,
+and what stays the same however much is copied.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.process import Measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = "{generation_id}.{extension}"
+TIMEOUT_SECONDS = 60
+
+
+def by_provider(job: dict[str, Any]) -> Callable[[], object]:
+    """Return the work of ``TransferToS3Operator``."""
+    from airflow_provider_getimg import transfers
+    from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
+
+    # It imports them when it runs; here that is not to be counted.
+    for module in pkgutil.iter_modules(transfers.__path__, f"{transfers.__name__}."):
+        importlib.import_module(module.name)
+    options = {"concurrency": job["concurrency"], "if_exists": "replace"}
+    known = inspect.signature(TransferToS3Operator.__init__).parameters
+    operator = TransferToS3Operator(
+        task_id="benchmark",
+        generation=job["generations"],
+        s3_bucket=job["bucket"],
+        s3_key=KEY,
+        **{name: value for name, value in options.items() if name in known},
+    )
+    operator.s3_hook.get_conn()
+    return lambda: operator.execute({})
+
+
+def by_http_to_s3(job: dict[str, Any]) -> Callable[[], object]:
+    """Return the work of ``HttpToS3Operator``, which is made for one file, in a loop over all of them."""
+    import requests
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    hook = S3Hook()
+    hook.get_conn()
+
+    def copy() -> None:
+        for generation in job["generations"]:
+            key = KEY.format(generation_id=generation["id"], extension="jpg")
+            # Not one session for all: HttpHook makes one for each request.
+            answer = requests.get(generation["data"][0]["url"], timeout=TIMEOUT_SECONDS)
+            answer.raise_for_status()
+            hook.load_bytes(answer.content, key, job["bucket"], replace=True)
+
+    return copy
+
+
+def main() -> int:
+    """Do the job in a file, and write what it took to the file that it names."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    prepare = {"provider": by_provider, "http_to_s3": by_http_to_s3}[job["copier"]]
+    work = prepare(job)
+    with Measurement() as measurement:
+        work()
+    Path(job["result"]).write_text(json.dumps(asdict(measurement.usage)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reverse proxy in front of an S3 server that plays faults on chosen requests, and remembers all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+from xml.sax.saxutils import escape
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from devstack.network import LOOPBACK
+from devstack.s3_requests import ProxiedRequest, S3Fault, open_uploads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+__all__ = ["ProxiedRequest", "S3Fault", "S3FaultProxy", "open_uploads"]
+
+HOP_BY_HOP = frozenset({"connection", "expect", "keep-alive", "te", "transfer-encoding", "upgrade"})
+
+
+class S3FaultProxy:
+    """An HTTP/1.1 reverse proxy on a free loopback port, in a thread of its own. Use it as a context manager.
+
+    Requests pass through unchanged, ``Host`` too, which is part of the signature; bodies are streamed.
+
+    :param upstream_url: The S3 server, such as ``SeaweedFS().endpoint_url``.
+    """
+
+    def __init__(self, upstream_url: str) -> None:
+        self.url = ""
+        self._upstream_url = upstream_url.rstrip("/")
+        self._faults: list[S3Fault] = []
+        self._requests: list[ProxiedRequest] = []
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop
+        self._stopping: asyncio.Event
+        self._session: aiohttp.ClientSession
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+
+    @property
+    def requests(self) -> list[ProxiedRequest]:
+        """All requests since the start or the last :meth:`clear`, in the order of their arrival."""
+        with self._lock:
+            return list(self._requests)
+
+    @property
+    def faults(self) -> list[S3Fault]:
+        """The faults that are still due."""
+        with self._lock:
+            return list(self._faults)
+
+    def operations(self, key_contains: str = "") -> list[str]:
+        """Return the names of the operations that were asked for, in order."""
+        return [request.operation for request in self.requests if key_contains in request.key]
+
+    def set_faults(self, faults: Sequence[dict[str, Any]]) -> None:
+        """Play these faults, instead of any that are still due; see :class:`S3Fault` for the fields.
+
+        A request meets one fault at most: the first in the list that matches.
+
+        :raises ValueError: One of them can't be played; then none is set.
+        """
+        checked = [S3Fault.of(fault) for fault in faults]
+        with self._lock:
+            self._faults = checked
+
+    def clear(self) -> None:
+        """Drop the faults that are still due, and forget the requests."""
+        with self._lock:
+            self._faults = []
+            self._requests = []
+
+    def aws_connection(self, direct: str) -> str:
+        """Return the value for ``AIRFLOW_CONN_AWS_DEFAULT`` that leads through the proxy.
+
+        :param direct: That of the server itself.
+        """
+        connection = json.loads(direct)
+        connection["extra"]["endpoint_url"] = self.url
+        return json.dumps(connection)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        if not self._ready.wait(10) or not self.url:
+            raise RuntimeError("The fault proxy did not start.")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(10)
+
+    async def _serve(self) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        # A new connection for each request: one that a fault has spoilt must not meet the next.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+        server = web.Server(self._exchange, access_log=None, auto_decompress=False)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+        ) as self._session:
+            runner = web.ServerRunner(server, shutdown_timeout=0.1)
+            await runner.setup()
+            try:
+                site = web.TCPSite(runner, LOOPBACK, 0)
+                await site.start()
+                self.url = f"http://{LOOPBACK}:{runner.addresses[0][1]}"
+                self._ready.set()
+                await self._stopping.wait()
+            finally:
+                self._ready.set()
+                await runner.cleanup()
+
+    def _arrived(self, request: web.BaseRequest) -> tuple[ProxiedRequest, S3Fault | None]:
+        """Remember the request, and take the fault that it meets."""
+        record = ProxiedRequest.of(request.method, request.raw_path, request.headers)
+        with self._lock:
+            self._requests.append(record)
+            for position, fault in enumerate(self._faults):
+                if not fault.matches(record):
+                    continue
+                if fault.skip:
+                    self._faults[position] = replace(fault, skip=fault.skip - 1)
+                    continue
+                if fault.times > 1:
+                    self._faults[position] = replace(fault, times=fault.times - 1)
+                else:
+                    del self._faults[position]
+                record.fault = fault.kind
+                return record, fault
+        return record, None
+
+    async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
+        record, fault = self._arrived(request)
+        try:
+            if fault is not None and fault.kind == "status":
+                return await self._refuse(request, record, fault)
+            if fault is not None and fault.kind == "hang":
+                async for _ in _body(request, record):
+                    pass
+                await self._wait(request, 3600.0 if fault.seconds is None else fault.seconds)
+                return _hang_up(request)
+            return await self._forward(request, record, fault)
+        except (aiohttp.ClientError, OSError):
+            # Either side has left, or a reset is being played: the other side learns it the same way.
+            return _hang_up(request, reset=True)
+
+    async def _refuse(
+        self, request: web.BaseRequest, record: ProxiedRequest, fault: S3Fault
+    ) -> web.StreamResponse:
+        status, code = fault.answer
+        if not _expects_continue(request):
+            async for _ in _body(request, record):
+                pass
+        record.status = status
+        text = (
+            '<?xml version="1.0" encoding="UTF-8"?>\n'
+            f"<Error><Code>{escape(code)}</Code><Message>The fault proxy plays {escape(code)}.</Message>"
+            f"<Resource>{escape(record.path)}</Resource><RequestId>fault</RequestId></Error>"
+        )
+        response = web.Response(status=status, text=text, content_type="application/xml")
+        if _expects_continue(request):
+            # The body was not asked for, and must not be read as the next request.
+            response.force_close()
+        return response
+
+    async def _forward(
+        self, request: web.BaseRequest, record: ProxiedRequest, fault: S3Fault | None
+    ) -> web.StreamResponse:
+        kind = fault.kind if fault is not None else None
+        seconds = 2.0 if fault is None or fault.seconds is None else fault.seconds
+        length = request.content_length or 0
+        if kind == "reset_mid_upload" and not request.body_exists:
+            return _hang_up(request, reset=True)
+        if kind == "slow" and not length:
+            await self._wait(request, seconds)
+        upload = _body(
+            request,
+            record,
+            cut_at=length // 2 if kind == "reset_mid_upload" else None,
+            seconds_per_byte=seconds / length if kind == "slow" and length else 0.0,
+        )
+        headers = [(name, value) for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP]
+        async with self._session.request(
+            request.method,
+            # As it came: to spell a key in another way would break the signature.
+            URL(self._upstream_url + request.raw_path, encoded=True),
+            headers=headers,
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            data=upload if request.body_exists else None,
+            expect100=_expects_continue(request),
+            allow_redirects=False,
+        ) as answer:
+            record.upstream_status = answer.status
+            if kind == "lost_response":
+                # Only a server that has said all of its answer has surely done what it was asked.
+                async for _ in answer.content.iter_any():
+                    pass
+                return _hang_up(request)
+            return await self._pass_on(request, record, answer, cut=kind == "reset_mid_response")
+
+    async def _pass_on(
+        self, request: web.BaseRequest, record: ProxiedRequest, answer: aiohttp.ClientResponse, *, cut: bool
+    ) -> web.StreamResponse:
+        length = 0 if request.method == "HEAD" else answer.content_length
+        if cut and not length:
+            await answer.read()
+            assert request.transport is not None
+            request.transport.write(b"HTTP/1.1 200")
+            return _hang_up(request, reset=True)
+        response = web.StreamResponse(status=answer.status, reason=answer.reason)
+        for name, value in answer.headers.items():
+            if name.lower() not in HOP_BY_HOP:
+                response.headers.add(name, value)
+        if request.body_exists and not request.content.is_eof():
+            # The server has decided before it had the whole body: what is left of it is no next request.
+            response.force_close()
+        record.status = None if cut else answer.status
+        await response.prepare(request)
+        left = length // 2 if cut and length else None
+        async for chunk in answer.content.iter_any():
+            await response.write(chunk[:left])
+            if left is not None and (left := left - len(chunk)) <= 0:
+                return _hang_up(request, reset=True)
+        await response.write_eof()
+        return response
+
+    async def _wait(self, request: web.BaseRequest, seconds: float) -> None:
+        """Let time pass, until the client or the proxy has had enough."""
+        end = self._loop.time() + seconds
+        while self._loop.time() < end and not self._stopping.is_set():
+            if request.transport is None or request.transport.is_closing():
+                return
+            await asyncio.sleep(min(0.05, max(0.0, end - self._loop.time())))
+
+
+def _expects_continue(request: web.BaseRequest) -> bool:
+    return request.headers.get("Expect", "").lower() == "100-continue"
+
+
+async def _body(
+    request: web.BaseRequest,
+    record: ProxiedRequest,
+    *,
+    cut_at: int | None = None,
+    seconds_per_byte: float = 0.0,
+) -> AsyncIterator[bytes]:
+    """Yield the request's body, once the client was told to send it.
+
+    :param cut_at: Break off after this many bytes.
+    """
+    if _expects_continue(request) and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    async for chunk in request.content.iter_any():
+        piece = chunk if cut_at is None else chunk[: cut_at - record.body_bytes]
+        record.body_bytes += len(piece)
+        if piece:
+            yield piece
+        if cut_at is not None and record.body_bytes >= cut_at:
+            raise ConnectionResetError("The fault proxy breaks the upload off.")
+        if seconds_per_byte:
+            await asyncio.sleep(len(piece) * seconds_per_byte)
+
+
+def _hang_up(request: web.BaseRequest, *, reset: bool = False) -> web.StreamResponse:
+    """Close the client's connection, with an RST if it is to look broken; return what nobody will get."""
+    transport = request.transport
+    if transport is not None:
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            transport.abort()
+        else:
+            transport.close()
+    return web.Response()

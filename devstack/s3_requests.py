@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the S3 fault proxy is told and what it tells: faults that are due, and requests that came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qsl, unquote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mypy_boto3_s3.client import S3Client
+
+KINDS = ("status", "reset_mid_upload", "reset_mid_response", "slow", "lost_response", "hang")
+#: S3's error codes and their statuses; the first of a status stands for it where no code is given.
+STATUS_OF_CODE = {
+    "InvalidRequest": 400,
+    "BadDigest": 400,
+    "RequestTimeout": 400,
+    "AccessDenied": 403,
+    "SignatureDoesNotMatch": 403,
+    "NoSuchKey": 404,
+    "NoSuchBucket": 404,
+    "NoSuchUpload": 404,
+    "ConditionalRequestConflict": 409,
+    "PreconditionFailed": 412,
+    "InternalError": 500,
+    "SlowDown": 503,
+    "ServiceUnavailable": 503,
+}
+REMEMBERED = ("content-", "if-", "x-amz-")
+# Of both versions of signed URLs.
+SECRET = ("x-amz-security-token", "x-amz-signature", "x-amz-credential", "signature", "awsaccesskeyid")
+
+
+@dataclass(frozen=True)
+class S3Fault:
+    """What happens to the next requests that match.
+
+    :param kind: ``status``: an S3 error without asking the server. ``reset_mid_upload``: the connection breaks
+        in the middle of the request's body, for the server too. ``reset_mid_response``: the server did what it was
+        asked, and the connection breaks in the middle of its answer. ``lost_response``: the same, before the
+        first byte of it. ``slow``: the exchange takes ``seconds`` longer. ``hang``: the request is taken and
+        neither passed on nor answered; after ``seconds``, the connection is closed.
+    :param method: Only requests with this HTTP method.
+    :param operation: Only requests for this operation of S3, such as ``PutObject`` or ``UploadPart``.
+    :param key_contains: Only requests whose key holds this text.
+    :param status: What ``status`` answers; by default that of the code, or 503.
+    :param code: The S3 error code; by default one that fits the status.
+    :param seconds: For ``slow`` (default 2) and ``hang`` (default 3600).
+    :param skip: How many matching requests are left alone before the first fault.
+    :param times: How many requests are hit.
+    """
+
+    kind: str
+    method: str | None = None
+    operation: str | None = None
+    key_contains: str = ""
+    status: int | None = None
+    code: str | None = None
+    seconds: float | None = None
+    skip: int = 0
+    times: int = 1
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> Self:
+        """Return the fault that a dict describes.
+
+        :raises ValueError: It names no known kind, or a field that there isn't.
+        """
+        names = [field.name for field in fields(cls)]
+        if unknown := sorted(set(description) - set(names)):
+            raise ValueError(f"A fault has no {', '.join(unknown)}: there are {', '.join(names)}.")
+        if description.get("kind") not in KINDS:
+            raise ValueError(
+                f"There is no kind of fault {description.get('kind')!r}: there are {', '.join(KINDS)}."
+            )
+        return cls(**description)
+
+    @property
+    def answer(self) -> tuple[int, str]:
+        """The status and the error code of a ``status`` fault."""
+        status = self.status or STATUS_OF_CODE.get(self.code or "", 503)
+        fitting = (code for code, usual in STATUS_OF_CODE.items() if usual == status)
+        return status, self.code or next(fitting, "InternalError")
+
+    def matches(self, request: ProxiedRequest) -> bool:
+        """Whether the request is one of those that are meant."""
+        return (
+            self.method in (None, request.method)
+            and self.operation in (None, request.operation)
+            and self.key_contains in request.key
+        )
+
+
+@dataclass
+class ProxiedRequest:
+    """One request, as it arrived and as it ended.
+
+    ``query`` and ``headers`` leave out credentials; the names of headers are in lower case, and only those that
+    say something of the object are kept (``content-…``, ``if-…``, ``x-amz-…``). ``status`` is what the client was
+    answered, None for nothing; ``upstream_status`` what the server said, None if it was not asked.
+    """
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    operation: str
+    bucket: str
+    key: str
+    status: int | None = None
+    upstream_status: int | None = None
+    fault: str | None = None
+    body_bytes: int = 0
+
+    @classmethod
+    def of(cls, method: str, target: str, headers: Mapping[str, str]) -> Self:
+        """Return the record of a request that has just arrived.
+
+        :param target: Its path and query, as they came.
+        """
+        path, _, query_string = target.partition("?")
+        bucket, _, key = unquote(path).lstrip("/").partition("/")
+        query = dict(parse_qsl(query_string, keep_blank_values=True))
+        query = {name: value for name, value in query.items() if name.lower() not in SECRET}
+        kept = {name.lower(): value for name, value in headers.items()}
+        kept = {
+            name: value for name, value in kept.items() if name.startswith(REMEMBERED) and name not in SECRET
+        }
+        is_copy = "x-amz-copy-source" in kept
+        operation = operation_of(method, key, bucket, query, is_copy=is_copy)
+        return cls(method, path, query, kept, operation, bucket, key)
+
+
+def operation_of(method: str, key: str, bucket: str, query: dict[str, str], *, is_copy: bool = False) -> str:
+    """Return the name of the S3 operation, as boto3 spells it, for those that matter here."""
+    if not bucket:
+        return "ListBuckets"
+    if "uploadId" in query or "uploads" in query:
+        parts = {
+            "PUT": "UploadPart",
+            "DELETE": "AbortMultipartUpload",
+            "GET": "ListParts" if key else "ListMultipartUploads",
+            "POST": "CompleteMultipartUpload" if "uploadId" in query else "CreateMultipartUpload",
+        }
+        return parts.get(method, method)
+    if key:
+        return "CopyObject" if is_copy else f"{method.capitalize()}Object"
+    if method == "POST":
+        return "DeleteObjects"
+    names = {"GET": "ListObjects", "PUT": "CreateBucket", "HEAD": "HeadBucket", "DELETE": "DeleteBucket"}
+    return "ListObjectsV2" if "list-type" in query else names.get(method, method)
+
+
+def open_uploads(client: S3Client, bucket: str) -> list[str]:
+    """Return the key of each multipart upload that is neither completed nor aborted."""
+    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket)
+    return [upload["Key"] for page in pages for upload in page.get("Uploads", [])]

@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``TransferToS3Operator`` against the simulator and a real S3 server, with every fault of a download."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from airflow.sdk import Asset, AssetAlias
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.api.client import GetimgClient
+from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.transfers import copier
+from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
+
+if TYPE_CHECKING:
+    from devstack import SeaweedFS, Simulator
+
+KEY = "{generation_id}-{index}.{extension}"
+MIB = 1024 * 1024
+
+
+@pytest.fixture(autouse=True)
+def _connections(monkeypatch, getimg_default, seaweedfs):
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+    # The pauses between attempts, not their number: nobody wants to wait for them here.
+    monkeypatch.setattr(copier, "BACKOFF_FIRST", 0.01)
+
+
+@pytest.fixture
+def generate(simulator: Simulator):
+    """Pay for images and return their answers."""
+
+    def make(count: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        with GetimgClient(simulator.api_key, base_url=simulator.url) as client:
+            return [
+                client.generate_image(
+                    ImageRequest.checked(model="seedream-5-lite", prompt=f"Picture {n}", **fields)
+                ).to_json()
+                for n in range(count)
+            ]
+
+    return make
+
+
+@pytest.fixture
+def transfer(bucket: str, context):
+    """Run the operator on answers, into an empty bucket."""
+
+    def run(generation: Any, *, try_number: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        operator = TransferToS3Operator(
+            task_id="save", generation=generation, **({"s3_bucket": bucket, "s3_key": KEY} | fields)
+        )
+        return operator.execute(context(try_number=try_number))
+
+    return run
+
+
+def bytes_of(answer: dict[str, Any]) -> bytes:
+    return httpx.get(answer["data"][0]["url"], trust_env=False).raise_for_status().content
+
+
+def stored(seaweedfs: SeaweedFS, bucket: str) -> dict[str, bytes]:
+    """Return all objects of the bucket, after checking that no upload is open."""
+    client = seaweedfs.client()
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
+    objects = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+    return {
+        entry["Key"]: client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read() for entry in objects
+    }
+
+
+def play(simulator: Simulator, **fault: Any) -> None:
+    simulator.set_faults([{"on": "download", **fault}])
+
+
+def test_every_file_is_saved_as_it_is(simulator, seaweedfs, bucket, generate, transfer):
+    answers = generate(5, output_format="png")
+    rows = transfer(answers)
+    assert [row["generation_id"] for row in rows] == [answer["id"] for answer in answers]
+    assert stored(seaweedfs, bucket) == {f"{answer['id']}-0.png": bytes_of(answer) for answer in answers}
+    first, content = rows[0], bytes_of(answers[0])
+    head = seaweedfs.client().head_object(Bucket=bucket, Key=first["key"])
+    assert first == {
+        "uri": f"s3://{bucket}/{answers[0]['id']}-0.png",
+        "bucket": bucket,
+        "key": f"{answers[0]['id']}-0.png",
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "etag": head["ETag"].strip('"'),
+        "mime_type": "image/png",
+        "width": answers[0]["data"][0]["width"],
+        "height": answers[0]["data"][0]["height"],
+        "generation_id": answers[0]["id"],
+        "index": 0,
+        "model": "seedream-5-lite",
+    }
+    assert head["ContentType"] == "image/png"
+    assert head["Metadata"]["getimg-generation-id"] == answers[0]["id"]
+    assert head["Metadata"]["getimg-sha256"] == first["sha256"]
+
+
+def test_a_file_of_several_parts_is_saved_as_it_is(simulator, seaweedfs, bucket, generate, transfer):
+    simulator.settings(file_size=12 * MIB)
+    [answer] = generate()
+    [row] = transfer(answer)
+    [content] = stored(seaweedfs, bucket).values()
+    assert content == bytes_of(answer)
+    assert (row["bytes"], row["sha256"]) == (12 * MIB, hashlib.sha256(content).hexdigest())
+
+
+ONCE = {
+    "drop": {"kind": "drop_after_billing"},
+    "truncate": {"kind": "truncate"},
+    "wrong length": {"kind": "wrong_length"},
+    "html": {"kind": "html"},
+    "500": {"kind": "status", "status": 500},
+    "503": {"kind": "status", "status": 503, "headers": {"Retry-After": "0"}},
+    "429": {"kind": "status", "status": 429, "headers": {"Retry-After": "0"}},
+    "no picture": {"kind": "status", "status": 200, "body": "{}"},
+    "empty": {"kind": "status", "status": 200, "body": ""},
+}
+
+
+@pytest.mark.parametrize("size", [0, 12 * MIB], ids=["one part", "several parts"])
+@pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE.keys())
+def test_a_download_that_fails_once_is_repeated_within_the_try(
+    simulator, seaweedfs, bucket, generate, transfer, fault, size
+):
+    simulator.settings(file_size=size)
+    [answer] = generate()
+    play(simulator, **fault)
+    transfer(answer)
+    assert list(stored(seaweedfs, bucket).values()) == [bytes_of(answer)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ({"kind": "drop_after_billing"}, r"The download of file 0 of generation img_\w+ broke: .*"),
+        ({"kind": "truncate"}, r"The download of file 0 of generation img_\w+ broke: .*"),
+        ({"kind": "wrong_length"}, r"The download of file 0 of generation img_\w+ broke: .*"),
+        (
+            {"kind": "html"},
+            r"The download of .* brought a text, such as a proxy's page where image/jpeg was promised\.",
+        ),
+        (
+            {"kind": "status", "status": 500},
+            r"The download of file 0 of generation img_\w+ was answered 500\.",
+        ),
+        (
+            {"kind": "status", "status": 206},
+            r"The download of file 0 of generation img_\w+ was answered 206\.",
+        ),
+        (
+            {"kind": "status", "status": 200, "body": "\x89PNG\r\n\x1a\n" + "x" * 99},
+            r".* brought no such image where image/jpeg .*",
+        ),
+    ],
+    ids=["drop", "truncate", "wrong length", "html", "500", "206", "no picture"],
+)
+def test_a_download_that_keeps_failing_is_one_sentence_and_leaves_nothing(
+    simulator, seaweedfs, bucket, generate, transfer, fault, sentence
+):
+    simulator.settings(file_size=12 * MIB)
+    [answer] = generate()
+    play(simulator, **fault, times=99)
+    with pytest.raises(errors.DownloadError, match=f"^{sentence}$"):
+        transfer(answer)
+    assert stored(seaweedfs, bucket) == {}
+
+
+@pytest.mark.parametrize("kind", ["hang", "slow_first_byte", "slow_body"])
+def test_a_server_that_drips_does_not_hold_the_task(
+    simulator, seaweedfs, bucket, generate, transfer, monkeypatch, kind
+):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_GETIMG_DEFAULT",
+        f'{{"conn_type": "getimg", "host": "{simulator.url}", "extra": {{"timeout": 1}}}}',
+    )
+    simulator.settings(file_size=12 * MIB)
+    [answer] = generate()
+    play(simulator, kind=kind, seconds=60, times=99)
+    with pytest.raises(errors.DownloadError, match="did not finish within 1 seconds"):
+        transfer(answer)
+    assert stored(seaweedfs, bucket) == {}
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_url_that_is_gone_is_not_asked_twice(simulator, seaweedfs, bucket, generate, transfer, status):
+    [answer] = generate()
+    play(simulator, kind="status", status=status)
+    with pytest.raises(errors.FileGoneError) as error:
+        transfer(answer)
+    message = str(error.value)
+    assert message.startswith(
+        f"File 0 of generation {answer['id']} is no longer served ({status}; it was to be deleted at 20"
+    )
+    assert message.endswith(
+        "To make it anew, which is billed, clear the task that generated it: the one upstream."
+    )
+    assert stored(seaweedfs, bucket) == {}
+
+
+def test_an_expired_file_fails_without_a_request(simulator, seaweedfs, bucket, generate, transfer):
+    simulator.settings(media_lifetime=0)
+    [answer] = generate()
+    answer["data"][0]["url"] = "http://127.0.0.1:1/never-asked"
+    with pytest.raises(
+        errors.FileGoneError, match=r"^File 0 of generation img_\w+ expired at 20.*\. To make it anew"
+    ):
+        transfer(answer)
+
+
+def test_a_file_that_expires_on_the_way_is_told_from_a_network_fault(
+    simulator, seaweedfs, bucket, generate, transfer
+):
+    simulator.settings(media_lifetime=2, file_size=12 * MIB)
+    [answer] = generate()
+    play(simulator, kind="slow_body", seconds=30, times=9)
+    with pytest.raises(errors.FileGoneError, match="expired at"):
+        transfer(answer, getimg_conn_id="getimg_hasty_download")
+    assert stored(seaweedfs, bucket) == {}
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch, simulator):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_GETIMG_HASTY_DOWNLOAD",
+        f'{{"conn_type": "getimg", "host": "{simulator.url}", "extra": {{"timeout": 3}}}}',
+    )
+
+
+def test_one_file_that_fails_stops_no_other(simulator, seaweedfs, bucket, generate, transfer, capsys):
+    answers = generate(4)
+    answers[1]["data"][0]["url"] += "0"
+    with pytest.raises(errors.TransferIncompleteError) as error:
+        transfer(answers)
+    assert str(error.value).startswith("3 of 4 files were saved, 1 were not. File 0 of generation ")
+    assert len(stored(seaweedfs, bucket)) == 3
+    log = capsys.readouterr().out
+    for answer in answers:
+        assert f"| {answer['id']} |" in log
+    assert log.count("| yes ") == 3
+    assert log.count("| no ") == 1
+    assert "sig=" not in log
+
+
+def test_a_retry_downloads_only_what_is_missing(simulator, seaweedfs, bucket, generate, transfer):
+    answers = generate(3)
+    good, answers[1]["data"][0]["url"] = answers[1]["data"][0]["url"], "http://127.0.0.1:1/broken"
+    with pytest.raises(errors.TransferIncompleteError):
+        transfer(answers)
+    answers[1]["data"][0]["url"] = good
+    play(simulator, kind="status", status=200, body="used by the one that is missing")
+    rows = transfer(answers, try_number=2)
+    assert [row["generation_id"] for row in rows] == [answer["id"] for answer in answers]
+    play(simulator, kind="status", status=500, times=99)
+    assert transfer(answers, try_number=3) == rows
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+@pytest.mark.parametrize("size", [0, 12 * MIB], ids=["one part", "several parts"])
+def test_what_an_earlier_try_saved_is_done_though_its_url_be_dead(
+    simulator, seaweedfs, bucket, generate, transfer, if_exists, size
+):
+    simulator.settings(file_size=size)
+    [answer] = generate()
+    rows = transfer(answer, if_exists=if_exists)
+    answer["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+    assert transfer(answer, try_number=2, if_exists=if_exists) == rows
+
+
+class TestAnotherObjectAtTheKey:
+    @pytest.fixture
+    def occupied(self, seaweedfs, bucket, generate) -> dict[str, Any]:
+        [answer] = generate()
+        seaweedfs.client().put_object(Bucket=bucket, Key="key", Body=b"theirs")
+        return answer
+
+    def test_skip_names_both(self, seaweedfs, bucket, occupied, transfer):
+        with pytest.raises(errors.ObjectExistsError) as error:
+            transfer(occupied, s3_key="key")
+        ours = hashlib.sha256(bytes_of(occupied)).hexdigest()
+        theirs = hashlib.sha256(b"theirs").hexdigest()
+        assert f"its SHA-256 is {theirs}, that of file 0 of generation {occupied['id']} is {ours}" in str(
+            error.value
+        )
+        assert stored(seaweedfs, bucket) == {"key": b"theirs"}
+
+    def test_skip_takes_the_same_bytes_for_done(self, seaweedfs, bucket, occupied, transfer):
+        seaweedfs.client().put_object(Bucket=bucket, Key="key", Body=bytes_of(occupied))
+        [row] = transfer(occupied, s3_key="key")
+        assert row["sha256"] == hashlib.sha256(bytes_of(occupied)).hexdigest()
+
+    def test_fail_fails(self, seaweedfs, bucket, occupied, transfer):
+        with pytest.raises(errors.ObjectExistsError, match="exists already, and if_exists is 'fail'"):
+            transfer(occupied, s3_key="key", if_exists="fail")
+        assert stored(seaweedfs, bucket) == {"key": b"theirs"}
+
+    def test_replace_replaces(self, seaweedfs, bucket, occupied, transfer):
+        transfer(occupied, s3_key="key", if_exists="replace")
+        assert stored(seaweedfs, bucket) == {"key": bytes_of(occupied)}
+
+
+@pytest.mark.parametrize("size", [0, 12 * MIB], ids=["one part", "several parts"])
+def test_a_file_can_be_named_by_its_content(simulator, seaweedfs, bucket, generate, transfer, size):
+    simulator.settings(file_size=size)
+    [answer] = generate()
+    [row] = transfer(answer, s3_key="by-content/{sha256}.jpg")
+    assert row["key"] == f"by-content/{row['sha256']}.jpg"
+    assert stored(seaweedfs, bucket) == {row["key"]: bytes_of(answer)}
+    assert transfer(answer, s3_key="by-content/{sha256}.jpg", try_number=2) == [row]
+
+
+def test_a_file_over_max_bytes_is_not_saved(simulator, seaweedfs, bucket, generate, transfer):
+    simulator.settings(file_size=2 * MIB)
+    [answer] = generate()
+    with pytest.raises(
+        errors.FileRefusedError, match="is 2097152 bytes: max_bytes allows 1048576, nothing was saved"
+    ):
+        transfer(answer, max_bytes=MIB)
+    assert stored(seaweedfs, bucket) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"if_exists": "maybe"}, "if_exists is 'maybe': 'skip', 'replace' and 'fail' are allowed."),
+        ({"concurrency": 0}, "concurrency is 0: a whole number, 1 or more, is allowed."),
+        ({"concurrency": "many"}, "concurrency is 'many': a whole number, 1 or more, is allowed."),
+        ({"max_bytes": 1.5}, "max_bytes is 1.5: a whole number, 1 or more, is allowed."),
+        ({"s3_key": "{nope}"}, "s3_key has the unknown placeholder {nope}"),
+        ({"s3_key": "same"}, "s3_key gives file 0 of generation"),
+        ({"extra_args": {"Nope": 1}}, "extra_args has Nope, which can't be set"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_input_is_one_sentence_before_any_download(
+    simulator, seaweedfs, bucket, generate, transfer, fields, sentence
+):
+    answers = generate(2)
+    for answer in answers:
+        answer["data"][0]["url"] = "http://127.0.0.1:1/never-asked"
+    with pytest.raises(errors.InvalidInputError) as error:
+        transfer(answers, **fields)
+    assert str(error.value).startswith(sentence)
+    assert stored(seaweedfs, bucket) == {}
+
+
+def test_a_missing_bucket_is_one_sentence(generate, transfer):
+    with pytest.raises(errors.ObjectStoreError) as error:
+        transfer(generate()[0], s3_bucket="there-is-none", if_exists="replace")
+    assert str(error.value).endswith(": there is no bucket 'there-is-none'.")
+
+
+def test_s3_options_reach_the_object_and_stay_the_user_s(simulator, seaweedfs, bucket, generate, transfer):
+    extra_args = {
+        "Metadata": {"team": "art"},
+        "Tagging": "a=b",
+        "CacheControl": "no-cache",
+        "ContentType": "image/x",
+    }
+    given = {**extra_args, "Metadata": {**extra_args["Metadata"]}}
+    simulator.settings(file_size=6 * MIB)
+    [row] = transfer(generate()[0], extra_args=extra_args)
+    head = seaweedfs.client().head_object(Bucket=bucket, Key=row["key"])
+    assert extra_args == given
+    assert (head["ContentType"], head["CacheControl"], head["Metadata"]["team"]) == (
+        "image/x",
+        "no-cache",
+        "art",
+    )
+    tags = seaweedfs.client().get_object_tagging(Bucket=bucket, Key=row["key"])["TagSet"]
+    assert tags == [{"Key": "a", "Value": "b"}]
+
+
+class TestWhereADownloadMayGo:
+    """The simulator is at 127.0.0.1, and so is the base URL: all else that is private is out of bounds."""
+
+    def refused(self, transfer, answer: dict[str, Any], url: str, **fields: Any) -> str:
+        answer["data"][0]["url"] = url
+        with pytest.raises(errors.FileRefusedError) as error:
+            transfer(answer, **fields)
+        return str(error.value)
+
+    @pytest.fixture
+    def public(self, monkeypatch) -> str:
+        """A connection whose base URL is on the internet."""
+        monkeypatch.setenv("AIRFLOW_CONN_PUBLIC", '{"conn_type": "getimg", "host": "https://1.1.1.1"}')
+        return "public"
+
+    def test_not_to_this_machine_where_the_base_url_is_elsewhere(self, generate, transfer, public):
+        [answer] = generate()
+        message = self.refused(transfer, answer, answer["data"][0]["url"], getimg_conn_id=public)
+        assert "is the private address 127.0.0.1" in message
+        assert "sig=" not in message
+
+    @pytest.fixture
+    def elsewhere(self):
+        """Listen on another address of this machine, and check that nobody sends it anything."""
+        with socket.create_server(("127.0.0.2", 0)) as server:
+            yield f"http://127.0.0.2:{server.getsockname()[1]}"
+            server.settimeout(5)
+            visitor, _ = server.accept()
+            with visitor:
+                visitor.settimeout(5)
+                assert visitor.recv(1) == b""
+
+    def test_not_to_another_private_address(self, generate, transfer, elsewhere):
+        message = self.refused(transfer, generate()[0], f"{elsewhere}/x?sig=secret")
+        assert "is the private address 127.0.0.2" in message
+
+    def test_not_without_encryption(self, generate, transfer, public):
+        url = "http://example.test/x?sig=secret"
+        message = self.refused(transfer, generate()[0], url, getimg_conn_id=public)
+        assert message == "The URL http://example.test/x?... is not https: it was not requested."
+
+    def test_not_by_way_of_a_redirect(self, simulator, generate, transfer, elsewhere):
+        [answer] = generate()
+        play(simulator, kind="status", status=302, headers={"Location": f"{elsewhere}/inside?sig=secret"})
+        message = self.refused(transfer, answer, answer["data"][0]["url"])
+        assert "is the private address 127.0.0.2" in message
+        assert "secret" not in message
+
+    def test_a_redirect_at_home_is_followed(self, simulator, seaweedfs, bucket, generate, transfer):
+        [answer] = generate()
+        location = answer["data"][0]["url"].removeprefix(simulator.url)
+        play(simulator, kind="status", status=302, headers={"Location": location})
+        transfer(answer)
+        assert list(stored(seaweedfs, bucket).values()) == [bytes_of(answer)]
+
+    def test_but_not_for_ever(self, simulator, generate, transfer):
+        [answer] = generate()
+        location = answer["data"][0]["url"].removeprefix(simulator.url)
+        play(simulator, kind="status", status=302, headers={"Location": location}, times=99)
+        with pytest.raises(errors.DownloadError, match="redirects more than 3 times"):
+            transfer(answer)
+
+    @pytest.mark.parametrize("url", ["http://[bad", "http://a..b/x"])
+    def test_a_url_that_is_none_is_one_sentence(self, generate, transfer, url):
+        [answer] = generate()
+        answer["data"][0]["url"] = url
+        with pytest.raises(errors.DownloadError, match="The download of file 0 of generation"):
+            transfer(answer)
+
+
+def test_each_object_is_an_event_of_the_outlets(bucket, generate, context):
+    answers = generate(2)
+    alias, asset = AssetAlias("pictures"), Asset("s3://somewhere/else")
+    operator = TransferToS3Operator(
+        task_id="save", generation=answers, s3_bucket=bucket, s3_key=KEY, outlets=[alias, asset]
+    )
+    surroundings = context()
+    rows = operator.execute(surroundings)
+    events = surroundings["outlet_events"][alias].asset_alias_events
+    assert [event.dest_asset_key.uri for event in events] == [row["uri"] for row in rows]
+    assert events[0].extra == {
+        "generation_id": answers[0]["id"],
+        "index": 0,
+        "model": "seedream-5-lite",
+        "cost_usd": "0.04",
+        "bytes": rows[0]["bytes"],
+        "sha256": rows[0]["sha256"],
+        "mime_type": "image/jpeg",
+    }
+    files = surroundings["outlet_events"][asset].extra["files"]
+    assert [file["uri"] for file in files] == [row["uri"] for row in rows]
+    lineage = operator.get_openlineage_facets_on_complete(None)
+    assert [(output.namespace, output.name) for output in lineage.outputs] == [
+        (f"s3://{bucket}", row["key"]) for row in rows
+    ]
+    assert "sig=" not in repr((events, files, lineage))
+
+
+def test_a_store_of_one_s_own_has_no_page_in_the_console(bucket, generate, context):
+    operator = TransferToS3Operator(task_id="save", generation=generate(), s3_bucket=bucket, s3_key=KEY)
+    operator.execute(context())
+    [link] = operator.operator_extra_links
+    assert link.get_link(operator, ti_key=None) == ""
+
+
+def test_files_that_die_before_the_last_retry_are_warned_of(simulator, generate, transfer, capsys):
+    simulator.settings(media_lifetime=600)
+    transfer(generate()[0])
+    assert (
+        "3 retries 0:05:00 apart may need 0:15:00: a shorter retry_delay is safer." in capsys.readouterr().out
+    )

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from copy import copy
+from typing import TYPE_CHECKING
+
+import httpx
+import psutil
+import pytest
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    HTTPClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from devstack.s3_faults import S3FaultProxy, open_uploads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from mypy_boto3_s3.client import S3Client
+
+    from devstack import SeaweedFS
+
+BODY = os.urandom(3 * 1024 * 1024)
+PART = 5 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def running(seaweedfs: SeaweedFS) -> Iterator[S3FaultProxy]:
+    with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(running: S3FaultProxy) -> S3FaultProxy:
+    running.clear()
+    return running
+
+
+def client_through(proxy: S3FaultProxy, seaweedfs: SeaweedFS, attempts: int = 1, **options: Any) -> S3Client:
+    through = copy(seaweedfs)
+    through.endpoint_url = proxy.url
+    secret = options.pop("secret_key", None)
+    return through.client(secret_key=secret, retries={"total_max_attempts": attempts}, **options)
+
+
+@pytest.fixture
+def client(proxy: S3FaultProxy, seaweedfs: SeaweedFS) -> S3Client:
+    """A client that leads through the proxy, and asks once."""
+    return client_through(proxy, seaweedfs)
+
+
+@pytest.fixture
+def persistent(proxy: S3FaultProxy, seaweedfs: SeaweedFS) -> S3Client:
+    """A client that leads through the proxy, and asks three times."""
+    return client_through(proxy, seaweedfs, attempts=3)
+
+
+def keys(seaweedfs: SeaweedFS, bucket: str) -> list[str]:
+    listed = seaweedfs.client().list_objects_v2(Bucket=bucket)
+    return [item["Key"] for item in listed.get("Contents", [])]
+
+
+def test_everything_passes_through_unchanged(
+    client: S3Client, seaweedfs: SeaweedFS, bucket: str, proxy: S3FaultProxy
+) -> None:
+    key = "folder/a b+c%20é=&?#.png"
+    client.put_object(Bucket=bucket, Key=key, Body=BODY, ContentType="image/png", Metadata={"id": "42"})
+    assert client.head_object(Bucket=bucket, Key=key)["ContentLength"] == len(BODY)
+    answer = client.get_object(Bucket=bucket, Key=key)
+    assert answer["Body"].read() == BODY
+    assert (answer["ContentType"], answer["Metadata"]) == ("image/png", {"id": "42"})
+    assert client.get_object(Bucket=bucket, Key=key, Range="bytes=10-19")["Body"].read() == BODY[10:20]
+    assert [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]] == [key]
+    client.copy_object(Bucket=bucket, Key="copy", CopySource={"Bucket": bucket, "Key": key})
+    client.delete_object(Bucket=bucket, Key=key)
+    client.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "copy"}]})
+    assert keys(seaweedfs, bucket) == []
+    assert proxy.operations() == [
+        "PutObject",
+        "HeadObject",
+        "GetObject",
+        "GetObject",
+        "ListObjectsV2",
+        "CopyObject",
+        "DeleteObject",
+        "DeleteObjects",
+    ]
+    assert {request.key for request in proxy.requests[:4]} == {key}
+
+
+def test_wrong_signature_is_still_refused_by_the_server(
+    proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
+) -> None:
+    stranger = client_through(proxy, seaweedfs, secret_key="wrong")
+    with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+        stranger.put_object(Bucket=bucket, Key="a", Body=b"x")
+    assert (proxy.requests[0].status, proxy.requests[0].upstream_status) == (403, 403)
+
+
+def test_wrong_checksum_is_still_refused_by_the_server(client: S3Client, bucket: str) -> None:
+    with pytest.raises(ClientError, match="BadDigest"):
+        client.put_object(Bucket=bucket, Key="a", Body=b"x", ChecksumSHA256="A" * 43 + "=")
+
+
+def test_requests_are_remembered_without_credentials(
+    client: S3Client, bucket: str, proxy: S3FaultProxy, seaweedfs: SeaweedFS
+) -> None:
+    client.put_object(Bucket=bucket, Key="a", Body=b"x", IfNoneMatch="*", ChecksumAlgorithm="SHA256")
+    with pytest.raises(ClientError, match="PreconditionFailed"):
+        client.put_object(Bucket=bucket, Key="a", Body=BODY, IfNoneMatch="*")
+    link = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "a"})
+    assert httpx.get(link, trust_env=False).content == b"x"
+    first, second, read = proxy.requests
+    assert (first.method, first.path, first.bucket, first.key) == ("PUT", f"/{bucket}/a", bucket, "a")
+    assert (first.status, second.status, read.status) == (200, 412, 200)
+    assert (first.headers["if-none-match"], first.body_bytes) == ("*", 1)
+    assert "x-amz-checksum-sha256" in first.headers
+    told = repr(proxy.requests).lower()
+    assert "authorization" not in told
+    assert "signature" not in told
+    assert seaweedfs.access_key.lower() not in told
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ({"code": "SlowDown"}, 503, "SlowDown"),
+        ({"code": "AccessDenied"}, 403, "AccessDenied"),
+        ({"code": "NoSuchBucket"}, 404, "NoSuchBucket"),
+        ({"status": 412}, 412, "PreconditionFailed"),
+        ({"status": 500}, 500, "InternalError"),
+        ({"status": 507, "code": "DiskFull"}, 507, "DiskFull"),
+        ({}, 503, "SlowDown"),
+    ],
+    ids=["slow-down", "denied", "bucket", "precondition", "internal", "own", "default"],
+)
+def test_status_is_an_error_of_s3_and_the_server_is_not_asked(
+    client: S3Client,
+    proxy: S3FaultProxy,
+    seaweedfs: SeaweedFS,
+    bucket: str,
+    fault: dict[str, Any],
+    status: int,
+    code: str,
+) -> None:
+    proxy.set_faults([{"kind": "status", **fault}])
+    with pytest.raises(ClientError) as caught:
+        client.put_object(Bucket=bucket, Key="a", Body=BODY)
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
+    assert caught.value.response["Error"]["Code"] == code
+    assert (proxy.requests[0].status, proxy.requests[0].upstream_status) == (status, None)
+    assert keys(seaweedfs, bucket) == []
+    client.put_object(Bucket=bucket, Key="a", Body=BODY)
+
+
+def test_status_on_head_has_no_body(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
+    proxy.set_faults([{"kind": "status", "code": "AccessDenied", "operation": "HeadObject"}])
+    with pytest.raises(ClientError, match=r"\(403\)"):
+        client.head_object(Bucket=bucket, Key="a")
+
+
+def test_upload_that_breaks_leaves_nothing_and_is_sent_again(
+    persistent: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
+) -> None:
+    proxy.set_faults([{"kind": "reset_mid_upload"}])
+    with pytest.raises(HTTPClientError):
+        client_through(proxy, seaweedfs).put_object(Bucket=bucket, Key="a", Body=BODY)
+    assert proxy.requests[0].body_bytes == len(BODY) // 2
+    assert keys(seaweedfs, bucket) == []
+    proxy.set_faults([{"kind": "reset_mid_upload", "method": "PUT"}])
+    persistent.put_object(Bucket=bucket, Key="a", Body=BODY)
+    assert [request.fault for request in proxy.requests[1:]] == ["reset_mid_upload", None]
+    assert seaweedfs.client().get_object(Bucket=bucket, Key="a")["Body"].read() == BODY
+
+
+def test_lost_response_makes_a_retry_meet_its_own_object(
+    persistent: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
+) -> None:
+    proxy.set_faults([{"kind": "lost_response", "operation": "PutObject"}])
+    with pytest.raises(ClientError, match="PreconditionFailed"):
+        persistent.put_object(Bucket=bucket, Key="a", Body=BODY, IfNoneMatch="*")
+    assert [(request.status, request.upstream_status) for request in proxy.requests] == [
+        (None, 200),
+        (412, 412),
+    ]
+    assert seaweedfs.client().get_object(Bucket=bucket, Key="a")["Body"].read() == BODY
+
+
+@pytest.mark.parametrize("kind", ["lost_response", "reset_mid_response"])
+def test_answer_to_an_upload_breaks_after_the_server_has_done_it(
+    client: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str, kind: str
+) -> None:
+    proxy.set_faults([{"kind": kind}])
+    with pytest.raises((ConnectionClosedError, HTTPClientError)):
+        client.put_object(Bucket=bucket, Key="a", Body=BODY)
+    assert keys(seaweedfs, bucket) == ["a"]
+
+
+def test_download_breaks_in_the_middle(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
+    client.put_object(Bucket=bucket, Key="a", Body=BODY)
+    proxy.set_faults([{"kind": "reset_mid_response", "operation": "GetObject"}])
+    body = client.get_object(Bucket=bucket, Key="a")["Body"]
+    with pytest.raises((ResponseStreamingError, IncompleteReadError, HTTPClientError)):
+        body.read()
+
+
+@pytest.mark.parametrize("operation", ["PutObject", "GetObject"])
+def test_slow_takes_its_time_and_ends_well(
+    client: S3Client, proxy: S3FaultProxy, bucket: str, operation: str
+) -> None:
+    proxy.set_faults([{"kind": "slow", "seconds": 0.6, "operation": operation}])
+    began = time.monotonic()
+    client.put_object(Bucket=bucket, Key="a", Body=BODY)
+    assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == BODY
+    assert time.monotonic() - began >= 0.6
+
+
+def test_hang_answers_nothing_and_asks_the_server_nothing(
+    proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
+) -> None:
+    proxy.set_faults([{"kind": "hang"}])
+    impatient = client_through(proxy, seaweedfs, read_timeout=0.5)
+    with pytest.raises(ReadTimeoutError):
+        impatient.put_object(Bucket=bucket, Key="a", Body=BODY)
+    assert keys(seaweedfs, bucket) == []
+    proxy.set_faults([{"kind": "hang", "seconds": 0.2}])
+    with pytest.raises(ConnectionClosedError):
+        impatient.put_object(Bucket=bucket, Key="a", Body=BODY)
+
+
+def test_end_of_the_proxy_is_not_held_up_by_a_hang(seaweedfs: SeaweedFS) -> None:
+    with S3FaultProxy(seaweedfs.endpoint_url) as own:
+        own.set_faults([{"kind": "hang"}])
+
+        def ask() -> None:
+            with contextlib.suppress(httpx.HTTPError):
+                httpx.get(f"{own.url}/a/b", trust_env=False, timeout=30)
+
+        waiting = threading.Thread(target=ask)
+        waiting.start()
+        while not own.requests:
+            time.sleep(0.01)
+        began = time.monotonic()
+    waiting.join(5)
+    assert time.monotonic() - began < 3
+    assert not waiting.is_alive()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(own.url.rpartition(":")[2])))
+
+
+def test_faults_hit_what_matches_as_often_as_they_say(
+    client: S3Client, proxy: S3FaultProxy, bucket: str
+) -> None:
+    proxy.set_faults([{"kind": "status", "key_contains": "bad/", "method": "PUT", "skip": 1, "times": 2}])
+    outcomes = []
+    for key in ("good", "bad/0", "bad/1", "good", "bad/2", "bad/3"):
+        try:
+            client.put_object(Bucket=bucket, Key=key, Body=b"x")
+            outcomes.append(key)
+        except ClientError:
+            outcomes.append(f"{key} failed")
+    assert outcomes == ["good", "bad/0", "bad/1 failed", "good", "bad/2 failed", "bad/3"]
+    assert proxy.faults == []
+
+
+@pytest.mark.parametrize(
+    "fault", [{"kind": "explode"}, {"kind": "hang", "wrong": 1}, {}], ids=["kind", "field", "none"]
+)
+def test_fault_that_cant_be_played_is_refused(proxy: S3FaultProxy, fault: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"fault"):
+        proxy.set_faults([{"kind": "status"}, fault])
+    assert proxy.faults == []
+
+
+def test_open_uploads_are_seen_until_they_are_aborted(
+    client: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
+) -> None:
+    proxy.set_faults([{"kind": "status", "code": "SlowDown", "operation": "UploadPart", "skip": 1}])
+    upload = client.create_multipart_upload(Bucket=bucket, Key="big")["UploadId"]
+    client.upload_part(Bucket=bucket, Key="big", UploadId=upload, PartNumber=1, Body=b"a" * PART)
+    with pytest.raises(ClientError, match="SlowDown"):
+        client.upload_part(Bucket=bucket, Key="big", UploadId=upload, PartNumber=2, Body=b"b")
+    assert open_uploads(seaweedfs.client(), bucket) == ["big"]
+    assert keys(seaweedfs, bucket) == []
+    client.abort_multipart_upload(Bucket=bucket, Key="big", UploadId=upload)
+    assert open_uploads(seaweedfs.client(), bucket) == []
+    assert proxy.operations("big") == [
+        "CreateMultipartUpload",
+        "UploadPart",
+        "UploadPart",
+        "AbortMultipartUpload",
+    ]
+
+
+def test_multipart_upload_completes_after_a_broken_part(
+    persistent: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
+) -> None:
+    proxy.set_faults([{"kind": "reset_mid_upload", "operation": "UploadPart", "skip": 1}])
+    upload = persistent.create_multipart_upload(Bucket=bucket, Key="big")["UploadId"]
+    parts: list[Any] = []
+    for number, body in enumerate((b"a" * PART, b"b" * PART, b"c"), start=1):
+        answer = persistent.upload_part(
+            Bucket=bucket, Key="big", UploadId=upload, PartNumber=number, Body=body
+        )
+        parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+    persistent.complete_multipart_upload(
+        Bucket=bucket, Key="big", UploadId=upload, MultipartUpload={"Parts": parts}
+    )
+    stored = seaweedfs.client().get_object(Bucket=bucket, Key="big")["Body"].read()
+    assert stored == b"a" * PART + b"b" * PART + b"c"
+    assert open_uploads(seaweedfs.client(), bucket) == []
+
+
+def test_body_is_sent_once_the_server_has_asked_for_it(
+    client: S3Client, proxy: S3FaultProxy, bucket: str
+) -> None:
+    proxy.set_faults([{"kind": "status", "code": "AccessDenied"}])
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client.put_object(Bucket=bucket, Key="a", Body=BODY)
+    # boto3 sends Expect: 100-continue, and a body that was refused never leaves it.
+    assert proxy.requests[0].body_bytes == 0
+
+
+def test_chunked_body_arrives(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
+    link = client.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "a"})
+    answer = httpx.put(link, content=iter([b"one ", b"two"]), trust_env=False)
+    assert answer.status_code == 200, answer.text
+    assert "content-length" not in proxy.requests[0].headers
+    assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"one two"
+
+
+def test_large_bodies_take_no_memory(client: S3Client, seaweedfs: SeaweedFS, bucket: str) -> None:
+    size = 256 * 1024 * 1024
+    link = client.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "large"})
+    block = os.urandom(1024 * 1024)
+    sent, received = hashlib.sha256(), hashlib.sha256()
+
+    def blocks() -> Iterator[bytes]:
+        for _ in range(size // len(block)):
+            sent.update(block)
+            yield block
+
+    before = psutil.Process().memory_info().rss
+    peak = before
+    httpx.put(link, content=blocks(), trust_env=False, timeout=60).raise_for_status()
+    peak = max(peak, psutil.Process().memory_info().rss)
+    for chunk in client.get_object(Bucket=bucket, Key="large")["Body"].iter_chunks(1024 * 1024):
+        received.update(chunk)
+        peak = max(peak, psutil.Process().memory_info().rss)
+    assert received.digest() == sent.digest()
+    assert peak - before < 64 * 1024 * 1024
+
+
+def test_connection_leads_through_the_proxy(proxy: S3FaultProxy, seaweedfs: SeaweedFS) -> None:
+    direct = json.loads(seaweedfs.aws_connection())
+    through = json.loads(proxy.aws_connection(seaweedfs.aws_connection()))
+    assert through["extra"].pop("endpoint_url") == proxy.url
+    direct["extra"].pop("endpoint_url")
+    assert through == direct

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import pytest
+from airflow.sdk._shared.secrets_masker import redact
+from airflow.sdk.execution_time.task_runner import _serialize_template_field
+
+from airflow_provider_getimg import masking
+from airflow_provider_getimg.masking import Concealed, mask_signed_urls, revealed
+
+QUERY = "exp=1795530722&sig={}"
+
+
+def url(mark: str) -> str:
+    return f"https://api.getimg.ai/v2/downloads/img_1/0?{QUERY.format(mark * 8)}"
+
+
+@pytest.mark.parametrize(
+    ("mark", "value"),
+    [
+        ("a1", url("a1")),
+        ("b2", [{"data": [{"url": url("b2")}]}]),
+        ("c3", str([{"data": [{"url": url("c3")}]}])),
+        ("d4", json.dumps({"url": url("d4")})),
+        ("e5", json.dumps({"url": url("e5")}).replace("/", "\\/")),
+        ("f6", f"  Draw {url('f6')} anew"),
+        ("g7", url("g7").replace("https", "HTTPS")),
+        ("h8", ({"deep": [[{"er": url("h8")}]]},)),
+    ],
+    ids=["url", "answers", "their repr", "json", "escaped json", "in a sentence", "upper case", "deep"],
+)
+def test_a_signature_is_masked_wherever_it_stands(mark, value):
+    query = QUERY.format(mark * 8)
+    assert query in redact(f"https://elsewhere?{query}")
+    mask_signed_urls(value)
+    assert query not in redact(f"https://elsewhere?{query}")
+
+
+@pytest.mark.parametrize(
+    "value", ["https://[", "https://a.test", "?", "", None, 7, ["https://a.test/?"]], ids=repr
+)
+def test_what_has_no_signature_is_left_alone(value):
+    mask_signed_urls(value)
+    assert redact("https://a.test/page") == "https://a.test/page"
+
+
+def test_masks_are_few_however_many_urls_there_are(monkeypatch):
+    monkeypatch.setattr(masking, "_masks", set())
+    mask_signed_urls([url(f"{number:04}") for number in range(1000)])
+    assert len(masking._masks) == masking._MASKS_AT_MOST
+
+
+def test_a_concealed_value_is_shown_without_its_signatures():
+    answers = [{"id": "img_1", "data": [{"url": url("zz"), "width": 7}]}]
+    concealed = Concealed(answers)
+    shown = _serialize_template_field(concealed, "generation")
+    assert "sig=" not in json.dumps(shown)
+    assert shown[0]["data"][0]["url"] == "https://api.getimg.ai/v2/downloads/img_1/0?..."
+    assert "sig=" not in repr(concealed)
+    assert revealed(concealed) is answers
+    assert revealed(answers) is answers

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table from an error to a decision."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk import DAG, RetryAction
+from airflow.serialization.serialized_objects import DagSerialization
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.operators.image import GenerateImageOperator
+from airflow_provider_getimg.retry import RETRY_POLICY, backoff, wait_out_rate_limits
+
+FAIL, RETRY, DEFAULT = RetryAction.FAIL, RetryAction.RETRY, RetryAction.DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("error", "action"),
+    [
+        (errors.InvalidInputError("x"), FAIL),
+        (errors.ConnectionConfigError("x"), FAIL),
+        (errors.CostLimitError("x"), FAIL),
+        (errors.RequestRefusedError("x"), FAIL),
+        (errors.InvalidRequestError("x"), FAIL),
+        (errors.AuthenticationError("x"), FAIL),
+        (errors.InsufficientBalanceError("x"), FAIL),
+        (errors.ContentPolicyError("x"), FAIL),
+        (errors.OutcomeUnknownError("x"), FAIL),
+        (errors.PaidFilesGoneError("x"), FAIL),
+        (errors.FileGoneError("x"), FAIL),
+        (errors.FileRefusedError("x"), FAIL),
+        (errors.ObjectExistsError("x"), FAIL),
+        (errors.RateLimitError("x"), RETRY),
+        (errors.NoConnectionError("x"), DEFAULT),
+        (errors.UnavailableError("x"), DEFAULT),
+        (errors.KilledError("x"), DEFAULT),
+        (errors.DownloadError("x"), DEFAULT),
+        (errors.ObjectStoreError("x"), DEFAULT),
+        (
+            errors.TransferIncompleteError("x", [errors.FileGoneError("x"), errors.DownloadError("x")]),
+            DEFAULT,
+        ),
+        (
+            errors.TransferIncompleteError("x", [errors.FileGoneError("x"), errors.ObjectExistsError("x")]),
+            FAIL,
+        ),
+        (RuntimeError("x"), DEFAULT),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.value,
+)
+def test_the_decision_for_each_error(error, action):
+    assert RETRY_POLICY.evaluate(error, try_number=1, max_tries=3).action is action
+
+
+def test_every_error_has_a_row():
+    tested = {type(mark) for mark, _ in test_the_decision_for_each_error.pytestmark[0].args[1]}
+    abstract = {errors.GetimgError, errors.TransferError}
+    known = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.GetimgError)
+    }
+    assert known - tested == abstract
+
+
+def test_an_unknown_outcome_is_retried_where_the_operator_says_so():
+    context = {"task": SimpleNamespace(on_unknown_outcome="resubmit")}
+    decision = RETRY_POLICY.evaluate(errors.OutcomeUnknownError("x"), 1, 3, context)
+    assert decision.action is RETRY
+
+
+@pytest.mark.parametrize(("asked", "low", "high"), [(90.0, 90, 90), (0.0, 1, 1), (None, 7.5, 15)])
+def test_the_delay_after_a_429_is_what_the_server_asks_but_never_none(asked, low, high):
+    decision = RETRY_POLICY.evaluate(errors.RateLimitError("x", retry_after=asked), 1, 3)
+    assert timedelta(seconds=low) <= decision.retry_delay <= timedelta(seconds=high)
+
+
+def test_a_delay_that_nobody_told_grows_up_to_a_limit():
+    for attempt, full in ((1, 15), (2, 30), (3, 60), (7, 600), (2000, 600)):
+        assert full / 2 <= backoff(attempt) <= full
+
+
+def test_a_server_that_says_now_is_not_hammered():
+    calls = []
+
+    def limited() -> None:
+        calls.append(1)
+        raise errors.RateLimitError("x", retry_after=0.0)
+
+    log = SimpleNamespace(info=lambda *_: None)
+    with pytest.raises(errors.RateLimitError):
+        wait_out_rate_limits(3.5, log, threading.Event())(limited)
+    assert len(calls) <= 3
+
+
+def test_the_policy_survives_serialization_also_when_mapped():
+    with DAG("d", schedule=None) as dag:
+        GenerateImageOperator(task_id="one", model="m", prompt="p")
+        GenerateImageOperator.partial(task_id="mapped", model="m").expand(prompt=["a"])
+        GenerateImageOperator(task_id="none", model="m", prompt="p", retry_policy=None)
+    restored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    assert {
+        task_id: restored.get_task(task_id).has_retry_policy for task_id in ("one", "mapped", "none")
+    } == {
+        "one": True,
+        "mapped": True,
+        "none": False,
+    }
