@@ -2,22 +2,23 @@
 """
 One image a day: the prompt comes from the logical date, the file ends up in S3.
 
-It shows the two operators side by side. What ``generate_image`` returns goes to ``save_to_s3`` as it is.
+It shows the two operators side by side. What ``generate_image`` returns goes to ``save_to_s3`` as it is, and each
+object that is saved is an asset event, which schedules ``getimg_asset_consumer``.
 
 It needs:
 
 - the connections ``getimg_default`` (type getimg.ai) and ``aws_default``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket.
 
-Safe to run twice: a second run of the same day writes the same key. It generates, and is billed for, a new
-image.
+Safe to run twice: a second run of the same day replaces the object at the same key. It generates, and is billed
+for, a new image.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, AssetAlias
 
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
@@ -43,4 +44,6 @@ with DAG(
         generation=generate_image.output,
         s3_bucket="{{ var.value.getimg_bucket }}",
         s3_key="getimg/daily/{{ (logical_date or dag_run.run_after) | ds }}-{index}.{extension}",
+        if_exists="replace",
+        outlets=[AssetAlias("getimg_pictures")],
     )

@@ -64,7 +64,7 @@ class AirflowRest:
             dags = self.request("GET", "/dags", params={"dag_id_pattern": dag_id, "limit": 100})
             return next((dag for dag in dags["dags"] if dag["dag_id"] == dag_id), None)
 
-        dag = self._poll(find, timeout)
+        dag = self.poll(find, timeout)
         if dag is None:
             errors = "\n".join(
                 f"{error['filename']}:\n{error['stack_trace']}" for error in self.import_errors()
@@ -117,7 +117,7 @@ class AirflowRest:
                         on_change(label, task_state)
             return state if state in FINAL_STATES else None
 
-        state = self._poll(final_state, timeout)
+        state = self.poll(final_state, timeout)
         if state is None:
             states = self._task_states(dag_id, run_id)
             raise self._failure(f"{dag_id} did not end in {timeout:g} s: {states}.")
@@ -222,7 +222,8 @@ class AirflowRest:
             raise self._failure(f"{method} {path}: {response.status_code} {response.text[:500]}")
         return response
 
-    def _poll(self, check: Callable[[], T | None], timeout: float) -> T | None:
+    def poll(self, check: Callable[[], T | None], timeout: float) -> T | None:
+        """Call ``check`` until it returns something true, and return that; None once ``timeout`` seconds are over."""
         deadline = time.monotonic() + timeout
         while True:
             if answer := check():

@@ -185,12 +185,15 @@ def s3_client(hook: S3Hook, connections: int) -> S3Client:
     """Return the hook's client with room for so many requests at once; boto3 keeps 10 by default."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
+    client: S3Client = hook.get_conn()
+    if client.meta.config.max_pool_connections >= connections:  # type: ignore[attr-defined]
+        return client
     # On top of the connection's own settings, such as the addressing style.
-    config = Config(max_pool_connections=max(10, connections))
+    config = Config(max_pool_connections=connections)
     own = hook.conn_config.botocore_config
     merged = own.merge(config) if own is not None else config
-    client: S3Client = S3Hook(aws_conn_id=hook.aws_conn_id, config=merged).get_conn()
-    return client
+    wider: S3Client = S3Hook(aws_conn_id=hook.aws_conn_id, config=merged).get_conn()
+    return wider
 
 
 def _ascii(text: str) -> str:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from tests.conftest import STACK_BUCKET
+from devstack import Airflow
+from tests.conftest import REPOSITORY, STACK_BUCKET
 
 if TYPE_CHECKING:
-    from devstack import Airflow, SeaweedFS, Simulator
+    from pathlib import Path
+
+    from devstack import SeaweedFS, Simulator
 
 
 @pytest.fixture
@@ -67,6 +70,44 @@ def test_daily_image(airflow_stack: Airflow, simulator: Simulator, seaweedfs: Se
             2
         ]
     )
+
+
+def test_each_picture_of_the_daily_image_is_an_asset_event(airflow_stack: Airflow, simulator: Simulator, run):
+    run_id = run("getimg_daily_image")
+    [row] = airflow_stack.xcom("getimg_daily_image", run_id, "save_to_s3")
+    events = airflow_stack.request("GET", "/assets/events", params={"source_run_id": run_id})["asset_events"]
+    [event] = [event for event in events if event["source_run_id"] == run_id]
+    assert event["uri"] == row["uri"]
+    assert event["extra"]["cost_usd"] == "0.04"
+    assert event["extra"]["sha256"] == row["sha256"]
+
+
+@pytest.mark.long
+def test_asset_consumer(seaweedfs: SeaweedFS, simulator: Simulator, bucket: str, tmp_path: Path):
+    # An Airflow of its own, which schedules: the shared one leaves that to the tests.
+    env = {
+        "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
+        "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.connection(),
+        "AIRFLOW_VAR_GETIMG_BUCKET": bucket,
+    }
+    with Airflow(tmp_path, [REPOSITORY / "dags"], env=env) as airflow:
+        for dag_id in ("getimg_asset_consumer", "getimg_daily_image"):
+            airflow.wait_for_dag(dag_id)
+            airflow.unpause(dag_id)
+        run_id = airflow.trigger("getimg_daily_image")
+        assert airflow.wait("getimg_daily_image", run_id) == "success"
+        [row] = airflow.xcom("getimg_daily_image", run_id, "save_to_s3")
+
+        def lines() -> list[str]:
+            runs = airflow.request("GET", "/dags/getimg_asset_consumer/dagRuns")["dag_runs"]
+            ended = [entry["dag_run_id"] for entry in runs if entry["state"] == "success"]
+            return [
+                line
+                for run_id in ended
+                for line in airflow.xcom("getimg_asset_consumer", run_id, "list_pictures")
+            ]
+
+        assert airflow.poll(lambda: f"{row['uri']}: {row['bytes']} bytes, 0.04 USD" in lines(), 60)
 
 
 def test_mapped_prompts(airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, run):

@@ -130,7 +130,7 @@ def test_a_task_that_is_killed_while_the_image_is_made(
         [task] = airflow_stack.task_instances("paying_once", run_id)
         return task["pid"] if simulator.ledger()["posts"] else None
 
-    running = airflow_stack._poll(pid, 60)
+    running = airflow_stack.poll(pid, 60)
     assert running
     os.kill(running, signal.SIGKILL)
     state = airflow_stack.wait("paying_once", run_id)
