@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 _TABLE_WIDTH = 160
 
 
+def threads_for(concurrency: int) -> int:
+    """Return how many files are worked on at once: while some are downloaded, others are on their way into S3."""
+    return 2 * concurrency
+
+
 def copy_many(
     copies: Sequence[FileCopy],
     save: Callable[[FileCopy], Saved],
@@ -33,7 +38,7 @@ def copy_many(
     log: Logger,
 ) -> list[Saved]:
     """
-    Save all files, ``concurrency`` at once, and return them in the order of ``copies``.
+    Save all files, ``concurrency`` downloads at once, and return them in the order of ``copies``.
 
     :param save: Saves one file, in any thread.
     :param abort: Ends what is in flight, if this thread is interrupted.
@@ -41,7 +46,8 @@ def copy_many(
         others are saved; the log has a table of what was and what was not.
     """
     outcomes: dict[FileCopy, Saved | GetimgError] = {}
-    pool = ThreadPoolExecutor(max_workers=min(concurrency, len(copies)), thread_name_prefix="getimg-transfer")
+    threads = min(threads_for(concurrency), len(copies))
+    pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="getimg-transfer")
     try:
         futures = {
             pool.submit(save, copy): copy for copy in sorted(copies, key=lambda copy: copy.media.deletes_at)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -55,12 +56,14 @@ class Downloads:
     :param settings: Proxy, time-out and base URL of the getimg connection.
     :param remedy: What a user does about a file that is gone, as a sentence.
     :param max_bytes: The largest file to accept.
+    :param concurrency: How many downloads are open at once; others wait.
     """
 
-    def __init__(self, settings: ClientSettings, remedy: str, *, max_bytes: int) -> None:
+    def __init__(self, settings: ClientSettings, remedy: str, *, max_bytes: int, concurrency: int) -> None:
         self.timeout = settings.timeout
         self._remedy = remedy
         self._max_bytes = max_bytes
+        self._slots = threading.Semaphore(concurrency)
         self._guard = NetworkGuard(settings.base_url)
         self._watches: set[ConnectionWatch] = set()
         self._http = http_client(
@@ -112,7 +115,7 @@ class Downloads:
         watch = ConnectionWatch("GET", max(0.0, deadline - time.monotonic()), self._guard.check_peer)
         self._watches.add(watch)
         try:
-            with watch, self._open(copy, watch) as response:
+            with self._slots, watch, self._open(copy, watch) as response:
                 announced = response.headers.get("content-length", "")
                 yield Download(
                     self._verified(copy, response), int(announced) if announced.isdigit() else None

@@ -63,7 +63,8 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
         other bytes are an error that names both. ``"replace"``: write over it; needs no permission to read. ``"fail"``: an
         error, unless this very file was saved there. Where the store knows conditional writes, no object can slip in
         between. (templated)
-    :param concurrency: How many files are copied at once. Default 8. (templated)
+    :param concurrency: How many downloads run at once. Default 8. As many files may be on their way into S3 beside them.
+        (templated)
     :param max_bytes: The largest file to accept, in bytes. Default 2 GiB. (templated)
     :param aws_conn_id: The AWS connection; None for boto3's own credentials. (templated)
     :param getimg_conn_id: The getimg.ai connection, for its proxy and its timeout, which holds for each file. The API key
@@ -147,10 +148,12 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
 
     @cached_property
     def s3_hook(self) -> S3Hook:
-        """The hook for ``aws_conn_id``."""
-        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+        """The hook for ``aws_conn_id``, with room for all requests that run at once."""
+        from airflow_provider_getimg.parameters import checked_count
+        from airflow_provider_getimg.transfers.copy_many import threads_for
+        from airflow_provider_getimg.transfers.s3_store import s3_hook
 
-        return S3Hook(aws_conn_id=self.aws_conn_id)
+        return s3_hook(self.aws_conn_id, threads_for(checked_count("concurrency", self.concurrency)))
 
     @cached_property
     def _killed(self) -> threading.Event:
@@ -163,18 +166,19 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
         from airflow_provider_getimg.transfers.copier import Copier
         from airflow_provider_getimg.transfers.copy_many import copy_many
         from airflow_provider_getimg.transfers.download import Downloads
-        from airflow_provider_getimg.transfers.s3_store import S3Store, s3_client
+        from airflow_provider_getimg.transfers.s3_store import S3Store
         from airflow_provider_getimg.transfers.unfinished_uploads import UnfinishedUploads
 
-        self._s3_client = s3_client(self.s3_hook, concurrency)
-        store = S3Store(self._s3_client, self.extra_args)
+        store = S3Store(self.s3_hook.get_conn(), self.extra_args)
         for copy in copies:
             store.object_args(copy)
         state = context.get("task_state_store")
         unfinished = UnfinishedUploads(state, self.log) if state is not None else None
         if unfinished is not None:
             unfinished.abort_left(store)
-        with Downloads(self.hook.settings, self._remedy(), max_bytes=max_bytes) as downloads:
+        with Downloads(
+            self.hook.settings, self._remedy(), max_bytes=max_bytes, concurrency=concurrency
+        ) as downloads:
             self._downloads: Downloads = downloads
             copier = Copier(
                 store,
@@ -193,7 +197,7 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
         self._saved = saved
         emit_asset_events(context, self.outlets, saved)
         collect_hook_lineage(self.s3_hook, saved)
-        client: S3Client = self._s3_client
+        client: S3Client = self.s3_hook.get_conn()
         # A store of one's own has no page in Amazon's console.
         if "amazonaws.com" in client.meta.endpoint_url:
             self.s3_console_url = console_url(

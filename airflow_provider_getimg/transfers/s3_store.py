@@ -181,19 +181,17 @@ class S3Store:
             )
 
 
-def s3_client(hook: S3Hook, connections: int) -> S3Client:
-    """Return the hook's client with room for so many requests at once; boto3 keeps 10 by default."""
+def s3_hook(aws_conn_id: str | None, connections: int) -> S3Hook:
+    """Return a hook whose client has room for so many requests at once; boto3 keeps 10 connections by default."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-    client: S3Client = hook.get_conn()
-    if client.meta.config.max_pool_connections >= connections:  # type: ignore[attr-defined]
-        return client
-    # On top of the connection's own settings, such as the addressing style.
-    config = Config(max_pool_connections=connections)
+    hook = S3Hook(aws_conn_id=aws_conn_id)
     own = hook.conn_config.botocore_config
-    merged = own.merge(config) if own is not None else config
-    wider: S3Client = S3Hook(aws_conn_id=hook.aws_conn_id, config=merged).get_conn()
-    return wider
+    if connections <= (own or Config()).max_pool_connections:  # type: ignore[attr-defined]
+        return hook
+    # On top of the connection's own settings, such as the addressing style.
+    wider = Config(max_pool_connections=connections)
+    return S3Hook(aws_conn_id=aws_conn_id, config=own.merge(wider) if own is not None else wider)
 
 
 def _ascii(text: str) -> str:

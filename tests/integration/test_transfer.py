@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -490,3 +493,37 @@ def test_files_that_die_before_the_last_retry_are_warned_of(simulator, generate,
     assert (
         "3 retries 0:05:00 apart may need 0:15:00: a shorter retry_delay is safer." in capsys.readouterr().out
     )
+
+
+MEASURED = """
+import json, sys
+from pathlib import Path
+from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
+
+job = json.loads(sys.argv[1])
+operator = TransferToS3Operator(task_id="save", **job)
+operator.s3_hook.get_conn()
+Path("/proc/self/clear_refs").write_text("5")  # The peak counts from here.
+operator.execute({})
+status = Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.parametrize("large", [128, pytest.param(1024, marks=pytest.mark.long)])
+def test_memory_does_not_grow_with_the_file(simulator, seaweedfs, bucket, generate, large):
+    peaks = {}
+    for size in (1, large):
+        simulator.settings(file_size=size * MIB)
+        job = {"generation": generate(), "s3_bucket": bucket, "s3_key": f"{size}-{KEY}"}
+        output = subprocess.run(
+            [sys.executable, "-c", MEASURED, json.dumps(job)], capture_output=True, text=True, check=True
+        ).stdout
+        peaks[size] = int(output.splitlines()[-1]) * 1024
+        [stored_size] = [
+            entry["Size"]
+            for entry in seaweedfs.client().list_objects_v2(Bucket=bucket)["Contents"]
+            if entry["Key"].startswith(f"{size}-")
+        ]
+        assert stored_size == size * MIB
+    assert peaks[large] - peaks[1] < 64 * MIB
