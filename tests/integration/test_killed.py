@@ -145,6 +145,27 @@ def test_a_task_that_is_killed_while_the_image_is_made(
         assert "it is sent again now, and billed again" in log
 
 
+def test_a_task_that_is_told_to_end_says_what_that_may_cost(airflow_stack: Airflow, simulator: Simulator):
+    simulator.set_faults([{"on": "image", "kind": "hang", "seconds": 120}])
+    airflow_stack.wait_for_dag("paying_once")
+    airflow_stack.unpause("paying_once")
+    run_id = airflow_stack.trigger("paying_once")
+    assert airflow_stack.poll(lambda: simulator.ledger()["posts"], 60)
+    # As the button in the UI does: the worker is sent a SIGTERM.
+    airflow_stack.request(
+        "PATCH",
+        f"/dags/paying_once/dagRuns/{run_id}/taskInstances/generate",
+        body={"new_state": "failed"},
+    )
+
+    def log() -> str | None:
+        text = airflow_stack.task_log("paying_once", run_id, "generate")
+        return text if "Killed while a request was in flight" in text else None
+
+    assert "a generation may be billed all the same" in str(airflow_stack.poll(log, 60))
+    assert len(simulator.ledger()["posts"]) == 1
+
+
 def test_what_the_ledger_keeps_never_expires(airflow_stack: Airflow, run, simulator):
     ended = run("paying_once")
     with sqlite3.connect(f"file:{airflow_stack.home / 'airflow.db'}?mode=ro", uri=True) as database:

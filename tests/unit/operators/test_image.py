@@ -189,6 +189,15 @@ def test_a_cleared_task_pays_for_a_new_image(getimg_default, context):
     assert len(getimg_default.ledger()["posts"]) == 2
 
 
+def test_a_clear_that_leaves_max_tries_as_it_was_pays_nothing_and_the_next_one_does(getimg_default, context):
+    # 3 retries, then 2 in the DAG, cleared after the first try: 1 + 2 is 3 again.
+    first = operator().execute(context(try_number=1, max_tries=3))
+    assert operator(retries=2).execute(context(try_number=2, max_tries=3)) == first
+    # Cleared once more, after the second try.
+    assert operator(retries=2).execute(context(try_number=3, max_tries=4))["id"] != first["id"]
+    assert len(getimg_default.ledger()["posts"]) == 2
+
+
 def test_a_changed_request_pays_for_a_new_image(getimg_default, context):
     first = operator().execute(context())
     second = operator(prompt="A blue fox").execute(context(try_number=2))
