@@ -11,6 +11,7 @@ import atexit
 import json
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from pathlib import Path
@@ -39,6 +40,11 @@ def isolate_environment() -> None:
 
 
 isolate_environment()
+
+# A shell makes what it runs in the background ignore SIGINT, and so would every child of the tests: some of
+# those are sent one.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 
