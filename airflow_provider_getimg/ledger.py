@@ -27,6 +27,7 @@ from tenacity import Retrying, stop_after_attempt, wait_exponential
 
 from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.api.types import Generation
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -78,9 +79,18 @@ class Entry:
         if value is None:
             return None
         try:
-            return cls(**{field.name: value[field.name] for field in fields(cls) if field.name in value})
+            entry = cls(**{field.name: value[field.name] for field in fields(cls) if field.name in value})
         except TypeError as error:
             raise ValueError(f"its entry is none of this version ({error})") from None
+        sound = entry.state == ("submitted" if entry.answer is None else "answered") and all(
+            type(number) is int for number in (entry.epoch, entry.try_number)
+        )
+        if not sound:
+            raise ValueError("its entry contradicts itself")
+        datetime.fromisoformat(entry.started_at)
+        if entry.answer is not None:
+            Generation.from_json(entry.answer)
+        return entry
 
     @property
     def age(self) -> str:
@@ -120,8 +130,9 @@ class Ledger:
             self._before = self._store.get(KEY)
             entry = Entry.from_json(self._before)
         except ValueError as error:
+            reason = " ".join(without_query(str(error)).split())[:200]
             raise LedgerError(
-                f"What an earlier try did is not known, {error}: nothing was sent. Delete {KEY!r} from the task's state to go "
+                f"What an earlier try did is not known, {reason}: nothing was sent. Delete {KEY!r} from the task's state to go "
                 "on; it may hold a paid answer.",
                 billed="unknown",
             ) from None

@@ -34,7 +34,7 @@ with DAG(
     generate_image = GenerateImageOperator(
         task_id="generate_image",
         model="seedream-5-lite",
-        prompt="A postcard for {{ (logical_date or dag_run.run_after).strftime('%A, %d %B %Y') }}: a quiet harbour, in watercolour",
+        prompt="A postcard for {{ (dag_run.logical_date or dag_run.run_after).strftime('%A, %d %B %Y') }}: a quiet harbour, in watercolour",
         aspect_ratio="3:2",
         output_format="png",
     )
@@ -43,7 +43,7 @@ with DAG(
         task_id="save_to_s3",
         generation=generate_image.output,
         s3_bucket="{{ var.value.getimg_bucket }}",
-        s3_key="getimg/daily/{{ (logical_date or dag_run.run_after) | ds }}-{index}.{extension}",
+        s3_key="getimg/daily/{{ (dag_run.logical_date or dag_run.run_after) | ds }}-{index}.{extension}",
         if_exists="replace",
         outlets=[AssetAlias("getimg_pictures")],
     )

@@ -53,5 +53,5 @@ with DAG(
         task_id="save_to_s3",
         generation=generate_images.output,
         s3_bucket="{{ var.value.getimg_bucket }}",
-        s3_key="getimg/mapped/{{ ds or run_id }}/{generation_id}-{index}.{extension}",
+        s3_key="getimg/mapped/{{ (dag_run.logical_date or dag_run.run_after) | ds }}/{generation_id}-{index}.{extension}",
     )

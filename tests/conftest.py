@@ -75,9 +75,15 @@ def seaweedfs() -> Iterator[SeaweedFS]:
 
 
 @pytest.fixture
-def bucket(seaweedfs: SeaweedFS) -> str:
-    """A new, empty bucket on ``seaweedfs``."""
-    return seaweedfs.create_bucket(f"test-{uuid.uuid4().hex[:12]}")
+def bucket(seaweedfs: SeaweedFS) -> Iterator[str]:
+    """A new, empty bucket on ``seaweedfs``, deleted in the end: each takes room of its own there."""
+    name = seaweedfs.create_bucket(f"test-{uuid.uuid4().hex[:12]}")
+    yield name
+    client = seaweedfs.client()
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+        for entry in page.get("Contents", []):
+            client.delete_object(Bucket=name, Key=entry["Key"])
+    client.delete_bucket(Bucket=name)
 
 
 @pytest.fixture(scope="session")

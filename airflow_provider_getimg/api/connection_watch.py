@@ -40,8 +40,8 @@ class ConnectionWatch:
 
     :param method: Method of the request that counts as sent: a proxy's CONNECT doesn't.
     :param deadline: Seconds from entering the context until the connection is cut.
-    :param check_peer: Called with the peer of a new connection to ``host`` before anything is sent; what it raises ends
-        the request. Not called for a connection to a proxy: there the proxy decides where it leads.
+    :param check_peer: Called with the peer of each new connection before anything is sent; what it raises ends the
+        request.
     """
 
     def __init__(
@@ -50,8 +50,6 @@ class ConnectionWatch:
         self._method = method.encode()
         self._check_peer = check_peer
         self._connecting_to = ""
-        #: The host of the URL that is requested; connections to others are to a proxy.
-        self.host: str | None = None
         # Reentrant: a signal handler may cut the connection in the thread that holds the lock.
         self._lock = threading.RLock()
         self._sockets: list[socket.socket] = []
@@ -73,7 +71,7 @@ class ConnectionWatch:
             self._connecting_to = str(info.get("host", ""))
         elif name.endswith((".connect_tcp.complete", ".start_tls.complete")):
             stream = info.get("return_value")
-            if self._check_peer is not None and name.endswith(".connect_tcp.complete"):
+            if name.endswith(".connect_tcp.complete"):
                 self._let_peer_be_checked(stream)
             sock = stream.get_extra_info("socket") if stream is not None else None
             if isinstance(sock, socket.socket):
@@ -88,10 +86,10 @@ class ConnectionWatch:
             self.sent = self.sent or info["request"].method == self._method
 
     def _let_peer_be_checked(self, stream: Any) -> None:
-        if self._check_peer is None or self._connecting_to != self.host:
+        if self._check_peer is None:
             return
         try:
-            self._check_peer(Peer(self.host, str(stream.get_extra_info("server_addr")[0])))
+            self._check_peer(Peer(self._connecting_to, str(stream.get_extra_info("server_addr")[0])))
         except BaseException:
             # Nobody else holds the new connection yet.
             stream.close()

@@ -180,6 +180,6 @@ class TransferIncompleteError(TransferError):
     :param failures: The error of each file that was not.
     """
 
-    def __init__(self, message: str, failures: Sequence[TransferError] = ()) -> None:
+    def __init__(self, message: str, failures: Sequence[GetimgError] = ()) -> None:
         super().__init__(message)
         self.failures = tuple(failures)

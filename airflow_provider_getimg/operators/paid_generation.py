@@ -147,9 +147,8 @@ class PaidGeneration:
     def _resubmit_or(self, error: type[GetimgError], what: str) -> None:
         if not self._resubmits:
             raise error(f"{what} {_TWO_WAYS_ON}")
-        self._log.warning(
-            "%s on_unknown_outcome is 'resubmit': it is sent again now, and may be paid twice.", what
-        )
+        cost = "is paid again" if error is PaidFilesGoneError else "may be paid twice"
+        self._log.warning("%s on_unknown_outcome is 'resubmit': it is sent again now, and %s.", what, cost)
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ from airflow_provider_getimg.api.types import (
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+
+# The parameters of presigned URLs: of S3 and what speaks like it, CloudFront, Google Cloud Storage, Azure's SAS, and the API.
+_SIGNATURE = re.compile(
+    r"(x-amz-[^=]*|x-goog-[^=]*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id"
+    r"|s[eprtvi]|srt|ss|spr|sig|sk[a-z]+|exp|token)=",
+    re.IGNORECASE,
+)
 
 
 def as_written(images: object) -> list[dict[str, Any]] | None:
@@ -57,12 +66,20 @@ def without_s3(images: list[dict[str, Any]] | None) -> list[dict[str, Any]] | No
 
 def identity(images: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
     """
-    Return what makes the references the same from try to try: the URLs as written, without their queries.
+    Return what makes the references the same from try to try: the URLs as written, without signatures.
 
     Neither an object that was replaced in S3 nor a URL that was signed anew is another request: a retry must not pay for
     it.
     """
-    return images and [{**image, "url": str(image.get("url")).partition("?")[0]} for image in images]
+    return images and [{**image, "url": _unsigned(str(image.get("url")))} for image in images]
+
+
+def _unsigned(url: str) -> str:
+    if not url.startswith("https://"):
+        return url
+    address, _, query = url.partition("?")
+    kept = [part for part in query.split("&") if part and not _SIGNATURE.match(part)]
+    return f"{address}?{'&'.join(kept)}" if kept else address
 
 
 def as_sent(images: list[dict[str, Any]] | None, aws_conn_id: str | None) -> list[dict[str, Any]] | None:

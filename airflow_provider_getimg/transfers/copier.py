@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tenacity import Retrying, retry_if_exception_type, sleep_using_event, stop_after_attempt
+from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
 
-from airflow_provider_getimg.api.errors import DownloadError, KilledError, ObjectExistsError
+from airflow_provider_getimg.api.errors import (
+    DownloadError,
+    KilledError,
+    ObjectExistsError,
+    ObjectStoreError,
+)
 from airflow_provider_getimg.retry import backoff
+from airflow_provider_getimg.transfers.download import Deadline
 from airflow_provider_getimg.transfers.s3_upload import PART_BYTES, OccupiedKeyError, S3Upload
 
 if TYPE_CHECKING:
@@ -110,16 +115,14 @@ class Copier:
         :param prompt_sha256: Digest of the prompt, for the object's metadata, where it is known.
         :raises TransferError: Its message says which file failed, why, and what to do.
         """
-        deadline = time.monotonic() + self._downloads.timeout
+        deadline = Deadline(self._downloads.timeout)
 
         def gives_up(state: RetryCallState) -> bool:
-            ends = min(
-                deadline - time.monotonic(), (copy.media.deletes_at - datetime.now(UTC)).total_seconds()
-            )
+            ends = min(deadline.left(), (copy.media.deletes_at - datetime.now(UTC)).total_seconds())
             return self._killed.is_set() or state.upcoming_sleep >= ends
 
         retrying = Retrying(
-            retry=retry_if_exception_type(DownloadError),
+            retry=retry_if_exception(_is_worth_repeating),
             wait=_wait,
             stop=stop_after_attempt(ATTEMPTS) | gives_up,  # type: ignore[operator]
             before_sleep=self._tell,
@@ -129,7 +132,7 @@ class Copier:
         saved: Saved = retrying(self._save, copy, deadline, prompt_sha256)
         return saved
 
-    def _save(self, copy: FileCopy, deadline: float, prompt_sha256: str | None) -> Saved:
+    def _save(self, copy: FileCopy, deadline: Deadline, prompt_sha256: str | None) -> Saved:
         if self._killed.is_set():
             raise KilledError(f"The task was told to end before {copy.name} was saved.")
         content = None
@@ -143,7 +146,7 @@ class Copier:
         return self._upload(copy, deadline, prompt_sha256, content)
 
     def _upload(
-        self, copy: FileCopy, deadline: float, prompt_sha256: str | None, content: _Content | None
+        self, copy: FileCopy, deadline: Deadline, prompt_sha256: str | None, content: _Content | None
     ) -> Saved:
         upload = S3Upload(
             self._store,
@@ -169,7 +172,7 @@ class Copier:
         self._log.info("Saved %s: %s, %d bytes.", copy.name, copy.uri, upload.size)
         return Saved(copy, upload.size, upload.sha256, etag, copied=True)
 
-    def _settle_occupied(self, copy: FileCopy, sha256: str, deadline: float) -> Saved:
+    def _settle_occupied(self, copy: FileCopy, sha256: str, deadline: Deadline) -> Saved:
         """Look at what S3 refused to replace: it may be our own upload, whose answer was lost."""
         stored = self._store.look(copy)
         if stored is None:
@@ -179,7 +182,7 @@ class Copier:
             )
         return self._settle(copy, stored, sha256, deadline)
 
-    def _settle(self, copy: FileCopy, stored: StoredObject, sha256: str | None, deadline: float) -> Saved:
+    def _settle(self, copy: FileCopy, stored: StoredObject, sha256: str | None, deadline: Deadline) -> Saved:
         """Decide about an object that lies at the key. ``sha256`` is the file's, where it is known already."""
         theirs = stored.sha256 or self._store.sha256_of(copy)
         if stored.is_copy_of(copy) and sha256 in (None, theirs):
@@ -198,7 +201,7 @@ class Copier:
         self._log.info("%s lies there already, byte for byte: %s.", copy.name.capitalize(), copy.uri)
         return Saved(copy, stored.size, theirs, stored.etag, copied=False)
 
-    def _read(self, copy: FileCopy, deadline: float) -> _Content:
+    def _read(self, copy: FileCopy, deadline: Deadline) -> _Content:
         """Download a file for its digest; keep its bytes where they are few."""
         digest, kept, size = hashlib.sha256(), bytearray(), 0
         with self._downloads.open(copy, deadline) as download:
@@ -220,6 +223,12 @@ class Copier:
             ATTEMPTS,
             state.upcoming_sleep,
         )
+
+
+def _is_worth_repeating(error: BaseException) -> bool:
+    """Tell whether another attempt may help: a download, or a write at the same moment as somebody else's (409)."""
+    conflict = isinstance(error, ObjectStoreError) and error.code == "ConditionalRequestConflict"
+    return conflict or isinstance(error, DownloadError)
 
 
 def _wait(state: RetryCallState) -> float:

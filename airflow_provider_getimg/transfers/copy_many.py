@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from airflow_provider_getimg.api.errors import GetimgError, TransferError, TransferIncompleteError
+from airflow_provider_getimg.api.errors import GetimgError, TransferIncompleteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ def copy_many(
 
     :param save: Saves one file, in any thread.
     :param abort: Ends what is in flight, if this thread is interrupted.
-    :raises TransferError: The one file's error, or :class:`TransferIncompleteError` where there are several files. The
+    :raises GetimgError: The one file's error, or :class:`TransferIncompleteError` where there are several files. The
         others are saved; the log has a table of what was and what was not.
     """
     outcomes: dict[FileCopy, Saved | GetimgError] = {}
@@ -61,12 +61,12 @@ def copy_many(
                 except GetimgError as error:
                     outcomes[futures[future]] = error
     except BaseException:
-        # A time-out, a signal or a fault of ours: nothing new begins, and what runs is cut short.
+        # A time-out, a signal or a fault of ours: nothing new begins, what runs is cut short, and nobody waits for a
+        # request to S3 to end.
         pool.shutdown(wait=False, cancel_futures=True)
         abort()
         raise
-    finally:
-        pool.shutdown()
+    pool.shutdown()
     failures = {copy: outcome for copy, outcome in outcomes.items() if isinstance(outcome, GetimgError)}
     if failures:
         if len(copies) > 1:
@@ -83,7 +83,7 @@ def _failure(copies: Sequence[FileCopy], failures: dict[FileCopy, GetimgError]) 
     more = f" And {len(errors) - 1} more, see the table in the log." if len(errors) > 1 else ""
     return TransferIncompleteError(
         f"{len(copies) - len(errors)} of {len(copies)} files were saved, {len(errors)} were not. {first.message}{more}",
-        [error for error in errors if isinstance(error, TransferError)],
+        errors,
     )
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import httpx
 
 from airflow_provider_getimg.api.answers import wait_before_next
 from airflow_provider_getimg.api.connection_watch import ConnectionWatch
-from airflow_provider_getimg.api.errors import DownloadError, FileGoneError, FileRefusedError, GetimgError
+from airflow_provider_getimg.api.errors import (
+    DownloadError,
+    FileGoneError,
+    FileRefusedError,
+    GetimgError,
+    KilledError,
+)
 from airflow_provider_getimg.api.media import SIGNATURE_BYTES, mismatch
 from airflow_provider_getimg.api.settings import http_client
 from airflow_provider_getimg.api.signed_urls import without_query
@@ -34,6 +40,24 @@ _CHUNK_BYTES = 1024 * 1024
 
 # Which of these an expired URL answers is not documented: each means that the file is out of reach.
 _GONE = frozenset({401, 403, 404, 410})
+
+
+class Deadline:
+    """
+    The time that one file may take, over all attempts.
+
+    It begins when it is first asked for, which is when the file has its first slot: waiting for others is not its fault.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end: float | None = None
+
+    def left(self) -> float:
+        """Return the seconds that are left, 0 at least."""
+        if self._end is None:
+            self._end = time.monotonic() + self._seconds
+        return max(0.0, self._end - time.monotonic())
 
 
 class Download:
@@ -64,7 +88,8 @@ class Downloads:
         self._remedy = remedy
         self._max_bytes = max_bytes
         self._slots = threading.Semaphore(concurrency)
-        self._guard = NetworkGuard(settings.base_url)
+        self._guard = NetworkGuard(settings.base_url, settings.proxy)
+        self._aborted = False
         self._watches: set[ConnectionWatch] = set()
         self._http = http_client(
             proxy=settings.proxy,
@@ -87,7 +112,8 @@ class Downloads:
         self._http.close()
 
     def abort(self) -> None:
-        """End the downloads in flight at once, from any thread or signal handler."""
+        """End the downloads in flight at once, and let none begin. From any thread or signal handler."""
+        self._aborted = True
         for watch in list(self._watches):
             watch.cut()
 
@@ -101,39 +127,47 @@ class Downloads:
             raise self._gone(copy, f"expired at {copy.media.deletes_at.isoformat()}")
 
     @contextmanager
-    def open(self, copy: FileCopy, deadline: float) -> Iterator[Download]:
+    def open(self, copy: FileCopy, deadline: Deadline) -> Iterator[Download]:
         """
-        Open a download. What goes wrong is raised here or while the chunks are read.
+        Open a download, once one of the slots is free. What goes wrong is raised here or while the chunks are read.
 
-        :param deadline: When it must have ended, in seconds of ``time.monotonic()``.
+        :param deadline: When it must have ended; it begins with the file's first slot.
         :raises FileGoneError: The URL is expired or answers 401, 403, 404 or 410.
         :raises FileRefusedError: The URL leads where it may not, or the file is over ``max_bytes``.
         :raises DownloadError: Any other failure: a cut-off body, a time-out, a status that is no 200, a body that is
             not what the API promised.
+        :raises KilledError: The session was aborted.
         """
-        self.check_expiry(copy)
-        watch = ConnectionWatch("GET", max(0.0, deadline - time.monotonic()), self._guard.check_peer)
-        self._watches.add(watch)
+        with self._slots, ExitStack() as stack:
+            self.check_expiry(copy)
+            watch = ConnectionWatch("GET", deadline.left(), self._guard.check_peer)
+            self._watches.add(watch)
+            stack.callback(self._watches.discard, watch)
+            # After the watch is known to abort(): either it sees the watch, or we see that it was called.
+            if self._aborted:
+                raise KilledError(f"The task was told to end before {copy.name} was saved.")
+            stack.enter_context(watch)
+            with self._faults_of(copy, watch):
+                response = stack.enter_context(self._open(copy, watch))
+            announced = response.headers.get("content-length", "")
+            chunks = self._verified(copy, response, watch)
+            yield Download(chunks, int(announced) if announced.isdigit() else None)
+
+    @contextmanager
+    def _faults_of(self, copy: FileCopy, watch: ConnectionWatch) -> Iterator[None]:
+        """Turn the faults of a connection, and of a URL or a host that can't be parsed, into ours."""
         try:
-            with self._slots, watch, self._open(copy, watch) as response:
-                announced = response.headers.get("content-length", "")
-                yield Download(
-                    self._verified(copy, response), int(announced) if announced.isdigit() else None
-                )
+            yield
         except GetimgError:
             raise
         except Exception as error:
-            # httpx's errors, and those of a URL or a host that can't be parsed or encoded.
             raise self._broken(copy, error, watch) from None
-        finally:
-            self._watches.discard(watch)
 
     @contextmanager
     def _open(self, copy: FileCopy, watch: ConnectionWatch) -> Iterator[httpx.Response]:
         url = copy.media.url
         for _ in range(MAX_REDIRECTS + 1):
             self._guard.check_url(url)
-            watch.host = urlsplit(url).hostname
             timeout = httpx.Timeout(self.timeout, connect=CONNECT_TIMEOUT)
             with self._http.stream("GET", url, timeout=timeout, extensions=watch.extensions) as response:
                 location = response.headers.get("location")
@@ -162,13 +196,22 @@ class Downloads:
                 f"The download of {copy.name} came encoded, though plain bytes were asked for."
             )
         announced = response.headers.get("content-length", "")
+        if not announced and response.headers.get("transfer-encoding", "") != "chunked":
+            raise DownloadError(
+                f"The download of {copy.name} came without a length: nobody could tell whether it is whole."
+            )
         if announced.isdigit() and int(announced) > self._max_bytes:
             raise self._too_large(copy, f"{announced} bytes")
 
-    def _verified(self, copy: FileCopy, response: httpx.Response) -> Iterator[bytes]:
+    def _verified(self, copy: FileCopy, response: httpx.Response, watch: ConnectionWatch) -> Iterator[bytes]:
         """Yield the body; raise where it is not the file that the API promised."""
         received = 0
-        for chunk in _with_whole_head(_body(response, self.timeout)):
+        chunks = _with_whole_head(_body(response, self.timeout))
+        while True:
+            with self._faults_of(copy, watch):
+                chunk = next(chunks, None)
+            if chunk is None:
+                break
             if not received and (found := mismatch(chunk[:SIGNATURE_BYTES], copy.media.mime_type)):
                 raise DownloadError(
                     f"The download of {copy.name} brought {found} where {copy.media.mime_type} was promised."
@@ -180,7 +223,7 @@ class Downloads:
         announced = response.headers.get("content-length")
         if announced is not None and announced != str(received):
             # Not an error of its own: the deadline or the file's end may be what cut it off.
-            raise EOFError(f"{received} of {announced} bytes came")
+            raise self._broken(copy, EOFError(f"{received} of {announced} bytes came"), watch)
         if not received:
             raise DownloadError(f"The download of {copy.name} brought nothing.")
 

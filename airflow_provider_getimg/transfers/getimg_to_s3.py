@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,8 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
     """
     Save the files of generations to S3.
 
-    Files are streamed, ``concurrency`` at once, those nearest to their ``deletes_at`` first. No file is whole in memory
-    or on disk (about 10 MiB each), and an object appears complete or not at all: status, length, the first bytes and the
+    Files are streamed, ``concurrency`` at once, those nearest to their ``deletes_at`` first, with at most about 10 MiB of
+    each in memory and nothing on disk. And an object appears complete or not at all: status, length, the first bytes and the
     size are checked on the way, and S3 itself compares the SHA-256.
 
     A copy costs nothing. Downloads that fail are repeated within the try, and a retry resumes: what is saved already is
@@ -188,7 +188,14 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
                 killed=self._killed,
                 log=self.log,
             )
-            return copy_many(copies, copier.save, concurrency=concurrency, abort=self._abort, log=self.log)
+            try:
+                return copy_many(
+                    copies, copier.save, concurrency=concurrency, abort=self._abort, log=self.log
+                )
+            finally:
+                # Not where time is up: S3 may be what took it, and the next try does it.
+                if unfinished is not None and not self._killed.is_set():
+                    unfinished.abort_left(store)
 
     def _remember(self, context: Context, saved: list[Saved]) -> None:
         """Tell Airflow of what was saved: assets, lineage, the link."""
@@ -218,7 +225,7 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
         """Warn where a file will be gone before the last retry could copy it."""
         left = min(copy.media.deletes_at for copy in copies) - datetime.now(UTC)
         needed = (self.retries or 0) * self.retry_delay
-        if left < needed:
+        if timedelta(0) < left < needed:
             self.log.warning(
                 "Files are deleted in %s, and %d retries %s apart may need %s: a shorter retry_delay is safer.",
                 str(left).partition(".")[0],

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow.sdk import Asset, AssetAlias
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.transfers.copier import Saved
 
 
+_PLAIN_IN_A_PATH = "/!$&'()*+,;=:@-._~"
+
+
 def emit_asset_events(context: Context, outlets: Iterable[Any], saved: Sequence[Saved]) -> None:
     """
     Put the saved objects into the events of the task's outlets.
@@ -27,7 +31,9 @@ def emit_asset_events(context: Context, outlets: Iterable[Any], saved: Sequence[
     for outlet in outlets:
         if isinstance(outlet, AssetAlias):
             for file in saved:
-                asset = Asset(name=file.copy.uri, uri=file.copy.uri)
+                # Airflow would cut a key at "#", and some databases take ASCII alone.
+                uri = f"s3://{file.copy.bucket}/{quote(file.copy.key, safe=_PLAIN_IN_A_PATH)}"
+                asset = Asset(name=uri, uri=uri)
                 context["outlet_events"][outlet].add(asset, extra=_extra(file))
         elif isinstance(outlet, Asset):
             context["outlet_events"][outlet].extra = {

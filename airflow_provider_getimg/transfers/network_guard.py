@@ -14,6 +14,7 @@ import socket
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from airflow_provider_getimg.api.errors import FileRefusedError
 from airflow_provider_getimg.api.settings import is_loopback
@@ -29,12 +30,17 @@ class NetworkGuard:
     """
     Lets downloads reach the public internet, and the connection's own base URL.
 
+    A proxy may be anywhere: where it leads is for it to decide.
+
     :param base_url: Of the getimg connection. Its addresses are allowed though they be private; where it is plain
         http, plain http is allowed.
+    :param proxy: The connection's proxy, beside those of the environment.
     """
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, proxy: str | None = None) -> None:
         self._base_url = base_url
+        proxies = [proxy, *getproxies().values()]
+        self._proxy_hosts = {urlsplit(url).hostname for url in proxies if url} - {None}
 
     def check_url(self, url: str) -> None:
         """
@@ -54,7 +60,7 @@ class NetworkGuard:
         :raises FileRefusedError: The connection may not be used.
         """
         address = _address(peer.address)
-        if address.is_global or address in self._own_addresses:
+        if address.is_global or peer.host in self._proxy_hosts or address in self._own_addresses:
             return
         raise FileRefusedError(
             f"The URL's host {peer.host!r} is the private address {address}, which is not the one of the "

@@ -100,7 +100,15 @@ def _generations(generation: object) -> list[Generation]:
         )
     if not generation:
         raise InvalidInputError("generation is an empty list: there is nothing to save.")
-    return [_generation(answer, f"generation[{position}]") for position, answer in enumerate(generation)]
+    answers: list[Generation] = []
+    for position, answer in enumerate(generation):
+        name = f"generation[{position}]"
+        # A list of outputs, one of which is a mapped task's.
+        if isinstance(answer, Sequence) and not isinstance(answer, str):
+            answers += [_generation(one, f"{name}[{number}]") for number, one in enumerate(answer)]
+        else:
+            answers.append(_generation(answer, name))
+    return answers
 
 
 def _generation(answer: object, name: str) -> Generation:

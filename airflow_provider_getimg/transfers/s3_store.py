@@ -137,6 +137,24 @@ class S3Store:
             raise store_error("read", copy, error) from None
         return digest.hexdigest()
 
+    def abort_uploads(self, bucket: str, key: str) -> int:
+        """
+        Abort all multipart uploads to a key, and return how many there were.
+
+        :raises botocore.exceptions.ClientError: S3 refused.
+        """
+        found = [
+            upload["UploadId"]
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=bucket, Prefix=key
+            )
+            for upload in page.get("Uploads", [])
+            if upload["Key"] == key
+        ]
+        for upload_id in found:
+            self.client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+        return len(found)
+
     def members_of(self, operation: str) -> frozenset[str]:
         """Return the names of the parameters that an S3 operation takes."""
         if operation not in self._members:
@@ -153,7 +171,13 @@ class S3Store:
                 f"extra_args is a {type(extra_args).__name__}: a dict of S3 options is allowed, such as "
                 "{'StorageClass': 'STANDARD_IA'}."
             )
-        unknown = sorted(str(name) for name in set(extra_args) - (self.members_of("put_object") - _OWN_ARGS))
+        # A checksum's value can be that of one object at most; its algorithm may be chosen.
+        allowed = {
+            name
+            for name in self.members_of("put_object") - _OWN_ARGS
+            if not name.startswith("Checksum") or name == "ChecksumAlgorithm"
+        }
+        unknown = sorted(str(name) for name in set(extra_args) - allowed)
         if unknown:
             raise InvalidInputError(
                 f"extra_args has {', '.join(unknown)}, which can't be set: options of S3's PutObject are allowed, "

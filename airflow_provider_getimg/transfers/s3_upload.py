@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -60,7 +59,7 @@ class S3Upload:
         self._condition = {} if replaces else {"IfNoneMatch": "*"}
         self._unfinished = unfinished
         self._part_bytes = PART_BYTES
-        self._held: list[bytes] = []
+        self._held: list[memoryview] = []
         self._held_bytes = 0
         self._digest = hashlib.sha256()
         self._upload_id: str | None = None
@@ -86,9 +85,12 @@ class S3Upload:
         self._held.clear()
         if self._upload_id is None:
             return
-        # The first error is the one to report; what can't be aborted stays noted for the next try.
-        with suppress(ClientError, BotoCoreError):
+        # The first error is the one to report; what can't be aborted stays noted.
+        try:
             self._call("abort_multipart_upload", UploadId=self._upload_id)
+        except (ClientError, BotoCoreError):
+            self._doubt()
+        else:
             self._forget()
 
     def expect(self, size: int | None) -> None:
@@ -101,13 +103,18 @@ class S3Upload:
 
         :raises ObjectStoreError: S3 refused it.
         """
-        # Only once there is more: the last part is sent by complete(), so that a small file is one request.
-        if self._held_bytes >= self._part_bytes:
-            self._send_part()
         self._digest.update(chunk)
         self.size += len(chunk)
-        self._held.append(chunk)
-        self._held_bytes += len(chunk)
+        rest = memoryview(chunk)
+        while rest:
+            # Only once there is more: the last part is sent by complete(), so that a small file is one request.
+            if self._held_bytes >= self._part_bytes:
+                self._send_part()
+            # Parts of one size, however the chunks come: some stores take no others.
+            piece = rest[: self._part_bytes - self._held_bytes]
+            rest = rest[len(piece) :]
+            self._held.append(piece)
+            self._held_bytes += len(piece)
 
     def complete(self) -> str:
         """
@@ -156,7 +163,11 @@ class S3Upload:
                 if self._unfinished is not None:
                     self._unfinished.note(self._copy)
                 algorithm = {} if self._has_own_checksum else {"ChecksumAlgorithm": "SHA256"}
-                self._upload_id = self._call("create_multipart_upload", **algorithm)["UploadId"]
+                created = self._call("create_multipart_upload", **algorithm)
+                self._upload_id = created["UploadId"]
+                # Each attempt of botocore's begins an upload; of one whose answer was lost, nobody knows the id.
+                if created["ResponseMetadata"].get("RetryAttempts"):
+                    self._doubt()
             number = len(self._parts) + 1
             checksum = {} if self._has_own_checksum else _checksum(hashlib.sha256(part).digest())
             answer = self._call(
@@ -170,6 +181,10 @@ class S3Upload:
             if name.startswith("Checksum") and name != "ChecksumType"
         }
         self._parts.append({"PartNumber": number, "ETag": answer["ETag"], **checksums})
+
+    def _doubt(self) -> None:
+        if self._unfinished is not None:
+            self._unfinished.doubt(self._copy)
 
     def _forget(self) -> None:
         if self._unfinished is not None:

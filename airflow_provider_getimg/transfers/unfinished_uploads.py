@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from botocore.exceptions import BotoCoreError, ClientError
 
+from airflow_provider_getimg.api.errors import ObjectStoreError
+
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import TaskStateStoreAccessor
     from airflow.sdk.types import Logger
@@ -38,46 +40,72 @@ class UnfinishedUploads:
         self._log = log
         self._lock = threading.Lock()
         self._open: set[tuple[str, str]] = set()
+        self._doubtful: set[tuple[str, str]] = set()
 
     def abort_left(self, store: S3Store) -> None:
-        """Abort the uploads that an earlier try left open. What can't be aborted is told in the log."""
-        left = cast("list[list[str]] | None", self._state.get(KEY))
-        if not left:
+        """
+        Abort the uploads that are noted: at the start of a try those of an earlier one, at its end those in doubt.
+
+        What can't be aborted stays noted, and is told in the log.
+        """
+        try:
+            left = cast("list[list[str]] | None", self._state.get(KEY)) or []
+        except Exception as error:
+            self._log.warning(
+                "The task state store could not be read: %s. Unfinished uploads may be left.", error
+            )
             return
+        stay = set()
         for bucket, key in left:
             try:
-                self._abort_all(store, bucket, key)
+                for _ in range(store.abort_uploads(bucket, key)):
+                    self._log.info("Aborted an upload to s3://%s/%s that was left unfinished.", bucket, key)
             except (ClientError, BotoCoreError) as error:
+                stay.add((bucket, key))
                 self._log.warning(
-                    "An upload to s3://%s/%s that an earlier try left unfinished could not be aborted: %s. A lifecycle "
-                    "rule of the bucket (AbortIncompleteMultipartUpload) removes such uploads.",
+                    "An upload to s3://%s/%s that was left unfinished could not be aborted: %s. A lifecycle rule of the "
+                    "bucket (AbortIncompleteMultipartUpload) removes such uploads.",
                     bucket,
                     key,
                     error,
                 )
-        self._state.delete(KEY)
+        if left:
+            with self._lock:
+                # So that a note that is written later does not wipe them out.
+                self._open, self._doubtful = set(stay), stay
+                self._try_to_write()
 
     def note(self, copy: FileCopy) -> None:
-        """Note that an upload to this key is about to begin."""
+        """
+        Note that an upload to this key is about to begin.
+
+        :raises ObjectStoreError: It could not be noted, and must not begin.
+        """
         with self._lock:
             self._open.add((copy.bucket, copy.key))
-            self._write()
+            try:
+                self._write()
+            except Exception as error:
+                raise ObjectStoreError(
+                    f"The task state store could not be written, and {copy.uri} was not: {error}."
+                ) from None
 
     def forget(self, copy: FileCopy) -> None:
-        """Note that the upload to this key was completed or aborted."""
+        """Note that the upload to this key was completed or aborted. A note that stays does no harm."""
         with self._lock:
-            self._open.discard((copy.bucket, copy.key))
-            self._write()
+            self._open -= {(copy.bucket, copy.key)} - self._doubtful
+            self._try_to_write()
 
-    def _abort_all(self, store: S3Store, bucket: str, key: str) -> None:
-        pages = store.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
-        for page in pages:
-            for upload in page.get("Uploads", []):
-                if upload["Key"] == key:
-                    store.client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload["UploadId"])
-                    self._log.info(
-                        "Aborted the upload to s3://%s/%s that an earlier try left unfinished.", bucket, key
-                    )
+    def doubt(self, copy: FileCopy) -> None:
+        """Keep the note of this key: there may be an upload to it whose id nobody knows, or that can't be aborted."""
+        with self._lock:
+            self._doubtful.add((copy.bucket, copy.key))
+
+    def _try_to_write(self) -> None:
+        try:
+            self._write()
+        except Exception as error:
+            self._log.warning("The task state store could not be written: %s.", error)
 
     def _write(self) -> None:
         if self._open:

@@ -8,6 +8,8 @@ import json
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -450,6 +452,78 @@ class TestWhereADownloadMayGo:
         answer["data"][0]["url"] = url
         with pytest.raises(errors.DownloadError, match="The download of file 0 of generation"):
             transfer(answer)
+
+
+@pytest.fixture
+def raw_server():
+    """Serve one raw answer to whoever asks, as a server that knows little HTTP does; return its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answers: list[bytes] = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    visitor, _ = server.accept()
+                    with visitor:
+                        visitor.recv(65536)
+                        visitor.sendall(answers[0])
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/f", answers
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+def test_a_body_of_unknown_length_is_not_believed(raw_server, seaweedfs, bucket, generate, transfer):
+    url, answers = raw_server
+    [answer] = generate()
+    answers.append(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + bytes_of(answer)[:5000])
+    answer["data"][0]["url"] = url
+    with pytest.raises(
+        errors.DownloadError, match="came without a length: nobody could tell whether it is whole"
+    ):
+        transfer(answer)
+    assert stored(seaweedfs, bucket) == {}
+
+
+def test_a_chunked_body_is_saved_as_it_is(raw_server, seaweedfs, bucket, generate, transfer):
+    url, answers = raw_server
+    [answer] = generate()
+    content = bytes_of(answer)
+    chunks = b"".join(
+        b"%x\r\n%s\r\n" % (len(content[start : start + 777]), content[start : start + 777])
+        for start in range(0, len(content), 777)
+    )
+    answers.append(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    answer["data"][0]["url"] = url
+    transfer(answer)
+    assert list(stored(seaweedfs, bucket).values()) == [content]
+
+
+def test_waiting_for_a_slot_is_not_held_against_a_file(
+    simulator, seaweedfs, bucket, generate, transfer, monkeypatch
+):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_GETIMG_DEFAULT",
+        f'{{"conn_type": "getimg", "host": "{simulator.url}", "extra": {{"timeout": 2}}}}',
+    )
+    answers = generate(4)
+    simulator.settings(download_latency=1.2)
+    assert len(transfer(answers, concurrency=1)) == 4
+
+
+def test_nothing_is_asked_for_after_a_kill(simulator, seaweedfs, bucket, generate, context):
+    simulator.set_faults([{"on": "download", "kind": "hang", "seconds": 60, "times": 9}])
+    operator = TransferToS3Operator(
+        task_id="save", generation=generate(6), s3_bucket=bucket, s3_key=KEY, concurrency=2
+    )
+    timer = threading.Timer(1.0, operator.on_kill)
+    timer.start()
+    with pytest.raises(errors.TransferIncompleteError, match=r"^0 of 6 files were saved, 6 were not\."):
+        operator.execute(context())
+    timer.join()
+    assert stored(seaweedfs, bucket) == {}
 
 
 def test_each_object_is_an_event_of_the_outlets(bucket, generate, context):

@@ -315,7 +315,19 @@ def test_an_entry_of_a_later_version_is_respected(getimg_default, context, store
     assert operator().execute(context(try_number=2)) == first
 
 
-@pytest.mark.parametrize("entry", [{"version": 99}, {"state": "submitted"}, "submitted", [1]], ids=str)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"version": 99},
+        {"state": "submitted"},
+        "submitted",
+        [1],
+        {"state": "submitted", "fingerprint": "x", "epoch": "3", "try_number": 1, "started_at": "2026-01-01"},
+        {"state": "answered", "fingerprint": "x", "epoch": 3, "try_number": 1, "started_at": "2026-01-01"},
+        {"state": "submitted", "fingerprint": "x", "epoch": 3, "try_number": 1, "started_at": "then"},
+    ],
+    ids=str,
+)
 def test_an_entry_that_can_t_be_read_is_not_taken_for_none(getimg_default, context, store, entry):
     store.set(KEY, entry)
     with pytest.raises(LedgerError, match=r"What an earlier try did is not known.*It may have been billed"):

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Transfers killed with SIGKILL: Airflow retries by itself, and then every file is there once, byte for byte.
+
+A moment is a line of the transfer, in any of its threads, or of Airflow's task runner after it (the push of the
+XCom): the process of the first try dies right before executing it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from airflow_provider_getimg.api.client import GetimgClient
+from airflow_provider_getimg.api.types import ImageRequest
+from devstack.s3_faults import S3FaultProxy, open_uploads
+from tests.conftest import STACK_BUCKET
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from devstack import Airflow, SeaweedFS, Simulator
+
+MIB = 1024 * 1024
+# Bytes of each file of a task, or 0 for a picture as it is: three of one part, one of three parts.
+SIZES = (0, 0, 0, 12 * MIB)
+
+
+def generate(simulator: Simulator, path: Path, sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
+    """Pay for a file of each size, and write their answers where the DAG reads them."""
+    answers = []
+    with GetimgClient(simulator.api_key, base_url=simulator.url) as client:
+        for number, size in enumerate(sizes):
+            simulator.settings(file_size=size)
+            request = ImageRequest.checked(model="seedream-5-lite", prompt=f"Picture {number}")
+            answers.append(client.generate_image(request).to_json())
+    path.write_text(json.dumps(answers))
+    return answers
+
+
+def check_saved(
+    seaweedfs: SeaweedFS, prefix: str, answers: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> None:
+    """Check that each file lies below the prefix as it is, nothing else does, and that each has its row."""
+    client = seaweedfs.client()
+    wanted = {
+        f"{prefix}/{answer['id']}-0.jpg": httpx.get(answer["data"][0]["url"], trust_env=False).content
+        for answer in answers
+    }
+    listed = client.list_objects_v2(Bucket=STACK_BUCKET, Prefix=f"{prefix}/").get("Contents", [])
+    assert [entry["Key"] for entry in listed] == sorted(wanted)
+    assert [key for key in open_uploads(client, STACK_BUCKET) if key.startswith(f"{prefix}/")] == []
+    assert [row["key"] for row in rows] == list(wanted)
+    for row, (key, content) in zip(rows, wanted.items(), strict=True):
+        head = client.get_object(Bucket=STACK_BUCKET, Key=key)
+        assert head["Body"].read() == content, key
+        assert (row["uri"], row["etag"]) == (f"s3://{STACK_BUCKET}/{key}", head["ETag"].strip('"'))
+        assert (row["bytes"], row["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def turning_points(places: list[str]) -> list[str]:
+    """Return the places before which what is known, or what lies in S3, changes; of each the first line met."""
+
+    def first(*starts: str) -> str:
+        place = next((place for place in places if place.startswith(starts)), None)
+        assert place, f"nothing executes {starts}"
+        return place
+
+    def after(start: str) -> str:
+        """Return the first place outside a function, once it was left."""
+        entered = places.index(first(start))
+        return next(place for place in places[entered:] if not place.startswith(start))
+
+    return [
+        first("download.py:"),  # looked, nothing downloaded
+        after("unfinished_uploads.py:_write:"),  # the upload in parts is noted, and not begun
+        first("s3_upload.py:_complete_parts:"),  # all parts are sent, there is no object
+        first("unfinished_uploads.py:forget:"),  # the object is whole, the note is still there
+        first("lineage.py:"),  # all saved, nothing told
+        first("task_runner.py:_xcom_push:", "task_runner.py:_push_xcom_if_needed:"),  # all told but the XCom
+    ]
+
+
+def spread(lines: int, moments: int) -> list[int]:
+    """Return ``moments`` line numbers, evenly from the first line to the last."""
+    return [1 + (lines - 2) * number // (moments - 1) for number in range(moments)]
+
+
+@pytest.mark.parametrize("spread_moments", [0, pytest.param(28, marks=pytest.mark.long)])
+def test_a_transfer_that_is_killed_loses_nothing_and_leaves_nothing(
+    simulator, seaweedfs, run, tmp_path, spread_moments
+):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    answers = generate(simulator, whole / "answers-0.json")
+    ended = run("transfer_killed", moments=[0], folder=str(whole), prefix=f"{tmp_path.name}/whole")
+    assert (ended.state, ended.tries("copy")) == ("success", 1), ended.log("moments")
+    check_saved(seaweedfs, f"{tmp_path.name}/whole/0", answers, ended.xcom("copy", map_index=0))
+    places = (whole / "0").read_text().splitlines()
+
+    moments = [*turning_points(places), *(spread(len(places), spread_moments) if spread_moments else [])]
+    answers_of = [generate(simulator, tmp_path / f"answers-{index}.json") for index, _ in enumerate(moments)]
+    ended = run(
+        "transfer_killed",
+        moments=moments,
+        folder=str(tmp_path),
+        prefix=tmp_path.name,
+        timeout=60 + 15 * len(moments),
+    )
+    assert ended.state == "success"
+    tasks = ended.tasks("copy")
+    assert len(tasks) == len(moments)
+    killed = 0
+    for index, task in enumerate(tasks):
+        died_at = (tmp_path / str(index)).read_text().splitlines()
+        if task["try_number"] == 1:
+            # Threads change the order of lines, and a try is not as long as another: it came to its end before.
+            assert died_at == [] or "task_runner.py:" in died_at[0], (moments[index], died_at)
+        else:
+            assert (task["try_number"], len(died_at)) == (2, 1), (moments[index], died_at)
+            killed += 1
+        check_saved(
+            seaweedfs, f"{tmp_path.name}/{index}", answers_of[index], ended.xcom("copy", map_index=index)
+        )
+    # The last of the turning points and of the lines are those that may come too late.
+    assert killed >= len(moments) - 3
+
+
+def test_a_transfer_that_is_killed_while_a_part_is_sent(
+    airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, tmp_path
+):
+    answers = generate(simulator, tmp_path / "answers.json")
+    with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+        aws = json.loads(proxy.aws_connection(seaweedfs.aws_connection()))
+        connection = {"connection_id": f"aws_{tmp_path.name}", "conn_type": "aws"}
+        airflow_stack.request(
+            "POST",
+            "/connections",
+            body=connection
+            | {"login": aws["login"], "password": aws["password"], "extra": json.dumps(aws["extra"])},
+        )
+        proxy.set_faults([{"kind": "slow", "operation": "UploadPart", "skip": 1, "seconds": 60}])
+        airflow_stack.wait_for_dag("transfer_interrupted")
+        airflow_stack.unpause("transfer_interrupted")
+        run_id = airflow_stack.trigger(
+            "transfer_interrupted",
+            conf={
+                "answers": str(tmp_path / "answers.json"),
+                "prefix": tmp_path.name,
+                "aws": connection["connection_id"],
+            },
+        )
+
+        def sending() -> int | None:
+            half_sent = any(request.fault == "slow" and request.body_bytes for request in proxy.requests)
+            [task] = airflow_stack.task_instances("transfer_interrupted", run_id)
+            return task["pid"] if half_sent else None
+
+        pid = airflow_stack.poll(sending, 60)
+        assert pid
+        [left] = [key for key in open_uploads(seaweedfs.client(), STACK_BUCKET) if tmp_path.name in key]
+        proxy.clear()
+        os.kill(pid, signal.SIGKILL)
+        assert airflow_stack.wait("transfer_interrupted", run_id, timeout=120) == "success"
+        operations = proxy.operations(left)
+    assert operations.count("AbortMultipartUpload") == 1
+    assert operations.count("CompleteMultipartUpload") == 1
+    [task] = airflow_stack.task_instances("transfer_interrupted", run_id)
+    assert task["try_number"] == 2
+    log = airflow_stack.task_log("transfer_interrupted", run_id, "copy", try_number=2)
+    assert f"Aborted the upload to s3://{STACK_BUCKET}/{left} that an earlier try left unfinished." in log
+    check_saved(seaweedfs, tmp_path.name, answers, airflow_stack.xcom("transfer_interrupted", run_id, "copy"))
+
+
+def test_a_second_try_downloads_only_what_the_first_did_not_save(simulator, seaweedfs, run, tmp_path):
+    def downloads() -> int:
+        """Return how many downloads met the last of the faults, which changes nothing."""
+        due = httpx.get(f"{simulator.url}/_simulator/faults", trust_env=False).json()["faults"]
+        return 1000 - due[-1]["times"]
+
+    simulator.set_faults(
+        [
+            # Longer than the connection's time-out: it is left to Airflow's next try.
+            {"on": "download", "kind": "status", "status": 503, "headers": {"Retry-After": "3000"}},
+            {"on": "download", "kind": "slow_first_byte", "seconds": 0, "times": 1000},
+        ]
+    )
+    ended = run("transfer_resumed", prefix=tmp_path.name)
+    assert (ended.state, ended.tries("save")) == ("success", 2)
+    assert "2 of 3 files were saved, 1 were not." in ended.log("save", try_number=1)
+    assert downloads() == 3
+    assert len(simulator.ledger()["posts"]) == 3
+    second = ended.log("save", try_number=2)
+    assert (second.count("is saved already"), second.count("Saved file")) == (2, 1)
+    simulator.clear_faults()
+    answers = [ended.xcom("generate", map_index=index) for index in range(3)]
+    check_saved(seaweedfs, tmp_path.name, answers, ended.xcom("save"))

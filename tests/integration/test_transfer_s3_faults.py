@@ -1,0 +1,558 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``TransferToS3Operator`` against a real S3 server that is slow, refuses, breaks off, or has another writer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+import uuid
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.api.client import GetimgClient
+from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.transfers import copier
+from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
+from devstack.s3_faults import S3FaultProxy, open_uploads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+    from devstack import SeaweedFS, Simulator
+
+KEY = "{generation_id}-{index}.{extension}"
+MIB = 1024 * 1024
+# How often boto itself asks.
+ATTEMPTS = 3
+ALWAYS = 99
+
+# Operations that write one object, by the size of the file.
+ONE_PART = ["PutObject"]
+SEVERAL_PARTS = ["CreateMultipartUpload", *["UploadPart"] * 3, "CompleteMultipartUpload"]
+SIZES = {"one part": 0, "several parts": 12 * MIB}
+WRITES = {
+    "PutObject": 0,
+    "CreateMultipartUpload": 12 * MIB,
+    "UploadPart": 12 * MIB,
+    "CompleteMultipartUpload": 12 * MIB,
+}
+SENDS = {"PutObject": 0, "UploadPart": 12 * MIB}
+LAST = {"PutObject": 0, "CompleteMultipartUpload": 12 * MIB}
+
+long = pytest.mark.long
+SELDOM = [pytest.param(if_exists, marks=long) for if_exists in ("replace", "fail")]
+
+
+def sampled(sizes: dict[str, int], *sample: str, named: bool = True) -> list[Any]:
+    """Make parameters, name and size: a sample for every run, all of them for the long one."""
+    return [
+        pytest.param(
+            *([name] if named else []), size, id=name, marks=() if name in (sample or sizes) else long
+        )
+        for name, size in sizes.items()
+    ]
+
+
+def each_size(*sample: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("size", sampled(SIZES, *sample, named=False))
+
+
+def each_write(*sample: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("operation", "size"), sampled(WRITES, *sample))
+
+
+def each_last(*sample: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("operation", "size"), sampled(LAST, *sample))
+
+
+each_send = pytest.mark.parametrize(("operation", "size"), sampled(SENDS))
+
+
+@pytest.fixture(scope="module")
+def running(seaweedfs: SeaweedFS) -> Iterator[S3FaultProxy]:
+    with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def own_bucket(seaweedfs: SeaweedFS) -> str:
+    """A bucket for all of these tests: SeaweedFS has room for so many, as each takes a volume."""
+    return seaweedfs.create_bucket(f"s3-faults-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(scope="module")
+def direct(seaweedfs: SeaweedFS) -> S3Client:
+    """A client that meets no faults."""
+    return seaweedfs.client()
+
+
+@pytest.fixture
+def bucket(own_bucket: str, direct: S3Client) -> str:
+    """The bucket, empty: what an earlier test left is deleted."""
+    for entry in direct.list_objects_v2(Bucket=own_bucket).get("Contents", []):
+        direct.delete_object(Bucket=own_bucket, Key=entry["Key"])
+    for upload in direct.list_multipart_uploads(Bucket=own_bucket).get("Uploads", []):
+        direct.abort_multipart_upload(Bucket=own_bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    return own_bucket
+
+
+@pytest.fixture
+def proxy(running: S3FaultProxy) -> S3FaultProxy:
+    running.clear()
+    return running
+
+
+@pytest.fixture(autouse=True)
+def _connections(monkeypatch, getimg_default, seaweedfs: SeaweedFS, proxy: S3FaultProxy):
+    connection = json.loads(proxy.aws_connection(seaweedfs.aws_connection()))
+    connection["extra"]["config_kwargs"] |= {
+        "retries": {"total_max_attempts": ATTEMPTS},
+        "connect_timeout": 2,
+        "read_timeout": 2,
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+    # The pauses between attempts, not their number: nobody wants to wait for them here.
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(copier, "BACKOFF_FIRST", 0.01)
+
+
+class Bench:
+    """One file of a generation, and the operator that copies it into an empty bucket."""
+
+    def __init__(self, simulator: Simulator, client: S3Client, bucket: str, context: Any) -> None:
+        self.bucket = bucket
+        self.client = client
+        self._simulator = simulator
+        self._context = context
+
+    def generate(self, size: int = 0) -> dict[str, Any]:
+        self._simulator.settings(file_size=size)
+        with GetimgClient(self._simulator.api_key, base_url=self._simulator.url) as client:
+            request = ImageRequest.checked(model="seedream-5-lite", prompt="A red fox")
+            return client.generate_image(request).to_json()
+
+    def transfer(self, generation: Any, *, try_number: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        operator = TransferToS3Operator(
+            task_id="save", generation=generation, s3_bucket=self.bucket, **({"s3_key": KEY} | fields)
+        )
+        return operator.execute(self._context(try_number=try_number))
+
+    def key(self, answer: dict[str, Any]) -> str:
+        return f"{answer['id']}-0.jpg"
+
+    def stored(self) -> dict[str, bytes]:
+        """Return all objects of the bucket, after checking that no upload is open."""
+        assert open_uploads(self.client, self.bucket) == []
+        objects = self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])
+        return {
+            entry["Key"]: self.client.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
+            for entry in objects
+        }
+
+    def check_saved(self, answer: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """Check that the file is all that the bucket holds, and that its row says so."""
+        content = bytes_of(answer)
+        assert self.stored() == {self.key(answer): content}
+        [row] = rows
+        head = self.client.head_object(Bucket=self.bucket, Key=self.key(answer))
+        assert (row["key"], row["etag"]) == (self.key(answer), head["ETag"].strip('"'))
+        assert (row["bytes"], row["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+
+    def failure(
+        self,
+        answer: dict[str, Any],
+        kind: type[errors.TransferError] = errors.ObjectStoreError,
+        **fields: Any,
+    ) -> str:
+        """Return the message of a transfer that fails, after checking how it is told."""
+        with pytest.raises(kind) as caught:
+            self.transfer(answer, **fields)
+        message = str(caught.value)
+        assert "sig=" not in message
+        assert "\n" not in message
+        assert f"s3://{self.bucket}/{self.key(answer)}" in message
+        if kind is errors.ObjectStoreError:
+            assert message.endswith(".")
+            assert ". " not in message
+        return message
+
+
+@pytest.fixture
+def bench(simulator: Simulator, direct: S3Client, bucket: str, context) -> Bench:
+    return Bench(simulator, direct, bucket, context)
+
+
+def bytes_of(answer: dict[str, Any]) -> bytes:
+    return httpx.get(answer["data"][0]["url"], trust_env=False).raise_for_status().content
+
+
+def downloads_are_forbidden(simulator: Simulator) -> None:
+    simulator.set_faults([{"on": "download", "kind": "status", "status": 403, "times": ALWAYS}])
+
+
+class TestWithoutFaults:
+    @each_size()
+    @pytest.mark.parametrize("if_exists", ["skip", "replace", "fail"])
+    def test_each_object_is_written_once_and_replace_needs_no_look(self, proxy, bench, size, if_exists):
+        answer = bench.generate(size)
+        bench.check_saved(answer, bench.transfer(answer, if_exists=if_exists))
+        writes = SEVERAL_PARTS if size else ONE_PART
+        assert proxy.operations() == ([] if if_exists == "replace" else ["HeadObject"]) + writes
+        assert proxy.requests[-1].headers.get("if-none-match") == (None if if_exists == "replace" else "*")
+
+    def test_all_parts_but_the_last_are_of_one_size(self, proxy, bench):
+        # Some stores take no others (Cloudflare's R2), and the ETag tells of the parts.
+        answer = bench.generate(32 * MIB)
+        bench.check_saved(answer, bench.transfer(answer))
+        parts = [request.body_bytes for request in proxy.requests if request.operation == "UploadPart"]
+        assert len(set(parts[:-1])) == 1
+        assert 0 < parts[-1] <= parts[0]
+        assert sum(parts) == 32 * MIB
+
+    @each_size()
+    @pytest.mark.parametrize("if_exists", ["skip", "replace", pytest.param("fail", marks=long)])
+    def test_a_second_try_writes_nothing_unless_it_is_to_replace(self, proxy, bench, size, if_exists):
+        answer = bench.generate(size)
+        first = bench.transfer(answer, if_exists=if_exists)
+        proxy.clear()
+        second = bench.transfer(answer, if_exists=if_exists, try_number=2)
+        wrote = [operation for operation in proxy.operations() if operation in WRITES]
+        if if_exists == "replace":
+            assert wrote == (SEVERAL_PARTS if size else ONE_PART)
+        else:
+            assert wrote == []
+            assert first == second
+        bench.check_saved(answer, second)
+
+
+class TestRefused:
+    @each_write("PutObject", "UploadPart", "CompleteMultipartUpload")
+    def test_by_permission(self, proxy, bench, operation, size):
+        answer = bench.generate(size)
+        proxy.set_faults([{"kind": "status", "code": "AccessDenied", "operation": operation}])
+        assert bench.failure(answer) == (
+            f"S3 refused to store s3://{bench.bucket}/{bench.key(answer)} (403 AccessDenied): The fault proxy plays "
+            "AccessDenied."
+        )
+        assert bench.stored() == {}
+        # Once it is permitted, the next try does all that is left to do.
+        bench.check_saved(answer, bench.transfer(answer, try_number=2))
+
+    @each_last()
+    def test_for_want_of_the_bucket(self, proxy, bench, operation, size):
+        answer = bench.generate(size)
+        proxy.set_faults([{"kind": "status", "code": "NoSuchBucket", "operation": operation}])
+        assert bench.failure(answer) == (
+            f"S3 could not store s3://{bench.bucket}/{bench.key(answer)}: there is no bucket '{bench.bucket}'."
+        )
+        assert bench.stored() == {}
+
+    @each_send
+    def test_for_a_wrong_checksum(self, proxy, bench, operation, size):
+        answer = bench.generate(size)
+        proxy.set_faults([{"kind": "status", "code": "BadDigest", "operation": operation, "times": ALWAYS}])
+        assert "(400 BadDigest)" in bench.failure(answer)
+        assert bench.stored() == {}
+
+    @each_size("one part")
+    @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
+    def test_a_look_that_is_not_permitted_is_done_without(self, proxy, bench, size, if_exists):
+        answer = bench.generate(size)
+        proxy.set_faults(
+            [{"kind": "status", "code": "AccessDenied", "operation": "HeadObject", "times": ALWAYS}]
+        )
+        bench.check_saved(answer, bench.transfer(answer, if_exists=if_exists))
+        assert proxy.requests[-1].headers["if-none-match"] == "*"
+
+    @each_size("several parts")
+    @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
+    def test_what_lies_there_unseen_is_left_alone(self, proxy, bench, size, if_exists):
+        answer = bench.generate(size)
+        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(answer), Body=b"theirs")
+        proxy.set_faults(
+            [{"kind": "status", "code": "AccessDenied", "operation": "HeadObject", "times": ALWAYS}]
+        )
+        message = bench.failure(answer, errors.ObjectExistsError, if_exists=if_exists)
+        assert "exists already, and what it is can't be seen" in message
+        assert bench.stored() == {bench.key(answer): b"theirs"}
+
+    def test_a_look_that_fails_is_no_leave_to_write(self, proxy, bench):
+        answer = bench.generate()
+        proxy.set_faults([{"kind": "status", "status": 500, "operation": "HeadObject", "times": ALWAYS}])
+        assert bench.failure(answer).startswith("S3 refused to look at s3://")
+        assert set(proxy.operations()) == {"HeadObject"}
+
+    def test_one_object_stops_no_other(self, proxy, bench, capsys):
+        answers = [bench.generate(size) for size in (0, 0, 12 * MIB, 12 * MIB)]
+        refused = (answers[1]["id"], answers[3]["id"])
+        proxy.set_faults(
+            [
+                {
+                    "kind": "status",
+                    "code": "AccessDenied",
+                    "method": "PUT",
+                    "key_contains": id_,
+                    "times": ALWAYS,
+                }
+                for id_ in refused
+            ]
+        )
+        with pytest.raises(
+            errors.TransferIncompleteError, match=r"^2 of 4 files were saved, 2 were not\. S3 ref"
+        ):
+            bench.transfer(answers)
+        assert bench.stored() == {bench.key(answer): bytes_of(answer) for answer in answers[::2]}
+        log = capsys.readouterr().out
+        assert (log.count("| yes "), log.count("| no "), log.count("sig=")) == (2, 2, 0)
+
+
+class TestOverloaded:
+    @each_write("PutObject", "CompleteMultipartUpload")
+    def test_once_is_met_by_asking_again(self, proxy, bench, operation, size):
+        answer = bench.generate(size)
+        proxy.set_faults([{"kind": "status", "code": "SlowDown", "operation": operation}])
+        bench.check_saved(answer, bench.transfer(answer))
+        assert proxy.operations().count(operation) == (SEVERAL_PARTS + ONE_PART).count(operation) + 1
+
+    @each_write("PutObject", "UploadPart")
+    def test_always_is_one_sentence_and_leaves_nothing(self, proxy, bench, operation, size):
+        answer = bench.generate(size)
+        proxy.set_faults([{"kind": "status", "code": "SlowDown", "operation": operation, "times": ALWAYS}])
+        assert "(503 SlowDown)" in bench.failure(answer)
+        assert proxy.operations().count(operation) == ATTEMPTS
+        proxy.clear()
+        assert bench.stored() == {}
+
+    @each_last("CompleteMultipartUpload")
+    def test_slow_is_no_fault(self, proxy, bench, operation, size):
+        answer = bench.generate(size)
+        proxy.set_faults(
+            [
+                {"kind": "slow", "seconds": 0.5, "operation": name}
+                for name in ("HeadObject", operation, "UploadPart")
+            ]
+        )
+        bench.check_saved(answer, bench.transfer(answer))
+
+    @each_last("PutObject")
+    def test_no_answer_at_all_is_met_by_asking_again(self, proxy, bench, operation, size):
+        answer = bench.generate(size)
+        proxy.set_faults([{"kind": "hang", "operation": operation}])
+        bench.check_saved(answer, bench.transfer(answer))
+
+
+class TestResetMidUpload:
+    @each_send
+    @pytest.mark.parametrize("if_exists", ["skip", SELDOM[0]])
+    def test_once_is_met_by_sending_again(self, proxy, bench, operation, size, if_exists):
+        answer = bench.generate(size)
+        proxy.set_faults([{"kind": "reset_mid_upload", "operation": operation}])
+        bench.check_saved(answer, bench.transfer(answer, if_exists=if_exists))
+        assert proxy.faults == []
+
+    @each_send
+    def test_always_is_one_sentence_and_leaves_nothing(self, proxy, bench, operation, size):
+        answer = bench.generate(size)
+        skip = 1 if operation == "UploadPart" else 0
+        proxy.set_faults(
+            [{"kind": "reset_mid_upload", "operation": operation, "skip": skip, "times": ALWAYS}]
+        )
+        assert bench.failure(answer).startswith(
+            f"S3 could not be asked to store s3://{bench.bucket}/{bench.key(answer)}: "
+        )
+        proxy.clear()
+        assert bench.stored() == {}
+        bench.check_saved(answer, bench.transfer(answer, try_number=2))
+
+
+class TestLostAnswer:
+    @each_write()
+    @pytest.mark.parametrize("if_exists", ["skip", *SELDOM])
+    @pytest.mark.parametrize("kind", ["lost_response", pytest.param("reset_mid_response", marks=long)])
+    def test_once_the_object_is_there_once(self, proxy, bench, operation, size, if_exists, kind):
+        answer = bench.generate(size)
+        proxy.set_faults([{"kind": kind, "operation": operation}])
+        bench.check_saved(answer, bench.transfer(answer, if_exists=if_exists))
+        assert proxy.faults == []
+
+    @each_last()
+    @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
+    def test_always_the_next_try_finds_what_was_written(
+        self, proxy, simulator, bench, operation, size, if_exists
+    ):
+        answer = bench.generate(size)
+        content = bytes_of(answer)
+        proxy.set_faults([{"kind": "lost_response", "operation": operation, "times": ALWAYS}])
+        bench.failure(answer, if_exists=if_exists)
+        proxy.clear()
+        assert bench.stored() == {bench.key(answer): content}
+        downloads_are_forbidden(simulator)
+        rows = bench.transfer(answer, try_number=2, if_exists=if_exists)
+        simulator.clear_faults()
+        bench.check_saved(answer, rows)
+        assert [operation for operation in proxy.operations() if operation in WRITES] == []
+
+    def test_of_every_begin_of_an_upload_is_cleaned_up_by_the_next_try(self, proxy, bench):
+        answer = bench.generate(12 * MIB)
+        proxy.set_faults([{"kind": "lost_response", "operation": "CreateMultipartUpload", "times": ALWAYS}])
+        bench.failure(answer)
+        proxy.clear()
+        bench.check_saved(answer, bench.transfer(answer, try_number=2))
+
+
+class TestAnotherWriter:
+    """An object that appears between our look at the key and our write."""
+
+    @pytest.fixture
+    def rival(self, proxy: S3FaultProxy, simulator: Simulator, bench: Bench):
+        """Write an object, in a thread, once the key was looked at; the download waits for it."""
+        threads = []
+
+        def write(key: str, body: bytes) -> None:
+            simulator.set_faults([{"on": "download", "kind": "slow_first_byte", "seconds": 1}])
+
+            def after_the_look() -> None:
+                end = time.monotonic() + 10
+                while not any(r.operation == "HeadObject" and r.status for r in proxy.requests):
+                    if time.monotonic() > end:
+                        return
+                    time.sleep(0.01)
+                bench.client.put_object(Bucket=bench.bucket, Key=key, Body=body)
+
+            threads.append(threading.Thread(target=after_the_look, daemon=True))
+            threads[-1].start()
+
+        yield write
+        for thread in threads:
+            thread.join(15)
+            assert not thread.is_alive()
+
+    @each_size("several parts")
+    def test_skip_takes_the_same_bytes_for_done(self, proxy, bench, rival, size):
+        answer = bench.generate(size)
+        rival(bench.key(answer), bytes_of(answer))
+        bench.check_saved(answer, bench.transfer(answer))
+        assert 412 in [request.status for request in proxy.requests]
+
+    @each_size("one part")
+    def test_skip_names_both_where_they_differ(self, bench, rival, size):
+        answer = bench.generate(size)
+        rival(bench.key(answer), b"theirs")
+        message = bench.failure(answer, errors.ObjectExistsError)
+        theirs, ours = (hashlib.sha256(body).hexdigest() for body in (b"theirs", bytes_of(answer)))
+        assert f"its SHA-256 is {theirs}, that of file 0 of generation {answer['id']} is {ours}." in message
+        assert bench.stored() == {bench.key(answer): b"theirs"}
+
+    @each_size("one part")
+    def test_fail_fails(self, bench, rival, size):
+        answer = bench.generate(size)
+        rival(bench.key(answer), bytes_of(answer))
+        message = bench.failure(answer, errors.ObjectExistsError, if_exists="fail")
+        assert "exists already, and if_exists is 'fail'" in message
+        assert bench.stored() == {bench.key(answer): bytes_of(answer)}
+
+    @each_size("one part")
+    def test_replace_replaces(self, proxy, bench, size):
+        answer = bench.generate(size)
+        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(answer), Body=b"theirs")
+        bench.check_saved(answer, bench.transfer(answer, if_exists="replace"))
+
+    @each_last("PutObject")
+    def test_one_that_was_quicker_and_is_gone_again_is_one_sentence(self, proxy, bench, operation, size):
+        answer = bench.generate(size)
+        proxy.set_faults([{"kind": "status", "status": 412, "operation": operation}])
+        bench.failure(answer, errors.ObjectExistsError)
+        assert bench.stored() == {}
+
+    @each_last()
+    def test_one_at_the_same_moment_is_met_by_writing_again(self, proxy, bench, operation, size):
+        answer = bench.generate(size)
+        proxy.set_faults([{"kind": "status", "code": "ConditionalRequestConflict", "operation": operation}])
+        bench.check_saved(answer, bench.transfer(answer))
+
+
+class TestStoreThatKnowsNoConditions:
+    @each_last()
+    @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
+    def test_the_look_has_to_do(self, proxy, bench, operation, size, if_exists):
+        answer = bench.generate(size)
+        proxy.set_faults(
+            [{"kind": "status", "status": 501, "code": "NotImplemented", "operation": operation}]
+        )
+        bench.check_saved(answer, bench.transfer(answer, if_exists=if_exists))
+        asked = [request for request in proxy.requests if request.operation == operation]
+        assert [request.headers.get("if-none-match") for request in asked] == ["*", None]
+
+    def test_an_object_that_was_seen_is_left_alone(self, proxy, bench):
+        answer = bench.generate()
+        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(answer), Body=b"theirs")
+        bench.failure(answer, errors.ObjectExistsError, if_exists="fail")
+        assert proxy.operations() == ["HeadObject", "GetObject"]
+        assert bench.stored() == {bench.key(answer): b"theirs"}
+
+
+class TestAbortThatFails:
+    """An upload that could be neither completed nor aborted is noted, and aborted by the next try."""
+
+    @pytest.mark.parametrize(
+        "abort_fails",
+        [
+            {"kind": "status", "code": "AccessDenied"},
+            {"kind": "reset_mid_upload"},
+            pytest.param({"kind": "hang"}, marks=long),
+        ],
+        ids=["denied", "reset", "hang"],
+    )
+    def test_the_next_try_aborts_it(self, proxy, bench, store, abort_fails):
+        answer = bench.generate(12 * MIB)
+        proxy.set_faults(
+            [
+                {"kind": "status", "code": "AccessDenied", "operation": "UploadPart", "skip": 1},
+                abort_fails | {"operation": "AbortMultipartUpload", "times": ALWAYS},
+            ]
+        )
+        assert "(403 AccessDenied)" in bench.failure(answer)
+        assert open_uploads(bench.client, bench.bucket) == [bench.key(answer)]
+        assert store.values
+        proxy.clear()
+        bench.check_saved(answer, bench.transfer(answer, try_number=2))
+        assert store.values == {}
+
+    def test_it_is_not_forgotten_where_the_file_was_saved_all_the_same(self, proxy, simulator, bench, store):
+        answer = bench.generate(12 * MIB)
+        simulator.set_faults([{"on": "download", "kind": "truncate"}])
+        proxy.set_faults([{"kind": "status", "code": "AccessDenied", "operation": "AbortMultipartUpload"}])
+        rows = bench.transfer(answer)
+        # The download was repeated within the try, with an upload of its own; a later try cleans up at the latest.
+        if open_uploads(bench.client, bench.bucket):
+            assert store.values
+            assert bench.transfer(answer, try_number=2) == rows
+        assert store.values == {}
+        bench.check_saved(answer, rows)
+
+    def test_what_can_not_be_aborted_ever_stops_nothing_and_is_told(self, proxy, bench, capsys):
+        answer = bench.generate(12 * MIB)
+        denied = {
+            "kind": "status",
+            "code": "AccessDenied",
+            "operation": "AbortMultipartUpload",
+            "times": ALWAYS,
+        }
+        proxy.set_faults(
+            [{"kind": "status", "code": "AccessDenied", "operation": "UploadPart", "skip": 1}, denied]
+        )
+        bench.failure(answer)
+        [row] = bench.transfer(answer, try_number=2)
+        assert row["key"] == bench.key(answer)
+        log = capsys.readouterr().out
+        assert f"An upload to s3://{bench.bucket}/{row['key']} that was left unfinished" in log
+        assert "AbortIncompleteMultipartUpload" in log
+        assert open_uploads(bench.client, bench.bucket) == [row["key"]]
