@@ -31,8 +31,6 @@ from airflow_provider_getimg.api.types import (
 )
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from airflow_provider_getimg.api.types import _Answer
 
     AnswerT = TypeVar("AnswerT", bound=_Answer)
@@ -89,12 +87,7 @@ class GetimgClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def close(self) -> None:

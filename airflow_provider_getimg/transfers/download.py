@@ -28,7 +28,6 @@ from airflow_provider_getimg.transfers.network_guard import NetworkGuard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
     from typing import Self
 
     from airflow_provider_getimg.api.settings import ClientSettings
@@ -103,12 +102,7 @@ class Downloads:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._http.close()
 
     def abort(self) -> None:

@@ -18,7 +18,6 @@ from airflow_provider_getimg.transfers.s3_store import SHA256, store_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     from airflow_provider_getimg.transfers.plan import FileCopy
     from airflow_provider_getimg.transfers.s3_store import S3Store
@@ -76,12 +75,7 @@ class S3Upload:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._held.clear()
         if self._upload_id is None:
             return
