@@ -174,7 +174,7 @@ def test_a_transfer_that_is_killed_while_a_part_is_sent(
     [task] = airflow_stack.task_instances("transfer_interrupted", run_id)
     assert task["try_number"] == 2
     log = airflow_stack.task_log("transfer_interrupted", run_id, "copy", try_number=2)
-    assert f"Aborted the upload to s3://{STACK_BUCKET}/{left} that an earlier try left unfinished." in log
+    assert f"Aborted an upload to s3://{STACK_BUCKET}/{left} that was left unfinished." in log
     check_saved(seaweedfs, tmp_path.name, answers, airflow_stack.xcom("transfer_interrupted", run_id, "copy"))
 
 
