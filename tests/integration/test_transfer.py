@@ -131,7 +131,10 @@ ONCE = {
 }
 
 
-@pytest.mark.parametrize("size", [0, 12 * MIB], ids=["one part", "several parts"])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(0, id="one part"), pytest.param(12 * MIB, id="several parts", marks=pytest.mark.long)],
+)
 @pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE.keys())
 def test_a_download_that_fails_once_is_repeated_within_the_try(
     simulator, seaweedfs, bucket, generate, transfer, fault, size
