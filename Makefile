@@ -41,7 +41,7 @@ lint: $(READY)  ## check style and types
 	$(PYTHON) -m mypy devstack benchmarks
 
 lock: $(UV)  ## resolve the dependencies in pyproject.toml anew
-	$(UV) pip compile pyproject.toml --extra simulator --group dev --universal \
+	$(UV) pip compile pyproject.toml --extra testing --group dev --universal \
 	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	    --output-file requirements.lock
 
