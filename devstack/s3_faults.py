@@ -188,6 +188,7 @@ class S3FaultProxy:
             record,
             cut_at=length // 2 if kind == "reset_mid_upload" else None,
             seconds_per_byte=seconds / length if kind == "slow" and length else 0.0,
+            corrupts=kind == "corrupt",
         )
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP]
         async with self._session.request(
@@ -253,15 +254,19 @@ async def _body(
     *,
     cut_at: int | None = None,
     seconds_per_byte: float = 0.0,
+    corrupts: bool = False,
 ) -> AsyncIterator[bytes]:
     """Yield the request's body, once the client was told to send it.
 
     :param cut_at: Break off after this many bytes.
+    :param corrupts: Turn over the bits of the first byte.
     """
     if _expects_continue(request) and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     async for chunk in request.content.iter_any():
         piece = chunk if cut_at is None else chunk[: cut_at - record.body_bytes]
+        if corrupts and piece and not record.body_bytes:
+            piece = bytes([piece[0] ^ 0xFF]) + piece[1:]
         record.body_bytes += len(piece)
         if piece:
             yield piece

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
-KINDS = ("status", "reset_mid_upload", "reset_mid_response", "slow", "lost_response", "hang")
+KINDS = ("status", "corrupt", "reset_mid_upload", "reset_mid_response", "slow", "lost_response", "hang")
 #: S3's error codes and their statuses; the first of a status stands for it where no code is given.
 STATUS_OF_CODE = {
     "InvalidRequest": 400,
@@ -41,7 +41,8 @@ class S3Fault:
     :param kind: ``status``: an S3 error without asking the server. ``reset_mid_upload``: the connection breaks
         in the middle of the request's body, for the server too. ``reset_mid_response``: the server did what it was
         asked, and the connection breaks in the middle of its answer. ``lost_response``: the same, before the
-        first byte of it. ``slow``: the exchange takes ``seconds`` longer. ``hang``: the request is taken and
+        first byte of it. ``corrupt``: a byte of the
+        body is another one when it arrives. ``slow``: the exchange takes ``seconds`` longer. ``hang``: the request is taken and
         neither passed on nor answered; after ``seconds``, the connection is closed.
     :param method: Only requests with this HTTP method.
     :param operation: Only requests for this operation of S3, such as ``PutObject`` or ``UploadPart``.

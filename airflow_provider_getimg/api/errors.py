@@ -149,12 +149,16 @@ class TransferError(GetimgError):
     """A file could not be copied to S3. The copy is free; the image it copies is already paid."""
 
     def billing_sentence(self) -> str:
-        """Say nothing of billing: a copy is free, and repeating it costs nothing."""
-        return ""
+        """Tell that a copy is free: what is billed is the generation, which was there before."""
+        return "Nothing was billed for the copy."
 
 
 class FileGoneError(TransferError):
     """The file's download URL has expired or no longer answers: it can't be downloaded again."""
+
+    def billing_sentence(self) -> str:
+        """Say nothing: the message tells what it costs to make the file anew."""
+        return ""
 
 
 class FileRefusedError(TransferError):

@@ -117,7 +117,9 @@ def test_options_go_to_each_request_that_knows_them(s3):
 def test_a_missing_bucket_is_one_sentence(s3):
     with pytest.raises(ObjectStoreError) as error, upload_to(s3, bucket="nobody-s") as upload:
         upload.complete()
-    assert str(error.value) == "S3 could not store s3://nobody-s/key: there is no bucket 'nobody-s'."
+    assert str(error.value) == (
+        "S3 could not store s3://nobody-s/key: there is no bucket 'nobody-s'. Nothing was billed for the copy."
+    )
 
 
 def test_an_object_that_must_not_be_replaced_is_not(s3):
