@@ -22,6 +22,7 @@ from airflow_provider_getimg.api.errors import (
     UnavailableError,
 )
 from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.api.types import RateLimit
 
 if TYPE_CHECKING:
     import httpx
@@ -113,6 +114,21 @@ def wait_before_next(response: httpx.Response) -> float | None:
         wait = reset - time.time()
         return wait if 0 < wait <= MAX_WAIT else None
     return None
+
+
+def rate_limit(response: httpx.Response) -> RateLimit | None:
+    """Return what an answer tells of the limit on requests per minute; None if not told."""
+    remaining = _seconds(response.headers.get("x-ratelimit-remaining"))
+    reset = _seconds(response.headers.get("x-ratelimit-reset"))
+    if remaining is None or reset is None:
+        return None
+    # By the server's own clock where it tells the time: the two need not agree.
+    try:
+        now = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
+    except ValueError:
+        now = time.time()
+    resets_in = reset - now
+    return RateLimit(int(remaining), resets_in) if 0 < resets_in <= MAX_WAIT else None
 
 
 def _seconds(text: str | None) -> float | None:

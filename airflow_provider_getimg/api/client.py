@@ -71,14 +71,13 @@ class GetimgClient:
         self.base_url = checked.base_url
         self.timeout = checked.timeout
         self._watches: set[ConnectionWatch] = set()
+        # A connection kept from an earlier call may be closed by the server just as the next POST
+        # goes out, and nobody could tell whether it arrived: each request opens its own.
         self._http = settings.http_client(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"},
             proxy=checked.proxy,
             follow_redirects=False,
-            # A connection kept from an earlier call may be closed by the server just as the next POST
-            # goes out, and nobody could tell whether it arrived: each request opens its own.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
 
     def __repr__(self) -> str:
@@ -131,7 +130,9 @@ class GetimgClient:
             raise self._unreadable(
                 OutcomeUnknownError, response, content, f"its status is {status!r}, not 'completed'."
             )
-        return self._parse(Generation, received, response, content, OutcomeUnknownError)
+        generation = self._parse(Generation, received, response, content, OutcomeUnknownError)
+        generation._rate_limit = answers.rate_limit(response)
+        return generation
 
     def list_models(self, type: Literal["image", "video"] | None = None) -> list[Model]:
         """

@@ -93,7 +93,7 @@ class CostLimitError(GetimgError):
 
 
 class KilledError(GetimgError):
-    """The task was told to end before the request was sent."""
+    """The task was told to end before a request was sent, or a file was saved."""
 
 
 class RequestRefusedError(GetimgError):
@@ -187,3 +187,19 @@ class TransferIncompleteError(TransferError):
     def __init__(self, message: str, failures: Sequence[GetimgError] = ()) -> None:
         super().__init__(message)
         self.failures = tuple(failures)
+
+
+class BatchIncompleteError(GetimgError):
+    """
+    A batch ended with more failed rows than ``max_failures`` allows.
+
+    :param failures: The error of each row that was not saved, and the one that stopped the batch.
+    """
+
+    def __init__(self, message: str, failures: Sequence[GetimgError] = ()) -> None:
+        super().__init__(message)
+        self.failures = tuple(failures)
+
+    def billing_sentence(self) -> str:
+        """Say nothing: the message tells what all rows were billed."""
+        return ""

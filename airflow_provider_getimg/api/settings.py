@@ -9,13 +9,16 @@ import logging
 import math
 import ssl
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import httpx
 
 from airflow_provider_getimg.api.errors import ConnectionConfigError
 from airflow_provider_getimg.api.signed_urls import without_query
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULT_BASE_URL = "https://api.getimg.ai"
 DEFAULT_TIMEOUT = 300.0
@@ -93,7 +96,7 @@ def checked_base_url(base_url: str | None) -> str:
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConnectionConfigError(
-            "The base URL must not hold a user, a password, a query or a fragment: the API key belongs into "
+            "The base URL must not hold a user, a password, a query or a fragment: the API key belongs in "
             "the password field."
         )
     return url
@@ -134,16 +137,22 @@ def checked_proxy(proxy: str | None) -> str | None:
     return url
 
 
-def http_client(**options: Any) -> httpx.Client:
+def http_client(*, headers: Mapping[str, str], **options: Any) -> httpx.Client:
     """
-    Return an httpx client, which also reads the environment's proxies and certificates.
+    Return an httpx client that uses each connection once. It also reads the environment's proxies and certificates.
 
     :raises ConnectionConfigError: One of those can't be used.
     """
     for name in _TALKATIVE_LOGGERS:
         logging.getLogger(name).addFilter(_strip_queries)
     try:
-        return httpx.Client(**options)
+        return httpx.Client(
+            # Not to the pool alone: between the end of an answer and the closing of its connection, another thread's
+            # request may be given that connection, and dies with it. This header makes it unusable at once.
+            headers={**headers, "Connection": "close"},
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            **options,
+        )
     except (ValueError, ImportError, OSError, ssl.SSLError) as error:
         raise ConnectionConfigError(
             "The worker's environment can't be used (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE): "

@@ -29,3 +29,8 @@ def without_query(text: str) -> str:
 def queries_in(text: str) -> list[str]:
     """Return the query string of every URL in ``text``, wherever it stands."""
     return [query for _, query in _URL_WITH_QUERY.findall(text) if query]
+
+
+def reason(error: BaseException) -> str:
+    """Return what an exception says for the middle of a sentence: one line, nothing signed, no full stop."""
+    return " ".join(without_query(str(error)).split()).rstrip(".")[:300] or type(error).__name__

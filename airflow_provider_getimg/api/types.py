@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from datetime import date as calendar_date
 from decimal import Decimal
@@ -233,6 +234,19 @@ class Usage(_Answer):
     billable_unit: str | None = None
 
 
+@dataclass(frozen=True)
+class RateLimit:
+    """
+    What an answer tells of the limit on requests per minute.
+
+    :param remaining: Requests that are left.
+    :param resets_in: Seconds until there are more.
+    """
+
+    remaining: int
+    resets_in: float
+
+
 class Generation(_Answer):
     """
     The answer to a generation: one or more files, and what they cost.
@@ -248,6 +262,13 @@ class Generation(_Answer):
     model: Annotated[str | None, WrapValidator(_or_none)] = None
     data: list[MediaFile] = Field(min_length=1)
     usage: Annotated[Usage | None, WrapValidator(_or_none)] = None
+
+    _rate_limit: RateLimit | None = PrivateAttr(default=None)
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """What the answer's headers told of the limit on requests per minute; None if nothing."""
+        return self._rate_limit
 
 
 class Rate(_Answer):

@@ -54,7 +54,7 @@ class GetimgHook(BaseHook):
     @cached_property
     def settings(self) -> ClientSettings:
         """
-        Base URL, time-out and proxy of the connection, without the key.
+        Base URL, timeout and proxy of the connection, without the key.
 
         :raises ConnectionConfigError: One of them can't be used.
         """

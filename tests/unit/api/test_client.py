@@ -356,3 +356,33 @@ def test_abort_ends_a_request_in_flight_from_another_thread(simulator):
 def test_the_key_is_in_no_representation(simulator, client):
     assert simulator.api_key not in repr(client)
     assert simulator.api_key not in repr(client.__dict__["_http"].headers)
+
+
+def test_a_connection_is_used_once_even_by_many_threads(simulator, client):
+    # A server that offers to keep the connection: a request that is given one which another thread is about to close
+    # would die with it, and nobody could tell whether it arrived.
+    request = client._http.build_request("GET", "/v2/models")
+    assert request.headers["connection"] == "close"
+    peers: list[int] = []
+
+    def ask() -> None:
+        with client._http.stream("GET", "/v2/models") as response:
+            sock = response.extensions["network_stream"].get_extra_info("socket")
+            peers.append(sock.getsockname()[1])
+            response.read()
+
+    threads = [threading.Thread(target=lambda: [ask() for _ in range(5)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(peers)) == len(peers) == 40
+
+
+def test_an_answer_tells_what_is_left_of_the_rate_limit(simulator, client):
+    request = ImageRequest.checked(model="seedream-5-lite", prompt="A red fox")
+    assert client.generate_image(request).rate_limit is None
+    simulator.settings(rpm=10)
+    limit = client.generate_image(request).rate_limit
+    assert limit.remaining == 9
+    assert 0 < limit.resets_in <= 62
