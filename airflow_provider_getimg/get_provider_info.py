@@ -28,7 +28,10 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "getimg.ai",
-                "python-modules": ["airflow_provider_getimg.operators.image"],
+                "python-modules": [
+                    "airflow_provider_getimg.operators.image",
+                    "airflow_provider_getimg.operators.image_batch",
+                ],
             }
         ],
         "transfers": [

@@ -20,13 +20,13 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from tenacity import Retrying, stop_after_attempt, wait_exponential
 
 from airflow_provider_getimg.api.errors import GetimgError
-from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.api.types import Generation
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Entry:
     :param answer: The API's answer, once ``answered``.
     :param failure: What the try that sent it saw instead of an answer, if it lived to see it.
     :param received: An answer that could not be read, as it came.
+    :param sent_before: How many earlier requests of this epoch were, or may have been, billed to no avail.
     """
 
     state: Literal["submitted", "answered"]
@@ -66,6 +67,7 @@ class Entry:
     answer: dict[str, Any] | None = None
     failure: str | None = None
     received: str | None = None
+    sent_before: int = 0
 
     @classmethod
     def from_json(cls, value: Any) -> Self | None:
@@ -83,7 +85,7 @@ class Entry:
         except TypeError as error:
             raise ValueError(f"its entry is none of this version ({error})") from None
         sound = entry.state == ("submitted" if entry.answer is None else "answered") and all(
-            type(number) is int for number in (entry.epoch, entry.try_number)
+            type(number) is int for number in (entry.epoch, entry.try_number, entry.sent_before)
         )
         if not sound:
             raise ValueError("its entry contradicts itself")
@@ -99,24 +101,56 @@ class Entry:
         return str(age).partition(".")[0]
 
 
+class Place(Protocol):
+    """Where one entry is kept. What can't be read or written raises whatever the store raises."""
+
+    #: How a user finds it.
+    name: str
+
+    def read(self) -> Any:
+        """Return what was written last; None for nothing."""
+
+    def write(self, value: dict[str, Any] | None) -> None:
+        """Keep a value, durably once this returns; None deletes what there is."""
+
+
+class _StateStoreKey:
+    """A key of the task state store."""
+
+    def __init__(self, store: TaskStateStoreAccessor, key: str) -> None:
+        self.name = key
+        self._store = store
+
+    def read(self) -> Any:
+        return self._store.get(self.name)
+
+    def write(self, value: dict[str, Any] | None) -> None:
+        if value is None:
+            self._store.delete(self.name)
+        else:
+            self._store.set(self.name, value, retention=NEVER_EXPIRE)
+
+
 class Ledger:
     """
-    The ledger of one task instance.
+    The ledger of one request of a task instance.
 
     :param context: The task's context.
     :param fingerprint: Of the request that this try is about to send.
     :param log: The task's log.
+    :param place: Where its entry is kept. Default: a key of the task state store, for the task's one request.
     """
 
-    def __init__(self, context: Context, fingerprint: str, log: Logger) -> None:
+    def __init__(self, context: Context, fingerprint: str, log: Logger, place: Place | None = None) -> None:
         ti = context["ti"]
-        self._store: TaskStateStoreAccessor = context["task_state_store"]
+        self._place = place or _StateStoreKey(context["task_state_store"], KEY)
         self._fingerprint = fingerprint
         self._epoch = int(ti.max_tries)
         self._try_number = int(ti.try_number)
         self._log = log
         self._before: Any = None
         self._submitted: Entry | None = None
+        self._sent_before = 0
         #: Whether Airflow would try again after this try.
         self.is_last_try = self._try_number > self._epoch
 
@@ -127,17 +161,16 @@ class Ledger:
         :raises LedgerError: The store, or what is in it, could not be read.
         """
         try:
-            self._before = self._store.get(KEY)
+            self._before = self._place.read()
             entry = Entry.from_json(self._before)
         except ValueError as error:
-            reason = " ".join(without_query(str(error)).split())[:200]
             raise LedgerError(
-                f"What an earlier try did is not known, {reason}: nothing was sent. Delete {KEY!r} from the task's state to go "
-                "on; it may hold a paid answer.",
+                f"What an earlier try did is not known, {reason(error)}: this try sent nothing. Delete "
+                f"{self._place.name!r} from the task's state to go on; it may hold a paid answer.",
                 billed="unknown",
             ) from None
         except Exception as error:
-            raise LedgerError(f"The task state store could not be read: {error}.") from None
+            raise LedgerError(f"The task state store could not be read: {reason(error)}.") from None
         if entry is None:
             return None
         if entry.epoch != self._epoch:
@@ -150,6 +183,7 @@ class Ledger:
                 entry.started_at,
             )
             return None
+        self._sent_before = entry.sent_before + 1
         return entry
 
     def submit(self) -> None:
@@ -159,12 +193,17 @@ class Ledger:
         :raises LedgerError: It could not be recorded; the request must not be sent.
         """
         entry = Entry(
-            "submitted", self._fingerprint, self._epoch, self._try_number, datetime.now(UTC).isoformat()
+            "submitted",
+            self._fingerprint,
+            self._epoch,
+            self._try_number,
+            datetime.now(UTC).isoformat(),
+            sent_before=self._sent_before,
         )
         try:
             self._write(entry)
         except Exception as error:
-            raise LedgerError(f"The task state store could not be written: {error}.") from None
+            raise LedgerError(f"The task state store could not be written: {reason(error)}.") from None
         self._submitted = entry
 
     def withdraw(self) -> None:
@@ -172,15 +211,12 @@ class Ledger:
         try:
             for attempt in _repeatedly():
                 with attempt:
-                    if self._before is None:
-                        self._store.delete(KEY)
-                    else:
-                        self._store.set(KEY, self._before, retention=NEVER_EXPIRE)
+                    self._place.write(self._before)
         except Exception as error:
             # The next try will take the outcome for unknown: it stops, and pays nothing twice.
             self._log.warning(
                 "The task state store could not be written: %s. The next try will not know that nothing was billed.",
-                without_query(str(error)),
+                reason(error),
             )
 
     def answered(self, answer: dict[str, Any]) -> None:
@@ -198,7 +234,7 @@ class Ledger:
             self._log.error(
                 "The paid answer %s could not be recorded: %s. Should this try fail, a retry can't reuse it.",
                 answer.get("id"),
-                without_query(str(error)),
+                reason(error),
             )
 
     def lost(self, failure: str, received: str | None = None) -> None:
@@ -212,7 +248,7 @@ class Ledger:
         try:
             self._write(replace(self._last(), failure=failure, received=kept))
         except Exception as fault:
-            self._log.warning("The task state store could not be written: %s.", without_query(str(fault)))
+            self._log.warning("The task state store could not be written: %s.", reason(fault))
 
     @property
     def sent_at(self) -> str:
@@ -226,7 +262,7 @@ class Ledger:
 
     def _write(self, entry: Entry) -> None:
         value = {name: part for name, part in asdict(entry).items() if part is not None}
-        self._store.set(KEY, value, retention=NEVER_EXPIRE)
+        self._place.write(value)
 
 
 def _repeatedly() -> Retrying:

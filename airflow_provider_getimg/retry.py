@@ -38,7 +38,7 @@ class GetimgRetryPolicy(RetryPolicy):
     price over ``max_cost``, files gone or
     refused, another object at the key
     429                                     retry after the time the API asks for, or a growing
-                                            delay with jitter (15 seconds to 10 minutes)
+                                            delay with jitter (7.5 seconds to 10 minutes)
     outcome unknown                         fail at once; retry if the operator's
                                             ``on_unknown_outcome`` is ``"resubmit"``
     everything else                         retry after the task's own ``retry_delay``
@@ -79,13 +79,16 @@ class GetimgRetryPolicy(RetryPolicy):
                 | errors.ObjectExistsError()
             ):
                 return RetryDecision.fail(reason=f"{name}: another try would fail again")
-            case errors.TransferIncompleteError():
-                # Worth another try while one of the files is.
+            case errors.TransferIncompleteError() | errors.BatchIncompleteError():
+                # Worth another try while one of the files is, and not before each that has to wait may be tried.
                 decisions = [
                     self.evaluate(error, try_number, max_tries, context) for error in exception.failures
                 ]
                 if decisions and all(decision.action is RetryAction.FAIL for decision in decisions):
                     return RetryDecision.fail(reason=f"{name}: another try would fail again")
+                delays = [decision.retry_delay for decision in decisions if decision.retry_delay]
+                if delays:
+                    return RetryDecision.retry(max(delays), reason=f"{name}: rate limited")
         return RetryDecision.default()
 
     def serialize(self) -> dict[str, Any]:

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk import RetryPolicy
-
-    from airflow_provider_getimg.api.types import ImageRequest
+    from mypy_boto3_s3 import S3Client
 
 
 class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
@@ -129,21 +128,19 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         from airflow_provider_getimg.api.pricing import check_price, checked_max_cost
-        from airflow_provider_getimg.ledger import Ledger, fingerprint
-        from airflow_provider_getimg.operators import reference_images
+        from airflow_provider_getimg.ledger import Ledger
         from airflow_provider_getimg.operators.paid_generation import UNKNOWN_OUTCOME, PaidGeneration
+        from airflow_provider_getimg.operators.written_request import FIELDS, WrittenRequest
         from airflow_provider_getimg.parameters import checked_choice, checked_seconds
 
         max_cost = checked_max_cost(self.max_cost)
         on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
         rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
-        images = reference_images.as_written(self.images)
-        request = self._request(reference_images.without_s3(images))
-        identity = {**request.to_json(), "images": reference_images.identity(images)}
+        request = WrittenRequest({name: getattr(self, name) for name in FIELDS})
         paid = PaidGeneration(
-            Ledger(context, fingerprint(identity), self.log),
+            Ledger(context, request.fingerprint, self.log),
             # An answer that is paid already needs no reference: S3 is only read for a request that is sent.
-            lambda: self._request(reference_images.as_sent(images, self.aws_conn_id)),
+            lambda: request.as_sent(self._s3_client),
             on_unknown_outcome=on_unknown_outcome,
             rate_limit_wait=rate_limit_wait,
             killed=self._killed,
@@ -153,22 +150,17 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         if answer is None:
             with self.hook:
                 if max_cost is not None:
-                    check_price(self.hook.client.get_model(request.model), request.resolution, max_cost)
+                    model = self.hook.client.get_model(request.checked.model)
+                    check_price(model, request.checked.resolution, max_cost)
                 answer = paid.generate(self.hook.client)
         mask_signed_urls(answer["data"])
         return answer
 
-    def _request(self, images: list[dict[str, Any]] | None) -> ImageRequest:
-        from airflow_provider_getimg.api.types import ImageRequest
+    def _s3_client(self) -> S3Client:
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-        return ImageRequest.checked(
-            model=self.model,
-            prompt=self.prompt,
-            aspect_ratio=self.aspect_ratio,
-            resolution=self.resolution,
-            output_format=self.output_format,
-            images=images,
-        )
+        client: S3Client = S3Hook(aws_conn_id=self.aws_conn_id).get_conn()
+        return client
 
     def on_kill(self) -> None:
         """End the request in flight: the API has no cancel, so it may be made and billed all the same."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_getimg.api.errors import (
     GetimgError,
@@ -20,19 +20,27 @@ from airflow_provider_getimg.retry import wait_out_rate_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from airflow.sdk.types import Logger
 
-    from airflow_provider_getimg.api.client import GetimgClient
     from airflow_provider_getimg.api.types import ImageRequest
     from airflow_provider_getimg.ledger import Entry, Ledger
 
 UNKNOWN_OUTCOME = ("fail", "resubmit")
 
 _TWO_WAYS_ON = (
-    "To make a new image, clear the task; to let retries send such a request again, and perhaps pay twice, "
+    "To make a new image, clear the task; to let retries send such a request again, and {cost}, "
     "set on_unknown_outcome='resubmit'."
 )
+
+
+class ImageClient(Protocol):
+    """What sends a request: a client, or one that minds a pace."""
+
+    def generate_image(self, request: ImageRequest) -> Generation:
+        """Send it once."""
+        ...
 
 
 class PaidGeneration:
@@ -45,6 +53,7 @@ class PaidGeneration:
     :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
     :param killed: Set when the task is told to end: nothing is sent after that.
     :param log: The task's log.
+    :param slot: Makes a context that is entered before a request is noted and sent, and left when it was answered.
     """
 
     def __init__(
@@ -56,6 +65,7 @@ class PaidGeneration:
         rate_limit_wait: float,
         killed: threading.Event,
         log: Logger,
+        slot: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._ledger = ledger
         self._prepare = prepare
@@ -63,6 +73,7 @@ class PaidGeneration:
         self._rate_limit_wait = rate_limit_wait
         self._killed = killed
         self._log = log
+        self._slot = slot
 
     def recorded(self) -> dict[str, Any] | None:
         """
@@ -87,7 +98,9 @@ class PaidGeneration:
             return None
         lost = len(entry.answer["data"]) - len(answer["data"])
         if lost:
-            self._log.warning("%d of its files are deleted already: the others are returned.", lost)
+            self._log.warning(
+                "%d files of generation %s are deleted already: the others are returned.", lost, answer["id"]
+            )
         self._log.info(
             "Generation %s of try %d reused, nothing was billed: it was asked for %s ago.",
             answer["id"],
@@ -96,7 +109,7 @@ class PaidGeneration:
         )
         return answer
 
-    def generate(self, client: GetimgClient) -> dict[str, Any]:
+    def generate(self, client: ImageClient) -> dict[str, Any]:
         """
         Send the request, wait out short rate limits, and return the answer once it is recorded.
 
@@ -109,12 +122,19 @@ class PaidGeneration:
         answer: dict[str, Any] = generation.to_json()
         return answer
 
-    def _send(self, client: GetimgClient, request: ImageRequest) -> Generation:
+    def _send(self, client: ImageClient, request: ImageRequest) -> Generation:
+        with self._slot():
+            generation = self._post(client, request)
+        with alarm_postponed():
+            self._ledger.answered(generation.to_json())
+        return generation
+
+    def _post(self, client: ImageClient, request: ImageRequest) -> Generation:
         self._ledger.submit()
         try:
             if self._killed.is_set():
                 raise KilledError("The task was told to end before the request was sent.")
-            generation = client.generate_image(request)
+            return client.generate_image(request)
         except OutcomeUnknownError as error:
             self._ledger.lost(error.message, error.received)
             raise self._unknown(error) from None
@@ -127,13 +147,12 @@ class PaidGeneration:
             self._log.error("%s", self._unknown(OutcomeUnknownError(failure)))
             self._ledger.lost(failure)
             raise
-        with alarm_postponed():
-            self._ledger.answered(generation.to_json())
-        return generation
 
     def _unknown(self, error: OutcomeUnknownError) -> OutcomeUnknownError:
         ways_on = (
-            "A retry sends it again." if self._resubmits and not self._ledger.is_last_try else _TWO_WAYS_ON
+            "A retry sends it again."
+            if self._resubmits and not self._ledger.is_last_try
+            else _TWO_WAYS_ON.format(cost="perhaps pay twice")
         )
         return OutcomeUnknownError(
             f"{error.message} The request was sent at {self._ledger.sent_at}. {ways_on}",
@@ -146,7 +165,8 @@ class PaidGeneration:
 
     def _resubmit_or(self, error: type[GetimgError], what: str) -> None:
         if not self._resubmits:
-            raise error(f"{what} {_TWO_WAYS_ON}")
+            cost = "pay again" if error is PaidFilesGoneError else "perhaps pay twice"
+            raise error(f"{what} {_TWO_WAYS_ON.format(cost=cost)}")
         cost = "is paid again" if error is PaidFilesGoneError else "may be paid twice"
         self._log.warning("%s on_unknown_outcome is 'resubmit': it is sent again now, and %s.", what, cost)
 
@@ -183,7 +203,7 @@ def _files_gone(entry: Entry) -> str:
     generation = Generation.from_json(entry.answer)
     deleted = max(file.deletes_at for file in generation.data).isoformat()
     return (
-        f"Try {entry.try_number} generated and paid {generation.id} ({_cost(generation)}), and its files are gone: "
+        f"Try {entry.try_number} generated and paid for {generation.id} ({_cost(generation)}), and its files are gone: "
         f"they were deleted at {deleted}."
     )
 
@@ -191,7 +211,7 @@ def _files_gone(entry: Entry) -> str:
 def _log_generation(generation: Generation, request: ImageRequest, log: Logger) -> None:
     files = len(generation.data)
     log.info(
-        "Generated %s with model %s: %d %s, cost %s, deleted at %s.",
+        "Generated %s with model %s: %d %s, cost %s, to be deleted at %s.",
         generation.id,
         generation.model or request.model,
         files,

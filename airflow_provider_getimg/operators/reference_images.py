@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.api.errors import InvalidInputError, UnavailableError
 from airflow_provider_getimg.api.media import image_type
+from airflow_provider_getimg.api.signed_urls import without_query
 from airflow_provider_getimg.api.types import (
     MAX_REFERENCE_IMAGES,
     REFERENCE_IMAGE,
@@ -18,6 +20,8 @@ from airflow_provider_getimg.api.types import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mypy_boto3_s3 import S3Client
 
 
@@ -82,20 +86,31 @@ def _unsigned(url: str) -> str:
     return f"{address}?{'&'.join(kept)}" if kept else address
 
 
-def as_sent(images: list[dict[str, Any]] | None, aws_conn_id: str | None) -> list[dict[str, Any]] | None:
+def shown(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the images for people: URLs without their queries, and of data URLs the type and a digest."""
+    return [{**image, "url": _shown(str(image.get("url")))} for image in images]
+
+
+def _shown(url: str) -> str:
+    if url.startswith("data:"):
+        return f"{url.partition(',')[0]},(sha256 {hashlib.sha256(url.encode()).hexdigest()})"
+    return without_query(url)
+
+
+def as_sent(
+    images: list[dict[str, Any]] | None, s3_client: Callable[[], S3Client]
+) -> list[dict[str, Any]] | None:
     """
     Return the images with ``s3://`` objects as data URLs.
 
-    :param aws_conn_id: The AWS connection that reads ``s3://bucket/key`` images.
+    :param s3_client: Called for the client that reads ``s3://bucket/key`` images, if there are any.
     :raises InvalidInputError: An object that is missing, too large or no image.
     :raises UnavailableError: S3 could not be asked.
     """
     if not images or not any(_is_in_s3(image) for image in images):
         return images
 
-    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-
-    client: S3Client = S3Hook(aws_conn_id=aws_conn_id).get_conn()
+    client = s3_client()
     room = REQUEST_MAX_BYTES
     sent = []
     for position, image in enumerate(images):

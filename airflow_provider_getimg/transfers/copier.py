@@ -12,12 +12,13 @@ from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after
 
 from airflow_provider_getimg.api.errors import (
     DownloadError,
+    GetimgError,
     KilledError,
     ObjectExistsError,
     ObjectStoreError,
 )
 from airflow_provider_getimg.retry import backoff
-from airflow_provider_getimg.transfers.download import Deadline
+from airflow_provider_getimg.transfers.download import Deadline, capital
 from airflow_provider_getimg.transfers.s3_upload import PART_BYTES, OccupiedKeyError, S3Upload
 
 if TYPE_CHECKING:
@@ -108,11 +109,16 @@ class Copier:
         self._killed = killed
         self._log = log
 
-    def save(self, copy: FileCopy, prompt_sha256: str | None = None) -> Saved:
-        """
-        Save a file, or find that it is saved. Downloads that fail are repeated, within the connection's time-out.
+    @property
+    def skips(self) -> bool:
+        """Whether a file that is there already is left as it is."""
+        return self._if_exists == "skip"
 
-        :param prompt_sha256: Digest of the prompt, for the object's metadata, where it is known.
+    def save(self, copy: FileCopy, *, is_new: bool = False) -> Saved:
+        """
+        Save a file, or find that it is saved. Downloads that fail are repeated, within the connection's timeout.
+
+        :param is_new: Whether nothing lay at the key a moment ago: the look before the download is spared.
         :raises TransferError: Its message says which file failed, why, and what to do.
         """
         deadline = Deadline(self._downloads.timeout)
@@ -129,29 +135,27 @@ class Copier:
             sleep=sleep_using_event(self._killed),
             reraise=True,
         )
-        saved: Saved = retrying(self._save, copy, deadline, prompt_sha256)
+        saved: Saved = retrying(self._save, copy, deadline, is_new)
         return saved
 
-    def _save(self, copy: FileCopy, deadline: Deadline, prompt_sha256: str | None) -> Saved:
+    def _save(self, copy: FileCopy, deadline: Deadline, is_new: bool) -> Saved:
         if self._killed.is_set():
             raise KilledError(f"The task was told to end before {copy.name} was saved.")
         content = None
         if copy.keyed_by_content:
             content = self._read(copy, deadline)
             copy = copy.with_content(content.sha256)
-        if self._if_exists != "replace":
+        if self._if_exists != "replace" and not is_new:
             stored = self._store.look(copy)
             if stored is not None:
                 return self._settle(copy, stored, content.sha256 if content else None, deadline)
-        return self._upload(copy, deadline, prompt_sha256, content)
+        return self._upload(copy, deadline, content)
 
-    def _upload(
-        self, copy: FileCopy, deadline: Deadline, prompt_sha256: str | None, content: _Content | None
-    ) -> Saved:
+    def _upload(self, copy: FileCopy, deadline: Deadline, content: _Content | None) -> Saved:
         upload = S3Upload(
             self._store,
             copy,
-            self._store.object_args(copy, prompt_sha256),
+            self._store.object_args(copy),
             replaces=self._if_exists == "replace",
             unfinished=self._unfinished,
         )
@@ -186,7 +190,7 @@ class Copier:
         """Decide about an object that lies at the key. ``sha256`` is the file's, where it is known already."""
         theirs = stored.sha256 or self._store.sha256_of(copy)
         if stored.is_copy_of(copy) and sha256 in (None, theirs):
-            self._log.info("%s is saved already: %s.", copy.name.capitalize(), copy.uri)
+            self._log.info("%s is saved already: %s.", capital(copy.name), copy.uri)
             return Saved(copy, stored.size, theirs, stored.etag, copied=False)
         if self._if_exists == "fail":
             raise ObjectExistsError(
@@ -198,7 +202,7 @@ class Copier:
                 f"{copy.uri} exists already with other content: its SHA-256 is {theirs}, that of {copy.name} is "
                 f"{ours}. Give the file another key, or set if_exists='replace'."
             )
-        self._log.info("%s lies there already, byte for byte: %s.", copy.name.capitalize(), copy.uri)
+        self._log.info("%s lies there already, byte for byte: %s.", capital(copy.name), copy.uri)
         return Saved(copy, stored.size, theirs, stored.etag, copied=False)
 
     def _read(self, copy: FileCopy, deadline: Deadline) -> _Content:
@@ -218,7 +222,7 @@ class Copier:
         error = state.outcome.exception() if state.outcome else None
         self._log.warning(
             "%s Attempt %d of %d, again in %.1f seconds.",
-            error,
+            error.message if isinstance(error, GetimgError) else error,
             state.attempt_number,
             ATTEMPTS,
             state.upcoming_sleep,

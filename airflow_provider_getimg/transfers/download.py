@@ -76,7 +76,7 @@ class Downloads:
     """
     A session for downloads, for several threads. Use it as a context manager.
 
-    :param settings: Proxy, time-out and base URL of the getimg connection.
+    :param settings: Proxy, timeout and base URL of the getimg connection.
     :param remedy: What a user does about a file that is gone, as a sentence.
     :param max_bytes: The largest file to accept.
     :param concurrency: How many downloads are open at once; others wait.
@@ -90,13 +90,12 @@ class Downloads:
         self._guard = NetworkGuard(settings.base_url, settings.proxy)
         self._aborted = False
         self._watches: set[ConnectionWatch] = set()
+        # Each connection is used once: a watch can only cut one whose beginning it saw.
         self._http = http_client(
             proxy=settings.proxy,
             follow_redirects=False,
             # Bytes as they are: a decoder would hide what was really sent from the length check.
             headers={"Accept-Encoding": "identity"},
-            # A watch can only cut a connection whose beginning it saw: none is used twice.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
 
     def __enter__(self) -> Self:
@@ -181,7 +180,7 @@ class Downloads:
             )
         if status != 200:
             raise DownloadError(
-                f"The download of {copy.name} was answered {status}.",
+                f"The download of {copy.name} was answered with {status}.",
                 status=status,
                 retry_after=wait_before_next(response),
             )
@@ -223,11 +222,11 @@ class Downloads:
 
     def _too_large(self, copy: FileCopy, size: str) -> FileRefusedError:
         return FileRefusedError(
-            f"{_capital(copy.name)} is {size}: max_bytes allows {self._max_bytes}, nothing was saved."
+            f"{capital(copy.name)} is {size}: max_bytes allows {self._max_bytes}, nothing was saved."
         )
 
     def _gone(self, copy: FileCopy, why: str, status: int | None = None) -> FileGoneError:
-        return FileGoneError(f"{_capital(copy.name)} {why}. {self._remedy}", status=status)
+        return FileGoneError(f"{capital(copy.name)} {why}. {self._remedy}", status=status)
 
     def _broken(
         self, copy: FileCopy, error: Exception, watch: ConnectionWatch
@@ -286,5 +285,6 @@ def _with_whole_head(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield head
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """Return a text with its first letter in upper case, and the rest as it is: ids stay what they are."""
     return text[:1].upper() + text[1:]

@@ -3,26 +3,21 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.links import OpenInS3Link, console_url
 from airflow_provider_getimg.masking import MaskedTemplatesMixin, revealed
 from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.transfers.saves_to_s3 import SavesToS3Mixin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from airflow.providers.common.compat.sdk import Context
-    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import RetryPolicy
-    from mypy_boto3_s3 import S3Client
 
     from airflow_provider_getimg.transfers.copier import Saved
     from airflow_provider_getimg.transfers.download import Downloads
@@ -31,7 +26,7 @@ if TYPE_CHECKING:
 GIB = 1024**3
 
 
-class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
+class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
     """
     Save the files of generations to S3.
 
@@ -90,7 +85,6 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
     )
     template_fields_renderers = {"generation": "json", "extra_args": "json"}
     concealed_fields = ("generation",)
-    operator_extra_links = (OpenInS3Link(),)
     ui_color = "#e0f0e3"
 
     def __init__(
@@ -119,8 +113,6 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
         self.aws_conn_id = aws_conn_id
         self.getimg_conn_id = getimg_conn_id
         self.extra_args = extra_args
-        #: What the "Open in S3" link leads to, once something was saved.
-        self.s3_console_url = ""
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """
@@ -141,24 +133,11 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
         self._remember(context, saved)
         return [file.row() for file in saved]
 
-    @cached_property
-    def hook(self) -> GetimgHook:
-        """The hook for ``getimg_conn_id``."""
-        return GetimgHook(getimg_conn_id=self.getimg_conn_id)
-
-    @cached_property
-    def s3_hook(self) -> S3Hook:
-        """The hook for ``aws_conn_id``, with room for all requests that run at once."""
+    def _s3_connections(self) -> int:
         from airflow_provider_getimg.parameters import checked_count
         from airflow_provider_getimg.transfers.copy_many import threads_for
-        from airflow_provider_getimg.transfers.s3_store import s3_hook
 
-        return s3_hook(self.aws_conn_id, threads_for(checked_count("concurrency", self.concurrency)))
-
-    @cached_property
-    def _killed(self) -> threading.Event:
-        # Not in __init__: an operator must stay copyable, and a lock is not.
-        return threading.Event()
+        return threads_for(checked_count("concurrency", self.concurrency))
 
     def _save(
         self, context: Context, copies: list[FileCopy], if_exists: str, concurrency: int, max_bytes: int
@@ -196,26 +175,6 @@ class TransferToS3Operator(MaskedTemplatesMixin, BaseOperator):
                 # Not where time is up: S3 may be what took it, and the next try does it.
                 if unfinished is not None and not self._killed.is_set():
                     unfinished.abort_left(store)
-
-    def _remember(self, context: Context, saved: list[Saved]) -> None:
-        """Tell Airflow of what was saved: assets, lineage, the link."""
-        from airflow_provider_getimg.transfers.lineage import collect_hook_lineage, emit_asset_events
-
-        self._saved = saved
-        emit_asset_events(context, self.outlets, saved)
-        collect_hook_lineage(self.s3_hook, saved)
-        client: S3Client = self.s3_hook.get_conn()
-        # A store of one's own has no page in Amazon's console.
-        if "amazonaws.com" in client.meta.endpoint_url:
-            self.s3_console_url = console_url(
-                saved[0].copy.bucket, [file.copy.key for file in saved], client.meta.region_name or ""
-            )
-
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Name the saved objects as outputs; the source is a signed URL, and is not named."""
-        from airflow_provider_getimg.transfers.lineage import openlineage_outputs
-
-        return openlineage_outputs(getattr(self, "_saved", []))
 
     def _remedy(self) -> str:
         upstream = ", ".join(sorted(self.upstream_task_ids)) or "the one upstream"

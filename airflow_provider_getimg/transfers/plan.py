@@ -35,6 +35,8 @@ class FileCopy:
 
     :param key: The object's key; with ``{sha256}`` unfilled where ``keyed_by_content``.
     :param cost: What its generation cost in USD, if the API told.
+    :param prompt_sha256: Digest of the prompt, where it is known.
+    :param request_sha256: Fingerprint of the request, where it is known.
     """
 
     generation_id: str
@@ -45,6 +47,8 @@ class FileCopy:
     key: str
     cost: str | None = None
     keyed_by_content: bool = False
+    prompt_sha256: str | None = None
+    request_sha256: str | None = None
 
     @property
     def uri(self) -> str:
@@ -63,21 +67,29 @@ class FileCopy:
         return replace(self, key=self.key.replace("{sha256}", sha256), keyed_by_content=False)
 
 
-def plan(generation: object, s3_key: object, s3_bucket: object) -> list[FileCopy]:
+def plan(
+    generation: object, s3_key: object, s3_bucket: object, fields: Mapping[str, Any] | None = None
+) -> list[FileCopy]:
     """
     Return a copy for each file of each generation.
 
     :param generation: An answer of the API as a dict, or a list of them.
     :param s3_key: A key with placeholders, or a full ``s3://bucket/key``.
     :param s3_bucket: The bucket where ``s3_key`` is no full URI; None otherwise.
+    :param fields: The values of further placeholders, where the request is known as well. It is then too late to find fault
+        with a key: what the API did not tell is filled in as ``unknown``, and files that would share a key are told apart by
+        their index.
     :raises InvalidInputError: No generation, an unknown placeholder, an unusable key, or one key twice.
     """
-    bucket, template = _destination(s3_key, s3_bucket)
+    bucket, template = destination(s3_key, s3_bucket)
     copies: dict[str, FileCopy] = {}
     for answer in _generations(generation):
         cost = str(answer.usage.total_cost) if answer.usage else None
         for index, media in enumerate(answer.data):
-            key, keyed_by_content = _key(template, answer, index, media)
+            key, keyed_by_content = _key(template, answer, index, media, fields)
+            if fields is not None and key in copies:
+                stem, dot, suffix = key.rpartition(".")
+                key = f"{stem}-{index}.{suffix}" if dot and "/" not in suffix else f"{key}-{index}"
             copy = FileCopy(answer.id, index, answer.model, media, bucket, key, cost, keyed_by_content)
             # Files that are keyed by their content share a key if, and only if, they are the same.
             place = f"{key} {copy.name}" if keyed_by_content else key
@@ -122,7 +134,12 @@ def _generation(answer: object, name: str) -> Generation:
         raise InvalidInputError(f"{name} is no answer of a generation: {first_fault(error)}") from None
 
 
-def _destination(s3_key: object, s3_bucket: object) -> tuple[str, str]:
+def destination(s3_key: object, s3_bucket: object) -> tuple[str, str]:
+    """
+    Return the bucket and the template of the key.
+
+    :raises InvalidInputError: They name no object.
+    """
     if not isinstance(s3_key, str) or not s3_key.strip():
         raise InvalidInputError(
             f"s3_key is {s3_key!r}: a key, or a full s3://bucket/key, is allowed, such as "
@@ -144,7 +161,9 @@ def _destination(s3_key: object, s3_bucket: object) -> tuple[str, str]:
     return bucket, template
 
 
-def _key(template: str, answer: Generation, index: int, media: MediaFile) -> tuple[str, bool]:
+def _key(
+    template: str, answer: Generation, index: int, media: MediaFile, fields: Mapping[str, Any] | None
+) -> tuple[str, bool]:
     """Fill the template in, and tell whether ``{sha256}`` is left to be filled in later."""
     values: dict[str, Any] = {
         "generation_id": answer.id,
@@ -155,7 +174,11 @@ def _key(template: str, answer: Generation, index: int, media: MediaFile) -> tup
         "height": media.height,
         "sha256": _SOME_SHA256,
     }
-    asked = _placeholders(template)
+    if fields is not None:
+        values = {name: "unknown" if value is None else value for name, value in values.items()} | dict(
+            fields
+        )
+    asked = placeholders(template, tuple(values))
     for name in asked:
         if values[name] is None:
             raise InvalidInputError(
@@ -164,7 +187,7 @@ def _key(template: str, answer: Generation, index: int, media: MediaFile) -> tup
     try:
         key = template.format(**values)
         unfilled = template.format(**(values | {"sha256": "{sha256}"}))
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise InvalidInputError(f"s3_key {template!r} can't be filled in: {error}.") from None
     try:
         size = len(key.encode())
@@ -181,7 +204,12 @@ def _key(template: str, answer: Generation, index: int, media: MediaFile) -> tup
     return unfilled, "sha256" in asked
 
 
-def _placeholders(template: str) -> set[str]:
+def placeholders(template: str, allowed: Sequence[str] = PLACEHOLDERS) -> set[str]:
+    """
+    Return the names of the placeholders in a key.
+
+    :raises InvalidInputError: One of them is not allowed.
+    """
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -191,9 +219,9 @@ def _placeholders(template: str) -> set[str]:
         if field is None:
             continue
         # A format such as {index:03d} is welcome; what reaches into a value, or holds another field, is not.
-        if field not in PLACEHOLDERS or conversion or "{" in (spec or "") or (field == "sha256" and spec):
+        if field not in allowed or conversion or "{" in (spec or "") or (field == "sha256" and spec):
             raise InvalidInputError(
-                f"s3_key has the unknown placeholder {{{field}}}: {_listed(PLACEHOLDERS)} are allowed."
+                f"s3_key has the unknown placeholder {{{field}}}: {_listed(allowed)} are allowed."
             )
         asked.add(field)
     return asked

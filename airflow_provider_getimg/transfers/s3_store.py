@@ -27,7 +27,9 @@ METADATA_MAX_BYTES = 2048
 
 GENERATION_ID = "getimg-generation-id"
 INDEX = "getimg-index"
+MODEL = "getimg-model"
 SHA256 = "getimg-sha256"
+REQUEST_SHA256 = "getimg-request-sha256"
 
 _READ_BYTES = 1024 * 1024
 # Set by the upload itself: a user's value would break it.
@@ -46,6 +48,7 @@ class StoredObject:
     etag: str
     metadata: Mapping[str, str]
     sha256: str | None
+    mime_type: str | None = None
 
     def is_copy_of(self, copy: FileCopy) -> bool:
         """Tell whether an earlier try saved this very file here."""
@@ -68,7 +71,7 @@ class S3Store:
         self._members: dict[str, frozenset[str]] = {}
         self._extra_args = self._checked(extra_args)
 
-    def object_args(self, copy: FileCopy, prompt_sha256: str | None = None) -> dict[str, Any]:
+    def object_args(self, copy: FileCopy) -> dict[str, Any]:
         """
         Return the options for one object: its content type, where it comes from, and the user's, which win.
 
@@ -77,9 +80,10 @@ class S3Store:
         ours = {
             GENERATION_ID: copy.generation_id,
             INDEX: str(copy.index),
-            "getimg-model": copy.model,
+            MODEL: copy.model,
             "getimg-deletes-at": copy.media.deletes_at.isoformat(),
-            "getimg-prompt-sha256": prompt_sha256,
+            "getimg-prompt-sha256": copy.prompt_sha256,
+            REQUEST_SHA256: copy.request_sha256,
         }
         metadata = {name: _ascii(value) for name, value in ours.items() if value}
         args = {"ContentType": copy.media.mime_type, **self._extra_args}
@@ -120,7 +124,11 @@ class S3Store:
         # A checksum of checksums, as a multipart upload gets, ends in the number of parts.
         whole = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else None
         return StoredObject(
-            answer["ContentLength"], answer["ETag"].strip('"'), metadata, whole or metadata.get(SHA256)
+            answer["ContentLength"],
+            answer["ETag"].strip('"'),
+            metadata,
+            whole or metadata.get(SHA256),
+            answer.get("ContentType"),
         )
 
     def sha256_of(self, copy: FileCopy) -> str:
@@ -137,6 +145,33 @@ class S3Store:
         except (ClientError, BotoCoreError) as error:
             raise store_error("read", copy, error) from None
         return digest.hexdigest()
+
+    def put(self, bucket: str, key: str, content: bytes, content_type: str) -> None:
+        """
+        Write a small object of our own, with the user's options but for what describes their files.
+
+        :raises botocore.exceptions.ClientError: S3 refused it.
+        """
+        described = ("ContentType", "Metadata", "ContentDisposition", "ContentEncoding", "ContentLanguage")
+        args = {name: value for name, value in self._extra_args.items() if name not in described}
+        self.call("put_object", args, Bucket=bucket, Key=key, Body=content, ContentType=content_type)
+
+    def check_bucket(self, bucket: str) -> None:
+        """
+        Check that a bucket is there, as far as that may be asked.
+
+        :raises InvalidInputError: It is not.
+        """
+        try:
+            self.client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            # 403: it may be permitted to write objects, and not to ask for the bucket.
+            if _status(error) == 404:
+                raise InvalidInputError(f"There is no bucket {bucket!r}: nothing was asked for.") from None
+            if _status(error) not in (400, 403, 301):
+                raise object_error("look at", bucket, f"s3://{bucket}", error) from None
+        except BotoCoreError as error:
+            raise object_error("look at", bucket, f"s3://{bucket}", error) from None
 
     def abort_uploads(self, bucket: str, key: str) -> int:
         """
@@ -228,9 +263,9 @@ def _sign_checksum(request: Any, **_: Any) -> None:
     ``payload_signing_enabled`` is left alone.
     """
     config = request.context.get("client_config")
-    options = getattr(config, "s3", None) or {}
+    options: Any = getattr(config, "s3", None) or {}
     if "x-amz-checksum-sha256" in request.headers and options.get("payload_signing_enabled") is None:
-        unsigned = Config(s3={**options, "payload_signing_enabled": False})
+        unsigned = Config(s3=options | {"payload_signing_enabled": False})
         request.context["client_config"] = config.merge(unsigned) if config is not None else unsigned
 
 
@@ -240,21 +275,26 @@ def _ascii(text: str) -> str:
 
 
 def store_error(action: str, copy: FileCopy, error: ClientError | BotoCoreError) -> GetimgError:
+    """Return what S3 said of a file's object as one sentence."""
+    return object_error(action, copy.bucket, copy.uri, error)
+
+
+def object_error(action: str, bucket: str, uri: str, error: ClientError | BotoCoreError) -> GetimgError:
     """Return what S3 said as one sentence."""
     if not isinstance(error, ClientError):
         # A bucket's name that can't be one is found by botocore itself, and will not get better.
         kind = InvalidInputError if isinstance(error, ParamValidationError) else ObjectStoreError
         reason = " ".join(str(error).split()).rstrip(".")
-        return kind(f"S3 could not be asked to {action} {copy.uri}: {reason}.")
+        return kind(f"S3 could not be asked to {action} {uri}: {reason}.")
     said, status = error.response.get("Error", {}), _status(error)
     code = said.get("Code") or "no code"
     if code == "NoSuchBucket":
         return ObjectStoreError(
-            f"S3 could not {action} {copy.uri}: there is no bucket {copy.bucket!r}.", status=status, code=code
+            f"S3 could not {action} {uri}: there is no bucket {bucket!r}.", status=status, code=code
         )
     reason = (said.get("Message") or "no reason given").rstrip(".")
     return ObjectStoreError(
-        f"S3 refused to {action} {copy.uri} ({status} {code}): {reason}.", status=status, code=code
+        f"S3 refused to {action} {uri} ({status} {code}): {reason}.", status=status, code=code
     )
 
 

@@ -16,6 +16,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_provider_getimg.api.errors import ObjectStoreError
+from airflow_provider_getimg.api.signed_urls import reason
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import TaskStateStoreAccessor
@@ -52,7 +53,7 @@ class UnfinishedUploads:
             left = cast("list[list[str]] | None", self._state.get(KEY)) or []
         except Exception as error:
             self._log.warning(
-                "The task state store could not be read: %s. Unfinished uploads may be left.", error
+                "The task state store could not be read: %s. Unfinished uploads may be left.", reason(error)
             )
             return
         stay = set()
@@ -67,7 +68,7 @@ class UnfinishedUploads:
                     "bucket (AbortIncompleteMultipartUpload) removes such uploads.",
                     bucket,
                     key,
-                    error,
+                    reason(error),
                 )
         if left:
             with self._lock:
@@ -87,7 +88,7 @@ class UnfinishedUploads:
                 self._write()
             except Exception as error:
                 raise ObjectStoreError(
-                    f"The task state store could not be written, and {copy.uri} was not: {error}."
+                    f"The task state store could not be written, and {copy.uri} was not: {reason(error)}."
                 ) from None
 
     def forget(self, copy: FileCopy) -> None:
@@ -105,7 +106,7 @@ class UnfinishedUploads:
         try:
             self._write()
         except Exception as error:
-            self._log.warning("The task state store could not be written: %s.", error)
+            self._log.warning("The task state store could not be written: %s.", reason(error))
 
     def _write(self) -> None:
         if self._open:

@@ -159,11 +159,11 @@ def test_a_download_that_fails_once_is_repeated_within_the_try(
         ),
         (
             {"kind": "status", "status": 500},
-            r"The download of file 0 of generation img_\w+ was answered 500\.",
+            r"The download of file 0 of generation img_\w+ was answered with 500\.",
         ),
         (
             {"kind": "status", "status": 206},
-            r"The download of file 0 of generation img_\w+ was answered 206\.",
+            r"The download of file 0 of generation img_\w+ was answered with 206\.",
         ),
         (
             {"kind": "status", "status": 200, "body": "\x89PNG\r\n\x1a\n" + "x" * 99},

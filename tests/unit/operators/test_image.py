@@ -44,7 +44,7 @@ def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
     log = capsys.readouterr().out
     deleted = answer["data"][0]["deletes_at"][:19]
     assert (
-        f"Generated {answer['id']} with model seedream-5-lite: 1 file, cost 0.04 USD, deleted at {deleted}"
+        f"Generated {answer['id']} with model seedream-5-lite: 1 file, cost 0.04 USD, to be deleted at {deleted}"
         in log
     )
     assert "sig=" not in log
@@ -108,7 +108,7 @@ class TestReferencesInS3:
     def test_an_object_is_read_and_sent(self, getimg_default, context, seaweedfs, bucket):
         seaweedfs.client().put_object(Bucket=bucket, Key="p.png", Body=PNG)
         images = reference_images.as_written([f"s3://{bucket}/p.png"])
-        [sent] = reference_images.as_sent(images, "aws_default")
+        [sent] = reference_images.as_sent(images, seaweedfs.client)
         assert sent["url"].startswith("data:image/png;base64,iVBORw0KGgo")
         assert sent["role"] == "reference_image"
         assert operator(images=[f"s3://{bucket}/p.png"]).execute(context())["status"] == "completed"
@@ -291,7 +291,7 @@ def test_recorded_files_that_are_deleted_are_not_returned(
             with pytest.raises(errors.PaidFilesGoneError) as error:
                 retry.execute(context(try_number=2))
             assert str(error.value).startswith(
-                f"Try 1 generated and paid {first['id']} (0.04 USD), and its files are gone"
+                f"Try 1 generated and paid for {first['id']} (0.04 USD), and its files are gone"
             )
             assert str(error.value).endswith("It was billed.")
         else:

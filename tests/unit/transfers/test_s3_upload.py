@@ -163,14 +163,16 @@ def test_the_user_s_options_win(s3):
 
 
 def test_metadata_tells_where_an_object_comes_from_in_plain_ascii(s3):
-    copy = plan({**ANSWER, "model": "modèle 5"}, "key", "bucket")[0]
-    metadata = S3Store(s3, None).object_args(copy, prompt_sha256="ab" * 32)["Metadata"]
+    [copy] = plan({**ANSWER, "model": "modèle 5"}, "key", "bucket")
+    copy = replace(copy, prompt_sha256="ab" * 32, request_sha256="cd" * 32)
+    metadata = S3Store(s3, None).object_args(copy)["Metadata"]
     assert metadata == {
         "getimg-generation-id": "img_1",
         "getimg-index": "0",
         "getimg-model": "mod%C3%A8le 5",
         "getimg-deletes-at": "2100-01-01T00:00:00+00:00",
         "getimg-prompt-sha256": "ab" * 32,
+        "getimg-request-sha256": "cd" * 32,
     }
 
 

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Many entries in the task state store, written together.
+
+The store has no list call, and a write takes some 10 ms however little is written. So the entries of a batch's rows are
+kept in numbered segments: a commit rewrites the last one with all changes that came up since the commit before, and
+each change waits for one commit only. A segment that is full is left as it is. Reading goes through the
+segments in order; what is said later of a row holds.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+from airflow_provider_getimg.api.signed_urls import reason
+from airflow_provider_getimg.ledger import LedgerError
+
+if TYPE_CHECKING:
+    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
+    from airflow.sdk.types import Logger
+
+#: Keys of the segments in the task state store.
+KEY = "getimg_batch_{number:04}"
+#: Where a segment ends. Airflow warns from 64 KB on, and each commit writes the whole segment.
+SEGMENT_BYTES = 24 * 1024
+
+
+class Journal:
+    """
+    The entries of a batch. Use it as a context manager: leaving it writes what is left to write.
+
+    :param store: The task state store.
+    :param epoch: ``ti.max_tries``: what was written in another epoch, before a Clear, counts as not there.
+    :param log: The task's log.
+    :raises LedgerError: On entering: the store, or what is in it, could not be read.
+    """
+
+    def __init__(self, store: TaskStateStoreAccessor, epoch: int, log: Logger) -> None:
+        self._store = store
+        self._epoch = epoch
+        self._log = log
+        self._earlier: dict[str, Any] = {}
+        self._number = 0
+        self._segment: dict[str, Any] = {}
+        self._segment_bytes = 0
+        self._changed = threading.Condition()
+        self._queue: list[tuple[str, Any, Future[None]]] = []
+        self._closing = False
+        self._writer = threading.Thread(target=self._write_queued, name="getimg-journal", daemon=True)
+        #: How many commits were made, and how many bytes the segments hold together.
+        self.commits = 0
+        self.bytes = 0
+
+    def __enter__(self) -> Self:
+        self._read()
+        self._writer.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left to write. Idempotent."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._writer.join()
+
+    def earlier(self, key: str) -> Any:
+        """Return what earlier tries wrote last under this key; None for nothing."""
+        return self._earlier.get(key)
+
+    def write(self, key: str, value: Any) -> None:
+        """
+        Write an entry; it is durable once this returns.
+
+        :raises Exception: Whatever the store raised.
+        """
+        self.write_later(key, value).result()
+
+    def write_later(self, key: str, value: Any) -> Future[None]:
+        """Write an entry with the next commit. None says that there is none."""
+        written: Future[None] = Future()
+        with self._changed:
+            if self._closing:
+                raise RuntimeError("The journal is closed.")
+            self._queue.append((key, value, written))
+            self._changed.notify_all()
+        return written
+
+    def place(self, key: str) -> JournalPlace:
+        """Return the place of one entry, for a :class:`~airflow_provider_getimg.ledger.Ledger`."""
+        return JournalPlace(self, key)
+
+    def _read(self) -> None:
+        number = 0
+        while (segment := self._segment_at(number)) is not None:
+            self._earlier |= segment
+            self.bytes += len(json.dumps(segment))
+            number += 1
+        # What is there already is never written again: a commit that fails can't spoil it.
+        self._number = number
+
+    def _segment_at(self, number: int) -> dict[str, Any] | None:
+        key = KEY.format(number=number)
+        try:
+            segment = cast("Any", self._store.get(key))
+        except Exception as error:
+            raise LedgerError(f"The task state store could not be read: {reason(error)}.") from None
+        if segment is None:
+            return None
+        try:
+            if segment["epoch"] != self._epoch:
+                if number == 0:
+                    self._log.info("The task was cleared: what its batch asked for before does not count.")
+                return None
+            return dict(segment["entries"])
+        except (TypeError, LookupError, ValueError):
+            raise LedgerError(
+                f"What an earlier try did is not known, {key!r} in the task's state can't be read: this try sent nothing. Delete "
+                "it to go on; it may hold paid answers.",
+                billed="unknown",
+            ) from None
+
+    def _write_queued(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                queued, self._queue = self._queue, []
+            if not queued:
+                return
+            try:
+                self._commit({key: value for key, value, _ in queued})
+            except BaseException as error:
+                for _, _, written in queued:
+                    written.set_exception(error)
+            else:
+                for _, _, written in queued:
+                    written.set_result(None)
+
+    def _commit(self, changes: dict[str, Any]) -> None:
+        size = sum(len(key) + len(json.dumps(value)) for key, value in changes.items())
+        number, segment, held = self._number, self._segment, self._segment_bytes
+        if segment and held + size > SEGMENT_BYTES:
+            number, segment, held = number + 1, {}, 0
+        segment = segment | changes
+        self._store.set(
+            KEY.format(number=number), {"epoch": self._epoch, "entries": segment}, retention=NEVER_EXPIRE
+        )
+        self._number, self._segment, self._segment_bytes = number, segment, held + size
+        self.commits += 1
+        self.bytes += size
+
+
+class JournalPlace:
+    """The place of one entry in a journal."""
+
+    def __init__(self, journal: Journal, key: str) -> None:
+        self._journal = journal
+        self._key = key
+        self.name = KEY.format(number=0)
+
+    def read(self) -> Any:
+        """Return what earlier tries wrote last; None for nothing."""
+        return self._journal.earlier(self._key)
+
+    def write(self, value: dict[str, Any] | None) -> None:
+        """Write an entry; it is durable once this returns."""
+        self._journal.write(self._key, value)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a batch may cost, what it has cost, and what is on its way to be billed."""
+
+from __future__ import annotations
+
+import threading
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.api.errors import CostLimitError
+from airflow_provider_getimg.api.pricing import image_price
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from airflow_provider_getimg.api.types import ImageRequest, Model
+
+
+class Budget:
+    """
+    The money of a batch, in USD. Safe to use from several threads.
+
+    Without a limit it only adds up what was billed. With one, each request sets its price aside before it is sent; one
+    that may have been billed keeps it set aside.
+
+    :param limit: The most that the batch may cost, over all tries since the last Clear; None for no limit.
+    :param get_model: Asks the catalogue.
+    """
+
+    def __init__(self, limit: Decimal | None, get_model: Callable[[str], Model]) -> None:
+        self._limit = limit
+        self._get_model = get_model
+        self._prices: dict[tuple[str, str | None], Decimal | None] = {}
+        self._lock = threading.Lock()
+        #: What was billed, as far as the API told.
+        self.billed = Decimal(0)
+        # On its way, or perhaps billed without an answer.
+        self._set_aside = Decimal(0)
+
+    def price(self, request: ImageRequest) -> Decimal:
+        """
+        Return what the catalogue asks for a request; 0 where no limit is to be kept.
+
+        :raises CostLimitError: The catalogue doesn't tell.
+        """
+        if self._limit is None:
+            return Decimal(0)
+        kind = (request.model, request.resolution)
+        if kind not in self._prices:
+            self._prices[kind] = image_price(self._get_model(request.model), request.resolution)
+        price = self._prices[kind]
+        if price is None:
+            at = f" at {request.resolution}" if request.resolution else ""
+            raise CostLimitError(
+                f"An image of model {request.model!r}{at} has no known price, so that max_cost ({self._limit} USD) can't be "
+                "kept: nothing was sent."
+            )
+        return price
+
+    def spent_before(self, amount: Decimal) -> None:
+        """Count what earlier tries paid."""
+        self.billed += amount
+
+    def doubtful_before(self, amount: Decimal) -> None:
+        """Count what earlier tries may have paid."""
+        self._set_aside += amount
+
+    def check(self, requests: Iterable[ImageRequest]) -> None:
+        """
+        Check what all these requests will cost together, before the first is sent.
+
+        :raises CostLimitError: It is over the limit, with what was spent already.
+        """
+        if self._limit is None:
+            return
+        prices = [self.price(request) for request in requests]
+        spent = self.billed + self._set_aside
+        if spent + sum(prices, Decimal(0)) > self._limit:
+            before = f" on top of {spent} USD that were, or may have been, billed before" if spent else ""
+            raise CostLimitError(
+                f"{len(prices)} images cost {sum(prices, Decimal(0))} USD{before}, more than max_cost ({self._limit} USD): "
+                "nothing was sent."
+            )
+
+    def reserve(self, price: Decimal) -> None:
+        """
+        Set a price aside before its request is sent.
+
+        :raises CostLimitError: The limit would be passed.
+        """
+        with self._lock:
+            spent = self.billed + self._set_aside
+            if self._limit is not None and spent + price > self._limit:
+                raise CostLimitError(
+                    f"{spent} USD were, or may have been, billed so far, and another image costs {price} USD, more than max_cost "
+                    f"({self._limit} USD) allows: no more are asked for."
+                )
+            self._set_aside += price
+
+    def release(self, price: Decimal) -> None:
+        """Free a price whose request was not billed."""
+        with self._lock:
+            self._set_aside -= price
+
+    def settle(self, price: Decimal, cost: Decimal | None) -> None:
+        """Count what a request cost; its price where the API didn't tell."""
+        with self._lock:
+            self._set_aside -= price
+            self.billed += price if cost is None else cost

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A line in the log at a steady pace: how far a batch has come."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from decimal import Decimal
+
+    from airflow.sdk.types import Logger
+
+SECONDS = 15.0
+
+
+class Progress:
+    """
+    The progress of a batch.
+
+    :param total: How many rows there are.
+    :param log: Where it is told.
+    :param clock: A monotonic clock, in seconds.
+    """
+
+    def __init__(self, total: int, log: Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total = total
+        self._log = log
+        self._clock = clock
+        self._started = clock()
+        self._told = self._started
+        self._lately = (self._started, 0)
+
+    def tell(self, done: int, failed: int, in_flight: int, billed: Decimal, *, limit: int) -> None:
+        """Log a line if one is due."""
+        now = self._clock()
+        if now - self._told < SECONDS:
+            return
+        since, done_then = self._lately
+        # Of the last line's time alone: a pause, or rows that were there before, say nothing of the pace.
+        rate = (done - done_then) / (now - since)
+        left = (
+            str(timedelta(seconds=round((self._total - done) / rate))) + " left"
+            if rate
+            else "no end in sight"
+        )
+        self._log.info(
+            "%d of %d rows done, %d failed, %d in flight of %d, %s USD so far, %.1f a second, %s.",
+            done,
+            self._total,
+            failed,
+            in_flight,
+            limit,
+            billed,
+            rate,
+            left,
+        )
+        self._told = now
+        self._lately = (now, done)

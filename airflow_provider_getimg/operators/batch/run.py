@@ -1,0 +1,456 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Ask for all rows, and save each the moment it is there.
+
+Two kinds of threads: askers, each of which takes a row, looks whether it is there already, waits for a slot, and sends
+the request; and savers, which copy what was answered to S3. A slot is held from the note in the ledger to the answer, and by nothing
+else: there are more askers than slots, so that a row is ready whenever one is free.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_getimg.api.errors import (
+    AuthenticationError,
+    CostLimitError,
+    GetimgError,
+    InsufficientBalanceError,
+    KilledError,
+    NoConnectionError,
+    ObjectExistsError,
+    ObjectStoreError,
+    OutcomeUnknownError,
+    RateLimitError,
+    UnavailableError,
+)
+from airflow_provider_getimg.api.types import Generation, MediaFile
+from airflow_provider_getimg.ledger import Entry, Ledger, LedgerError
+from airflow_provider_getimg.operators.batch.pace import PacedClient
+from airflow_provider_getimg.operators.batch.progress import Progress
+from airflow_provider_getimg.operators.batch.results import BatchResults, RowResult
+from airflow_provider_getimg.operators.paid_generation import PaidGeneration
+from airflow_provider_getimg.transfers.copier import Saved
+from airflow_provider_getimg.transfers.s3_store import GENERATION_ID, MODEL, REQUEST_SHA256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from decimal import Decimal
+
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk.types import Logger
+    from mypy_boto3_s3 import S3Client
+
+    from airflow_provider_getimg.api.client import GetimgClient
+    from airflow_provider_getimg.journal import Journal
+    from airflow_provider_getimg.operators.batch.budget import Budget
+    from airflow_provider_getimg.operators.batch.pace import Pace
+    from airflow_provider_getimg.operators.batch.results import Outcome
+    from airflow_provider_getimg.operators.batch.rows import Row
+    from airflow_provider_getimg.transfers.copier import Copier
+    from airflow_provider_getimg.transfers.plan import FileCopy
+    from airflow_provider_getimg.transfers.s3_store import S3Store
+
+#: A row whose request found no connection is asked for so often within a try.
+CONNECTION_ATTEMPTS = 5
+#: So many in a row, and nothing more is asked for: it might all be billed, or all be lost.
+UNKNOWN_IN_A_ROW = 5
+UNSAVED_IN_A_ROW = 5
+#: Seconds that requests in flight get to be answered once the task was told to end: Airflow kills it after five.
+GRACE_SECONDS = 3.0
+#: Seconds after that until files that have arrived are given up.
+SAVE_SECONDS = 60.0
+_TICK_SECONDS = 0.25
+# Rows that are not sent, for an answer of theirs was lost, come after those with files that die.
+_LAST = datetime.max.replace(tzinfo=UTC)
+
+
+class Stop:
+    """Whether nothing more is to be asked for, and why. Safe to set from a signal handler."""
+
+    def __init__(self) -> None:
+        #: Set once nothing more is to be sent.
+        self.event = threading.Event()
+        self._reasons: list[GetimgError] = []
+
+    @property
+    def reason(self) -> GetimgError | None:
+        """Why: the first reason that was given."""
+        return self._reasons[0] if self._reasons else None
+
+    @property
+    def is_killed(self) -> bool:
+        """Whether the task was told to end: what is in flight has little time left."""
+        return any(isinstance(reason, KilledError) for reason in self._reasons)
+
+    def because(self, reason: GetimgError) -> None:
+        """Stop asking."""
+        self._reasons.append(reason)
+        self.event.set()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """
+    What holds for all rows.
+
+    :param replaces: Whether what lies at a row's key is replaced, and so need not be looked at.
+    :param on_unknown_outcome: ``fail`` or ``resubmit``.
+    :param rate_limit_wait: Seconds to wait within a try where the API asks to wait, unless it is the last one.
+    :param askers: Threads that ask.
+    :param savers: Threads that save.
+    """
+
+    replaces: bool
+    on_unknown_outcome: str
+    rate_limit_wait: float
+    askers: int
+    savers: int
+
+
+class BatchRun:
+    """
+    One try of a batch.
+
+    :param rows: What to ask for.
+    :param rules: What holds for all of them.
+    :param context: The task's context.
+    :param journal: What earlier tries asked and paid for; open.
+    :param client: Sends the requests.
+    :param s3_client: Reads references that lie in S3.
+    :param store: Where files go.
+    :param copier: Saves them.
+    :param abandon: Ends the copies in flight.
+    :param pace: The slots.
+    :param budget: The money.
+    :param stop: Ends the asking.
+    :param log: The task's log.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        rules: Rules,
+        *,
+        context: Context,
+        journal: Journal,
+        client: GetimgClient,
+        s3_client: Callable[[], S3Client],
+        store: S3Store,
+        copier: Copier,
+        abandon: Callable[[], object],
+        pace: Pace,
+        budget: Budget,
+        stop: Stop,
+        log: Logger,
+    ) -> None:
+        self._rows = rows
+        self._rules = rules
+        self._context = context
+        self._journal = journal
+        self._client = client
+        self._paced_client = PacedClient(client, pace)
+        self._s3_client = s3_client
+        self._store = store
+        self._copier = copier
+        self._abandon = abandon
+        self._pace = pace
+        self._budget = budget
+        self._stop = stop
+        self._log = log
+        self._lock = threading.Lock()
+        self._results: dict[int, RowResult] = {}
+        self._finished = threading.Event()
+        self._fault: BaseException | None = None
+        self._backlog = 0
+        self._failed = 0
+        self._unknown_in_a_row = 0
+        self._unsaved_in_a_row = 0
+        # Enough for all slots' answers at once, on top of what the savers have in hand.
+        self._backlog_at_most = 2 * (rules.askers + rules.savers)
+
+    @property
+    def results(self) -> BatchResults:
+        """What became of the rows, so far."""
+        rows = [self._results.get(row.index) or RowResult(row, "not asked") for row in self._rows]
+        return BatchResults(rows, self._stop.reason, self._budget.billed)
+
+    def run(self) -> BatchResults:
+        """
+        Ask for all rows, and save them.
+
+        :raises CostLimitError: All together are over the budget. Nothing was sent.
+        """
+        rows = self._in_order()
+        progress = Progress(len(rows), self._log)
+        self._askers = ThreadPoolExecutor(self._rules.askers, "getimg-ask")
+        self._savers = ThreadPoolExecutor(self._rules.savers, "getimg-save")
+        try:
+            for row in rows:
+                self._askers.submit(self._guarded, self._ask, row)
+            self._wait(progress)
+        except BaseException as error:
+            # A time-out of Airflow's, most likely. What has arrived is saved; what was not asked for is left.
+            self._stop.because(KilledError(f"The task ended with {type(error).__name__}."))
+            self._log.warning(
+                "%s: nothing more is asked for, what has arrived is saved.", type(error).__name__
+            )
+            self._wait(progress)
+            raise
+        finally:
+            self._askers.shutdown(wait=False, cancel_futures=True)
+            self._savers.shutdown(wait=False, cancel_futures=True)
+        if self._fault is not None:
+            raise self._fault
+        return self.results
+
+    def _in_order(self) -> list[Row]:
+        """Count what earlier tries spent, check the budget, and put first what is paid and dies first."""
+        paid: list[tuple[datetime, Row]] = []
+        to_ask = []
+        for row in self._rows:
+            entry = self._earlier(row)
+            if entry is None:
+                to_ask.append(row)
+                continue
+            price = self._budget.price(row.request.checked)
+            doubtful = entry.sent_before + (entry.answer is None)
+            self._budget.doubtful_before(price * doubtful)
+            if entry.answer is not None:
+                generation = Generation.from_json(entry.answer)
+                self._budget.spent_before(_cost(generation) or price)
+                paid.append((min(file.deletes_at for file in generation.data), row))
+            elif self._rules.on_unknown_outcome == "resubmit":
+                to_ask.append(row)
+            else:
+                paid.append((_LAST, row))
+        self._budget.check(row.request.checked for row in to_ask)
+        return [row for _, row in sorted(paid, key=lambda entry: entry[0])] + to_ask
+
+    def _earlier(self, row: Row) -> Entry | None:
+        try:
+            return Entry.from_json(self._journal.earlier(row.id))
+        except ValueError:
+            # The row itself will tell.
+            return None
+
+    def _wait(self, progress: Progress) -> None:
+        """Wait until all rows have ended; once told to end, not for long."""
+        stopped_at: float | None = None
+        cut = abandoned = False
+        while self._rows and not self._finished.wait(_TICK_SECONDS):
+            with self._lock:
+                done, failed = len(self._results), self._failed
+            progress.tell(done, failed, self._pace.in_flight, self._budget.billed, limit=self._pace.limit)
+            if not self._stop.is_killed:
+                continue
+            now = time.monotonic()
+            stopped_at = stopped_at or now
+            if not cut and now >= stopped_at + GRACE_SECONDS:
+                cut = True
+                if in_flight := self._client.abort():
+                    self._log.warning(
+                        "%d requests were in flight and are given up: they may be billed all the same.",
+                        in_flight,
+                    )
+            if not abandoned and now >= stopped_at + GRACE_SECONDS + SAVE_SECONDS:
+                abandoned = True
+                self._abandon()
+            if now >= stopped_at + GRACE_SECONDS + SAVE_SECONDS + GRACE_SECONDS:
+                return
+
+    def _guarded(self, step: Callable[..., RowResult | None], row: Row, *args: Any) -> None:
+        """Do a step of a row, and note its result where that is the last one."""
+        try:
+            result = step(row, *args)
+        except GetimgError as error:
+            result = RowResult(row, "failed", error=error)
+        except BaseException as fault:
+            # Ours, and so for the user to see; but what is under way is brought to its end.
+            self._fault = self._fault or fault
+            shown = UnavailableError(f"It failed with {type(fault).__name__}.", billed="unknown")
+            self._stop.because(shown)
+            result = RowResult(row, "failed", error=shown)
+        if result is None:
+            return
+        with self._lock:
+            self._results[row.index] = result
+            self._failed += not result.is_saved
+            if len(self._results) == len(self._rows):
+                self._finished.set()
+
+    def _ask(self, row: Row) -> RowResult | None:
+        if self._stop.event.is_set():
+            return RowResult(row, "not asked")
+        log = self._log
+        ledger = Ledger(self._context, row.request.fingerprint, log, self._journal.place(row.id))
+        paid = PaidGeneration(
+            ledger,
+            # Read once, however often a rate limit sends it back.
+            cache(lambda: row.request.as_sent(self._s3_client)),
+            on_unknown_outcome=self._rules.on_unknown_outcome,
+            rate_limit_wait=0,
+            killed=self._stop.event,
+            log=log,
+            slot=self._pace.slot,
+        )
+        answer = paid.recorded()
+        is_new = answer is None
+        if answer is None:
+            if (there := self._already_there(row)) is not None:
+                return there
+            try:
+                answer = self._generate(paid, row, ledger.is_last_try)
+            except KilledError:
+                return RowResult(row, "not asked")
+        self._count_unsaved(1)
+        self._savers.submit(self._guarded, self._save, row, answer, is_new)
+        return None
+
+    def _already_there(self, row: Row) -> RowResult | None:
+        """
+        Look for the row's object, as an earlier run, or a try before a Clear, may have left it.
+
+        :raises ObjectExistsError: Something else lies at its key: an image could not be saved there, and none is paid.
+        """
+        if self._rules.replaces or row.expected is None:
+            return None
+        copy = row.expected
+        stored = self._store.look(copy)
+        if stored is None:
+            return None
+        if self._copier.skips and stored.metadata.get(REQUEST_SHA256) == row.request.fingerprint:
+            copy = row.made_before(
+                stored.metadata.get(GENERATION_ID), stored.metadata.get(MODEL), stored.mime_type
+            )
+            sha256 = stored.sha256 or self._store.sha256_of(copy)
+            self._log.info("%s is there already, nothing was billed: %s.", row.name, copy.uri)
+            file = Saved(copy, stored.size, sha256, stored.etag, copied=False)
+            return RowResult(row, "reused", [file], copy.generation_id)
+        raise ObjectExistsError(
+            f"{copy.uri} exists already, and was not made from this request: nothing was asked for. Give the row another "
+            "key, or set if_exists='replace'."
+        )
+
+    def _generate(self, paid: PaidGeneration, row: Row, is_last_try: bool) -> dict[str, Any]:
+        """Send the row's request, however often rate limits send it back."""
+        price = self._budget.price(row.request.checked)
+        try:
+            self._budget.reserve(price)
+        except CostLimitError as error:
+            self._stop.because(error)
+            raise KilledError(error.message) from None
+        unreachable = 0
+        while True:
+            try:
+                answer = paid.generate(self._paced_client)
+            except RateLimitError as error:
+                if (error.retry_after or 0) > self._rules.rate_limit_wait and not is_last_try:
+                    self._budget.release(price)
+                    self._stop.because(error)
+                    raise KilledError(error.message) from None
+            except NoConnectionError as error:
+                unreachable += 1
+                if unreachable == CONNECTION_ATTEMPTS:
+                    self._budget.release(price)
+                    # What five attempts over some time did not reach, the other rows won't.
+                    self._stop.because(error)
+                    raise
+            except OutcomeUnknownError as error:
+                # It stays set aside: it may have been billed.
+                self._unknown(error)
+                raise
+            except GetimgError as error:
+                self._budget.release(price)
+                if isinstance(error, AuthenticationError | InsufficientBalanceError | LedgerError):
+                    self._stop.because(error)
+                raise
+            else:
+                self._budget.settle(price, _cost(Generation.from_json(answer)))
+                self._unknown_in_a_row = 0
+                return answer
+
+    def _unknown(self, error: OutcomeUnknownError) -> None:
+        with self._lock:
+            self._unknown_in_a_row += 1
+            too_many = self._unknown_in_a_row == UNKNOWN_IN_A_ROW
+        if too_many and not self._stop.event.is_set():
+            self._stop.because(
+                UnavailableError(
+                    f"{UNKNOWN_IN_A_ROW} requests in a row ended without an answer, and each may have been billed. The last: "
+                    f"{error.message}",
+                    billed="unknown",
+                )
+            )
+
+    def _save(self, row: Row, answer: dict[str, Any], is_new: bool) -> RowResult:
+        generation = Generation.from_json(answer)
+        try:
+            files = self._saved(row, answer, is_new)
+        except GetimgError as error:
+            self._unsaved(error)
+            return RowResult(row, "failed", (), generation.id, _cost(generation), error)
+        finally:
+            self._count_unsaved(-1)
+        outcome: Outcome = "saved" if is_new else "reused"
+        return RowResult(row, outcome, [_slim(file) for file in files], generation.id, _cost(generation))
+
+    def _saved(self, row: Row, answer: dict[str, Any], is_new: bool) -> list[Saved]:
+        """Save the files of an answer, unless an earlier try did."""
+        copies = row.copies(answer)
+        key = f"{row.id}/saved"
+        if (files := _saved_before(copies, self._journal.earlier(key))) is not None:
+            return files
+        looked_at = row.expected.uri if is_new and row.expected else None
+        files = [self._copier.save(copy, is_new=copy.uri == looked_at) for copy in copies]
+        self._unsaved_in_a_row = 0
+        # Nobody waits for this: should it be lost, the object itself tells.
+        self._journal.write_later(key, [[file.copy.uri, file.size, file.sha256, file.etag] for file in files])
+        return files
+
+    def _unsaved(self, error: GetimgError) -> None:
+        if not isinstance(error, ObjectStoreError):
+            return
+        with self._lock:
+            self._unsaved_in_a_row += 1
+            too_many = self._unsaved_in_a_row == UNSAVED_IN_A_ROW
+        if too_many:
+            self._stop.because(error)
+
+    def _count_unsaved(self, change: int) -> None:
+        """Hold requests while too much of what is paid is not saved yet."""
+        with self._lock:
+            self._backlog += change
+            self._pace.hold(self._backlog >= self._backlog_at_most)
+
+
+def _saved_before(copies: Sequence[FileCopy], noted: Any) -> list[Saved] | None:
+    """Return the files as an earlier try noted them; None if it didn't, or if they are to lie elsewhere now."""
+    if not isinstance(noted, list) or len(noted) != len(copies):
+        return None
+    files = []
+    for copy, (uri, size, sha256, etag) in zip(copies, noted, strict=True):
+        copy = copy.with_content(sha256)
+        if copy.uri != uri:
+            return None
+        files.append(Saved(copy, size, sha256, etag, copied=False))
+    return files
+
+
+def _slim(file: Saved) -> Saved:
+    """Return what is needed of a saved file later: of thousands, every URL would add up."""
+    media = file.copy.media
+    known = MediaFile.model_construct(
+        url="", mime_type=media.mime_type, deletes_at=media.deletes_at, width=media.width, height=media.height
+    )
+    return replace(file, copy=replace(file.copy, media=known))
+
+
+def _cost(generation: Generation) -> Decimal | None:
+    return generation.usage.total_cost if generation.usage else None

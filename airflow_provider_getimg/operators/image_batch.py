@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generate many images in one task, and save each to S3 the moment it is there."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+from airflow_provider_getimg.masking import MaskedTemplatesMixin, revealed
+from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.transfers.saves_to_s3 import SavesToS3Mixin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from decimal import Decimal
+
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import RetryPolicy
+
+    from airflow_provider_getimg.journal import Journal
+    from airflow_provider_getimg.operators.batch.results import BatchResults
+    from airflow_provider_getimg.operators.batch.rows import Row
+    from airflow_provider_getimg.operators.batch.run import BatchRun, Stop
+    from airflow_provider_getimg.transfers.s3_store import S3Store
+
+GIB = 1024**3
+# Askers beside those that have a slot: each has a row ready, and holds its reference images.
+_READY = 8
+
+
+class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
+    """
+    Generate an image for each row of a list, many at once, and save each to S3 the moment it is there.
+
+    One task, one worker slot, and no signed URL in XCom. It does for each row what
+    :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` and
+    :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` do for one image.
+
+    The XCom is a summary: ``requested``, ``saved`` (rows whose files lie in S3), ``reused`` (of these, the ones that an earlier
+    try paid for, or that lay there already), ``failed``, ``total_cost`` (in USD, over all tries since the last Clear),
+    ``manifest`` (the URI of a JSON Lines object with a line for each row: ``row``, ``outcome``, ``request``, ``uri``,
+    ``sha256``, ``bytes``, ``generation_id``, ``cost``, ``error``), and, for up to 100 files, ``uris``.
+
+    Each row is billed. What each try asks for, is answered and saves is written into the task state store as it happens:
+
+    - A **retry**, also after a killed worker, goes on where the last try stood: what is saved is left, what is paid is only
+      saved, and ``on_unknown_outcome`` decides about requests whose answer was lost.
+    - A **Clear** means "make it again" for what is not there: with ``if_exists="skip"`` a row whose object lies at its key, made
+      from the same request, is neither asked for nor billed. That takes a key which is known beforehand, without
+      ``{generation_id}``, ``{sha256}``, ``{width}`` or ``{height}``; with these, or with ``"replace"``, all rows are billed
+      anew.
+
+    A row that fails stops no other. A refused key or an empty account (401, 402), five lost answers or five refusals of
+    S3 in a row, and ``max_cost`` stop the asking; what has arrived is saved all the same. A 429 fails no row: the pace follows the
+    account's limits. All rows and keys are checked before the first is sent.
+
+    :param requests: A list of dicts with the fields of ``GenerateImageOperator`` (``model``, ``prompt``, ``aspect_ratio``,
+        ``resolution``, ``output_format``, ``images``) and ``labels``, a dict of names of your own; an upstream task's output;
+        or the ``s3://bucket/key`` of a JSON Lines file, read with ``aws_conn_id``. (templated)
+    :param s3_key: The key of each object, or a full ``s3://bucket/key``. Placeholders: those of ``TransferToS3Operator``, and
+        ``{row}`` (from 0, such as ``{row:04}``), ``{prompt}``, ``{aspect_ratio}``, ``{resolution}``, ``{output_format}`` and each
+        label. (templated)
+    :param s3_bucket: The bucket, where ``s3_key`` is no full URI. (templated)
+    :param defaults: Fields for the requests that don't have them. (templated)
+    :param concurrency: How many requests are on their way at once, at most. Default 8. (templated)
+    :param transfer_concurrency: How many downloads run at once, beside the requests. Default 8. (templated)
+    :param max_cost: The most that the batch may cost, in USD, over all tries since the last Clear. It is checked against the
+        catalogue before the first request, and kept up as the batch runs. Default: no limit. (templated)
+    :param max_failures: How many rows may fail without failing the task: a number, or a share such as ``0.05`` or
+        ``"5%"``. Default 0. (templated)
+    :param on_unknown_outcome: ``"fail"`` (default): a row whose request may have been billed, and whose answer was lost, fails.
+        ``"resubmit"``: a retry sends it again, and it may be paid twice. (templated)
+    :param rate_limit_wait: Where the API asks to wait for more seconds than this, a retry waits, which frees the worker slot;
+        the last try waits itself. Default 300. (templated)
+    :param if_exists: What to do where an object lies at a row's key, as for ``TransferToS3Operator``. Under ``"skip"``
+        (default) and ``"fail"`` it is found before the request is sent, where the key is known beforehand. (templated)
+    :param manifest_key: The manifest's key, or a full URI. Default: ``manifests/<dag>/<run>/<task>.jsonl`` in the bucket, with the
+        map index of a mapped task. (templated)
+    :param max_bytes: The largest file to accept, in bytes. Default 2 GiB. (templated)
+    :param extra_args: Options of S3's ``PutObject`` for each object, as for ``TransferToS3Operator``. (templated)
+    :param aws_conn_id: The AWS connection; None for boto3's own credentials. (templated)
+    :param getimg_conn_id: The getimg.ai connection. (templated)
+    :param retries: Default 3.
+    :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
+    """
+
+    template_fields: Sequence[str] = (
+        "requests",
+        "s3_key",
+        "s3_bucket",
+        "defaults",
+        "concurrency",
+        "transfer_concurrency",
+        "max_cost",
+        "max_failures",
+        "on_unknown_outcome",
+        "rate_limit_wait",
+        "if_exists",
+        "manifest_key",
+        "max_bytes",
+        "extra_args",
+        "aws_conn_id",
+        "getimg_conn_id",
+    )
+    template_fields_renderers = {"requests": "json", "defaults": "json", "extra_args": "json"}
+    concealed_fields = ("requests", "defaults")
+    ui_color = "#e0e6f3"
+
+    def __init__(
+        self,
+        *,
+        requests: Any,
+        s3_key: str,
+        s3_bucket: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        concurrency: int | str = 8,
+        transfer_concurrency: int | str = 8,
+        max_cost: Decimal | float | str | None = None,
+        max_failures: float | str = 0,
+        on_unknown_outcome: str = "fail",
+        rate_limit_wait: float | str = 300.0,
+        if_exists: str = "skip",
+        manifest_key: str | None = None,
+        max_bytes: int | str = 2 * GIB,
+        extra_args: Mapping[str, Any] | None = None,
+        aws_conn_id: str | None = "aws_default",
+        getimg_conn_id: str = GetimgHook.default_conn_name,
+        retries: int | None = 3,
+        retry_policy: RetryPolicy | None = RETRY_POLICY,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(retries=retries, retry_policy=retry_policy, **kwargs)
+        self.requests = requests
+        self.s3_key = s3_key
+        self.s3_bucket = s3_bucket
+        self.defaults = defaults
+        self.concurrency = concurrency
+        self.transfer_concurrency = transfer_concurrency
+        self.max_cost = max_cost
+        self.max_failures = max_failures
+        self.on_unknown_outcome = on_unknown_outcome
+        self.rate_limit_wait = rate_limit_wait
+        self.if_exists = if_exists
+        self.manifest_key = manifest_key
+        self.max_bytes = max_bytes
+        self.extra_args = extra_args
+        self.aws_conn_id = aws_conn_id
+        self.getimg_conn_id = getimg_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Generate and save all rows that are not saved yet, and return the summary.
+
+        :raises GetimgError: Its message says what failed, what it cost, and what to do.
+        """
+        from airflow_provider_getimg.journal import Journal
+        from airflow_provider_getimg.operators.batch import manifest
+        from airflow_provider_getimg.operators.batch.results import checked_max_failures
+        from airflow_provider_getimg.operators.batch.rows import read_rows
+
+        self._check_settings()
+        rows = read_rows(
+            revealed(self.requests),
+            revealed(self.defaults),
+            self.s3_key,
+            self.s3_bucket,
+            self.s3_hook.get_conn,
+        )
+        max_failures = checked_max_failures(self.max_failures, len(rows))
+        place = manifest.place(self.manifest_key, self.s3_key, self.s3_bucket, context)
+        with (
+            self.hook,
+            Journal(context["task_state_store"], int(context["ti"].max_tries), self.log) as journal,
+        ):
+            results = self._run(context, rows, journal, place)
+        self._remember(context, results.saved_files)
+        uri = f"s3://{place[0]}/{place[1]}" if rows else None
+        results.check(max_failures, uri)
+        self.log.info(
+            "%d of %d rows are saved, %d of them from before; %s USD in all. Manifest: %s",
+            results.count("saved", "reused"),
+            len(rows),
+            results.count("reused"),
+            results.total_cost,
+            uri,
+        )
+        return results.summary(uri)
+
+    def _check_settings(self) -> None:
+        from airflow_provider_getimg.api.pricing import checked_max_cost
+        from airflow_provider_getimg.operators.paid_generation import UNKNOWN_OUTCOME
+        from airflow_provider_getimg.parameters import checked_choice, checked_count, checked_seconds
+        from airflow_provider_getimg.transfers.copier import IF_EXISTS
+
+        # Made here, and not by the signal handler that may need it first.
+        _ = self._stop
+        self._slots = checked_count("concurrency", self.concurrency)
+        self._transfers = checked_count("transfer_concurrency", self.transfer_concurrency)
+        self._file_limit = checked_count("max_bytes", self.max_bytes)
+        self._cost_limit = checked_max_cost(self.max_cost)
+        self._if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
+        self._on_unknown = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
+        self._patience = checked_seconds("rate_limit_wait", self.rate_limit_wait)
+
+    def _s3_connections(self) -> int:
+        from airflow_provider_getimg.transfers.copy_many import threads_for
+
+        return self._askers + threads_for(self._transfers)
+
+    @property
+    def _askers(self) -> int:
+        return self._slots + min(self._slots, _READY)
+
+    def _run(
+        self, context: Context, rows: list[Row], journal: Journal, place: tuple[str, str]
+    ) -> BatchResults:
+        """Run the batch, and write its manifest, however it ends."""
+        from airflow_provider_getimg.api.errors import CostLimitError, GetimgError
+        from airflow_provider_getimg.operators.batch import manifest
+        from airflow_provider_getimg.transfers.s3_store import S3Store
+
+        store = S3Store(self.s3_hook.get_conn(), self.extra_args)
+        for row in rows:
+            store.object_args(row.some_copy())
+        for bucket in sorted({row.bucket for row in rows} | {place[0]}):
+            store.check_bucket(bucket)
+        with self._batch(context, rows, journal, store) as batch:
+            try:
+                results = batch.run()
+            except CostLimitError:
+                # Raised before anything was sent: there is nothing to tell of.
+                raise
+            except BaseException:
+                # The first error is the one to report.
+                with contextlib.suppress(GetimgError):
+                    manifest.write(store, *place, batch.results.manifest())
+                raise
+        if rows:
+            manifest.write(store, *place, results.manifest())
+        return results
+
+    @contextlib.contextmanager
+    def _batch(
+        self, context: Context, rows: list[Row], journal: Journal, store: S3Store
+    ) -> Iterator[BatchRun]:
+        """Put together what a run needs, and put it away afterwards."""
+        from airflow_provider_getimg.operators.batch.budget import Budget
+        from airflow_provider_getimg.operators.batch.pace import Pace
+        from airflow_provider_getimg.operators.batch.run import BatchRun, Rules
+        from airflow_provider_getimg.transfers.copier import Copier
+        from airflow_provider_getimg.transfers.copy_many import threads_for
+        from airflow_provider_getimg.transfers.download import Downloads
+        from airflow_provider_getimg.transfers.unfinished_uploads import UnfinishedUploads
+
+        stop = self._stop
+        abandoned = threading.Event()
+        unfinished = UnfinishedUploads(context["task_state_store"], self.log)
+        unfinished.abort_left(store)
+        rules = Rules(
+            replaces=self._if_exists == "replace",
+            on_unknown_outcome=self._on_unknown,
+            rate_limit_wait=self._patience,
+            askers=self._askers,
+            savers=threads_for(self._transfers),
+        )
+        with Downloads(
+            self.hook.settings, self._remedy(), max_bytes=self._file_limit, concurrency=self._transfers
+        ) as downloads:
+
+            def abandon() -> None:
+                abandoned.set()
+                downloads.abort()
+
+            yield BatchRun(
+                rows,
+                rules,
+                context=context,
+                journal=journal,
+                client=self.hook.client,
+                s3_client=self.s3_hook.get_conn,
+                store=store,
+                copier=Copier(
+                    store,
+                    downloads,
+                    if_exists=self._if_exists,
+                    unfinished=unfinished,
+                    killed=abandoned,
+                    log=self.log,
+                ),
+                abandon=abandon,
+                pace=Pace(self._slots, stop.event.is_set, self.log),
+                budget=Budget(self._cost_limit, self.hook.client.get_model),
+                stop=stop,
+                log=self.log,
+            )
+            if not abandoned.is_set():
+                unfinished.abort_left(store)
+
+    @cached_property
+    def _stop(self) -> Stop:
+        # Not in __init__: an operator must stay copyable, and a lock is not.
+        from airflow_provider_getimg.operators.batch.run import Stop
+
+        return Stop()
+
+    def _remedy(self) -> str:
+        kept = ", and all rows with it" if self._if_exists == "replace" else ""
+        return f"To make it anew, which is billed{kept}, clear this task."
+
+    def on_kill(self) -> None:
+        """Ask for nothing more. What arrives within seconds is saved; what is in flight is noted."""
+        from airflow_provider_getimg.api.errors import KilledError
+
+        self._stop.because(KilledError("The task was told to end."))

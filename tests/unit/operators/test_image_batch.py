@@ -1,0 +1,536 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process, a real S3 server and the simulator; ``tests/integration`` runs batches in Airflow's own processes."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk import RetryAction
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
+from airflow_provider_getimg.retry import RETRY_POLICY
+from devstack.s3_faults import S3FaultProxy, open_uploads
+
+if TYPE_CHECKING:
+    from devstack import SeaweedFS, Simulator
+
+TELL = "airflow_provider_getimg.operators.batch.progress.Progress.tell"
+MODEL = "sketch-mini"
+PRICE = 0.0025
+MANIFEST = "night/manifests/a_dag/manual__2026-01-01T00_00_00_00_00/a_task.jsonl"
+
+
+def rows(count: int, **fields: Any) -> list[dict[str, Any]]:
+    return [{"prompt": f"A red fox, number {number}", **fields} for number in range(count)]
+
+
+class Bench:
+    """Batches into one empty bucket."""
+
+    def __init__(self, simulator: Simulator, seaweedfs: SeaweedFS, bucket: str, context: Any) -> None:
+        self.simulator = simulator
+        self.bucket = bucket
+        self.client = seaweedfs.client()
+        self._context = context
+
+    def operator(self, requests: Any, **fields: Any) -> GenerateImagesToS3Operator:
+        given = {
+            "s3_key": f"s3://{self.bucket}/night/{{row:03}}.{{extension}}",
+            "defaults": {"model": MODEL},
+            "concurrency": 4,
+        }
+        return GenerateImagesToS3Operator(task_id="batch", requests=requests, **(given | fields))
+
+    def run(self, requests: Any, *, try_number: int = 1, max_tries: int = 3, **fields: Any) -> dict[str, Any]:
+        context = self._context(try_number=try_number, max_tries=max_tries)
+        return self.operator(requests, **fields).execute(context)
+
+    def failure(self, requests: Any, **fields: Any) -> errors.BatchIncompleteError:
+        with pytest.raises(errors.BatchIncompleteError) as caught:
+            self.run(requests, **fields)
+        assert "sig=" not in str(caught.value)
+        return caught.value
+
+    def objects(self) -> dict[str, bytes]:
+        assert open_uploads(self.client, self.bucket) == []
+        listed = self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])
+        return {
+            entry["Key"]: self.client.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
+            for entry in listed
+        }
+
+    def files(self) -> dict[str, bytes]:
+        return {key: body for key, body in self.objects().items() if not key.endswith(".jsonl")}
+
+    def manifest(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.objects()[MANIFEST].splitlines()]
+
+    def billed(self) -> list[str]:
+        return sorted(post["prompt"] for post in self.simulator.ledger()["posts"] if post["billed"])
+
+    def posts(self) -> int:
+        return len(self.simulator.ledger()["posts"])
+
+
+@pytest.fixture
+def bench(monkeypatch, getimg_default, simulator, seaweedfs, bucket, context) -> Bench:
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+    return Bench(simulator, seaweedfs, bucket, context)
+
+
+class TestEveryRow:
+    def test_is_generated_once_and_lies_in_s3(self, bench):
+        summary = bench.run(rows(10))
+        assert summary == {
+            "requested": 10,
+            "saved": 10,
+            "reused": 0,
+            "failed": 0,
+            "total_cost": 10 * PRICE,
+            "manifest": f"s3://{bench.bucket}/{MANIFEST}",
+            "uris": [f"s3://{bench.bucket}/night/{number:03}.jpg" for number in range(10)],
+        }
+        assert summary == json.loads(json.dumps(summary))
+        assert bench.billed() == [row["prompt"] for row in rows(10)]
+        assert sorted(bench.files()) == [f"night/{number:03}.jpg" for number in range(10)]
+
+    def test_is_a_line_of_the_manifest(self, bench):
+        bench.run(rows(3, labels={"sku": "A-1"}))
+        manifest = bench.manifest()
+        files = bench.files()
+        assert [line["row"] for line in manifest] == [0, 1, 2]
+        for number, line in enumerate(manifest):
+            content = files[f"night/{number:03}.jpg"]
+            assert line["outcome"] == "saved"
+            assert line["uri"] == f"s3://{bench.bucket}/night/{number:03}.jpg"
+            assert (line["sha256"], line["bytes"]) == (hashlib.sha256(content).hexdigest(), len(content))
+            assert line["request"] == {
+                "model": MODEL,
+                "prompt": rows(3)[number]["prompt"],
+                "labels": {"sku": "A-1"},
+            }
+            assert (line["cost"], line["error"]) == (PRICE, None)
+            assert line["generation_id"] in {post["id"] for post in bench.simulator.ledger()["posts"]}
+
+    def test_may_name_its_key_by_its_fields(self, bench):
+        requests = [
+            {"prompt": "A fox", "aspect_ratio": "1:1", "labels": {"sku": "A-1", "size": 7}},
+            {"prompt": "A fox", "output_format": "png", "labels": {"sku": "B-2", "size": 12}},
+        ]
+        bench.run(
+            requests, s3_bucket=bench.bucket, s3_key="{sku}/{size:03}-{aspect_ratio}-{model}.{extension}"
+        )
+        assert sorted(bench.files()) == [f"A-1/007-1:1-{MODEL}.jpg", f"B-2/012-default-{MODEL}.png"]
+
+    def test_is_its_own_even_where_requests_are_alike(self, bench):
+        assert bench.run([{"prompt": "A fox"}] * 3)["saved"] == 3
+        assert bench.billed() == ["A fox"] * 3
+        assert bench.run([{"prompt": "A fox"}] * 3, try_number=2)["reused"] == 3
+        assert bench.posts() == 3
+
+    def test_may_come_from_a_file_in_s3(self, bench):
+        lines = "\n".join(json.dumps(row) for row in rows(3)) + "\n\n"
+        bench.client.put_object(Bucket=bench.bucket, Key="in.jsonl", Body=lines.encode())
+        assert bench.run(f"s3://{bench.bucket}/in.jsonl")["saved"] == 3
+
+    def test_none_at_all_is_no_failure(self, bench):
+        summary = bench.run([])
+        assert (summary["requested"], summary["manifest"], summary["uris"]) == (0, None, [])
+        assert bench.objects() == {}
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("fields", "sentence"),
+        [
+            (
+                {"requests": "rows"},
+                "requests is a str: a list of dicts, or the s3://bucket/key of a JSON Lines file",
+            ),
+            ({"requests": {"prompt": "x"}}, "requests is a dict: a list of dicts"),
+            ({"requests": ["x"]}, "requests[0] is a str: a dict with at least model and prompt is allowed."),
+            ({"requests": [{}]}, "requests[0]: prompt is missing."),
+            (
+                {"requests": [{"prompt": ""}] * 5},
+                "requests[0]: prompt is empty: 1 to 4096 characters are allowed.",
+            ),
+            (
+                {"requests": [{"prompt": "x", "promt": "y"}]},
+                "requests[0]: promt is not a known field: model, prompt,",
+            ),
+            (
+                {"requests": [{"prompt": "x", "labels": "y"}]},
+                "requests[0]: labels is no dict of texts and numbers",
+            ),
+            (
+                {"requests": [{"prompt": "x", "labels": {"row": 1}}]},
+                "requests[0]: labels holds 'row', which is a",
+            ),
+            (
+                {"requests": [{"prompt": "x", "images": ["ftp://x"]}]},
+                "requests[0]: images[0].url is 'ftp://x': an",
+            ),
+            ({"requests": "s3://nowhere"}, "requests is 's3://nowhere', which names no object"),
+            (
+                {"defaults": "x"},
+                "defaults is a str: a dict of the fields that the requests share is allowed.",
+            ),
+            ({"s3_key": "s3://b/{nothing}"}, "requests[0]: s3_key has the unknown placeholder {nothing}: "),
+            (
+                {"s3_key": "s3://b/same.jpg"},
+                "s3_key gives rows 0 and 1 the same key 'same.jpg': tell them apart with",
+            ),
+            (
+                {"s3_key": "s3://b/{prompt}/../x"},
+                "requests[0]: s3_key gives the key 'A red fox, number 0/../x': a",
+            ),
+            ({"s3_key": "s3://b/{prompt:x}"}, "requests[0]: s3_key '{prompt:x}' can't be filled in"),
+            ({"s3_key": "{row}"}, "s3_key '{row}' and s3_bucket None name no object"),
+            ({"concurrency": 0}, "concurrency is 0: a whole number, 1 or more, is allowed."),
+            (
+                {"transfer_concurrency": "x"},
+                "transfer_concurrency is 'x': a whole number, 1 or more, is allowed.",
+            ),
+            (
+                {"max_failures": -1},
+                "max_failures is -1: a number of rows, or a share such as 0.05 or '5%', is",
+            ),
+            ({"max_failures": 1.5}, "max_failures is 1.5: a number of rows, or a share"),
+            ({"max_failures": "many"}, "max_failures is 'many': a number of rows, or a share"),
+            ({"max_cost": "cheap"}, "max_cost is 'cheap': an amount in USD is allowed, such as '0.05'."),
+            ({"if_exists": "ask"}, "if_exists is 'ask': 'skip', 'replace' and 'fail' are allowed."),
+            (
+                {"on_unknown_outcome": "retry"},
+                "on_unknown_outcome is 'retry': 'fail' and 'resubmit' are allowed.",
+            ),
+            ({"manifest_key": "x/"}, "manifest_key is 'x/': a key, or a full s3://bucket/key, is allowed."),
+            ({"extra_args": {"StorageKlass": "x"}}, "extra_args has StorageKlass, which can't be set"),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_is_one_sentence_before_anything_is_asked_or_written(self, bench, store, fields, sentence):
+        with pytest.raises(errors.InvalidInputError) as error:
+            bench.run(**({"requests": rows(2)} | fields))
+        assert sentence in str(error.value).replace(f"s3://{bench.bucket}", "s3://b")
+        assert str(error.value).endswith(" Nothing was billed.")
+        assert bench.posts() == 0
+        assert bench.objects() == {}
+        assert store.values == {}
+
+    def test_of_many_rows_names_the_first_and_counts_the_rest(self, bench):
+        with pytest.raises(errors.InvalidInputError, match=r"requests\[0\].*requests\[2\]: .* And 2 more\. "):
+            bench.run([{"prompt": ""}] * 5)
+
+    def test_in_a_file_is_told_by_its_line(self, bench):
+        bench.client.put_object(Bucket=bench.bucket, Key="in.jsonl", Body=b'{"prompt": "x"}\n\nnot json\n')
+        with pytest.raises(errors.InvalidInputError, match=r"in\.jsonl line 3 is not JSON"):
+            bench.run(f"s3://{bench.bucket}/in.jsonl")
+
+    def test_a_missing_file_or_bucket(self, bench):
+        with pytest.raises(errors.InvalidInputError, match=r"there-is-none\.jsonl\) can't be read from S3"):
+            bench.run(f"s3://{bench.bucket}/there-is-none.jsonl")
+        with pytest.raises(
+            errors.InvalidInputError, match=r"^There is no bucket 'there-is-none': nothing was"
+        ):
+            bench.run(rows(1), s3_key="s3://there-is-none/{row}")
+        assert bench.posts() == 0
+
+
+def play(simulator: Simulator, *faults: dict[str, Any]) -> None:
+    simulator.clear_faults()
+    simulator.set_faults(list(faults))
+
+
+class TestRetry:
+    def test_asks_only_for_what_is_missing(self, bench):
+        play(bench.simulator, {"on": "image", "kind": "status", "status": 500})
+        error = bench.failure(rows(6), concurrency=1)
+        assert re.match(r"5 of 6 rows are saved, 1 failed\. Row \d: getimg\.ai failed \(500", str(error))
+        assert len(bench.billed()) == 5
+        assert bench.run(rows(6), try_number=2, on_unknown_outcome="resubmit")["reused"] == 5
+        assert bench.posts() == 7
+        assert len(bench.files()) == 6
+
+    def test_of_a_row_whose_answer_was_lost_asks_nothing_by_default(self, bench):
+        play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
+        first = bench.failure(rows(1))
+        second = bench.failure(rows(1), try_number=2)
+        assert bench.posts() == 1
+        assert "may have been billed" in str(first) or "broke after the generation was sent" in str(first)
+        assert "Try 1 sent this request at" in str(second)
+        assert RETRY_POLICY.evaluate(second, 2, 3).action is RetryAction.FAIL
+
+    def test_saves_what_is_paid_without_asking(self, bench):
+        play(bench.simulator, {"on": "download", "kind": "status", "status": 500, "times": 99})
+        error = bench.failure(rows(2))
+        assert len(bench.billed()) == 2
+        assert [line["outcome"] for line in bench.manifest()] == ["failed", "failed"]
+        assert {line["cost"] for line in bench.manifest()} == {PRICE}
+        assert RETRY_POLICY.evaluate(error, 1, 3).action is not RetryAction.FAIL
+        play(bench.simulator)
+        assert bench.run(rows(2), try_number=2) | {"uris": 0, "manifest": 0} == {
+            "requested": 2,
+            "saved": 2,
+            "reused": 2,
+            "failed": 0,
+            "total_cost": 2 * PRICE,
+            "uris": 0,
+            "manifest": 0,
+        }
+        assert bench.posts() == 2
+
+    def test_of_a_batch_that_is_done_touches_nothing(self, bench, store):
+        first = bench.run(rows(5))
+        written = dict(store.values)
+        times = {
+            entry["Key"]: entry["LastModified"]
+            for entry in bench.client.list_objects_v2(Bucket=bench.bucket)["Contents"]
+        }
+        second = bench.run(rows(5), try_number=2)
+        assert second == first | {"reused": 5}
+        assert store.values == written
+        again = bench.client.list_objects_v2(Bucket=bench.bucket)["Contents"]
+        assert {entry["Key"]: entry["LastModified"] for entry in again if entry["Key"] != MANIFEST} == {
+            key: time for key, time in times.items() if key != MANIFEST
+        }
+
+    def test_follows_rows_that_move_in_the_list(self, bench):
+        bench.run(rows(4))
+        requests = [{"prompt": "A new one"}, *rows(4)]
+        # Each lies at another key now: it is copied there from what is paid.
+        summary = bench.run(requests, try_number=2, s3_key=f"s3://{bench.bucket}/moved/{{row}}.{{extension}}")
+        assert (summary["saved"], summary["reused"]) == (5, 4)
+        assert bench.posts() == 5
+
+    def test_asks_nothing_where_the_state_store_is_away(self, bench, store):
+        store.broken = True
+        with pytest.raises(errors.GetimgError, match="The task state store could not be read"):
+            bench.run(rows(2))
+        assert bench.posts() == 0
+
+    def test_asks_nothing_where_what_was_done_can_not_be_read(self, bench, store):
+        store.values["getimg_batch_0000"] = json.dumps({"epoch": 3, "entries": "?"})
+        with pytest.raises(errors.GetimgError, match="'getimg_batch_0000' in the task's state can't be read"):
+            bench.run(rows(2))
+        assert bench.posts() == 0
+
+
+class TestClear:
+    def test_leaves_what_is_there_and_pays_for_the_rest(self, bench):
+        bench.run(rows(3))
+        summary = bench.run(rows(5), max_tries=7, try_number=5)
+        assert (summary["saved"], summary["reused"], summary["total_cost"]) == (5, 3, 2 * PRICE)
+        assert bench.billed() == [row["prompt"] for row in rows(5)]
+        assert [line["outcome"] for line in bench.manifest()] == ["reused"] * 3 + ["saved"] * 2
+        assert all(line["sha256"] and line["generation_id"] for line in bench.manifest())
+
+    @pytest.mark.parametrize("if_exists", ["skip", "fail"])
+    def test_pays_for_nothing_that_could_not_be_saved(self, bench, if_exists):
+        bench.client.put_object(Bucket=bench.bucket, Key="night/001.jpg", Body=b"theirs")
+        error = bench.failure(rows(3), if_exists=if_exists)
+        assert (
+            "night/001.jpg exists already, and was not made from this request: nothing was asked for"
+            in str(error)
+        )
+        assert len(bench.billed()) == 2
+        assert bench.files()["night/001.jpg"] == b"theirs"
+
+    def test_makes_all_anew_under_replace(self, bench):
+        bench.run(rows(2))
+        before = bench.files()
+        assert bench.run(rows(2), max_tries=7, try_number=5, if_exists="replace")["reused"] == 0
+        assert bench.posts() == 4
+        assert bench.files().keys() == before.keys()
+
+
+class TestFailures:
+    def test_of_one_row_stop_no_other_and_are_collected(self, bench):
+        requests = rows(6)
+        requests[2]["prompt"] = "gore"
+        requests[4]["model"] = "there-is-none"
+        error = bench.failure(requests)
+        assert str(error).startswith(
+            "4 of 6 rows are saved, 2 failed. Row 2: getimg.ai refused the request (422 "
+        )
+        assert "Row 4: getimg.ai refused the request (400 " in str(error)
+        assert f"All rows are in s3://{bench.bucket}/{MANIFEST}. 0.0100 USD were billed in all;" in str(error)
+        assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
+        assert [line["outcome"] for line in bench.manifest()] == [
+            "saved",
+            "saved",
+            "failed",
+            "saved",
+            "failed",
+            "saved",
+        ]
+        assert "422" in bench.manifest()[2]["error"]
+
+    @pytest.mark.parametrize("max_failures", [2, "2", 0.34, "34%"])
+    def test_are_let_pass_up_to_max_failures(self, bench, max_failures):
+        requests = rows(6)
+        requests[2]["prompt"] = requests[4]["prompt"] = "gore"
+        summary = bench.run(requests, max_failures=max_failures)
+        assert (summary["saved"], summary["failed"]) == (4, 2)
+        requests[0]["prompt"] = "torture"
+        assert "max_failures allows 2." in str(
+            bench.failure(requests, max_failures=max_failures, try_number=2)
+        )
+
+    def test_of_an_empty_account_stop_the_batch_with_what_is_done_saved(self, bench):
+        bench.simulator.settings(latency=0.05)
+        bench.simulator.set_balance(str(4 * PRICE))
+        error = bench.failure(rows(20), concurrency=2)
+        assert len(bench.files()) == len(bench.billed()) == 4
+        assert bench.posts() <= 6
+        assert str(error).startswith("4 of 20 rows are saved, ")
+        assert "The batch was stopped: getimg.ai refused the request (402 quota_exceeded): " in str(error)
+        assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
+        outcomes = [line["outcome"] for line in bench.manifest()]
+        assert outcomes.count("saved") == 4
+        assert outcomes.count("not asked") >= 14
+
+    def test_of_the_key_stop_the_batch(self, bench, monkeypatch):
+        wrong = json.dumps({"conn_type": "getimg", "host": bench.simulator.url, "password": "sk_wrong"})
+        monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", wrong)
+        error = bench.failure(rows(20), concurrency=2)
+        assert isinstance(error.failures[0], errors.AuthenticationError)
+        assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
+        assert bench.files() == {}
+        assert "sk_wrong" not in str(error)
+
+    def test_of_unknown_outcome_in_a_row_stop_the_batch(self, bench):
+        play(bench.simulator, {"on": "image", "kind": "status", "status": 503, "times": 99})
+        error = bench.failure(rows(20), concurrency=1)
+        assert bench.posts() == 5
+        assert "5 requests in a row ended without an answer, and each may have been billed." in str(error)
+        # The rows that were not asked for are worth another try; the five are not.
+        assert RETRY_POLICY.evaluate(error, 1, 3).action is not RetryAction.FAIL
+
+    def test_of_s3_stop_the_paying(self, bench, monkeypatch, seaweedfs):
+        with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
+            proxy.set_faults(
+                [{"kind": "status", "code": "AccessDenied", "operation": "PutObject", "times": 999}]
+            )
+            with pytest.raises(errors.ObjectStoreError):
+                bench.run(rows(60), concurrency=2, transfer_concurrency=2)
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+        # Five that could not be saved, and those that were on their way.
+        assert 5 <= bench.posts() < 40
+        summary = bench.run(rows(60), try_number=2, concurrency=16)
+        assert summary["saved"] == len(bench.billed()) == 60
+
+    def test_of_ours_are_raised_after_what_runs_has_ended(self, bench, monkeypatch):
+        def broken(*_: Any) -> None:
+            raise ZeroDivisionError("a fault of ours")
+
+        monkeypatch.setattr("airflow_provider_getimg.operators.batch.run._slim", broken)
+        with pytest.raises(ZeroDivisionError):
+            bench.run(rows(20), concurrency=1)
+        assert len(bench.files()) == bench.posts() < 20
+
+
+class TestBudget:
+    def test_that_does_not_suffice_is_told_before_the_first_request(self, bench):
+        with pytest.raises(errors.CostLimitError) as error:
+            bench.run(rows(5), max_cost="0.0124")
+        assert str(error.value) == (
+            "5 images cost 0.0125 USD, more than max_cost (0.0124 USD): nothing was sent. Nothing was billed."
+        )
+        assert bench.posts() == 0
+        assert bench.objects() == {}
+
+    def test_that_suffices_is_enough(self, bench):
+        assert bench.run(rows(5), max_cost="0.0125")["saved"] == 5
+
+    def test_counts_what_earlier_tries_spent(self, bench):
+        play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
+        bench.failure(rows(4), max_cost=4 * PRICE)
+        with pytest.raises(errors.CostLimitError, match=r"^1 images cost 0\.0025 USD on top of 0\.0100 USD"):
+            bench.run(rows(4), try_number=2, max_cost=4 * PRICE, on_unknown_outcome="resubmit")
+        assert bench.posts() == 4
+
+    def test_of_unknown_price_is_an_error(self, bench):
+        with pytest.raises(errors.GetimgError):
+            bench.run([{"prompt": "x", "model": "there-is-none"}], max_cost=1)
+        assert bench.posts() == 0
+
+
+class TestPace:
+    def test_no_row_fails_for_a_rate_limit(self, bench):
+        bench.simulator.settings(concurrency=3, latency=0.05)
+        assert bench.run(rows(30), concurrency=16)["saved"] == 30
+        refused = [post for post in bench.simulator.ledger()["posts"] if post["status"] == 429]
+        # The burst finds the limit; after it there are but a few probes.
+        assert 1 <= len(refused) <= 25
+
+    def test_a_wait_that_is_too_long_is_left_to_a_retry(self, bench):
+        play(
+            bench.simulator,
+            {"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "120"}, "times": 99},
+        )
+        error = bench.failure(rows(6), rate_limit_wait=60)
+        decision = RETRY_POLICY.evaluate(error, 1, 3)
+        assert (decision.action, decision.retry_delay.total_seconds()) == (RetryAction.RETRY, 120)
+
+
+class TestTheEnd:
+    def test_on_kill_stops_asking_and_saves_what_has_arrived(self, bench, monkeypatch):
+        bench.simulator.settings(latency=0.5)
+        operator = bench.operator(rows(30), concurrency=2)
+        monkeypatch.setattr(TELL, lambda *_, **__: bench.posts() >= 2 and operator.on_kill())
+        with pytest.raises(
+            errors.BatchIncompleteError, match=r"The batch was stopped: The task was told to end\."
+        ):
+            operator.execute(bench._context())
+        assert 2 <= bench.posts() < 30
+        assert len(bench.files()) == bench.posts()
+        summary = bench.run(rows(30), try_number=2, concurrency=30)
+        assert (summary["saved"], bench.posts()) == (30, 30)
+
+    def test_a_time_out_stops_asking_and_saves_what_has_arrived(self, bench, monkeypatch):
+        bench.simulator.settings(latency=0.5)
+        operator = bench.operator(rows(30), concurrency=2)
+
+        def told(*_: Any, **__: Any) -> None:
+            # Once, and where Airflow's alarm meets the main thread as well.
+            if bench.posts() >= 2 and not operator._stop.event.is_set():
+                raise AirflowTaskTimeout("time is up")
+
+        monkeypatch.setattr(TELL, told)
+        with pytest.raises(AirflowTaskTimeout):
+            operator.execute(bench._context())
+        assert 2 <= bench.posts() < 30
+        assert len(bench.files()) == bench.posts()
+        assert [line["outcome"] for line in bench.manifest()].count("saved") == bench.posts()
+        assert bench.run(rows(30), try_number=2, concurrency=30)["saved"] == 30
+        assert bench.posts() == 30
+
+    def test_an_operator_that_was_told_to_end_before_it_began_asks_nothing(self, bench):
+        operator = bench.operator(rows(3))
+        operator.on_kill()
+        with pytest.raises(
+            errors.BatchIncompleteError, match=r"^0 of 3 rows are saved, 0 failed and 3 were not"
+        ):
+            operator.execute(bench._context())
+        assert bench.posts() == 0
+
+
+def test_it_shows_nothing_signed(bench):
+    operator = bench.operator(rows(1, images=["https://a.test/x.png?X-Amz-Signature=abc"]))
+    operator.render_template_fields({})
+    shown = json.dumps(operator.requests.serialize())
+    assert "https://a.test/x.png" in shown
+    assert "Signature" not in shown
+
+
+def test_it_can_be_copied(bench):
+    operator = copy.deepcopy(bench.operator(rows(1)))
+    assert operator.execute(bench._context())["saved"] == 1

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_getimg.journal import SEGMENT_BYTES, Journal
+from airflow_provider_getimg.ledger import LedgerError
+
+LOG = SimpleNamespace(info=lambda *_: None)
+
+
+class MemoryStore:
+    """A state store; each write may be made to wait, or to fail."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.writes = 0
+        self.gate: threading.Event | None = None
+        self.fails = 0
+
+    def get(self, key: str) -> Any:
+        return json.loads(self.values[key]) if key in self.values else None
+
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        if self.gate is not None:
+            self.gate.wait(10)
+        if self.fails:
+            self.fails -= 1
+            raise ConnectionError("the API server is away")
+        self.writes += 1
+        self.values[key] = json.dumps(value)
+
+
+def reread(store: MemoryStore, epoch: int = 3) -> Journal:
+    journal = Journal(store, epoch, LOG)
+    with journal:
+        return journal
+
+
+def test_what_was_written_is_read_by_the_next_try():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 1})
+        journal.write("b", {"n": 2})
+        journal.write("a", {"n": 3})
+    journal = reread(store)
+    assert [journal.earlier(key) for key in "abc"] == [{"n": 3}, {"n": 2}, None]
+
+
+def test_a_write_is_durable_once_it_returns():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 1})
+        # As a process that is killed here leaves it.
+        assert reread(store).earlier("a") == {"n": 1}
+
+
+def test_none_takes_an_entry_back():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 1})
+        journal.write("a", None)
+    assert reread(store).earlier("a") is None
+
+
+def test_many_that_wait_share_a_write():
+    store = MemoryStore()
+    store.gate = threading.Event()
+    with Journal(store, 3, LOG) as journal:
+        writers = [threading.Thread(target=journal.write, args=(f"row {n}", {"n": n})) for n in range(50)]
+        for writer in writers:
+            writer.start()
+        while len(journal._queue) < 49:
+            pass
+        store.gate.set()
+        for writer in writers:
+            writer.join()
+        assert store.writes <= 3
+    assert all(reread(store).earlier(f"row {n}") == {"n": n} for n in range(50))
+
+
+def test_a_full_segment_is_left_and_the_next_begun():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        for n in range(100):
+            journal.write(f"row {n}", {"text": "x" * 1000, "n": n})
+    assert len(store.values) >= 100_000 // SEGMENT_BYTES
+    assert all(len(value) <= SEGMENT_BYTES + 2000 for value in store.values.values())
+    again = reread(store)
+    assert all(again.earlier(f"row {n}")["n"] == n for n in range(100))
+
+
+def test_the_next_try_leaves_what_was_written_untouched():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 1})
+    before = dict(store.values)
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 2})
+    assert {key: store.values[key] for key in before} == before
+    assert reread(store).earlier("a") == {"n": 2}
+
+
+def test_what_was_written_before_a_clear_does_not_count():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        for n in range(60):
+            journal.write(f"row {n}", {"text": "x" * 1000})
+    with Journal(store, 7, LOG) as journal:
+        assert journal.earlier("row 1") is None
+        journal.write("new", {"n": 1})
+    again = reread(store, 7)
+    assert again.earlier("new") == {"n": 1}
+    # Later segments of the old epoch are still there, and not read.
+    assert again.earlier("row 59") is None
+
+
+def test_a_write_that_fails_is_told_to_who_waits_and_leaves_no_trace():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 1})
+        store.fails = 1
+        with pytest.raises(ConnectionError):
+            journal.write("b", {"n": 2})
+        journal.write("c", {"n": 3})
+    again = reread(store)
+    assert [again.earlier(key) for key in "abc"] == [{"n": 1}, None, {"n": 3}]
+
+
+def test_leaving_it_writes_what_nobody_waits_for():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write_later("a", {"n": 1})
+    assert reread(store).earlier("a") == {"n": 1}
+
+
+@pytest.mark.parametrize("stored", ["x", {"epoch": 3}, {"epoch": 3, "entries": 7}], ids=str)
+def test_a_segment_that_can_not_be_read_is_an_error_that_names_it(stored):
+    store = MemoryStore()
+    store.values["getimg_batch_0000"] = json.dumps(stored)
+    with (
+        pytest.raises(LedgerError, match=r"'getimg_batch_0000' in the task's state can't be read"),
+        Journal(store, 3, LOG),
+    ):
+        pass
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcde"), st.none() | st.integers() | st.text(max_size=9000)), max_size=30
+    ),
+    st.integers(1, 4),
+)
+def test_whatever_is_written_in_whatever_tries_the_last_word_holds(entries, tries):
+    store = MemoryStore()
+    expected: dict[str, Any] = {}
+    for part in range(tries):
+        with Journal(store, 3, LOG) as journal:
+            for key, value in entries[part::tries]:
+                journal.write(key, {"value": value})
+                expected[key] = {"value": value}
+    again = reread(store)
+    assert {key: again.earlier(key) for key in expected} == expected
