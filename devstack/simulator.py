@@ -1,134 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's simulator of the getimg.ai API as a local server, and its control endpoints."""
+"""The project's simulator of the getimg.ai API as a local server: the test kit's, in the words of a stack."""
 
 from __future__ import annotations
 
-import json
-import re
-import secrets
-import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import httpx
+import psutil  # type: ignore[import-untyped]
 
-from devstack.network import LOOPBACK, clean_environment
-from devstack.process import GuardedProcess
+from airflow_provider_getimg.testing.server import PROGRAM, SimulatorError, SimulatorProcess
+from airflow_provider_getimg.testing.simulator import GetimgSimulator
+from devstack.network import clean_environment
+from devstack.process import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-READY_SECONDS = 30.0
-BALANCE = "100.00"
-PROGRAM = (sys.executable, "-m", "airflow_provider_getimg.simulator")
+
+class MeasurableProcess(SimulatorProcess):
+    """A process whose memory can be measured as that of the other servers."""
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return the simulator itself, while it runs: it has neither a guard nor children."""
+        return [psutil.Process(self.pid)] if self.running else []
 
 
 class Simulator:
-    """``python -m airflow_provider_getimg.simulator`` on a free loopback port.
+    """A simulator on a free loopback port, and its control endpoints.
 
     :param options: Its command-line options, with underscores: ``latency=0.5`` is
         ``--latency 0.5``.
-    :param log: File for its output; by default a temporary one.
+    :param log: File for its output; by default nobody sees it.
     :param program: Command to start instead of the simulator; the options are appended.
     """
 
-    def __init__(
-        self, *, log: Path | None = None, program: Sequence[str] = PROGRAM, **options: object
-    ) -> None:
-        self.url = ""
-        self.api_key = str(options.pop("api_key", f"sk_{secrets.token_hex(16)}"))
-        self.process: GuardedProcess | None = None
-        self._defaults: dict[str, Any] = {}
-        self._log = log
-        self._program = program
-        self._options = options
+    def __init__(self, *, log: Path | None = None, program: Sequence[str] = PROGRAM, **options: Any) -> None:
+        self.process = MeasurableProcess(log=log, program=program, env=clean_environment(), **options)
+        self._kit: GetimgSimulator | None = None
+
+    @classmethod
+    def seen_through(cls, kit: GetimgSimulator) -> Self:
+        """Return one that runs already, as the test kit's fixture started it."""
+        simulator = cls()
+        simulator._kit = kit
+        return simulator
+
+    @property
+    def kit(self) -> GetimgSimulator:
+        """The same as the test kit shows it. Only while it runs."""
+        assert self._kit is not None, "the simulator was not started"
+        return self._kit
+
+    @property
+    def url(self) -> str:
+        """Its base URL; empty until it runs."""
+        return self._shown.url
+
+    @property
+    def api_key(self) -> str:
+        """The key that it takes."""
+        return self._shown.api_key
 
     def start(self) -> Self:
         """Start the server and wait until its control endpoints answer.
 
         :raises devstack.StackError: It died or was not ready in time.
         """
-        home = Path(tempfile.mkdtemp(prefix="getimg-simulator-"))
-        log = self._log or home / "simulator.log"
-        seen = log.stat().st_size if log.exists() else 0
-        options = {"host": LOOPBACK, "port": 0, "api_key": self.api_key} | self._options
-        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-        self.process = GuardedProcess(
-            "The simulator",
-            [*self._program, *arguments],
-            log=log,
-            env=clean_environment(),
-            grace=2.0,
-            remove=[home],
-        )
         try:
-            self.url = self.process.wait_until(lambda: self._announced_url(log, seen), timeout=READY_SECONDS)
-            self.process.wait_until(self._answers, timeout=READY_SECONDS)
-            self._defaults = self._control("GET", "settings").json()
-        except BaseException:
+            self.process.start()
+            self._kit = GetimgSimulator(self.process)
+        except BaseException as error:
             self.end()
+            if isinstance(error, SimulatorError):
+                raise StackError(error.message, error.log_tail) from None
             raise
         return self
 
     def end(self) -> None:
         """End the server."""
-        if self.process is not None:
-            self.process.end()
+        self.process.end()
 
     def connection(self) -> str:
         """Return the value for ``AIRFLOW_CONN_GETIMG_DEFAULT``."""
-        return json.dumps({"conn_type": "getimg", "host": self.url, "password": self.api_key})
+        return self._shown.connection()
 
     def ledger(self) -> dict[str, Any]:
         """Return what was asked and billed: ``{"posts": [...], "billed_total": ...}``."""
-        ledger: dict[str, Any] = self._control("GET", "ledger").json()
-        return ledger
+        return self.kit.ledger.raw()
 
     def clear_ledger(self) -> None:
         """Forget all requests."""
-        self._control("DELETE", "ledger")
+        self.kit.ledger.clear()
 
     def set_faults(self, faults: Sequence[dict[str, Any]]) -> None:
         """Queue faults for the next requests."""
-        self._control("POST", "faults", {"faults": list(faults)})
+        self.kit.faults.add(*faults)
 
     def clear_faults(self) -> None:
         """Drop the faults that are still queued."""
-        self._control("DELETE", "faults")
+        self.kit.faults.clear()
 
     def set_balance(self, balance: str) -> None:
         """Set the account's balance, a decimal string in US dollars."""
-        self._control("PUT", "balance", {"balance": balance})
+        self.kit.balance = balance
 
     def settings(self, **changes: object) -> None:
         """Change settings of the running server."""
-        self._control("PUT", "settings", changes)
+        self.kit.settings(**changes)
 
     def reset(self) -> None:
         """Go back to the start: settings as started, no faults, an empty ledger, enough money."""
-        self.clear_faults()
-        self.settings(**self._defaults)
-        self.set_balance(BALANCE)
-        self.clear_ledger()
+        self.kit.reset()
 
-    def _control(self, method: str, path: str, body: object = None) -> httpx.Response:
-        with httpx.Client(trust_env=False) as client:
-            response = client.request(method, f"{self.url}/_simulator/{path}", json=body)
-        return response.raise_for_status()
-
-    def _announced_url(self, log: Path, seen: int) -> str | None:
-        output = log.read_bytes()[seen:].decode(errors="replace")
-        # Only a whole line: half a port number looks like a port number.
-        match = re.search(rf"(http://{re.escape(LOOPBACK)}:\d+)\S*\n", output)
-        return match and match[1]
-
-    def _answers(self) -> bool:
-        try:
-            self._control("GET", "health")
-        except httpx.HTTPError:
-            return False
-        return True
+    @property
+    def _shown(self) -> SimulatorProcess:
+        return self._kit.process if self._kit else self.process
 
     def __enter__(self) -> Self:
         return self.start()

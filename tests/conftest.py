@@ -7,30 +7,25 @@ whoever runs them.
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import shutil
 import signal
-import tempfile
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_getimg.testing.isolation import isolate_airflow
+
 
 def isolate_environment() -> None:
     """Point Airflow and boto3 away from the user's own files; Airflow reads it on import."""
+    home = isolate_airflow()
     for name in list(os.environ):
-        if name.startswith(("AIRFLOW", "AWS_", "GETIMG_", "DEMO_S3_")):
+        if name.startswith(("AWS_", "GETIMG_", "DEMO_S3_")):
             del os.environ[name]
-    home = Path(tempfile.mkdtemp(prefix="airflow-tests-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
     os.environ |= {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-        "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
         "AWS_CONFIG_FILE": str(home / "no-aws-config"),
         "AWS_SHARED_CREDENTIALS_FILE": str(home / "no-aws-credentials"),
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -53,18 +48,12 @@ from devstack import Airflow, SeaweedFS, Simulator  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_provider_getimg.testing import GetimgConnection, GetimgSimulator
+
 REPOSITORY = Path(__file__).parents[1]
 # The bucket of the Airflow Variable ``getimg_bucket`` in ``airflow_stack``.
 STACK_BUCKET = "getimg-stack"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="session")
-def airflow_db() -> None:
-    """Create the metadata database of this process's own Airflow, for ``dag.test()``."""
-    from airflow.utils.db import initdb
-
-    initdb()
 
 
 @pytest.fixture(scope="session")
@@ -86,17 +75,17 @@ def bucket(seaweedfs: SeaweedFS) -> Iterator[str]:
     client.delete_bucket(Bucket=name)
 
 
+# The simulator and its connection are the test kit's (airflow_provider_getimg.testing.plugin, which pytest loads by
+# its entry point); here they get the names and the words that the project's tests use.
 @pytest.fixture(scope="session")
-def simulator_server() -> Iterator[Simulator]:
-    """The simulator's process; tests take ``simulator``."""
-    with Simulator() as server:
-        yield server
+def simulator_server(getimg_simulator_server: GetimgSimulator) -> Simulator:
+    """The session's simulator; tests take ``simulator``."""
+    return Simulator.seen_through(getimg_simulator_server)
 
 
 @pytest.fixture
-def simulator(simulator_server: Simulator) -> Simulator:
+def simulator(simulator_server: Simulator, getimg_simulator: GetimgSimulator) -> Simulator:
     """The simulator as if just started: no requests, no faults, default settings."""
-    simulator_server.reset()
     return simulator_server
 
 
@@ -173,14 +162,20 @@ def context(store: Store):
     from airflow.sdk.execution_time.context import OutletEventAccessors
 
     def make(try_number: int = 1, max_tries: int = 3) -> dict[str, Any]:
-        ti = SimpleNamespace(try_number=try_number, max_tries=max_tries)
+        ti = SimpleNamespace(
+            try_number=try_number,
+            max_tries=max_tries,
+            dag_id="a_dag",
+            run_id="manual__2026-01-01T00:00:00+00:00",
+            task_id="a_task",
+            map_index=-1,
+        )
         return {"ti": ti, "task_state_store": store, "outlet_events": OutletEventAccessors()}
 
     return make
 
 
 @pytest.fixture
-def getimg_default(monkeypatch: pytest.MonkeyPatch, simulator: Simulator) -> Simulator:
+def getimg_default(getimg_conn: GetimgConnection, simulator: Simulator) -> Simulator:
     """Lead the connection ``getimg_default`` to the simulator."""
-    monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", simulator.connection())
     return simulator

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A test kit for your own DAGs: pytest fixtures, over the API in a box. Nothing is billed.
+
+The fixtures are ``getimg_simulator``, ``getimg_conn`` and ``run_dag``; pytest finds them by itself. The classes here are
+for annotations. Needs the extra ``[testing]``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.testing.connection import GetimgConnection
+    from airflow_provider_getimg.testing.dag_run import DagRunner, DagRunResult
+    from airflow_provider_getimg.testing.isolation import isolate_airflow
+    from airflow_provider_getimg.testing.server import SimulatorError
+    from airflow_provider_getimg.testing.simulator import Faults, GetimgSimulator, Ledger, LedgerEntry
+
+__all__ = [
+    "DagRunResult",
+    "DagRunner",
+    "Faults",
+    "GetimgConnection",
+    "GetimgSimulator",
+    "Ledger",
+    "LedgerEntry",
+    "SimulatorError",
+    "isolate_airflow",
+]
+_HOMES = {
+    "DagRunResult": "dag_run",
+    "DagRunner": "dag_run",
+    "Faults": "simulator",
+    "GetimgConnection": "connection",
+    "GetimgSimulator": "simulator",
+    "Ledger": "simulator",
+    "LedgerEntry": "simulator",
+    "SimulatorError": "server",
+    "isolate_airflow": "isolation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: every pytest of an environment loads the plugin, and with it this module.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of a DAG in this process, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+
+    from airflow.models.dagrun import DagRun
+    from airflow.sdk import DAG
+
+T = TypeVar("T")
+# A task's id and its map index, -1 where it isn't mapped.
+Instance = tuple[str, int]
+
+RETURN_VALUE = "return_value"
+NEVER_RAN = "The task failed without an error of its own: the captured log tells why."
+
+
+class PerTask(dict[str, T], Generic[T]):
+    """A dict by task id that says what it holds when it is asked for something else."""
+
+    def __init__(self, what: str, values: Mapping[str, T]) -> None:
+        super().__init__(values)
+        self._what = what
+
+    def __missing__(self, task_id: str) -> T:
+        held = ", ".join(map(repr, self)) or "none"
+        raise KeyError(f"no {self._what} of a task {task_id!r}; there are those of: {held}")
+
+
+@dataclass(frozen=True)
+class DagRunResult:
+    """
+    A run that has come to its end.
+
+    In each dict the value of a mapped task, or of one in a mapped task group, is a list by map index, also where it
+    was mapped over one thing or nothing.
+    """
+
+    dag_id: str
+    run_id: str
+    #: ``success`` or ``failed``.
+    state: str
+    #: The state of each task: ``success``, ``failed``, ``skipped``, ``upstream_failed``, ...
+    states: dict[str, Any]
+    #: How often each task was tried: 2 is one retry.
+    tries: dict[str, Any]
+    #: What each task returned, if it returned something; in a list, ``None`` stands for nothing.
+    xcoms: dict[str, Any]
+    #: The message of the last error of each task that failed; in a list, ``None`` stands for one that did not.
+    failures: dict[str, Any]
+    #: The same, as the exceptions that were raised. ``None`` where the task never came to run.
+    errors: dict[str, Any]
+    _pushed: dict[str, PerTask[Any]] = field(repr=False)
+
+    def xcom(self, task_id: str, key: str = RETURN_VALUE) -> Any:
+        """
+        Return an XCom under any key.
+
+        :param key: Default: what the task returned, as in ``xcoms``.
+        :raises KeyError: The task pushed nothing under that key.
+        """
+        return (self._pushed.get(key) or PerTask(f"XCom {key!r}", {}))[task_id]
+
+
+class DagRunner:
+    """
+    Runs DAGs with ``dag.test()``: in this process, one task after another, over the tests' own database.
+
+    :param keep_runs: Leave the runs in the database at the end of the test.
+    """
+
+    def __init__(self, *, keep_runs: bool) -> None:
+        self._keep_runs = keep_runs
+        self._dag_ids: set[str] = set()
+
+    def __call__(
+        self,
+        dag: DAG,
+        *,
+        expect: str | None = "success",
+        run_conf: dict[str, Any] | None = None,
+        logical_date: datetime | None = None,
+        connections: Mapping[str, str | Mapping[str, Any]] | None = None,
+        variables: Mapping[str, str] | None = None,
+        wait_for_retries: bool = False,
+    ) -> DagRunResult:
+        """
+        Run a DAG to its end.
+
+        :param expect: ``success`` or ``failed``: how it has to end, or the test fails with the tasks' messages. ``None``:
+            either.
+        :param run_conf: The run's conf; it overrides the DAG's params of the same names.
+        :param logical_date: Default: now.
+        :param connections: More Airflow connections for this run, by id: each as JSON, as a URI or as a mapping such as
+            ``{"conn_type": "aws"}``.
+        :param variables: Airflow Variables for this run, by name.
+        :param wait_for_retries: Wait the real time between tries. Default: a retry follows at once, whatever
+            ``retry_delay`` or the retry policy says.
+        :raises TypeError: What was given is no DAG.
+        """
+        __tracebackhide__ = True
+        import pytest
+        from airflow.sdk import DAG
+
+        if not isinstance(dag, DAG):
+            hint = ": call it first" if callable(dag) else ""
+            raise TypeError(f"run_dag takes a DAG, not a {type(dag).__name__}{hint}.")
+        if expect not in ("success", "failed", None):
+            raise ValueError(f"expect is {expect!r}: 'success', 'failed' and None are allowed.")
+        self._dag_ids.add(dag.dag_id)
+        dates: dict[str, Any] = {} if logical_date is None else {"logical_date": logical_date}
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            nullcontext() if wait_for_retries else immediate_retries(),
+            listening(dag.dag_id) as errors,
+        ):
+            for conn_id, value in (connections or {}).items():
+                text = value if isinstance(value, str) else json.dumps(value)
+                patch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", text)
+            for name, text in (variables or {}).items():
+                patch.setenv(f"AIRFLOW_VAR_{name.upper()}", text)
+            register(dag)
+            result = read_result(dag, dag.test(run_conf=run_conf, **dates), errors)
+        if expect and result.state != expect:
+            told = "".join(f"\n{task_id}: {message}" for task_id, message in result.failures.items())
+            pytest.fail(
+                f"The run of the DAG {dag.dag_id!r} ended as {result.state!r}, not as {expect!r}.{told}",
+                pytrace=False,
+            )
+        return result
+
+    def forget(self) -> None:
+        """Delete the runs of this test: a DAG with ``depends_on_past`` would wait for them in the next one."""
+        if self._keep_runs or not self._dag_ids:
+            return
+        from airflow.models.dagrun import DagRun
+        from airflow.utils.session import create_session
+        from sqlalchemy import delete
+
+        with create_session() as session:
+            session.execute(delete(DagRun).where(DagRun.dag_id.in_(self._dag_ids)))
+
+
+@contextmanager
+def immediate_retries() -> Iterator[None]:
+    """Let each retry follow at once. One place covers ``retry_delay``, back-off and retry policies alike."""
+    from unittest.mock import patch
+
+    from airflow.models.taskinstance import TaskInstance
+
+    with patch.object(TaskInstance, "next_retry_datetime", lambda task_instance: task_instance.end_date):
+        yield
+
+
+@contextmanager
+def listening(dag_id: str) -> Iterator[dict[Instance, Any]]:
+    """Collect the errors of a DAG's task instances, by task id and map index."""
+    from airflow.listeners import hookimpl
+    from airflow.sdk.listener import get_listener_manager
+
+    errors: dict[Instance, Any] = {}
+
+    class Listener:
+        @hookimpl
+        def on_task_instance_failed(self, task_instance: Any, error: Any) -> None:
+            if task_instance.dag_id == dag_id:
+                errors[task_instance.task_id, task_instance.map_index] = error
+
+    manager, listener = get_listener_manager(), Listener()
+    manager.add_listener(listener)  # type: ignore[no-untyped-call]
+    try:
+        yield errors
+    finally:
+        manager.pm.unregister(listener)
+
+
+def register(dag: DAG) -> None:
+    """Write the DAG to the database: ``dag.test()`` does so for DAGs in the DAGs folder alone."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+
+    manager = DagBundlesManager()  # type: ignore[no-untyped-call]
+    manager.sync_bundles_to_db()
+    bundle = next(iter(manager.get_all_dag_bundles()))
+    bag = DagBag(collect_dags=False, bundle_path=bundle.path, bundle_name=bundle.name)
+    bag.dags[dag.dag_id] = dag
+    sync_bag_to_db(bag, bundle.name, None)
+
+
+def read_result(dag: DAG, run: DagRun, errors: Mapping[Instance, Any]) -> DagRunResult:
+    """Read what a run left in the database."""
+    from airflow.models.xcom import XComModel
+    from airflow.sdk.execution_time.xcom import XCom
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        instances = sorted(run.get_task_instances(session=session), key=lambda ti: ti.map_index)
+        rows: Any = session.scalars(XComModel.get_many(run_id=run.run_id, dag_ids=dag.dag_id))
+        pushed: dict[str, dict[Instance, Any]] = {RETURN_VALUE: {}}
+        for row in rows:
+            pushed.setdefault(row.key, {})[row.task_id, row.map_index] = XCom.deserialize_value(row)
+    by_instance: dict[Instance, Any] = {(ti.task_id, ti.map_index): ti for ti in instances}
+    failed = [instance for instance, ti in by_instance.items() if ti.state == "failed"]
+    tasks = {
+        task_id: [instance for instance in by_instance if instance[0] == task_id] for task_id in dag.task_ids
+    }
+
+    def gather(what: str, values: Mapping[Instance, Any], *, all_mapped: bool) -> PerTask[Any]:
+        """Order values by task: a list where it is mapped, for all mapped tasks or for those with a value."""
+        gathered: dict[str, Any] = {}
+        for task_id, own in tasks.items():
+            if is_mapped(dag, task_id):
+                if all_mapped or any(instance in values for instance in own):
+                    # One that was mapped over nothing, or never came to be, has an instance with the index -1.
+                    gathered[task_id] = [
+                        values.get(instance) for instance in own if instance[1] >= 0 or instance in values
+                    ]
+            elif (task_id, -1) in values:
+                gathered[task_id] = values[task_id, -1]
+        return PerTask(what, gathered)
+
+    states = {instance: ti.state and str(ti.state) for instance, ti in by_instance.items()}
+    tries = {instance: ti.try_number for instance, ti in by_instance.items()}
+    return DagRunResult(
+        dag_id=dag.dag_id,
+        run_id=run.run_id,
+        state=str(run.state),
+        states=gather("state", states, all_mapped=True),
+        tries=gather("number of tries", tries, all_mapped=True),
+        xcoms=gather("XCom", pushed[RETURN_VALUE], all_mapped=True),
+        failures=gather("failure", {one: message_of(errors.get(one)) for one in failed}, all_mapped=False),
+        errors=gather("error", {one: errors.get(one) for one in failed}, all_mapped=False),
+        _pushed={key: gather(f"XCom {key!r}", values, all_mapped=False) for key, values in pushed.items()},
+    )
+
+
+def is_mapped(dag: DAG, task_id: str) -> bool:
+    """Whether a task, or a task group that it is in, is mapped."""
+    task = dag.get_task(task_id)
+    return bool(getattr(task, "is_mapped", False)) or task.get_closest_mapped_task_group() is not None
+
+
+def message_of(error: object) -> str:
+    """Return the message of a task's error, or its class where it has none."""
+    if error is None:
+        return NEVER_RAN
+    return str(error) or type(error).__name__

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a test sees of the simulator: its ledger, its faults, its balance."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, overload
+from urllib.parse import urlsplit
+
+from airflow_provider_getimg.simulator.errors import error_body
+from airflow_provider_getimg.testing.server import SimulatorError
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from airflow_provider_getimg.testing.server import SimulatorProcess
+
+START_BALANCE = "100.00"
+CONTROL_SECONDS = 30.0
+
+
+class Control:
+    """The simulator's own endpoints. ``http.client``, as tests may patch ``httpx``, and no proxy is asked."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._netloc = urlsplit(url).netloc
+        self._api_key = api_key
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """
+        Call an endpoint and return its JSON, ``None`` where there is no content.
+
+        :raises ValueError: With the simulator's own sentence, if it refuses the body.
+        :raises SimulatorError: It doesn't answer.
+        """
+        connection = http.client.HTTPConnection(self._netloc, timeout=CONTROL_SECONDS)
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, content, {"Authorization": f"Bearer {self._api_key}"})
+            response = connection.getresponse()
+            received = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise SimulatorError(
+                f"The simulator at {self._netloc} doesn't answer: {type(error).__name__}."
+            ) from None
+        finally:
+            connection.close()
+        answer: Any = json.loads(received) if received else None
+        if response.status >= 400:
+            raise ValueError(answer["error"]["message"])
+        return answer
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """
+    One image request that arrived, and what became of it.
+
+    ``billed`` is USD; ``status`` is ``None`` where no answer was sent. ``outcome`` is ``delivered``, ``dropped``,
+    ``truncated``, ``hung``, ``refused``, or ``None`` while the request is under way. ``model`` and ``prompt`` are
+    ``None`` where the body could not be read.
+    """
+
+    id: str
+    received_at: datetime
+    model: str | None
+    prompt: str | None
+    status: int | None
+    billed: float
+    outcome: str | None
+
+
+class Ledger(Sequence[LedgerEntry]):
+    """
+    What was asked and what was billed, oldest first: a sequence of :class:`LedgerEntry`.
+
+    Always as it is now: each look asks the simulator. Amounts are USD, summed as decimals and then made floats, so
+    that they equal a literal: ``ledger.total_cost == 0.12``.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def raw(self) -> dict[str, Any]:
+        """Return it as the simulator's endpoint shows it: ``{"posts": [...], "billed_total": ...}``."""
+        ledger: dict[str, Any] = self._control.request("GET", "/_simulator/ledger")
+        return ledger
+
+    @property
+    def entries(self) -> list[LedgerEntry]:
+        """All image requests."""
+        return [
+            LedgerEntry(**{**post, "received_at": datetime.fromisoformat(post["received_at"])})
+            for post in self.raw()["posts"]
+        ]
+
+    @property
+    def billed(self) -> list[LedgerEntry]:
+        """The requests that cost something."""
+        return [entry for entry in self.entries if entry.billed]
+
+    @property
+    def prompts(self) -> list[str | None]:
+        """The prompts of all requests."""
+        return [entry.prompt for entry in self.entries]
+
+    @property
+    def total_cost(self) -> float:
+        """What was billed in all, in USD."""
+        return float(self.raw()["billed_total"])
+
+    def clear(self) -> None:
+        """Forget all requests. The balance stays as it is."""
+        self._control.request("DELETE", "/_simulator/ledger")
+
+    @overload
+    def __getitem__(self, index: int) -> LedgerEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[LedgerEntry]: ...
+    def __getitem__(self, index: int | slice) -> LedgerEntry | list[LedgerEntry]:
+        return self.entries[index]
+
+    def __len__(self) -> int:
+        return len(self.raw()["posts"])
+
+    def __repr__(self) -> str:
+        return f"<Ledger {self.entries!r}>"
+
+
+class Faults:
+    """
+    Faults for the next requests, used up in the order in which they are queued.
+
+    Each hits the next ``times`` (default 1) requests that would have been served.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    @property
+    def pending(self) -> list[dict[str, Any]]:
+        """The faults still due. Empty at the end of a test that needed all of them."""
+        faults: list[dict[str, Any]] = self._control.request("GET", "/_simulator/faults")["faults"]
+        return faults
+
+    def add(self, *faults: dict[str, Any]) -> None:
+        """
+        Queue any faults that the simulator can play, as ``docs/simulator.md`` describes them.
+
+        :param faults: Such as ``{"on": "image", "kind": "truncate", "times": 2}``.
+        :raises ValueError: One of them can't be played; then none is queued.
+        """
+        self._control.request("POST", "/_simulator/faults", {"faults": list(faults)})
+
+    def clear(self) -> None:
+        """Drop the faults still due."""
+        self._control.request("DELETE", "/_simulator/faults")
+
+    def refused(
+        self, status: int, *, message: str | None = None, code: str | None = None, times: int = 1
+    ) -> None:
+        """
+        Refuse requests as the API does with that status. Nothing is billed.
+
+        :param status: Such as 400, 401, 403, 422.
+        :param message: The API's sentence. Default: that of the status.
+        :param code: The API's code. Default: that of the status.
+        """
+        self._on("image", "status", times, status=status, body=error_body(status, message, code=code))
+
+    def insufficient_balance(self, *, times: int = 1) -> None:
+        """Refuse requests with a 402. For an account that stays empty, set the simulator's balance to 0."""
+        self.refused(402, times=times)
+
+    def rate_limit(self, *, retry_after: float | None = 60, times: int = 1) -> None:
+        """
+        Refuse requests with a 429. Nothing is billed.
+
+        :param retry_after: Seconds to wait before another try, sent as ``Retry-After``; ``None`` sends none. A
+            wait within the operator's ``rate_limit_wait`` is waited for real; a longer one is a retry, which
+            ``run_dag`` makes immediate.
+        """
+        headers = None if retry_after is None else {"Retry-After": f"{retry_after:g}"}
+        self._on("image", "status", times, status=429, headers=headers)
+
+    def server_error(self, status: int = 500, *, billed: bool = False, times: int = 1) -> None:
+        """
+        Answer with a 5xx: its outcome is unknown to the caller.
+
+        :param billed: Whether the image was made, and billed, all the same.
+        """
+        self._on("image", "status", times, status=status, billed=billed)
+
+    def timeout(self, *, billed: bool = True, times: int = 1) -> None:
+        """
+        Take requests and never answer. Set ``getimg_conn.timeout`` too, or the test waits 30 seconds.
+
+        :param billed: Whether the image was made, and billed, all the same.
+        """
+        self._on("image", "hang", times, billed=billed)
+
+    def dropped(self, *, billed: bool = True, times: int = 1) -> None:
+        """
+        Close the connection without a byte of an answer.
+
+        :param billed: Whether the image was made, and billed, all the same.
+        """
+        self._on("image", "drop_after_billing" if billed else "drop_before_billing", times)
+
+    def slow(self, seconds: float, *, times: int = 1) -> None:
+        """
+        Answer requests, but only after a while.
+
+        :param seconds: How long nothing is sent.
+        """
+        self._on("image", "slow_first_byte", times, seconds=seconds)
+
+    def expired_url(self, *, times: int = 1) -> None:
+        """Answer downloads of files with a 410: the signed URL has expired."""
+        self.download_error(410, times=times)
+
+    def download_error(self, status: int = 500, *, times: int = 1) -> None:
+        """Answer downloads of files with an error."""
+        self._on("download", "status", times, status=status)
+
+    def _on(self, on: str, kind: str, times: int, **fields: Any) -> None:
+        self.add({"on": on, "kind": kind, "times": times, **fields})
+
+
+class GetimgSimulator:
+    """
+    A running simulator, as a test uses it.
+
+    :param process: The process, started.
+    """
+
+    def __init__(self, process: SimulatorProcess) -> None:
+        self.process = process
+        self._control = Control(process.url, process.api_key)
+        self._started_with: dict[str, Any] = self._control.request("GET", "/_simulator/settings")
+        #: What was asked and billed.
+        self.ledger = Ledger(self._control)
+        #: Queues faults for the next requests.
+        self.faults = Faults(self._control)
+
+    @property
+    def url(self) -> str:
+        """The base URL, ``http://127.0.0.1:PORT``."""
+        return self.process.url
+
+    @property
+    def api_key(self) -> str:
+        """The key that it takes."""
+        return self.process.api_key
+
+    @property
+    def balance(self) -> float:
+        """The account's balance in USD. Set it to any amount; 100 at the start of each test."""
+        return float(self._control.request("GET", "/v2/billing/balance")["balance"])
+
+    @balance.setter
+    def balance(self, amount: float | Decimal | str) -> None:
+        self._control.request("PUT", "/_simulator/balance", {"balance": str(amount)})
+
+    def settings(self, **changes: object) -> dict[str, Any]:
+        """
+        Change settings for the rest of the test, and return all of them.
+
+        :param changes: ``latency``, ``download_latency`` and ``media_lifetime`` (seconds), ``rpm`` and
+            ``concurrency`` (limits on requests, 0 for none), ``file_size`` (bytes).
+        :raises ValueError: There is no such setting, or it can't have that value.
+        """
+        settings: dict[str, Any] = self._control.request("PUT", "/_simulator/settings", changes)
+        return settings
+
+    def reset(self) -> None:
+        """Go back to the start: settings as started, no faults, an empty ledger, a balance of 100 USD."""
+        self.faults.clear()
+        self.settings(**self._started_with)
+        self.balance = float(START_BALANCE)
+        self.ledger.clear()
+
+    def __repr__(self) -> str:
+        return f"<GetimgSimulator {self.url}>"

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The test kit as a user has it: a pytest of its own, in a folder far from this repository's conftest.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE = REPOSITORY / "docs" / "testing-your-dags.md"
+ISOLATED = "[pytest]\ngetimg_airflow = isolated\n"
+USES_RUN_DAG = "def test_it(run_dag):\n    pass\n"
+
+
+class Outcome:
+    """What a pytest run said and returned."""
+
+    def __init__(self, process: subprocess.CompletedProcess[str]) -> None:
+        self.code = process.returncode
+        self.text = process.stdout + process.stderr
+
+    def counts(self) -> dict[str, int]:
+        summary = self.text.rstrip().splitlines()[-1]
+        return {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|error)", summary)}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The user's home: their real Airflow would be in it."""
+    path = tmp_path / "home"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def user_pytest(tmp_path: Path, home: Path) -> Callable[..., Outcome]:
+    """Run pytest over files, with the environment of a user who has an Airflow."""
+
+    def run(files: dict[str, str], *options: str, **env: str) -> Outcome:
+        project = tmp_path / "project"
+        project.mkdir(exist_ok=True)
+        # Without it pytest would look for its configuration further up.
+        for name, text in {"pytest.ini": "[pytest]\n", **files}.items():
+            (project / name).write_text(text)
+        foreign = ("AIRFLOW", "AWS_", "PYTEST", "PYTHON", "COV_", "NO_PROXY", "no_proxy")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        process = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
+            cwd=project,
+            env=inherited | {"HOME": str(home), "TMPDIR": str(tmp_path), **env},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        return Outcome(process)
+
+    return run
+
+
+def left_behind(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in tmp_path.glob("airflow-*"))
+
+
+def page_blocks() -> dict[str, str]:
+    """Return the files that the page shows, by name."""
+    text = PAGE.read_text()
+    files = dict(re.findall(r'^```python title="([\w.]+)"\n(.*?)^```', text, re.M | re.S))
+    [ini] = re.findall(r"^```ini\n(.*?)^```", text, re.M | re.S)
+    # None escapes by another spelling of its fence.
+    assert len(files) == len(re.findall(r"^```python", text, re.M))
+    return {"pytest.ini": ini, **files}
+
+
+def test_what_the_page_shows_passes(user_pytest, tmp_path, home):
+    files = page_blocks()
+    tests = re.findall(r"^def (test_\w+)", files["test_postcard.py"], re.M)
+    # No proxy exists at that address, and no account has that key: neither may be in reach.
+    outcome = user_pytest(
+        files,
+        HTTP_PROXY="http://127.0.0.1:9",
+        HTTPS_PROXY="http://127.0.0.1:9",
+        AIRFLOW_CONN_GETIMG_DEFAULT='{"conn_type": "getimg", "password": "sk_real"}',
+    )
+    assert outcome.counts() == {"passed": len(tests)}, outcome.text
+    assert left_behind(tmp_path) == []
+    assert list(home.iterdir()) == []
+
+
+PROBE = """
+import json, os, sys
+
+def test_probe(request):
+    names = [name for name in sys.modules if name.split(".")[0] in ("airflow", "httpx", "fastapi")]
+    names += [name for name in sys.modules if name.startswith("airflow_provider_getimg.")]
+    print("PROBE", json.dumps({"modules": sorted(names), "airflow": sorted(
+        name for name in os.environ if name.startswith(("AIRFLOW", "NO_PROXY")))}))
+"""
+
+
+def test_installed_and_not_used_it_changes_nothing(user_pytest, tmp_path):
+    outcome = user_pytest({"test_probe.py": PROBE}, "-s", AIRFLOW_HOME="/somewhere")
+    assert outcome.counts() == {"passed": 1}
+    assert (
+        'PROBE {"modules": ["airflow_provider_getimg.testing", "airflow_provider_getimg.testing.plugin"], '
+        '"airflow": ["AIRFLOW_HOME"]}'
+    ) in outcome.text
+    assert left_behind(tmp_path) == []
+
+
+def test_isolated_it_takes_the_user_s_airflow_out_of_reach_before_any_import(user_pytest, tmp_path, home):
+    conftest = "from airflow.configuration import AIRFLOW_HOME, conf\nimport os\n"
+    test = """
+import os, sqlite3
+from conftest import AIRFLOW_HOME, conf
+
+def test_home():
+    assert AIRFLOW_HOME == os.environ["AIRFLOW_HOME"]
+    assert conf.get("database", "sql_alchemy_conn").startswith(f"sqlite:///{AIRFLOW_HOME}/")
+    assert not [name for name in os.environ if name.startswith(("AIRFLOW_CONN", "AIRFLOW__SECRETS"))]
+    print("HOME", AIRFLOW_HOME)
+
+def test_database(run_dag):
+    database = sqlite3.connect(f"{AIRFLOW_HOME}/airflow.db")
+    assert database.execute("select count(*) from dag_run").fetchall() == [(0,)]
+"""
+    outcome = user_pytest(
+        {"pytest.ini": ISOLATED, "conftest.py": conftest, "test_home.py": test},
+        "-s",
+        AIRFLOW_HOME=str(home / "mine"),
+        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home}/production.db",
+        AIRFLOW__SECRETS__BACKEND="no.such.Backend",
+        AIRFLOW_CONN_GETIMG_DEFAULT="getimg://:sk_real@",
+    )
+    assert outcome.counts() == {"passed": 2}, outcome.text
+    assert list(home.iterdir()) == []
+    [used] = re.findall(r"HOME (\S+)", outcome.text)
+    assert not Path(used).exists()
+
+
+WRONG: dict[str, tuple[dict[str, str], dict[str, str], tuple[str, ...], str]] = {
+    "no choice": (
+        {"test_it.py": USES_RUN_DAG},
+        {},
+        (),
+        "run_dag must know which Airflow to use: set getimg_airflow = isolated in pytest's configuration",
+    ),
+    "an unknown choice": (
+        {"pytest.ini": "[pytest]\ngetimg_airflow = yes\n", "test_it.py": USES_RUN_DAG},
+        {},
+        (),
+        "ERROR: getimg_airflow is 'yes': 'isolated' and 'own' are allowed.",
+    ),
+    "imported too early": (
+        {"pytest.ini": ISOLATED, "early.py": "import airflow.configuration\n", "test_it.py": USES_RUN_DAG},
+        {},
+        ("-p", "early"),
+        "ERROR: Airflow can't be isolated: airflow.configuration was imported before pytest loaded",
+    ),
+    "moved afterwards": (
+        {
+            "pytest.ini": ISOLATED,
+            "conftest.py": "import os\n"
+            'os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = "sqlite:////nowhere/airflow.db"\n',
+            "test_it.py": USES_RUN_DAG,
+        },
+        {},
+        (),
+        "Airflow was isolated, but its database is elsewhere: something sets AIRFLOW_HOME or",
+    ),
+    "own, without tables": (
+        {"pytest.ini": "[pytest]\ngetimg_airflow = own\n", "test_it.py": USES_RUN_DAG},
+        {},
+        (),
+        "run 'airflow db migrate' there, or set getimg_airflow = isolated for a temporary one.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "env", "options", "sentence"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_use_is_one_sentence(user_pytest, tmp_path, files, env, options, sentence):
+    outcome = user_pytest(files, *options, PYTHONPATH=str(tmp_path / "project"), **env)
+    assert outcome.code != 0
+    assert sentence in outcome.text
+    assert "Traceback" not in outcome.text
+    assert "airflow_provider_getimg/testing" not in outcome.text
+    assert left_behind(tmp_path) == []
+
+
+def test_own_is_the_airflow_that_is_configured_and_keeps_its_runs(user_pytest, home):
+    dag = """
+from datetime import datetime
+from airflow.sdk import DAG, task
+
+with DAG("mine", schedule=None, start_date=datetime(2026, 1, 1)) as dag:
+    @task
+    def work():
+        return 7
+    work()
+
+def test_it(run_dag):
+    assert run_dag(dag).xcoms == {"work": 7}
+"""
+    airflow = home / "mine"
+    env = os.environ | {"AIRFLOW_HOME": str(airflow), "HOME": str(home)}
+    subprocess.run(
+        [sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True
+    )
+    outcome = user_pytest(
+        {"pytest.ini": "[pytest]\ngetimg_airflow = own\n", "test_it.py": dag}, AIRFLOW_HOME=str(airflow)
+    )
+    assert outcome.counts() == {"passed": 1}, outcome.text
+    runs = sqlite3.connect(airflow / "airflow.db").execute("select dag_id from dag_run").fetchall()
+    assert runs == [("mine",)]

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from airflow_provider_getimg.testing.server import SimulatorError, SimulatorProcess
+from airflow_provider_getimg.testing.simulator import GetimgSimulator
+
+
+def generate(simulator: GetimgSimulator, prompt: str = "a lighthouse") -> httpx.Response:
+    return httpx.post(
+        f"{simulator.url}/v2/images/generations",
+        headers={"Authorization": f"Bearer {simulator.api_key}"},
+        json={"model": "seedream-5-lite", "prompt": prompt},
+        timeout=10,
+    )
+
+
+def test_the_ledger_is_a_sequence_of_what_was_asked_and_billed(getimg_simulator):
+    for n in range(3):
+        generate(getimg_simulator, f"Picture {n}")
+    getimg_simulator.faults.refused(422)
+    generate(getimg_simulator, "Picture 3")
+    ledger = getimg_simulator.ledger
+    assert len(ledger) == 4
+    assert ledger.prompts == [f"Picture {n}" for n in range(4)]
+    assert ledger.total_cost == 0.12
+    assert [entry.prompt for entry in ledger.billed] == ledger.prompts[:3]
+    assert (ledger[-1].status, ledger[-1].outcome, ledger[-1].billed) == (422, "refused", 0)
+    assert abs((datetime.now(UTC) - ledger[0].received_at).total_seconds()) < 60
+    ledger.clear()
+    assert list(ledger) == []
+
+
+def test_the_balance_can_be_read_and_set(getimg_simulator):
+    assert getimg_simulator.balance == 100
+    generate(getimg_simulator)
+    assert getimg_simulator.balance == 99.96
+    getimg_simulator.balance = 0.03
+    assert getimg_simulator.balance == 0.03
+    assert generate(getimg_simulator).status_code == 402
+
+
+FAULTS = {
+    "refused": (lambda faults: faults.refused(400, message="Not that.", code="no"), 400, 0),
+    "insufficient_balance": (lambda faults: faults.insufficient_balance(), 402, 0),
+    "rate_limit": (lambda faults: faults.rate_limit(), 429, 0),
+    "server_error": (lambda faults: faults.server_error(503), 503, 0),
+    "server_error billed": (lambda faults: faults.server_error(billed=True), 500, 0.04),
+    "slow": (lambda faults: faults.slow(0.01), 200, 0.04),
+}
+
+
+@pytest.mark.parametrize(("queue", "status", "cost"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_hits_the_next_request_and_no_other(getimg_simulator, queue, status, cost):
+    queue(getimg_simulator.faults)
+    assert generate(getimg_simulator).status_code == status
+    assert getimg_simulator.ledger.total_cost == cost
+    assert getimg_simulator.faults.pending == []
+    assert generate(getimg_simulator).status_code == 200
+
+
+def test_what_a_refusal_says_can_be_chosen(getimg_simulator):
+    getimg_simulator.faults.refused(400, message="Not that.", code="no")
+    error = generate(getimg_simulator).json()["error"]
+    assert (error["message"], error["code"]) == ("Not that.", "no")
+
+
+@pytest.mark.parametrize(("seconds", "header"), [(7, "7"), (1.5, "1.5"), (None, None)])
+def test_a_rate_limit_names_a_time_or_none(getimg_simulator, seconds, header):
+    getimg_simulator.faults.rate_limit(retry_after=seconds)
+    assert generate(getimg_simulator).headers.get("Retry-After") == header
+
+
+@pytest.mark.parametrize(("billed", "cost"), [(True, 0.04), (False, 0)])
+@pytest.mark.parametrize("kind", ["dropped", "timeout"])
+def test_a_lost_answer_is_billed_or_not(getimg_simulator, kind, billed, cost):
+    getattr(getimg_simulator.faults, kind)(billed=billed)
+    with pytest.raises(httpx.TransportError):
+        httpx.post(
+            f"{getimg_simulator.url}/v2/images/generations",
+            headers={"Authorization": f"Bearer {getimg_simulator.api_key}"},
+            json={"model": "seedream-5-lite", "prompt": "a lake"},
+            timeout=httpx.Timeout(10, read=0.5),
+        )
+    assert getimg_simulator.ledger.total_cost == cost
+
+
+@pytest.mark.parametrize(("queue", "status"), [("expired_url", 410), ("download_error", 500)])
+def test_a_download_fails_so_often_and_then_works(getimg_simulator, queue, status):
+    url = generate(getimg_simulator).json()["data"][0]["url"]
+    getattr(getimg_simulator.faults, queue)(times=2)
+    assert [httpx.get(url).status_code for _ in range(3)] == [status, status, 200]
+
+
+WRONG = {
+    "fault": (lambda it: it.faults.add({"on": "image", "kind": "fire"}), "a fault's 'kind' must be one of"),
+    "times": (lambda it: it.faults.rate_limit(times=0), "a fault's 'times' must be a whole number"),
+    "balance": (lambda it: setattr(it, "balance", -1), "the balance must be an amount in USD"),
+    "setting": (lambda it: it.settings(colour=1), "there is no setting 'colour'"),
+}
+
+
+@pytest.mark.parametrize(("use", "sentence"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_use_is_one_sentence(getimg_simulator, use, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        use(getimg_simulator)
+    assert "\n" not in str(error.value)
+
+
+def test_each_test_starts_afresh(getimg_simulator):
+    generate(getimg_simulator)
+    getimg_simulator.balance = 1
+    getimg_simulator.settings(media_lifetime=0, rpm=1)
+    getimg_simulator.faults.rate_limit(times=5)
+    getimg_simulator.reset()
+    assert (len(getimg_simulator.ledger), getimg_simulator.balance) == (0, 100)
+    assert getimg_simulator.faults.pending == []
+    assert [generate(getimg_simulator).status_code for _ in range(2)] == [200, 200]
+    assert getimg_simulator.settings()["media_lifetime"] == 86400
+
+
+def test_options_reach_the_simulator_and_survive_a_reset():
+    with SimulatorProcess(api_key="sk_mine", media_lifetime=60) as process:
+        simulator = GetimgSimulator(process)
+        simulator.settings(media_lifetime=0)
+        simulator.reset()
+        assert simulator.settings()["media_lifetime"] == 60
+        assert (simulator.api_key, generate(simulator).status_code) == ("sk_mine", 200)
+
+
+def test_a_start_that_fails_says_why():
+    program = [sys.executable, "-c", "raise SystemExit('no such luck')"]
+    with pytest.raises(SimulatorError, match=r"died at start-up \(exit code 1\)\.\nno such luck$"):
+        SimulatorProcess(program=program).start()
+
+
+def test_without_its_extra_it_says_what_to_install():
+    # A finder that knows no uvicorn, in front of the others: as where the extra is not installed.
+    code = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        "from airflow_provider_getimg.testing.guarded import main; sys.exit(main())"
+    )
+    with pytest.raises(SimulatorError, match=r"pip install 'airflow-provider-getimg\[simulator\]'"):
+        SimulatorProcess(program=[sys.executable, "-c", code]).start()
+
+
+def test_one_that_is_gone_is_told_of():
+    with SimulatorProcess() as process:
+        simulator = GetimgSimulator(process)
+        process.end()
+        process.end()
+        assert not process.running
+        with pytest.raises(SimulatorError, match=r"The simulator at 127\.0\.0\.1:\d+ doesn't answer"):
+            simulator.ledger.total_cost  # noqa: B018
+
+
+def test_it_does_not_outlive_a_parent_that_was_killed():
+    code = (
+        "from airflow_provider_getimg.testing.server import SimulatorProcess\n"
+        "process = SimulatorProcess().start()\n"
+        "print(process.url, process.pid, flush=True)\n"
+        "input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        url, pid = parent.stdout.readline().split()
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        socket.create_connection(address, timeout=5).close()
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    deadline = time.monotonic() + 10
+    while _runs(int(pid)):
+        assert time.monotonic() < deadline, "the simulator is an orphan"
+        time.sleep(0.05)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=5)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # One that nobody has collected yet is gone, too.
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] != "Z"
