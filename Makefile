@@ -10,11 +10,11 @@ DEMO_MARKER := .demo/.airflow-provider-getimg-demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo ui test test-long bench lint lock clean
+.PHONY: help setup demo ui cluster test test-long bench lint test-matrix release-check docs lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | \
-	    while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+	    while IFS='|' read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
 
 setup: $(READY)  ## make .venv from the lock (the others do it when it is needed)
 
@@ -24,6 +24,9 @@ demo: $(READY)  ## generate an image with the simulator, and save it to a local 
 ui: $(READY)  ## the same, and leave Airflow's UI up until Ctrl-C
 	@$(PYTHON) -m devstack.demo --keep
 
+cluster: $(READY)  ## start what docker-compose.yaml describes as processes, until Ctrl-C
+	@$(PYTHON) -m devstack.cluster
+
 test: $(READY)  ## run the tests (some start Airflow; those with a browser need Chromium)
 	$(PYTHON) -m pytest -m "not long" $(TESTS)
 
@@ -31,7 +34,14 @@ test: $(READY)  ## run the tests (some start Airflow; those with a browser need 
 test-long: $(READY)  ## run the tests that take minutes
 	$(PYTHON) -m pytest -m long $(TESTS) || test $$? -eq 5
 
-bench: $(READY)  ## measure speed and memory, side by side with others (about 11 minutes)
+# A part of it: make test-matrix MATRIX="--only newest,lowest --python 3.11"
+test-matrix: $(READY)  ## test the wheel on all Pythons and Airflows (about 40 minutes), for docs/versions.md
+	$(PYTHON) -m devstack.matrix $(MATRIX)
+
+release-check: $(READY)  ## build what a release would be, and run it in an empty environment
+	$(PYTHON) -m devstack.release_check
+
+bench: $(READY)  ## measure speed and memory, side by side with others (about 16 minutes)
 	$(PYTHON) -m benchmarks
 
 lint: $(READY)  ## check style and types
@@ -40,13 +50,16 @@ lint: $(READY)  ## check style and types
 	$(PYTHON) -m mypy --strict airflow_provider_getimg
 	$(PYTHON) -m mypy devstack benchmarks
 
+docs: $(READY)  ## build the handbook into site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+
 lock: $(UV)  ## resolve the dependencies in pyproject.toml anew
 	$(UV) pip compile pyproject.toml --extra testing --group dev --universal \
 	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	    --output-file requirements.lock
 
 clean:  ## delete what the targets above made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .matrix dist build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	if [ -f $(DEMO_MARKER) ]; then rm -rf .demo; fi
 

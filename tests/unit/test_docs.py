@@ -1,47 +1,224 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the README and the docs show is parsed, imported and resolved."""
+"""What the README and the handbook show is run, parsed and resolved."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+import yaml
+from pymdownx.slugs import slugify
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+DOCS = REPOSITORY / "docs"
+HANDBOOK = sorted(DOCS.rglob("*.md"))
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *HANDBOOK]
 TARGETS = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+# What a reader has, and this machine may lack.
+PROGRAMS_OF_OTHERS = {"docker", "curl", "git"}
+# Written in the shell itself.
+BUILTINS = {"export", "cd"}
+LANGUAGES = {"python", "json", "yaml", "toml", "ini", "bash", "console", "mermaid", "text"}
+
+anchor_of = slugify(case="lower")
 
 
-def blocks(language: str) -> list:
-    found = []
-    for page in PAGES:
-        for number, code in enumerate(
-            re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
-        ):
-            found.append(pytest.param(code, id=f"{page.stem}-{number}"))
-    return found
+def name_of(page: Path) -> str:
+    return page.relative_to(REPOSITORY).with_suffix("").as_posix()
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_is_a_program(code):
-    exec(compile(code, "a code block", "exec"), {"__name__": "docs"})
+@dataclass(frozen=True)
+class Block:
+    """A fenced block.
+
+    :param title: The name of the file that it is, where it is a whole one.
+    """
+
+    page: Path
+    number: int
+    language: str
+    title: str
+    code: str
 
 
-@pytest.mark.parametrize("code", blocks("json"))
-def test_json_is_json(code):
-    json.loads(code)
+def fences(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page, also those that are indented in a list."""
+    pattern = r'^( *)```(\w*)(?: title="([^"]+)")?\n(.*?)^\1```$'
+    found = re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL)
+    return [
+        Block(page, number, language, title, re.sub(rf"^{indent}", "", code, flags=re.MULTILINE))
+        for number, (indent, language, title, code) in enumerate(found)
+    ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def prose(page: Path) -> str:
+    """Return a page without its fenced blocks."""
+    return re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(*languages: str, having: str = "") -> list:
+    return [
+        pytest.param(block, id=f"{name_of(page)}-{block.number}")
+        for page in PAGES
+        for block in fences(page)
+        if block.language in languages and having in block.code
+    ]
+
+
+def commands(code: str) -> list[list[str]]:
+    """Return the commands of a block, each as words; of a console's those behind a ``$``."""
+    lines = code.replace("\\\n", " ").splitlines()
+    if any(line.startswith("$ ") for line in lines):
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    words = [shlex.split(line, comments=True) for line in lines]
+    # What comes before a command is its environment.
+    return [
+        command
+        for line in words
+        if (command := [word for n, word in enumerate(line) if not _is_assignment(line, n)])
+    ]
+
+
+def _is_assignment(words: list[str], position: int) -> bool:
+    return all(re.match(r"[A-Z_]+=", word) for word in words[: position + 1])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_is_of_a_kind_that_is_tested(page):
+    assert {block.language for block in fences(page)} <= LANGUAGES
+    # Those that the pattern above would miss.
+    assert page.read_text().count("```") == 2 * len(fences(page))
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_is_a_program(block):
+    code = compile(block.code, block.title or "a code block", "exec")
+    # A whole file may import another one of its page.
+    if not block.title:
+        exec(code, {"__name__": "docs"})
+
+
+@pytest.mark.parametrize("block", blocks("python", having="DAG("))
+def test_a_dag_is_one_for_airflow_too(block, tmp_path):
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    (tmp_path / (block.title or "shown.py")).write_text(block.code)
+    bag = DagBag(tmp_path, bundle_path=tmp_path)
+    assert bag.import_errors == {}
+    assert bag.dags
+    for dag in bag.dags.values():
+        DagSerialization.to_dict(dag)
+
+
+@pytest.mark.parametrize(
+    ("language", "parse"), [("json", json.loads), ("yaml", yaml.safe_load), ("toml", tomllib.loads)]
+)
+def test_data_can_be_parsed(language, parse):
+    for block in blocks(language):
+        parse(block.values[0].code)
+
+
+@pytest.mark.parametrize("block", blocks("mermaid"))
+def test_a_diagram_is_of_a_kind_that_exists(block):
+    assert block.code.split()[0] in {"flowchart", "sequenceDiagram", "stateDiagram-v2"}
+
+
+@pytest.mark.parametrize("block", blocks("bash", "console"))
+def test_each_command_exists(block):
+    found = commands(block.code)
+    assert found
+    for program, *arguments in found:
+        if program == "make":
+            assert set(arguments) <= TARGETS
+        elif program not in BUILTINS | PROGRAMS_OF_OTHERS:
+            assert (SCRIPTS / program).exists() or shutil.which(program), program
+        if program == "airflow":
+            check_airflow(arguments)
+        if program == "getimg-simulator":
+            check_simulator(arguments)
+
+
+def check_airflow(arguments: list[str]) -> None:
+    from airflow.cli.cli_parser import get_parser
+
+    get_parser().parse_args(arguments)
+
+
+def check_simulator(arguments: list[str]) -> None:
+    from airflow_provider_getimg.simulator.__main__ import _parser
+
+    _parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_make_targets_exist(page):
     for target in re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE):
         assert target in TARGETS
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked), target
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the handbook make them."""
+    found: dict[str, int] = {}
+    for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
+        anchor = anchor_of(heading.replace("`", ""), "-")
+        found[anchor] = found.get(anchor, 0) + 1
+    assert set(found.values()) <= {1}, f"{page.name} has a heading twice"
+    return set(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_folders_and_files_that_are_named_exist(page):
+    for name in re.findall(r"`((?:dags|docs|devstack|benchmarks|tests)/[\w./-]*)`", prose(page)):
+        assert (REPOSITORY / name).exists(), name
+
+
+def test_pictures_are_used_and_small():
+    text = "".join(page.read_text() for page in PAGES)
+    for picture in sorted((DOCS / "images").iterdir()):
+        assert f"images/{picture.name}" in text
+        assert picture.stat().st_size < 300_000
+
+
+def test_the_handbook_is_built_without_a_warning(tmp_path):
+    """``make docs``, without the internet: nothing that a build reads comes from elsewhere."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    ran = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, **nowhere}, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    for page in HANDBOOK:
+        assert (tmp_path / page.relative_to(DOCS).with_suffix(".html")).is_file()
+    # The docstrings are Sphinx's: see docs/docstrings.py.
+    reference = "".join(page.read_text() for page in (tmp_path / "reference").glob("*.html"))
+    assert (
+        re.findall(r":(?:class|meth|func|attr|param|raises)\b|\.\. code-block|={5,} ={5,}", reference) == []
+    )
+    home = (tmp_path / "index.html").read_text()
+    # Neither fonts nor scripts of others: those of the theme lie beside the pages.
+    assert re.findall(r'(?:<script[^>]+src|<link[^>]+stylesheet[^>]+href)="(https?://[^"]+)"', home) == []

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The package's docstrings are Sphinx's; the handbook is Markdown. Here the one becomes the other.
+
+An extension of griffe, which reads the docstrings for mkdocstrings. ``:param x:`` and the like are griffe's own
+business; what is left are roles, code blocks and tables.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+# :class:`~package.module.Name`: known by its last part, and linked. A short name is code and no more.
+_ROLE = re.compile(r":(?:class|meth|func|attr|mod|data):`(~?)([^`]+)`")
+_CODE_BLOCK = re.compile(r"^\.\. code-block:: (\w+)\n\n((?:(?: {4}.*)?\n)+(?: {4}.*)?)", re.MULTILINE)
+_TABLE = re.compile(r"^(=+ +=+\n.*?\n)=+ +=+$", re.MULTILINE | re.DOTALL)
+
+
+class Markdown(griffe.Extension):
+    """Turns the reStructuredText of docstrings into Markdown before they are parsed."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrite the docstring of each object that has one."""
+        if obj.docstring is not None:
+            obj.docstring.value = markdown(obj.docstring.value)
+            # pydantic makes the signature of its models while the program runs: griffe sees fields.
+            if (
+                isinstance(obj, griffe.Class)
+                and "__init__" not in obj.members
+                and "dataclass" not in obj.labels
+            ):
+                obj.docstring.value = obj.docstring.value.replace(":param ", ":ivar ")
+
+
+def markdown(text: str) -> str:
+    """Return a docstring's text with roles as links or code, and with blocks that are fenced."""
+    text = _CODE_BLOCK.sub(_fenced, text)
+    text = _TABLE.sub(lambda table: _table(table[1]), text)
+    return _ROLE.sub(_link, text)
+
+
+def _fenced(block: re.Match[str]) -> str:
+    code = "\n".join(line[4:] for line in block[2].strip("\n").splitlines())
+    return f"```{block[1]}\n{code}\n```\n"
+
+
+def _table(table: str) -> str:
+    """Write a simple table of two columns; a line with one of them goes on with the row before it."""
+    border, *lines = table.splitlines()
+    second = border.index(" =") + 1
+    rows: list[list[str]] = []
+    for line in lines:
+        cells = [line[:second].strip(), line[second:].strip()]
+        if all(cells):
+            rows.append(cells)
+        else:
+            rows[-1] = [f"{old} {new}".strip() for old, new in zip(rows[-1], cells, strict=True)]
+    return "\n".join(
+        ["| Error | Decision |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows)]
+    )
+
+
+def _link(role: re.Match[str]) -> str:
+    short, target = role.groups()
+    name = target.rpartition(".")[2] if short else target
+    return f"[`{name}`][{target}]" if target.startswith("airflow_provider_getimg.") else f"`{name}`"
