@@ -1,104 +1,233 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The provider as Airflow sees it, and the wheel as users get it."""
+"""The provider as Airflow sees it: what it declares is what there is, in the form that Airflow reads."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
+import pkgutil
 import subprocess
 import sys
-import zipfile
-from importlib.metadata import entry_points
+from importlib.metadata import distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jsonschema
 import pytest
+from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
 
-from airflow_provider_getimg import __version__
+import airflow_provider_getimg
 from airflow_provider_getimg.get_provider_info import get_provider_info
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 
-REPOSITORY = Path(__file__).parents[2]
-PACKAGE = "airflow_provider_getimg"
+if TYPE_CHECKING:
+    from types import ModuleType
+
+PACKAGE = airflow_provider_getimg.__name__
+INFO = get_provider_info()
+# What a connection is made of; the columns of Airflow's form.
+STANDARD_FIELDS = ["host", "schema", "login", "password", "port", "extra"]
+
+# The rules for `connection-types` in `provider.yaml.schema.json` of Airflow's repository, which no package
+# holds (the schema inside Airflow lets anything pass), as far as Airflow's form acts on them. Tighter in one
+# thing: a name that it would ignore, such as `hidden_fields`, is none of these.
+JSON_TYPES = {"enum": ["string", "number", "integer", "boolean", "object", "array", "null"]}
+TEXTS = {"type": "object", "additionalProperties": {"type": "string", "minLength": 1}}
+CONNECTION_TYPE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["connection-type", "hook-class-name", "hook-name"],
+    "properties": {
+        "connection-type": {"type": "string", "pattern": "^[a-z][a-z0-9_]*$"},
+        "hook-class-name": {"type": "string", "pattern": r"^\w+(\.\w+)+$"},
+        "hook-name": {"type": "string", "minLength": 1},
+        "ui-field-behaviour": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "hidden-fields": {
+                    "type": "array",
+                    "uniqueItems": True,
+                    "items": {"enum": [*STANDARD_FIELDS, "description"]},
+                },
+                "relabeling": {**TEXTS, "propertyNames": {"enum": [*STANDARD_FIELDS, "description"]}},
+                "placeholders": TEXTS,
+            },
+        },
+        "conn-fields": {
+            "type": "object",
+            "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$", "not": {"enum": STANDARD_FIELDS}},
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["label", "schema"],
+                "properties": {
+                    "label": {"type": "string", "minLength": 1},
+                    "description": {"type": "string", "minLength": 1},
+                    "schema": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["type"],
+                        "properties": {
+                            "type": {
+                                "anyOf": [
+                                    JSON_TYPES,
+                                    {
+                                        "type": "array",
+                                        "items": JSON_TYPES,
+                                        "minItems": 1,
+                                        "uniqueItems": True,
+                                    },
+                                ]
+                            },
+                            "default": {},
+                            "enum": {"type": "array", "minItems": 1},
+                            "format": {
+                                "enum": ["password", "multiline", "email", "date", "date-time", "time"]
+                            },
+                            "minimum": {"type": "number"},
+                            "maximum": {"type": "number"},
+                            "minLength": {"type": "integer"},
+                            "maxLength": {"type": "integer"},
+                            "pattern": {"type": "string"},
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """Build the wheel with the project's own backend."""
-    target = tmp_path_factory.mktemp("wheel")
-    code = f"from flit_core import buildapi; print(buildapi.build_wheel({str(target)!r}))"
-    name = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    return zipfile.ZipFile(target / name)
+def modules_in(room: str) -> list[ModuleType]:
+    package = importlib.import_module(f"{PACKAGE}.{room}")
+    names = [entry.name for entry in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    return [importlib.import_module(name) for name in names]
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel):
-    names = wheel.namelist()
-    info = f"{PACKAGE}-{__version__}.dist-info/"
-    assert {name.split("/")[0] + "/" for name in names} == {f"{PACKAGE}/", info}
-    assert f"{PACKAGE}/py.typed" in names
-    source = {
-        path.relative_to(REPOSITORY).as_posix()
-        for path in (REPOSITORY / PACKAGE).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+def classes_in(room: str, base: type) -> list[type]:
+    """Return the public subclasses that the room's modules define themselves."""
+    return [
+        found
+        for module in modules_in(room)
+        for name, found in vars(module).items()
+        if inspect.isclass(found)
+        and issubclass(found, base)
+        and found.__module__ == module.__name__
+        and not name.startswith("_")
+    ]
+
+
+def declared(kind: str) -> set[str]:
+    """Return the modules that the provider declares."""
+    return {
+        module
+        for entry in INFO.get(kind, [])
+        for module in [*entry.get("python-modules", []), *filter(None, [entry.get("python-module")])]
     }
-    assert {name for name in names if not name.startswith(info)} == source
-    assert f"{info}entry_points.txt" in names
-
-
-def test_the_wheel_asks_for_what_it_needs_and_extras_for_the_rest(wheel):
-    metadata = wheel.read(f"{PACKAGE}-{__version__}.dist-info/METADATA").decode()
-    required = [
-        line.removeprefix("Requires-Dist: ")
-        for line in metadata.splitlines()
-        if line.startswith("Requires-Dist")
-    ]
-    runtime = sorted(line.split(">")[0] for line in required if "extra ==" not in line)
-    assert runtime == [
-        "apache-airflow",
-        "apache-airflow-providers-amazon",
-        "apache-airflow-providers-common-compat",
-        "httpx",
-        "pydantic",
-    ]
-    assert "Requires-Python: >=3.11" in metadata
-    assert "Provides-Extra: simulator" in metadata
 
 
 def test_airflow_finds_the_provider_by_its_entry_point():
-    [entry] = [
-        entry for entry in entry_points(group="apache_airflow_provider") if entry.value.startswith(PACKAGE)
-    ]
-    assert entry.load()()["package-name"] == "airflow-provider-getimg"
+    [entry] = distribution("airflow-provider-getimg").entry_points.select(group="apache_airflow_provider")
+    assert entry.load() is get_provider_info
+    assert INFO["package-name"] == "airflow-provider-getimg"
+
+
+def test_every_entry_point_can_be_loaded():
+    for entry in distribution("airflow-provider-getimg").entry_points:
+        assert entry.value.startswith(f"{PACKAGE}.")
+        entry.load()
 
 
 def test_the_provider_info_is_what_airflow_s_schema_asks_for():
     import airflow
 
     schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
-    jsonschema.validate(get_provider_info(), schema)
+    jsonschema.validate(INFO, schema)
 
 
-def test_the_declared_form_is_the_hook_s():
-    [form] = get_provider_info()["connection-types"]
+@pytest.mark.parametrize("form", INFO["connection-types"], ids=lambda form: form["connection-type"])
+class TestConnectionType:
+    def test_keeps_the_rules(self, form):
+        jsonschema.validate(form, CONNECTION_TYPE)
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda form: form["ui-field-behaviour"].update(hidden_fields=["port"]),
+            lambda form: form["ui-field-behaviour"].update({"hidden-fields": ["Port"]}),
+            lambda form: form["ui-field-behaviour"].update(relabeling={"key": "API key"}),
+            lambda form: form["conn-fields"].update(login={"label": "Login", "schema": {"type": "string"}}),
+            lambda form: form["conn-fields"].update(region={"label": "Region", "schema": {"type": "text"}}),
+            lambda form: form["conn-fields"].update(region={"schema": {"type": "string"}}),
+            lambda form: form["conn-fields"].update(region={"label": "Region"}),
+        ],
+        ids=["underscore", "capital", "no such field", "taken name", "no such type", "no label", "no schema"],
+    )
+    def test_has_rules_that_can_be_broken(self, form, spoil):
+        spoilt = json.loads(json.dumps(form))
+        spoil(spoilt)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(spoilt, CONNECTION_TYPE)
+
+    def test_says_nothing_of_a_field_that_it_hides(self, form):
+        behaviour = form["ui-field-behaviour"]
+        named = {*behaviour["relabeling"], *behaviour["placeholders"]}
+        assert named.isdisjoint(behaviour["hidden-fields"])
+        assert named <= {*STANDARD_FIELDS, *form["conn-fields"]}
+
+    def test_is_the_hook_s(self, form):
+        module, _, name = form["hook-class-name"].rpartition(".")
+        hook = getattr(importlib.import_module(module), name)
+        assert issubclass(hook, BaseHook)
+        assert (hook.conn_type, hook.hook_name) == (form["connection-type"], form["hook-name"])
+        assert hook.default_conn_name == f"{form['connection-type']}_default"
+        # The parameter that a hook's own attribute names must be one that its __init__ takes.
+        parameter = inspect.signature(hook).parameters[hook.conn_name_attr]
+        assert parameter.default == hook.default_conn_name
+        # One source for the form: Airflow would take these before the declaration.
+        assert not {"get_connection_form_widgets", "get_ui_field_behaviour"} & vars(hook).keys()
+
+
+def test_the_form_asks_for_what_the_hook_reads():
+    [form] = INFO["connection-types"]
     assert form["connection-type"] == GetimgHook.conn_type
-    assert form["hook-name"] == GetimgHook.hook_name
-    assert form["hook-class-name"] == f"{GetimgHook.__module__}.{GetimgHook.__name__}"
-    assert GetimgHook.default_conn_name == "getimg_default"
     assert set(form["conn-fields"]) == {"timeout", "proxy"}
 
 
 def test_all_that_is_declared_can_be_imported():
-    info = get_provider_info()
-    modules = [name for entry in info["hooks"] + info["operators"] for name in entry["python-modules"]]
-    modules += [entry["python-module"] for entry in info["transfers"]]
-    classes = [entry["hook-class-name"] for entry in info["connection-types"]] + info["extra-links"]
-    for module in modules:
+    for module in declared("hooks") | declared("operators") | declared("transfers") | declared("triggers"):
         importlib.import_module(module)
-    for name in classes:
+    for name in INFO["extra-links"]:
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize(
+    ("room", "base"), [("operators", BaseOperator), ("transfers", BaseOperator), ("hooks", BaseHook)]
+)
+def test_all_that_there_is_is_declared(room, base):
+    defined = {found.__module__ for found in classes_in(room, base)}
+    assert defined
+    assert defined == declared(room)
+
+
+def test_every_link_of_an_operator_is_declared():
+    operators = classes_in("operators", BaseOperator) + classes_in("transfers", BaseOperator)
+    links = {
+        f"{type(link).__module__}.{type(link).__name__}"
+        for operator in operators
+        for link in operator.operator_extra_links
+    }
+    assert links == set(INFO["extra-links"])
+
+
+def test_every_integration_that_is_named_is_described():
+    described = {entry["integration-name"] for entry in INFO["integrations"]}
+    named = {entry["integration-name"] for kind in ("hooks", "operators") for entry in INFO[kind]}
+    assert named == described
+    assert {entry["source-integration-name"] for entry in INFO["transfers"]} <= described
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the example DAGs with the provider of another environment, against the simulator and a real S3 server."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from devstack.network import clean_environment
+from devstack.process import StackError, tail
+from devstack.seaweedfs import SeaweedFS
+from devstack.simulator import Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mypy_boto3_s3.client import S3Client
+
+BUCKET = "getimg-examples"
+# Named by the parameter `photo` of getimg_reference_images.
+PHOTO = "getimg/reference/product.png"
+COMMAND_SECONDS = 240.0
+
+
+def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, int]]:
+    """
+    Run each example DAG once, as ``airflow dags test`` does, and yield its name and how many images it saved.
+
+    The commands run in ``home``, where no package of this repository can be imported.
+
+    :param venv: The environment with the provider and its extra ``simulator``.
+    :param home: Airflow's home, made anew: its database and logs.
+    :param dags: The folder with the example DAGs.
+    :raises devstack.StackError: A DAG failed, or did not save just what it paid for.
+    """
+    home.mkdir(parents=True)
+    program = [str(venv / "bin" / "getimg-simulator")]
+    with (
+        SeaweedFS(log=home / "seaweedfs.log") as seaweedfs,
+        Simulator(program=program, log=home / "simulator.log") as simulator,
+    ):
+        seaweedfs.create_bucket(BUCKET)
+        client = seaweedfs.client()
+        photo = io.BytesIO()
+        Image.new("RGB", (64, 64), "teal").save(photo, "PNG")
+        client.put_object(Bucket=BUCKET, Key=PHOTO, Body=photo.getvalue())
+        env = _environment(venv, home, dags) | {
+            "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.connection(),
+            "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
+            "AIRFLOW_VAR_GETIMG_BUCKET": BUCKET,
+        }
+        _airflow(env, home, "db", "migrate")
+        _airflow(env, home, "pools", "set", "getimg", "4", "for the example DAGs")
+        total = 0
+        for dag in sorted(path.stem for path in dags.glob("*.py")):
+            simulator.clear_ledger()
+            before = _keys(client)
+            _airflow(env, home, "dags", "test", dag)
+            saved = len(_keys(client) - before)
+            paid = sum(post["billed"] > 0 for post in simulator.ledger()["posts"])
+            if saved != paid:
+                raise StackError(f"{dag} saved {saved} images, and paid for {paid}.")
+            total += saved
+            yield dag, saved
+    if not total:
+        raise StackError("The example DAGs saved nothing.")
+
+
+def _environment(venv: Path, home: Path, dags: Path) -> dict[str, str]:
+    env = clean_environment()
+    env.pop("PYTHONPATH", None)
+    return env | {
+        "PATH": os.pathsep.join([str(venv / "bin"), env.get("PATH", os.defpath)]),
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def _airflow(env: dict[str, str], home: Path, *arguments: str) -> None:
+    log = home / f"{'-'.join(arguments[:3])}.log"
+    with log.open("w") as output:
+        try:
+            code = subprocess.run(
+                [f"{env['PATH'].partition(os.pathsep)[0]}/airflow", *arguments],
+                cwd=home,
+                env=env,
+                stdout=output,
+                stderr=output,
+                timeout=COMMAND_SECONDS,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            raise StackError(f"airflow {' '.join(arguments)} took too long:", tail(log)) from None
+    if code != 0:
+        raise StackError(f"airflow {' '.join(arguments)} failed (see {log}):", tail(log))
+
+
+def _keys(client: S3Client) -> set[str]:
+    return {entry["Key"] for entry in client.list_objects_v2(Bucket=BUCKET).get("Contents", [])}

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel as users get it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+
+from airflow_provider_getimg import __version__
+from airflow_provider_getimg.get_provider_info import get_provider_info
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGE = "airflow_provider_getimg"
+INFO = f"{PACKAGE}-{__version__}.dist-info"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """Build the wheel with the project's own backend."""
+    target = tmp_path_factory.mktemp("wheel")
+    code = f"from flit_core import buildapi; print(buildapi.build_wheel({str(target)!r}))"
+    name = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    return zipfile.ZipFile(target / name)
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel) -> Metadata:
+    # Checked as an index checks it: a field that is unknown, or has no such value, raises.
+    return Metadata.from_email(wheel.read(f"{INFO}/METADATA"), validate=True)
+
+
+def test_it_holds_the_package_and_nothing_else(wheel):
+    source = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in (REPOSITORY / PACKAGE).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert f"{PACKAGE}/py.typed" in source
+    about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+    assert set(wheel.namelist()) == source | {f"{INFO}/{name}" for name in about}
+
+
+def test_it_is_for_every_machine(wheel):
+    assert "Root-Is-Purelib: true" in wheel.read(f"{INFO}/WHEEL").decode()
+    assert "Tag: py3-none-any" in wheel.read(f"{INFO}/WHEEL").decode()
+
+
+def test_it_asks_for_what_it_needs_and_extras_for_the_rest(metadata):
+    needed = [Requirement(str(line)) for line in metadata.requires_dist or []]
+    assert {line.name for line in needed if line.marker is None} == {
+        "apache-airflow",
+        "apache-airflow-providers-amazon",
+        "apache-airflow-providers-common-compat",
+        "httpx",
+        "pydantic",
+    }
+    assert str(metadata.requires_python) == ">=3.11"
+    assert "simulator" in (metadata.provides_extra or [])
+
+
+def test_every_requirement_has_a_lower_bound_and_no_upper_one(metadata):
+    # An upper bound of a library would keep users from Airflow's own constraints.
+    for line in metadata.requires_dist or []:
+        requirement = Requirement(str(line))
+        if requirement.name != metadata.name:
+            assert [bound.operator for bound in requirement.specifier] == [">="], requirement
+
+
+def test_it_is_the_package_that_it_says(metadata):
+    assert metadata.name == get_provider_info()["package-name"]
+    assert str(metadata.version) == __version__
+    assert metadata.license_expression == "Apache-2.0"
+    assert metadata.description_content_type == "text/markdown"
+    assert (metadata.description or "").rstrip() == (REPOSITORY / "README.md").read_text().rstrip()
