@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
+import psutil  # type: ignore[import-untyped]
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -20,6 +22,7 @@ T = TypeVar("T")
 
 GUARD = Path(__file__).with_name("guard.py")
 POLL_SECONDS = 0.1
+KILL_POLL_SECONDS = 0.01
 # The guard's own deadline after the grace period (see guard.py), and a little more.
 GUARD_EXIT_SECONDS = 12.0
 LOG_TAIL_LINES = 25
@@ -45,6 +48,14 @@ def tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
     except FileNotFoundError:
         return ""
     return "\n".join(text.rstrip().splitlines()[-lines:])
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process still does anything; a zombie does not."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class GuardedProcess:
@@ -122,9 +133,37 @@ class GuardedProcess:
                 raise StackError(f"{self.name} was not ready after {timeout:g} s.", tail(self.log))
             time.sleep(POLL_SECONDS)
 
-    def wait(self) -> None:
-        """Block until the command has exited by itself."""
-        self._guard.wait()
+    def wait(self, timeout: float | None = None) -> int:
+        """Block until the command has exited by itself, and return its exit code.
+
+        :raises devstack.StackError: It has not in ``timeout`` seconds.
+        """
+        try:
+            return self._guard.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise StackError(f"{self.name} did not end in {timeout:g} s.", tail(self.log)) from None
+
+    def descendants(self) -> list[psutil.Process]:
+        """List the processes of the command: all but the guard."""
+        try:
+            found: list[psutil.Process] = psutil.Process(self._guard.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return found
+
+    def kill(self) -> None:
+        """End the command and all its descendants with SIGKILL, none of them warned by anything."""
+        if not self.running:
+            return
+        # Halted, or it would send a SIGTERM to the children of what it sees die.
+        os.kill(self._guard.pid, signal.SIGSTOP)
+        while alive := [process for process in self.descendants() if is_alive(process)]:
+            for process in alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(KILL_POLL_SECONDS)
+        os.kill(self._guard.pid, signal.SIGCONT)
+        self.end()
 
     def log_tail(self) -> str:
         """Return the last lines of its output."""

@@ -85,6 +85,25 @@ def test_what_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path) -
     assert not any_alive(pids)
 
 
+def test_kill_warns_nobody(tmp_path: Path) -> None:
+    script = f"trap 'echo told' TERM; (trap 'echo told' TERM; while :; do sleep 0.05; done) & {FAMILY}"
+    process = start(tmp_path, script)
+    process.wait_until(says(process, "ready"), timeout=10)
+    pids = family(tmp_path) + [descendant.pid for descendant in process.descendants()]
+    process.kill()
+    assert not any_alive(pids)
+    assert not process.running
+    assert "told" not in process.log.read_text()
+    process.kill()
+
+
+def test_wait_returns_the_exit_code_or_says_that_time_is_up(tmp_path: Path) -> None:
+    with start(tmp_path, "exit 3") as process:
+        assert process.wait(10) == 3
+    with start(tmp_path, "sleep 1000") as process, pytest.raises(StackError, match=r"not end in 0\.1 s"):
+        process.wait(0.1)
+
+
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
     process = start(tmp_path, "setsid sleep 1000 & echo $! > pids; exit 3")
     assert wait_for(lambda: not process.running)

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole cluster: what starts after what, and when it is healthy."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import subprocess
+import sysconfig
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
+
+import psutil  # type: ignore[import-untyped]
+
+from devstack.cluster.component import Component
+from devstack.cluster.compose import REPOSITORY, Places, Service, read_services, simulator_options
+from devstack.cluster.folder import ClusterFolder
+from devstack.cluster.health import HEARTBEATS, Health
+from devstack.cluster.memory import Memory, memory_of
+from devstack.cluster.servers import Broker, PostgreSQL
+from devstack.network import LOOPBACK, clean_environment, free_ports
+from devstack.process import StackError, tail
+from devstack.rest import AirflowRest
+from devstack.seaweedfs import SeaweedFS
+from devstack.simulator import Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+READY_SECONDS = 60.0
+LASTING = ("api-server", "scheduler", "dag-processor", "triggerer", "worker")
+# Airflow asks it for the machine's name: as with containers, each component has one of its own.
+HOSTNAME_MODULE = """\
+import os
+def hostname():
+    return os.environ["HOSTNAME"]
+"""
+
+
+class Cluster:
+    """Airflow with Celery workers, and everything around it, on free loopback ports.
+
+    A context manager; it ends with the process that started it, also if that is killed. Anyone who
+    can connect to loopback is an administrator of this Airflow.
+
+    :param dags: Folders with DAG files.
+    :param workers: Celery workers.
+    :param slots: Tasks that each worker runs at once.
+    :param concurrency: Slots of the pool ``getimg``.
+    :param env: Settings of Airflow's components that differ from the compose file.
+    :param simulator: Options of the simulator that differ from the compose file, such as
+        ``{"latency": 0.5}``.
+    :param folder: A new folder for logs and data, which is left there; by default a temporary one.
+    """
+
+    #: The bucket that the compose file makes, and that the Variable ``getimg_bucket`` names.
+    bucket = "getimg"
+
+    def __init__(
+        self,
+        *,
+        dags: Sequence[Path] = (REPOSITORY / "dags",),
+        workers: int = 2,
+        slots: int = 8,
+        concurrency: int = 4,
+        env: Mapping[str, str] | None = None,
+        simulator: Mapping[str, object] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.folder = ClusterFolder(folder)
+        self._dags = dags
+        self._env = dict(env or {})
+        self._simulator_options = dict(simulator or {})
+        self._sizes = {
+            "AIRFLOW_WORKERS": workers,
+            "AIRFLOW_WORKER_SLOTS": slots,
+            "AIRFLOW_PARALLELISM": workers * slots,
+            "GETIMG_CONCURRENCY": concurrency,
+        }
+        #: Every server but ``s3`` and ``simulator``, by its name in the compose file; ``worker-1`` and so on.
+        self.components: dict[str, Component] = {}
+        self.s3: SeaweedFS
+        self.simulator: Simulator
+        self.rest: AirflowRest
+        self.health: Health
+        self._ends: list[Callable[[], None]] = []
+
+    @property
+    def workers(self) -> list[Component]:
+        """The Celery workers."""
+        return [part for name, part in self.components.items() if name.startswith("worker-")]
+
+    @property
+    def url(self) -> str:
+        """Airflow's UI."""
+        return self.rest.url
+
+    def restart_broker(self, *, kill: bool = True) -> None:
+        """End Valkey, by default with SIGKILL, and start it again with what it had stored."""
+        self.components["valkey"].restart(kill=kill)
+
+    def restart_api_server(self, *, kill: bool = True) -> None:
+        """End the API server, by default with SIGKILL, and start it again."""
+        self.components["api-server"].restart(kill=kill)
+
+    def queued(self) -> int:
+        """Return how many tasks wait in the broker for a worker."""
+        broker = self.components["valkey"]
+        assert isinstance(broker, Broker)
+        return broker.waiting()
+
+    def memory(self) -> dict[str, Memory]:
+        """Measure the memory of each server's process tree."""
+        found = {name: part.memory() for name, part in self.components.items()}
+        assert self.s3.process is not None
+        assert self.simulator.process.pid is not None
+        simulator = psutil.Process(self.simulator.process.pid)
+        found["seaweedfs"] = memory_of(self.s3.process.descendants())
+        found["simulator"] = memory_of([simulator, *simulator.children(recursive=True)])
+        return found
+
+    def start(self) -> Self:
+        """Start everything, and wait until all of it is healthy.
+
+        :raises devstack.StackError: Something died or was not ready in time.
+        """
+        try:
+            places, services = self._start_servers()
+            self._run("migrate", places, services)
+            # Compose keeps more of an order. Here they start at once, beside what makes the
+            # connections: nothing uses those before a DAG is triggered, and it takes half the time.
+            for name in LASTING:
+                self._start_component(services[name], places)
+            self._run("init", places, services)
+            self.wait_until_healthy()
+            self.rest.log_in()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def end(self) -> None:
+        """End everything, and delete the folder if it is a temporary one."""
+        servers = {"postgres", "valkey"}
+        together([part.end for name, part in self.components.items() if name not in servers])
+        # After all that would complain that they are gone.
+        together([*self._ends, *(part.end for name, part in self.components.items() if name in servers)])
+        self.folder.close()
+
+    def unhealthy(self) -> list[str]:
+        """Name the components that are not healthy: down, without a heartbeat, or without an answer."""
+        missing = {part.name for part in self.components.values() if not part.running}
+        missing = missing or self.health.without_heartbeat()
+        return sorted(missing or self.health.silent([worker.name for worker in self.workers]))
+
+    def wait_until_healthy(self, timeout: float = READY_SECONDS) -> None:
+        """Wait until every component is up, has sent a heartbeat, and each worker answers.
+
+        :raises devstack.StackError: One has died, or is not healthy in time.
+        """
+        deadline = time.monotonic() + timeout
+        while missing := self.unhealthy():
+            for part in self.components.values():
+                if not part.running:
+                    raise StackError(f"{part.name} has died.", tail(part.log))
+            if time.monotonic() > deadline:
+                logs = [f"{name}:\n{tail(self.folder.log(name))}" for name in missing]
+                raise StackError(f"Not healthy after {timeout:g} s: {', '.join(missing)}.", "\n\n".join(logs))
+            time.sleep(0.3)
+
+    def check(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run the health check that the compose file has for one of Airflow's components."""
+        part = self.components[name]
+        return subprocess.run(
+            part.healthcheck, env=part.env, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    def _start_servers(self) -> tuple[Places, dict[str, Service]]:
+        self.folder.open()
+        self.s3 = SeaweedFS(log=self.folder.log("seaweedfs"))
+        postgres, valkey, api_server, scheduler_health = free_ports(4)
+        services = read_services(self._variables(api_server))
+        options: dict[str, Any] = simulator_options(services["simulator"]) | self._simulator_options
+        self.simulator = Simulator(log=self.folder.log("simulator"), **options)
+        self._ends += [self.s3.end, self.simulator.end]
+        self.rest = AirflowRest(f"http://{LOOPBACK}:{api_server}")
+        self._ends.append(self.rest.close)
+        self._write_hostname_module()
+        places = Places(
+            home=self.folder.path,
+            dags=self.folder.link(self._dags),
+            postgres=postgres,
+            valkey=valkey,
+            api_server=api_server,
+            scheduler_health=scheduler_health,
+        )
+        database = PostgreSQL(services["postgres"], places, self.folder.log("postgres"))
+        broker = Broker(services["valkey"], places, self.folder.log("valkey"))
+        for server in (database, broker):
+            server.on_start = self.folder.wait_for
+            self.components[server.name] = server
+        together([self.s3.start, self.simulator.start, database.start, broker.start])
+        for process in (self.s3.process, self.simulator.process):
+            if process is not None and process.pid is not None:
+                self.folder.wait_for(process.pid)
+        database.wait_until_ready()
+        broker.wait_until_ready()
+        places.seaweedfs, places.simulator = self.s3.endpoint_url, self.simulator.url
+        broker_url = places.moved(services["worker"].environment["AIRFLOW__CELERY__BROKER_URL"])
+        self.health = Health(self.url, broker_url)
+        return places, services
+
+    def _variables(self, api_server: int) -> dict[str, str]:
+        """Return what takes the place of ``.env``, with secrets of this cluster's own."""
+        return {
+            "AIRFLOW_FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "AIRFLOW_JWT_SECRET": secrets.token_urlsafe(64),
+            "AIRFLOW_SECRET_KEY": secrets.token_urlsafe(32),
+            "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
+            "VALKEY_PASSWORD": secrets.token_urlsafe(24),
+            "S3_ACCESS_KEY": self.s3.access_key,
+            "S3_SECRET_KEY": self.s3.secret_key,
+            "GETIMG_API_URL": "http://simulator:8000",
+            "GETIMG_API_KEY": f"sk_{secrets.token_hex(16)}",
+            "AIRFLOW_PORT": str(api_server),
+            **{name: str(value) for name, value in self._sizes.items()},
+        }
+
+    def _start_component(self, service: Service, places: Places) -> None:
+        for number in range(1, service.replicas + 1):
+            name = f"{service.name}-{number}" if service.name == "worker" else service.name
+            part = Component(
+                name,
+                places.command(service, name),
+                self._environment(service, places, name),
+                self.folder.log(name),
+                cwd=self.folder.path,
+                answers=self._question(name),
+                on_start=self.folder.wait_for,
+                healthcheck=places.healthcheck(service),
+            )
+            self.components[name] = part
+            part.start()
+
+    def _question(self, name: str) -> Callable[[], bool] | None:
+        if name == "api-server":
+            return self.health.api_server_answers
+        if name.startswith("worker-"):
+            return lambda: self.health.worker_answers(name)
+        return None if name not in HEARTBEATS else lambda: name not in self.health.without_heartbeat()
+
+    def _run(self, name: str, places: Places, services: Mapping[str, Service]) -> None:
+        """Run a service that does one thing and ends."""
+        service = services[name]
+        places.write_configs(service)
+        once = Component(
+            name,
+            places.command(service, name),
+            self._environment(service, places, name),
+            self.folder.log(name),
+            cwd=self.folder.path,
+        )
+        if (code := once.run(READY_SECONDS)) != 0:
+            raise StackError(f"{name} failed (exit code {code}).", tail(once.log))
+
+    def _environment(self, service: Service, places: Places, hostname: str) -> dict[str, str]:
+        env = clean_environment() | self.folder.environment
+        env |= places.environment(service, hostname) | self._env
+        env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
+        return env
+
+    def _write_hostname_module(self) -> None:
+        # Airflow has this folder on its path.
+        config = self.folder.path / "airflow" / "config"
+        config.mkdir(parents=True)
+        (config / "cluster_hostname.py").write_text(HOSTNAME_MODULE)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+def together(calls: Iterable[Callable[[], object]]) -> None:
+    """Make all calls at the same time, and raise the first error after all have returned."""
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        for future in [pool.submit(call) for call in calls]:
+            future.result()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One server of the cluster: it can be killed, ended and started again, on the same port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from devstack.cluster.memory import Memory, memory_of
+from devstack.process import GuardedProcess, StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+RESTART_SECONDS = 60.0
+
+
+class Component:
+    """A server of the cluster.
+
+    :param name: As in the compose file; a worker's has its number behind it.
+    :param log: Gets its output, that of all its lives.
+    :param answers: Whether it does what it is for.
+    :param on_start: Called at each start with the id of its guard.
+    :param healthcheck: The command line of its health check.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        env: Mapping[str, str],
+        log: Path,
+        *,
+        cwd: Path | None = None,
+        answers: Callable[[], bool] | None = None,
+        on_start: Callable[[int], None] | None = None,
+        healthcheck: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.command = command
+        self.env = dict(env)
+        self.log = log
+        self.process: GuardedProcess | None = None
+        self._cwd = cwd
+        self._answers = answers
+        self.on_start = on_start
+        self.healthcheck = healthcheck
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.running
+
+    def answers(self) -> bool:
+        """Whether it does what it is for, as far as that can be told from outside."""
+        return self.running if self._answers is None else self._answers()
+
+    def start(self) -> None:
+        """Start it without waiting for it."""
+        if self.running:
+            raise StackError(f"{self.name} runs already.")
+        self.process = GuardedProcess(
+            self.name, self.command, log=self.log, env=self.env, cwd=self._cwd, grace=3.0
+        )
+        if self.on_start is not None:
+            self.on_start(self.process.pid)
+
+    def wait_until_ready(self, timeout: float = RESTART_SECONDS) -> None:
+        """Wait until it does what it is for.
+
+        :raises devstack.StackError: It died or was not ready in time.
+        """
+        assert self.process is not None, "start() comes first"
+        self.process.wait_until(self.answers, timeout=timeout)
+
+    def run(self, timeout: float) -> int:
+        """Run it to its end, and return its exit code.
+
+        :raises devstack.StackError: It has not ended in time.
+        """
+        self.start()
+        assert self.process is not None
+        try:
+            return self.process.wait(timeout)
+        finally:
+            self.process.end()
+
+    def kill(self) -> None:
+        """End it and all its descendants with SIGKILL at once, as if its machine had lost power."""
+        if self.process is not None:
+            self.process.kill()
+
+    def end(self) -> None:
+        """End it: SIGTERM, and SIGKILL to what is left three seconds later."""
+        if self.process is not None:
+            self.process.end()
+
+    def restart(self, *, kill: bool = True, timeout: float = RESTART_SECONDS) -> None:
+        """End it and start it again on its port, and wait until it is ready.
+
+        :param kill: With SIGKILL; otherwise it may take its leave.
+        """
+        if kill:
+            self.kill()
+        else:
+            self.end()
+        self.start()
+        self.wait_until_ready(timeout)
+
+    def memory(self) -> Memory:
+        """Measure the memory of its process tree."""
+        return memory_of(self.process.descendants() if self.process is not None else [])

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The cluster of ``docker-compose.yaml``, as processes: healthy, at work, and hit where it hurts.
+
+Everything is killed with SIGKILL. The witnesses are the simulator's ledger and the bucket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from devstack.cluster import Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.long
+
+REPOSITORY = Path(__file__).parents[2]
+# Of a DAG run on two cores that are shared with all of the cluster.
+RUN_SECONDS = 600.0
+
+
+CONCURRENCY = 4
+# As many tasks, each with as many requests.
+IN_FLIGHT = CONCURRENCY**2
+BATCH_DAG = f"""
+from datetime import datetime
+
+from airflow.sdk import DAG, task
+
+from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
+
+with DAG("cluster_batch", schedule=None, start_date=datetime(2026, 1, 1), params={{"chunks": 1, "size": 1}}):
+
+    @task
+    def write_requests(params=None):
+        return [
+            [{{"prompt": f"chunk {{chunk}}, image {{row}}", "labels": {{"chunk": chunk}}}} for row in range(params["size"])]
+            for chunk in range(params["chunks"])
+        ]
+
+    GenerateImagesToS3Operator.partial(
+        task_id="generate",
+        s3_bucket="{{{{ var.value.getimg_bucket }}}}",
+        s3_key="cluster-batch/{{{{ run_id }}}}/{{chunk}}-{{row:04}}.{{extension}}",
+        manifest_key="cluster-batch/manifests/{{{{ run_id }}}}/{{{{ ti.map_index }}}}.jsonl",
+        defaults={{"model": "seedream-5-lite"}},
+        concurrency={CONCURRENCY},
+        pool="getimg",
+    ).expand(requests=write_requests())
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster as the compose file describes it, less patient and with nothing scheduled."""
+    env = {
+        "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "5",
+        # Still longer than a restart of the API server on a busy machine: a task that is declared dead in that time
+        # goes on unseen, and what it pays for then is lost to the next try.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
+        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "30",
+        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "5",
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+    }
+    dags = tmp_path_factory.mktemp("dags")
+    (dags / "cluster_batch.py").write_text(BATCH_DAG)
+    # Its start fails if it is not healthy within 60 s.
+    with Cluster(
+        dags=[REPOSITORY / "dags", dags],
+        # So few that tasks must spread over both.
+        slots=CONCURRENCY // 2,
+        concurrency=CONCURRENCY,
+        env=env,
+        simulator={"latency": 1.0},
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def whole(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster with all of its components, and an empty ledger."""
+    for part in cluster.components.values():
+        if not part.running:
+            part.start()
+    cluster.wait_until_healthy()
+    cluster.simulator.reset()
+    yield cluster
+    cluster.simulator.clear_faults()
+
+
+def trigger(cluster: Cluster, dag_id: str, **conf: Any) -> str:
+    cluster.rest.wait_for_dag(dag_id)
+    cluster.rest.unpause(dag_id)
+    return cluster.rest.trigger(dag_id, conf=conf)
+
+
+def wait(cluster: Cluster, dag_id: str, run_id: str) -> None:
+    state = cluster.rest.wait(dag_id, run_id, RUN_SECONDS)
+    assert state == "success", cluster.rest.failed_log(dag_id, run_id)
+
+
+def running_on(cluster: Cluster, worker: str, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+    return [
+        task
+        for task in cluster.rest.task_instances(dag_id, run_id)
+        if task["state"] == "running" and task["hostname"] == worker
+    ]
+
+
+def billed(cluster: Cluster) -> Counter[str]:
+    return Counter(post["prompt"] for post in cluster.simulator.ledger()["posts"] if post["billed"])
+
+
+def test_the_health_checks_of_the_compose_file_pass(whole: Cluster):
+    checked = {name: whole.check(name) for name, part in whole.components.items() if part.healthcheck}
+    assert len(checked) == 6
+    assert {name: check.returncode for name, check in checked.items()} == dict.fromkeys(checked, 0)
+
+
+def test_a_health_check_of_the_compose_file_fails_for_a_dead_worker(whole: Cluster):
+    whole.workers[1].kill()
+    assert whole.check("worker-2").returncode == 1
+    assert whole.check("worker-1").returncode == 0
+    assert whole.unhealthy() == ["worker-2"]
+
+
+def test_both_connections_are_there_and_the_key_is_good(whole: Cluster):
+    found = {
+        entry["connection_id"]: entry for entry in whole.rest.request("GET", "/connections")["connections"]
+    }
+    assert set(found) == {"aws_default", "getimg_default"}
+    answer = whole.rest.request(
+        "POST",
+        "/connections/test",
+        body={
+            "connection_id": "getimg_default",
+            "conn_type": "getimg",
+            "host": found["getimg_default"]["host"],
+            "password": whole.simulator.api_key,
+        },
+    )
+    assert answer["status"], answer
+
+
+def test_the_pool_has_the_slots_that_were_asked_for(whole: Cluster):
+    assert whole.rest.request("GET", "/pools/getimg")["slots"] == CONCURRENCY
+
+
+def test_the_daily_image_runs_on_a_worker(whole: Cluster):
+    run_id = trigger(whole, "getimg_daily_image")
+    wait(whole, "getimg_daily_image", run_id)
+    [row] = whole.rest.xcom("getimg_daily_image", run_id, "save_to_s3")
+    head = whole.s3.client().head_object(Bucket=whole.bucket, Key=row["key"])
+    assert head["ContentLength"] == row["bytes"]
+    hosts = {task["hostname"] for task in whole.rest.task_instances("getimg_daily_image", run_id)}
+    assert hosts <= {worker.name for worker in whole.workers}
+    assert "Generated" in whole.rest.task_log("getimg_daily_image", run_id, "generate_image")
+
+
+@dataclass
+class Struck:
+    """A run that went on after a worker, the broker and the API server were killed, one after the other."""
+
+    state: str
+    victims: list[dict[str, Any]]
+    survivors: list[dict[str, Any]]
+    unanswered: set[str]
+
+
+def strike(cluster: Cluster, dag_id: str, run_id: str, *, between_requests: bool) -> Struck:
+    """Kill all three with tasks at work on both workers, and wait for the end of the run.
+
+    :param between_requests: At a moment when all tasks wait out a rate limit. While a request is under way, nobody
+        can tell whether it will be billed: such a row is reported, and not paid again.
+    """
+    rest, simulator = cluster.rest, cluster.simulator
+    at_least = len(billed(cluster)) + 6
+    assert rest.poll(lambda: len(billed(cluster)) >= at_least, 120)
+    if between_requests:
+        refusal = {"kind": "status", "status": 429, "headers": {"Retry-After": "2"}}
+        simulator.set_faults([{"on": "image", **refusal, "times": 10_000}])
+    else:
+        # Billed, and answered long after the kill.
+        simulator.set_faults([{"on": "image", "kind": "slow_first_byte", "seconds": 30, "times": IN_FLIGHT}])
+
+    def unanswered() -> set[str]:
+        return {post["prompt"] for post in simulator.ledger()["posts"] if post["outcome"] is None}
+
+    def ready() -> bool:
+        at_work = [running_on(cluster, worker.name, dag_id, run_id) for worker in cluster.workers]
+        under_way = len(unanswered())
+        # More than those of the worker that survives.
+        return all(at_work) and (not under_way if between_requests else under_way > IN_FLIGHT / 2)
+
+    assert rest.poll(ready, 90)
+    victims, survivors = (running_on(cluster, worker.name, dag_id, run_id) for worker in cluster.workers)
+    left = unanswered()
+    cluster.workers[0].kill()
+    simulator.clear_faults()
+    cluster.restart_broker()
+    cluster.restart_api_server()
+    return Struck(rest.wait(dag_id, run_id, RUN_SECONDS), victims, survivors, left)
+
+
+def check_retried(cluster: Cluster, dag_id: str, run_id: str, struck: Struck) -> None:
+    """Check that what the dead worker had at hand was tried once more by the other one, and nothing else was."""
+    # A try has an id of its own.
+    last = {
+        (task["task_id"], task["map_index"]): task for task in cluster.rest.task_instances(dag_id, run_id)
+    }
+    assert struck.victims
+    for victim in struck.victims:
+        again = last[victim["task_id"], victim["map_index"]]
+        assert again["try_number"] == victim["try_number"] + 1
+        assert again["hostname"] == cluster.workers[1].name
+    for survivor in struck.survivors:
+        assert last[survivor["task_id"], survivor["map_index"]]["try_number"] == survivor["try_number"]
+
+
+def stored(cluster: Cluster, prefix: str) -> set[str]:
+    pages = (
+        cluster.s3.client().get_paginator("list_objects_v2").paginate(Bucket=cluster.bucket, Prefix=prefix)
+    )
+    return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
+
+
+def test_mapped_prompts_are_paid_once_though_a_worker_the_broker_and_the_api_server_are_killed(
+    whole: Cluster,
+):
+    dag_id, subjects = "getimg_mapped_prompts", [f"subject {number}" for number in range(24)]
+    run_id = trigger(whole, dag_id, subjects=subjects)
+    struck = strike(whole, dag_id, run_id, between_requests=True)
+    assert struck.state == "success", whole.rest.failed_log(dag_id, run_id)
+    check_retried(whole, dag_id, run_id, struck)
+    assert billed(whole) == {f"{subject}, as a linocut print in two colours": 1 for subject in subjects}
+    rows = whole.rest.xcom(dag_id, run_id, "save_to_s3")
+    assert len({row["generation_id"] for row in rows}) == len(subjects)
+    assert stored(whole, rows[0]["key"].rpartition("/")[0]) == {row["key"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    "between_requests", [True, False], ids=["between requests", "while requests are under way"]
+)
+def test_a_batch_on_both_workers_is_paid_once_though_all_three_are_killed(
+    whole: Cluster, between_requests: bool
+):
+    dag_id, chunks, size = "cluster_batch", 4, 40
+    run_id = trigger(whole, dag_id, chunks=chunks, size=size)
+    struck = strike(whole, dag_id, run_id, between_requests=between_requests)
+    check_retried(whole, dag_id, run_id, struck)
+
+    prompts = {f"chunk {chunk}, image {row}" for chunk in range(chunks) for row in range(size)}
+    bills = billed(whole)
+    assert set(bills.values()) == {1}
+    prefix = f"cluster-batch/{run_id}/"
+    manifests = stored(whole, f"cluster-batch/manifests/{run_id}/")
+    read = whole.s3.client().get_object
+    lines = [
+        json.loads(line)
+        for key in manifests
+        for line in read(Bucket=whole.bucket, Key=key)["Body"].read().splitlines()
+    ]
+    by_prompt = {line["request"]["prompt"]: line for line in lines}
+    assert set(by_prompt) == prompts
+    saved = {prompt: line for prompt, line in by_prompt.items() if line["outcome"] in ("saved", "reused")}
+    assert {line["uri"].removeprefix(f"s3://{whole.bucket}/") for line in saved.values()} == stored(
+        whole, prefix
+    )
+    assert len(stored(whole, prefix)) == len(saved)
+    assert set(saved) <= set(bills)
+    if between_requests:
+        assert struck.state == "success", whole.rest.failed_log(dag_id, run_id)
+        assert set(saved) == prompts
+    else:
+        lost = {prompt: line for prompt, line in by_prompt.items() if prompt not in saved}
+        dead = tuple(f"chunk {victim['map_index']}," for victim in struck.victims)
+        # It may have sent another between the look at the ledger and its death.
+        known = {prompt for prompt in struck.unanswered if prompt.startswith(dead)}
+        assert set() < known <= set(lost)
+        assert all(prompt.startswith(dead) for prompt in lost)
+        assert struck.state == "failed"
+        assert all("may have been billed" in line["error"] for line in lost.values())
+
+
+def test_a_task_that_is_due_while_the_broker_is_away_loses_no_try(whole: Cluster):
+    whole.components["valkey"].kill()
+    run_id = trigger(whole, "getimg_daily_image")
+    scheduler = whole.components["scheduler"]
+    # Two rounds of publishing have failed by then: more than a second, which as shipped costs the try.
+    failing = "Celery Task Timeout Error"
+    before = scheduler.log.read_text().count(failing)
+    assert whole.rest.poll(lambda: scheduler.log.read_text().count(failing) >= before + 2, 60)
+    whole.components["valkey"].start()
+    wait(whole, "getimg_daily_image", run_id)
+    tries = {
+        task["task_id"]: task["try_number"]
+        for task in whole.rest.task_instances("getimg_daily_image", run_id)
+    }
+    assert tries == {"generate_image": 1, "save_to_s3": 1}
+    assert len(whole.simulator.ledger()["posts"]) == 1
+
+
+def test_a_task_whose_message_is_lost_with_the_broker_is_sent_again(whole: Cluster):
+    for worker in whole.workers:
+        worker.kill()
+    run_id = trigger(whole, "getimg_daily_image")
+
+    def sent() -> bool:
+        first = whole.rest.task_instances("getimg_daily_image", run_id)
+        queued = any(task["state"] == "queued" for task in first)
+        return queued and whole.queued() > 0
+
+    assert whole.rest.poll(sent, 60)
+    broker = whole.components["valkey"]
+    broker.kill()
+    shutil.rmtree(whole.folder.path / "valkey")
+    (whole.folder.path / "valkey").mkdir()
+    broker.start()
+    broker.wait_until_ready()
+    assert whole.queued() == 0
+    for worker in whole.workers:
+        worker.start()
+    wait(whole, "getimg_daily_image", run_id)
+    assert len(whole.simulator.ledger()["posts"]) == 1
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that PostgreSQL's user may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
+
+
+def test_nothing_is_left_when_the_command_is_killed(open_folder: Path, tmp_path: Path):
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        command = subprocess.Popen(
+            [sys.executable, "-m", "devstack.cluster", "--slots", "2"],
+            cwd=REPOSITORY,
+            env=os.environ | {"TMPDIR": str(open_folder)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        poll(lambda: "until Ctrl-C." in log.read_text() or command.poll() is not None, 200)
+        assert "It stays up until Ctrl-C." in log.read_text()
+        assert "generate_image: success on worker-" in log.read_text()
+        started = psutil.Process(command.pid).children(recursive=True)
+        assert len(started) > 20
+    finally:
+        command.kill()
+        command.wait()
+    assert poll(lambda: not any(process.is_running() for process in started), 30)
+    assert poll(lambda: not list(open_folder.iterdir()), 30)
+
+
+def poll(check: Callable[[], bool], timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while not (answer := check()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return answer
