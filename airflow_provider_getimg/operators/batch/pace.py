@@ -149,9 +149,14 @@ class Pace:
     def unreachable(self) -> None:
         """Note that no connection was made, from within its slot."""
         with self._changed:
+            now = self._clock()
+            if now < self._opens_at:
+                # One of many that failed together.
+                return
             self._refusals += 1
-            wait = backoff(self._refusals, BACKOFF_FIRST, BACKOFF_LIMIT)
-            self._close_until(self._clock() + wait, "getimg.ai is out of reach")
+            self._close_until(
+                now + backoff(self._refusals, BACKOFF_FIRST, BACKOFF_LIMIT), "getimg.ai is out of reach"
+            )
 
     def _wait(self) -> float:
         now = self._clock()

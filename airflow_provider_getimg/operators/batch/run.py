@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_getimg.api.errors import (
     AuthenticationError,
@@ -288,7 +288,7 @@ class BatchRun:
     def _ask(self, row: Row) -> RowResult | None:
         if self._stop.event.is_set():
             return RowResult(row, "not asked")
-        log = self._log
+        log = cast("Logger", self._log.bind(row=row.index))
         ledger = Ledger(self._context, row.request.fingerprint, log, self._journal.place(row.id))
         paid = PaidGeneration(
             ledger,
@@ -300,7 +300,13 @@ class BatchRun:
             log=log,
             slot=self._pace.slot,
         )
-        answer = paid.recorded()
+        try:
+            answer = paid.recorded()
+        except OutcomeUnknownError:
+            # A try that was given up for dead may have saved what it could no longer record.
+            if (there := self._already_there(row)) is not None:
+                return there
+            raise
         is_new = answer is None
         if answer is None:
             if (there := self._already_there(row)) is not None:

@@ -267,6 +267,20 @@ class TestRetry:
         assert "Try 1 sent this request at" in str(second)
         assert RETRY_POLICY.evaluate(second, 2, 3).action is RetryAction.FAIL
 
+    def test_finds_what_a_try_saved_that_could_no_longer_record_it(self, bench, store):
+        # The API server takes no more notes of a try that it gave up for dead; S3 does.
+        bench.run(rows(2))
+        entries = json.loads(store.values["getimg_batch_0000"])
+        for name, entry in list(entries["entries"].items()):
+            if name.endswith("/saved"):
+                del entries["entries"][name]
+            else:
+                del entry["answer"]
+                entry["state"] = "submitted"
+        store.values = {"getimg_batch_0000": json.dumps(entries)}
+        summary = bench.run(rows(2), try_number=2)
+        assert (summary["saved"], summary["reused"], bench.posts()) == (2, 2, 2)
+
     def test_saves_what_is_paid_without_asking(self, bench):
         play(bench.simulator, {"on": "download", "kind": "status", "status": 500, "times": 99})
         error = bench.failure(rows(2))

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Hundreds of images a night, in a few tasks.
+
+It shows ``GenerateImagesToS3Operator``: a list of requests goes in, and each image lies in S3 the moment it is there. The list
+is cut into chunks, one mapped task each, so that several workers share the night's work; the pool ``getimg`` keeps all of them
+together within what the account allows: it has a slot for each concurrent request, and a task takes as many as it uses.
+
+It needs:
+
+- the connections ``getimg_default`` and ``aws_default``,
+- the Airflow Variable ``getimg_bucket``: the name of an S3 bucket,
+- the pool ``getimg``, with as many slots as the account may run requests at once, and 4 at least:
+  ``airflow pools set getimg 4 "Concurrent requests of the getimg.ai account"``.
+
+Safe to run twice: the keys are made of the day and the article's number, and a row whose image lies there already is neither asked
+for nor billed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
+
+CONCURRENCY = 4
+
+with DAG(
+    dag_id="getimg_nightly_batch",
+    schedule=None,
+    start_date=datetime(2026, 1, 1),
+    tags=["getimg", "example"],
+    doc_md=__doc__,
+    params={"articles": 12, "rows_per_task": 6},
+):
+
+    @task
+    def read_articles(params: dict[str, Any] | None = None) -> list[list[dict[str, Any]]]:
+        """Return the night's requests in chunks; a real DAG would read them from a table."""
+        articles, size = (params or {})["articles"], (params or {})["rows_per_task"]
+        requests = [
+            {"prompt": f"Product photo of teapot {number}, studio light", "labels": {"article": number}}
+            for number in range(articles)
+        ]
+        return [requests[start : start + size] for start in range(0, len(requests), size)]
+
+    GenerateImagesToS3Operator.partial(
+        task_id="generate_images",
+        defaults={"model": "sketch-mini", "aspect_ratio": "1:1", "output_format": "webp"},
+        s3_bucket="{{ var.value.getimg_bucket }}",
+        s3_key="getimg/nightly/{{ (dag_run.logical_date or dag_run.run_after) | ds }}/{article:05}.{extension}",
+        concurrency=CONCURRENCY,
+        pool="getimg",
+        pool_slots=CONCURRENCY,
+        max_failures="2%",
+        retries=3,
+    ).expand(requests=read_articles())
