@@ -2,7 +2,7 @@
 """Runs the benchmarks against local servers, side by side in one run: ``python -m benchmarks``.
 
 Prints tables, and writes ``NAME.png`` and ``NAME.json`` into ``benchmarks/results``. The exit code is 1 where a target
-was missed. ``--quick`` takes less than a minute, and its figures are worth nothing.
+was missed. ``--quick`` takes about two minutes, and its figures are worth nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from benchmarks import machine, memory, transfer
+from benchmarks import batch, machine, memory, transfer
 from benchmarks.report import Options, Report, save, show
 from benchmarks.stage import Stage
 from devstack import StackError
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 WIDTH = 150
 RESULTS = Path(__file__).parent / "results"
 #: Each takes the servers and the options. A new one is a module with a ``run`` and a line here.
-BENCHMARKS: dict[str, Callable[[Stage, Options], Report]] = {"transfer": transfer.run, "memory": memory.run}
+BENCHMARKS: dict[str, Callable[[Stage, Options], Report]] = {
+    "transfer": transfer.run,
+    "memory": memory.run,
+    "batch": batch.run,
+}
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many images are made, by what kind of API, and the proof that they were."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.stage import REQUEST
+from devstack import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.stage import Stage
+
+MIB = 2**20
+#: Where all of them put their images, and nothing else.
+PREFIX = "images/"
+#: What the requests share: with another prompt each, so that the ledger tells them apart.
+SHARED = {name: value for name, value in REQUEST.items() if name != "prompt"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images to make.
+
+    :param latency: Seconds that the API takes for one.
+    :param concurrency: Requests at once. It means nothing to mapped tasks.
+    """
+
+    images: int
+    latency: float
+    concurrency: int
+
+    @property
+    def ideal_seconds(self) -> float:
+        """The time that the API alone takes, when all slots are always full."""
+        return -(-self.images // self.concurrency) * self.latency
+
+
+def requests(images: int) -> list[dict[str, Any]]:
+    """Return a request for each image."""
+    return [{"prompt": f"a benchmark, {number}"} for number in range(images)]
+
+
+def requests_lines(images: int) -> bytes:
+    """Return the requests as JSON Lines."""
+    return "".join(json.dumps(request) + "\n" for request in requests(images)).encode()
+
+
+@contextlib.contextmanager
+def working(stage: Stage, work: Work) -> Iterator[str]:
+    """Lend a bucket and an API of this latency, and prove at the end that each image was billed once and saved.
+
+    :raises devstack.StackError: It was not.
+    """
+    # The one drawing that all files of a size share is made here.
+    stage.make_files(1, MIB)
+    stage.simulator.clear_ledger()
+    stage.simulator.settings(latency=work.latency)
+    try:
+        with stage.bucket() as bucket:
+            yield bucket
+            _verify(stage, bucket, work.images)
+    finally:
+        stage.simulator.settings(latency=0.0)
+
+
+def _verify(stage: Stage, bucket: str, images: int) -> None:
+    billed = Counter(post["prompt"] for post in stage.simulator.ledger()["posts"] if post["billed"])
+    if billed != Counter(request["prompt"] for request in requests(images)):
+        raise StackError(f"{billed.total()} images of {len(billed)} prompts were billed instead of {images}.")
+    pages = stage.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=PREFIX)
+    sizes = [item["Size"] for page in pages for item in page.get("Contents", [])]
+    if sizes != [MIB] * images:
+        raise StackError(f"The bucket holds {len(sizes)} images instead of {images}, or not all of each.")
