@@ -40,7 +40,7 @@ BACKOFF_FIRST = 0.5
 BACKOFF_LIMIT = 20.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Saved:
     """
     A file that lies in S3.

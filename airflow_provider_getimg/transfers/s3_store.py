@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+import os.path
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -32,6 +33,8 @@ SHA256 = "getimg-sha256"
 REQUEST_SHA256 = "getimg-request-sha256"
 
 _READ_BYTES = 1024 * 1024
+# From so many keys on, one listing is less work than a look at each.
+_LIST_FROM = 16
 # Set by the upload itself: a user's value would break it.
 _OWN_ARGS = frozenset({"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "IfNoneMatch", "IfMatch"})
 
@@ -172,6 +175,30 @@ class S3Store:
                 raise object_error("look at", bucket, f"s3://{bucket}", error) from None
         except BotoCoreError as error:
             raise object_error("look at", bucket, f"s3://{bucket}", error) from None
+
+    def keys_among(self, keys: Sequence[str | None], bucket: str) -> frozenset[str] | None:
+        """
+        Return at which of many keys objects lie, with a call for a thousand of them.
+
+        :param keys: None among them for one that is not known.
+        :return: None where it may not be asked, or where far more lies beside them: each is then to be looked at.
+        """
+        if len(keys) < _LIST_FROM or None in keys:
+            return None
+        wanted = frozenset(keys)
+        found: set[str] = set()
+        # S3's prefixes are characters, as these are.
+        prefix = os.path.commonprefix([key for key in keys if key])  # noqa: RUF071
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        try:
+            for number, page in enumerate(pages):
+                if number > len(keys) // _LIST_FROM:
+                    return None
+                found |= {entry["Key"] for entry in page.get("Contents", [])} & wanted
+        except (ClientError, BotoCoreError):
+            # No permission to list, most likely: that is none of what saving needs.
+            return None
+        return frozenset(found)
 
     def abort_uploads(self, bucket: str, key: str) -> int:
         """

@@ -26,7 +26,7 @@ URIS_AT_MOST = 100
 _FAILURES_TOLD = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowResult:
     """
     What became of one row.

@@ -9,18 +9,25 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_getimg.api.errors import InvalidInputError, UnavailableError
-from airflow_provider_getimg.api.types import MediaFile
 from airflow_provider_getimg.operators.written_request import FIELDS, WrittenRequest
 from airflow_provider_getimg.transfers.plan import PLACEHOLDERS as FILE_PLACEHOLDERS
-from airflow_provider_getimg.transfers.plan import FileCopy, destination, placeholders, plan
+from airflow_provider_getimg.transfers.plan import (
+    FileCopy,
+    KnownMedia,
+    destination,
+    placeholders,
+    plan,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mypy_boto3_s3 import S3Client
+
+    from airflow_provider_getimg.api.types import MediaFile
 
 LABELS = "labels"
 REQUESTS_FILE_MAX_BYTES = 256 * 1024 * 1024
@@ -69,7 +76,7 @@ class Row:
         """How the row is called in messages."""
         return f"Row {self.index}"
 
-    @cached_property
+    @property
     def _fields(self) -> dict[str, Any]:
         """What its placeholders stand for, beside those that its files know themselves."""
         request = self.request.checked
@@ -81,7 +88,7 @@ class Row:
             "row": self.index,
         }
 
-    @cached_property
+    @property
     def prompt_sha256(self) -> str:
         """A digest of the prompt, in hex."""
         return hashlib.sha256(self.request.checked.prompt.encode()).hexdigest()
@@ -94,11 +101,12 @@ class Row:
         ]
 
     @cached_property
-    def expected(self) -> FileCopy | None:
-        """Where its first file will go; None where only the answer tells."""
+    def expected_key(self) -> str | None:
+        """The key of its first file; None where only the answer tells."""
+        # The key alone is kept: of thousands of rows, all else would add up.
         if placeholders(self.template, (*FILE_PLACEHOLDERS, *self._fields)) & _TOLD_BY_THE_ANSWER:
             return None
-        return self.some_copy()
+        return self.some_copy().key
 
     def some_copy(self) -> FileCopy:
         """Return where a file would go if its answer told what answers tell."""
@@ -113,14 +121,8 @@ class Row:
 
     def made_before(self, generation_id: str | None, model: str | None, mime_type: str | None) -> FileCopy:
         """Return the file that lies at its key, with what the object itself tells."""
-        copy = self.expected or self.some_copy()
-        media = MediaFile.model_construct(
-            url="",
-            mime_type=mime_type or copy.media.mime_type,
-            deletes_at=copy.media.deletes_at,
-            width=None,
-            height=None,
-        )
+        copy = self.some_copy()
+        media = cast("MediaFile", KnownMedia(mime_type or copy.media.mime_type, copy.media.deletes_at))
         return replace(copy, generation_id=generation_id or "unknown", model=model, media=media)
 
     def shown(self) -> dict[str, Any]:
@@ -188,15 +190,15 @@ def read_rows(
 def _check_keys(rows: Sequence[Row]) -> None:
     places: dict[str, Row] = {}
     for row in rows:
-        expected = row.expected
-        if expected is None:
+        key = row.expected_key
+        if key is None:
             return
-        if expected.uri in places:
+        if key in places:
             raise InvalidInputError(
-                f"s3_key gives rows {places[expected.uri].index} and {row.index} the same key {expected.key!r}: tell them apart "
+                f"s3_key gives rows {places[key].index} and {row.index} the same key {key!r}: tell them apart "
                 "with {row}, a field in which they differ, or {generation_id}."
             )
-        places[expected.uri] = row
+        places[key] = row
 
 
 def _request(fields: Mapping[str, Any]) -> tuple[WrittenRequest, dict[str, Any]]:

@@ -30,13 +30,14 @@ from airflow_provider_getimg.api.errors import (
     RateLimitError,
     UnavailableError,
 )
-from airflow_provider_getimg.api.types import Generation, MediaFile
+from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.ledger import Entry, Ledger, LedgerError
 from airflow_provider_getimg.operators.batch.pace import PacedClient
 from airflow_provider_getimg.operators.batch.progress import Progress
 from airflow_provider_getimg.operators.batch.results import BatchResults, RowResult
 from airflow_provider_getimg.operators.paid_generation import PaidGeneration
 from airflow_provider_getimg.transfers.copier import Saved
+from airflow_provider_getimg.transfers.plan import KnownMedia
 from airflow_provider_getimg.transfers.s3_store import GENERATION_ID, MODEL, REQUEST_SHA256
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from airflow_provider_getimg.api.client import GetimgClient
+    from airflow_provider_getimg.api.types import MediaFile
     from airflow_provider_getimg.journal import Journal
     from airflow_provider_getimg.operators.batch.budget import Budget
     from airflow_provider_getimg.operators.batch.pace import Pace
@@ -172,6 +174,8 @@ class BatchRun:
         self._failed = 0
         self._unknown_in_a_row = 0
         self._unsaved_in_a_row = 0
+        # Keys at which objects lay when the try began; None where that is asked row by row.
+        self._there: frozenset[str] | None = None
         # Enough for all slots' answers at once, on top of what the savers have in hand.
         self._backlog_at_most = 2 * (rules.askers + rules.savers)
 
@@ -231,6 +235,9 @@ class BatchRun:
             else:
                 paid.append((_LAST, row))
         self._budget.check(row.request.checked for row in to_ask)
+        if to_ask and not self._rules.replaces:
+            keys = [row.expected_key for row in to_ask]
+            self._there = self._store.keys_among(keys, to_ask[0].bucket)
         return [row for _, row in sorted(paid, key=lambda entry: entry[0])] + to_ask
 
     def _earlier(self, row: Row) -> Entry | None:
@@ -304,7 +311,7 @@ class BatchRun:
             answer = paid.recorded()
         except OutcomeUnknownError:
             # A try that was given up for dead may have saved what it could no longer record.
-            if (there := self._already_there(row)) is not None:
+            if (there := self._already_there(row, afresh=True)) is not None:
                 return there
             raise
         is_new = answer is None
@@ -319,15 +326,19 @@ class BatchRun:
         self._savers.submit(self._guarded, self._save, row, answer, is_new)
         return None
 
-    def _already_there(self, row: Row) -> RowResult | None:
+    def _already_there(self, row: Row, *, afresh: bool = False) -> RowResult | None:
         """
         Look for the row's object, as an earlier run, or a try before a Clear, may have left it.
 
+        :param afresh: Whether it may have come since the try began.
+
         :raises ObjectExistsError: Something else lies at its key: an image could not be saved there, and none is paid.
         """
-        if self._rules.replaces or row.expected is None:
+        if self._rules.replaces or row.expected_key is None:
             return None
-        copy = row.expected
+        if not afresh and self._there is not None and row.expected_key not in self._there:
+            return None
+        copy = row.some_copy()
         stored = self._store.look(copy)
         if stored is None:
             return None
@@ -413,8 +424,7 @@ class BatchRun:
         key = f"{row.id}/saved"
         if (files := _saved_before(copies, self._journal.earlier(key))) is not None:
             return files
-        looked_at = row.expected.uri if is_new and row.expected else None
-        files = [self._copier.save(copy, is_new=copy.uri == looked_at) for copy in copies]
+        files = [self._copier.save(copy, is_new=is_new and copy.key == row.expected_key) for copy in copies]
         self._unsaved_in_a_row = 0
         # Nobody waits for this: should it be lost, the object itself tells.
         self._journal.write_later(key, [[file.copy.uri, file.size, file.sha256, file.etag] for file in files])
@@ -452,9 +462,7 @@ def _saved_before(copies: Sequence[FileCopy], noted: Any) -> list[Saved] | None:
 def _slim(file: Saved) -> Saved:
     """Return what is needed of a saved file later: of thousands, every URL would add up."""
     media = file.copy.media
-    known = MediaFile.model_construct(
-        url="", mime_type=media.mime_type, deletes_at=media.deletes_at, width=media.width, height=media.height
-    )
+    known = cast("MediaFile", KnownMedia(media.mime_type, media.deletes_at, media.width, media.height))
     return replace(file, copy=replace(file.copy, media=known))
 
 

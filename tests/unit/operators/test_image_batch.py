@@ -345,6 +345,26 @@ class TestClear:
         assert [line["outcome"] for line in bench.manifest()] == ["reused"] * 3 + ["saved"] * 2
         assert all(line["sha256"] and line["generation_id"] for line in bench.manifest())
 
+    def test_of_many_rows_finds_what_is_there_by_one_listing(self, bench, monkeypatch, seaweedfs):
+        bench.run(rows(20), concurrency=20)
+        bench.client.delete_object(Bucket=bench.bucket, Key="night/007.jpg")
+        with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
+            summary = bench.run(rows(21), max_tries=7, try_number=5, concurrency=21)
+            assert (summary["saved"], summary["reused"], bench.posts()) == (21, 19, 22)
+            operations = proxy.operations()
+            assert operations.count("ListObjectsV2") == 1
+            # What is there is looked at, and nothing else.
+            assert operations.count("HeadObject") == 19
+            proxy.clear()
+            # Without the permission to list, each is looked at.
+            proxy.set_faults(
+                [{"kind": "status", "code": "AccessDenied", "operation": "ListObjectsV2", "times": 9}]
+            )
+            assert bench.run(rows(22), max_tries=11, try_number=9, concurrency=22)["reused"] == 21
+            assert proxy.operations().count("HeadObject") == 22
+        assert bench.posts() == 23
+
     @pytest.mark.parametrize("if_exists", ["skip", "fail"])
     def test_pays_for_nothing_that_could_not_be_saved(self, bench, if_exists):
         bench.client.put_object(Bucket=bench.bucket, Key="night/001.jpg", Body=b"theirs")
