@@ -62,8 +62,16 @@ def mapped_prompts(images: int) -> dict[str, Any]:
     return {"subjects": [f"subject {number}" for number in range(images)]}
 
 
+def nightly_batch(images: int) -> dict[str, Any]:
+    """Return the conf of ``getimg_nightly_batch``: tasks of a hundred images each."""
+    return {"articles": images, "rows_per_task": min(images, 100)}
+
+
 #: The conf that makes a DAG ask for so many images, each with a prompt of its own.
-LOADS: dict[str, Callable[[int], dict[str, Any]]] = {"getimg_mapped_prompts": mapped_prompts}
+LOADS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "getimg_mapped_prompts": mapped_prompts,
+    "getimg_nightly_batch": nightly_batch,
+}
 
 
 def soak(cluster: Cluster, dag_id: str, images: int, conf: dict[str, Any]) -> Soak:
@@ -109,6 +117,14 @@ def count_objects(cluster: Cluster) -> int:
     return sum(page["KeyCount"] for page in pages)
 
 
+def empty(cluster: Cluster) -> None:
+    """Delete all objects in the cluster's bucket."""
+    client = cluster.s3.client()
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=cluster.bucket):
+        for entry in page.get("Contents", []):
+            client.delete_object(Bucket=cluster.bucket, Key=entry["Key"])
+
+
 def report(result: Soak, console: Console) -> None:
     """Print what the run came to."""
     console.print(memory_table(("start", result.start), ("peak", result.peak), ("end", result.end)))
@@ -144,6 +160,8 @@ def main() -> int:
         with Cluster(concurrency=arguments.concurrency, simulator=options) as cluster:
             if load is not None:
                 soak(cluster, arguments.dag, WARM_UP_IMAGES, load(WARM_UP_IMAGES))
+                # What lies there already would not be asked for.
+                empty(cluster)
             conf = arguments.conf if load is None or arguments.conf else load(arguments.images)
             result = soak(cluster, arguments.dag, arguments.images, conf)
     except StackError as error:

@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from devstack.cluster import Cluster
+from devstack.soak import empty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,39 +35,14 @@ REPOSITORY = Path(__file__).parents[2]
 RUN_SECONDS = 600.0
 
 
-CONCURRENCY = 4
-# As many tasks, each with as many requests.
-IN_FLIGHT = CONCURRENCY**2
-BATCH_DAG = f"""
-from datetime import datetime
-
-from airflow.sdk import DAG, task
-
-from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
-
-with DAG("cluster_batch", schedule=None, start_date=datetime(2026, 1, 1), params={{"chunks": 1, "size": 1}}):
-
-    @task
-    def write_requests(params=None):
-        return [
-            [{{"prompt": f"chunk {{chunk}}, image {{row}}", "labels": {{"chunk": chunk}}}} for row in range(params["size"])]
-            for chunk in range(params["chunks"])
-        ]
-
-    GenerateImagesToS3Operator.partial(
-        task_id="generate",
-        s3_bucket="{{{{ var.value.getimg_bucket }}}}",
-        s3_key="cluster-batch/{{{{ run_id }}}}/{{chunk}}-{{row:04}}.{{extension}}",
-        manifest_key="cluster-batch/manifests/{{{{ run_id }}}}/{{{{ ti.map_index }}}}.jsonl",
-        defaults={{"model": "seedream-5-lite"}},
-        concurrency={CONCURRENCY},
-        pool="getimg",
-    ).expand(requests=write_requests())
-"""
+# Of getimg_nightly_batch: requests of a task, and tasks at a time.
+CONCURRENCY = TASKS = 4
+IN_FLIGHT = CONCURRENCY * TASKS
+NIGHTLY = "getimg/nightly/"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """A cluster as the compose file describes it, less patient and with nothing scheduled."""
     env = {
         "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "5",
@@ -77,14 +53,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "5",
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
     }
-    dags = tmp_path_factory.mktemp("dags")
-    (dags / "cluster_batch.py").write_text(BATCH_DAG)
     # Its start fails if it is not healthy within 60 s.
     with Cluster(
-        dags=[REPOSITORY / "dags", dags],
+        dags=[REPOSITORY / "dags"],
         # So few that tasks must spread over both.
-        slots=CONCURRENCY // 2,
-        concurrency=CONCURRENCY,
+        slots=TASKS // 2,
+        concurrency=IN_FLIGHT,
         env=env,
         simulator={"latency": 1.0},
     ) as running:
@@ -158,7 +132,7 @@ def test_both_connections_are_there_and_the_key_is_good(whole: Cluster):
 
 
 def test_the_pool_has_the_slots_that_were_asked_for(whole: Cluster):
-    assert whole.rest.request("GET", "/pools/getimg")["slots"] == CONCURRENCY
+    assert whole.rest.request("GET", "/pools/getimg")["slots"] == IN_FLIGHT
 
 
 def test_the_daily_image_runs_on_a_worker(whole: Cluster):
@@ -259,16 +233,21 @@ def test_mapped_prompts_are_paid_once_though_a_worker_the_broker_and_the_api_ser
 def test_a_batch_on_both_workers_is_paid_once_though_all_three_are_killed(
     whole: Cluster, between_requests: bool
 ):
-    dag_id, chunks, size = "cluster_batch", 4, 40
-    run_id = trigger(whole, dag_id, chunks=chunks, size=size)
+    dag_id, size = "getimg_nightly_batch", 40
+    # The keys are made of the day: what lies there from an earlier run would not be asked for.
+    empty(whole)
+    run_id = trigger(whole, dag_id, articles=TASKS * size, rows_per_task=size)
     struck = strike(whole, dag_id, run_id, between_requests=between_requests)
     check_retried(whole, dag_id, run_id, struck)
 
-    prompts = {f"chunk {chunk}, image {row}" for chunk in range(chunks) for row in range(size)}
+    chunk_of = {
+        f"Product photo of teapot {number}, studio light": number // size for number in range(TASKS * size)
+    }
     bills = billed(whole)
     assert set(bills.values()) == {1}
-    prefix = f"cluster-batch/{run_id}/"
-    manifests = stored(whole, f"cluster-batch/manifests/{run_id}/")
+    objects = stored(whole, NIGHTLY)
+    manifests = {key for key in objects if key.endswith(".jsonl")}
+    assert len(manifests) == TASKS
     read = whole.s3.client().get_object
     lines = [
         json.loads(line)
@@ -276,23 +255,22 @@ def test_a_batch_on_both_workers_is_paid_once_though_all_three_are_killed(
         for line in read(Bucket=whole.bucket, Key=key)["Body"].read().splitlines()
     ]
     by_prompt = {line["request"]["prompt"]: line for line in lines}
-    assert set(by_prompt) == prompts
+    assert set(by_prompt) == set(chunk_of)
     saved = {prompt: line for prompt, line in by_prompt.items() if line["outcome"] in ("saved", "reused")}
-    assert {line["uri"].removeprefix(f"s3://{whole.bucket}/") for line in saved.values()} == stored(
-        whole, prefix
-    )
-    assert len(stored(whole, prefix)) == len(saved)
+    uris = {line["uri"].removeprefix(f"s3://{whole.bucket}/") for line in saved.values()}
+    assert uris == objects - manifests
+    assert len(uris) == len(saved)
     assert set(saved) <= set(bills)
     if between_requests:
         assert struck.state == "success", whole.rest.failed_log(dag_id, run_id)
-        assert set(saved) == prompts
+        assert set(saved) == set(chunk_of)
     else:
         lost = {prompt: line for prompt, line in by_prompt.items() if prompt not in saved}
-        dead = tuple(f"chunk {victim['map_index']}," for victim in struck.victims)
+        dead = {victim["map_index"] for victim in struck.victims}
         # It may have sent another between the look at the ledger and its death.
-        known = {prompt for prompt in struck.unanswered if prompt.startswith(dead)}
+        known = {prompt for prompt in struck.unanswered if chunk_of[prompt] in dead}
         assert set() < known <= set(lost)
-        assert all(prompt.startswith(dead) for prompt in lost)
+        assert all(chunk_of[prompt] in dead for prompt in lost)
         assert struck.state == "failed"
         assert all("may have been billed" in line["error"] for line in lost.values())
 
