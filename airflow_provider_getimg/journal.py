@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import deque
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -28,6 +30,16 @@ if TYPE_CHECKING:
 KEY = "getimg_batch_{number:04}"
 #: Where a segment ends. Airflow warns from 64 KB on, and each commit writes the whole segment.
 SEGMENT_BYTES = 24 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """An entry that waits to be written, with its size in bytes."""
+
+    key: str
+    value: Any
+    size: int
+    written: Future[None] = field(default_factory=Future)
 
 
 class Journal:
@@ -49,7 +61,7 @@ class Journal:
         self._segment: dict[str, Any] = {}
         self._segment_bytes = 0
         self._changed = threading.Condition()
-        self._queue: list[tuple[str, Any, Future[None]]] = []
+        self._queue: deque[_Change] = deque()
         self._closing = False
         self._writer = threading.Thread(target=self._write_queued, name="getimg-journal", daemon=True)
         #: How many commits were made, and how many bytes the segments hold together.
@@ -85,13 +97,13 @@ class Journal:
 
     def write_later(self, key: str, value: Any) -> Future[None]:
         """Write an entry with the next commit. None says that there is none."""
-        written: Future[None] = Future()
+        change = _Change(key, value, len(key) + len(json.dumps(value)))
         with self._changed:
             if self._closing:
                 raise RuntimeError("The journal is closed.")
-            self._queue.append((key, value, written))
+            self._queue.append(change)
             self._changed.notify_all()
-        return written
+        return change.written
 
     def place(self, key: str) -> JournalPlace:
         """Return the place of one entry, for a :class:`~airflow_provider_getimg.ledger.Ledger`."""
@@ -131,20 +143,28 @@ class Journal:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closing)
-                queued, self._queue = self._queue, []
-            if not queued:
+                changes = self._next()
+            if not changes:
                 return
             try:
-                self._commit({key: value for key, value, _ in queued})
+                self._commit({change.key: change.value for change in changes}, sum(c.size for c in changes))
             except BaseException as error:
-                for _, _, written in queued:
-                    written.set_exception(error)
+                for change in changes:
+                    change.written.set_exception(error)
             else:
-                for _, _, written in queued:
-                    written.set_result(None)
+                for change in changes:
+                    change.written.set_result(None)
 
-    def _commit(self, changes: dict[str, Any]) -> None:
-        size = sum(len(key) + len(json.dumps(value)) for key, value in changes.items())
+    def _next(self) -> list[_Change]:
+        """Take from the queue what fits into one segment; one change at least."""
+        changes: list[_Change] = []
+        size = 0
+        while self._queue and (not changes or size + self._queue[0].size <= SEGMENT_BYTES):
+            changes.append(self._queue.popleft())
+            size += changes[-1].size
+        return changes
+
+    def _commit(self, changes: dict[str, Any], size: int) -> None:
         number, segment, held = self._number, self._segment, self._segment_bytes
         if segment and held + size > SEGMENT_BYTES:
             number, segment, held = number + 1, {}, 0

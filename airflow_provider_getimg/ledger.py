@@ -245,6 +245,9 @@ class Ledger:
         :param received: An answer that could not be read: kept, for it may be paid for.
         """
         kept = received[:_RECEIVED_CHARACTERS] if received else None
+        while kept and len(json.dumps(kept)) > 2 * _RECEIVED_CHARACTERS:
+            # Escapes take up to six bytes a character.
+            kept = kept[: len(kept) // 2]
         try:
             self._write(replace(self._last(), failure=failure, received=kept))
         except Exception as fault:

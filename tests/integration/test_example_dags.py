@@ -145,3 +145,25 @@ def test_reference_images(airflow_stack: Airflow, simulator: Simulator, seaweedf
     fields = airflow_stack.rendered_fields("getimg_reference_images", run_id, "generate_image")
     assert f"s3://{STACK_BUCKET}/photos/p.png" in str(fields["images"])
     assert "base64" not in str(fields)
+
+
+def test_nightly_batch(airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, run):
+    client = seaweedfs.client()
+    # The keys are made of the day: what an earlier run left is not asked for.
+    for entry in client.list_objects_v2(Bucket=STACK_BUCKET, Prefix="getimg/nightly/").get("Contents", []):
+        client.delete_object(Bucket=STACK_BUCKET, Key=entry["Key"])
+    run_id = run("getimg_nightly_batch", articles=5, rows_per_task=3)
+    summaries = [
+        airflow_stack.xcom("getimg_nightly_batch", run_id, "generate_images", map_index=index)
+        for index in (0, 1)
+    ]
+    assert [(summary["requested"], summary["saved"]) for summary in summaries] == [(3, 3), (2, 2)]
+    assert len(simulator.ledger()["posts"]) == 5
+    again = run("getimg_nightly_batch", articles=6, rows_per_task=3)
+    last = airflow_stack.xcom("getimg_nightly_batch", again, "generate_images", map_index=1)
+    assert (last["saved"], last["reused"]) == (3, 2)
+    assert len(simulator.ledger()["posts"]) == 6
+    for uri in summaries[0]["uris"]:
+        key = uri.removeprefix(f"s3://{STACK_BUCKET}/")
+        picture = Image.open(io.BytesIO(client.get_object(Bucket=STACK_BUCKET, Key=key)["Body"].read()))
+        assert picture.format == "WEBP"

@@ -78,7 +78,7 @@ class Budget:
         if spent + sum(prices, Decimal(0)) > self._limit:
             before = f" on top of {spent} USD that were, or may have been, billed before" if spent else ""
             raise CostLimitError(
-                f"{len(prices)} images cost {sum(prices, Decimal(0))} USD{before}, more than max_cost ({self._limit} USD): "
+                f"{len(prices)} {'image costs' if len(prices) == 1 else 'images cost'} {sum(prices, Decimal(0))} USD{before}, more than max_cost ({self._limit} USD): "
                 "nothing was sent."
             )
 

@@ -27,6 +27,7 @@ from airflow_provider_getimg.api.errors import (
     ObjectExistsError,
     ObjectStoreError,
     OutcomeUnknownError,
+    PaidFilesGoneError,
     RateLimitError,
     UnavailableError,
 )
@@ -215,30 +216,41 @@ class BatchRun:
         return self.results
 
     def _in_order(self) -> list[Row]:
-        """Count what earlier tries spent, check the budget, and put first what is paid and dies first."""
+        """Check the budget, and put first what is paid and dies first."""
         paid: list[tuple[datetime, Row]] = []
         to_ask = []
         for row in self._rows:
             entry = self._earlier(row)
-            if entry is None:
-                to_ask.append(row)
-                continue
-            price = self._budget.price(row.request.checked)
-            doubtful = entry.sent_before + (entry.answer is None)
-            self._budget.doubtful_before(price * doubtful)
-            if entry.answer is not None:
+            if entry is not None and entry.answer is not None:
                 generation = Generation.from_json(entry.answer)
-                self._budget.spent_before(_cost(generation) or price)
                 paid.append((min(file.deletes_at for file in generation.data), row))
-            elif self._rules.on_unknown_outcome == "resubmit":
-                to_ask.append(row)
-            else:
+            elif entry is not None and self._rules.on_unknown_outcome == "fail":
                 paid.append((_LAST, row))
-        self._budget.check(row.request.checked for row in to_ask)
+            else:
+                to_ask.append(row)
+        try:
+            self._count_earlier()
+            self._budget.check(row.request.checked for row in to_ask)
+        except GetimgError as error:
+            if not paid:
+                raise
+            # What is paid is saved all the same.
+            self._stop.because(error)
         if to_ask and not self._rules.replaces:
             keys = [row.expected_key for row in to_ask]
             self._there = self._store.keys_among(keys, to_ask[0].bucket)
         return [row for _, row in sorted(paid, key=lambda entry: entry[0])] + to_ask
+
+    def _count_earlier(self) -> None:
+        """Count what earlier tries spent."""
+        for row in self._rows:
+            entry = self._earlier(row)
+            if entry is None:
+                continue
+            price = self._budget.price(row.request.checked)
+            self._budget.doubtful_before(price * (entry.sent_before + (entry.answer is None)))
+            if entry.answer is not None:
+                self._budget.spent_before(_cost(Generation.from_json(entry.answer)) or price)
 
     def _earlier(self, row: Row) -> Entry | None:
         try:
@@ -293,8 +305,8 @@ class BatchRun:
                 self._finished.set()
 
     def _ask(self, row: Row) -> RowResult | None:
-        if self._stop.event.is_set():
-            return RowResult(row, "not asked")
+        if (saved := self._saved_by_an_earlier_try(row)) is not None:
+            return saved
         log = cast("Logger", self._log.bind(row=row.index))
         ledger = Ledger(self._context, row.request.fingerprint, log, self._journal.place(row.id))
         paid = PaidGeneration(
@@ -309,13 +321,15 @@ class BatchRun:
         )
         try:
             answer = paid.recorded()
-        except OutcomeUnknownError:
+        except (OutcomeUnknownError, PaidFilesGoneError):
             # A try that was given up for dead may have saved what it could no longer record.
             if (there := self._already_there(row, afresh=True)) is not None:
                 return there
             raise
         is_new = answer is None
         if answer is None:
+            if self._stop.event.is_set():
+                return RowResult(row, "not asked")
             if (there := self._already_there(row)) is not None:
                 return there
             try:
@@ -325,6 +339,17 @@ class BatchRun:
         self._count_unsaved(1)
         self._savers.submit(self._guarded, self._save, row, answer, is_new)
         return None
+
+    def _saved_by_an_earlier_try(self, row: Row) -> RowResult | None:
+        """Return the row's result if its files were saved: whatever became of their URLs since."""
+        entry, noted = self._earlier(row), self._journal.earlier(_saved_key(row))
+        if entry is None or entry.answer is None or noted is None:
+            return None
+        files = _saved_before(row.copies(entry.answer), noted)
+        if files is None:
+            return None
+        generation = Generation.from_json(entry.answer)
+        return RowResult(row, "reused", [_slim(file) for file in files], generation.id, _cost(generation))
 
     def _already_there(self, row: Row, *, afresh: bool = False) -> RowResult | None:
         """
@@ -350,6 +375,10 @@ class BatchRun:
             self._log.info("%s is there already, nothing was billed: %s.", row.name, copy.uri)
             file = Saved(copy, stored.size, sha256, stored.etag, copied=False)
             return RowResult(row, "reused", [file], copy.generation_id)
+        if not self._copier.skips:
+            raise ObjectExistsError(
+                f"{copy.uri} exists already, and if_exists is 'fail': nothing was asked for."
+            )
         raise ObjectExistsError(
             f"{copy.uri} exists already, and was not made from this request: nothing was asked for. Give the row another "
             "key, or set if_exists='replace'."
@@ -419,15 +448,14 @@ class BatchRun:
         return RowResult(row, outcome, [_slim(file) for file in files], generation.id, _cost(generation))
 
     def _saved(self, row: Row, answer: dict[str, Any], is_new: bool) -> list[Saved]:
-        """Save the files of an answer, unless an earlier try did."""
+        """Save the files of an answer, and note that they are."""
         copies = row.copies(answer)
-        key = f"{row.id}/saved"
-        if (files := _saved_before(copies, self._journal.earlier(key))) is not None:
-            return files
         files = [self._copier.save(copy, is_new=is_new and copy.key == row.expected_key) for copy in copies]
         self._unsaved_in_a_row = 0
         # Nobody waits for this: should it be lost, the object itself tells.
-        self._journal.write_later(key, [[file.copy.uri, file.size, file.sha256, file.etag] for file in files])
+        self._journal.write_later(
+            _saved_key(row), [[file.copy.uri, file.size, file.sha256, file.etag] for file in files]
+        )
         return files
 
     def _unsaved(self, error: GetimgError) -> None:
@@ -444,6 +472,10 @@ class BatchRun:
         with self._lock:
             self._backlog += change
             self._pace.hold(self._backlog >= self._backlog_at_most)
+
+
+def _saved_key(row: Row) -> str:
+    return f"{row.id}/saved"
 
 
 def _saved_before(copies: Sequence[FileCopy], noted: Any) -> list[Saved] | None:

@@ -1,0 +1,537 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``GenerateImagesToS3Operator`` against the simulator and a real S3 server: the account's limits, and real task processes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import sqlite3
+import time
+from collections import Counter
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
+from devstack.s3_faults import open_uploads
+from tests.conftest import STACK_BUCKET
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from devstack import Airflow, SeaweedFS, Simulator
+
+MODEL = "seedream-5-lite"
+PRICE = 0.04
+WINDOW = timedelta(seconds=60)
+# Of each file: the simulator then draws one picture for all, and pads it differently.
+FILE_BYTES = 100_000
+
+
+def rows(count: int, different: Mapping[int, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Return requests with prompts that differ, some of them with fields of their own."""
+    made = [{"prompt": f"Picture {number}"} for number in range(count)]
+    for number, fields in (different or {}).items():
+        made[number] |= fields
+        made[number]["prompt"] += f" ({number})"
+    return made
+
+
+def read_object(seaweedfs: SeaweedFS, uri: str) -> bytes:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return seaweedfs.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+
+
+def manifest_of(seaweedfs: SeaweedFS, uri: str) -> list[dict[str, Any]]:
+    """Return the lines of a manifest."""
+    return [json.loads(line) for line in read_object(seaweedfs, uri).splitlines()]
+
+
+def saved_objects(
+    seaweedfs: SeaweedFS, prefix: str, but: str | None = None, bucket: str = STACK_BUCKET
+) -> dict[str, str]:
+    """Return the SHA-256 of each object below a prefix but one, by URI, after checking that no upload is open."""
+    client = seaweedfs.client()
+    assert [key for key in open_uploads(client, bucket) if key.startswith(f"{prefix}/")] == []
+    found = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
+        for entry in page.get("Contents", []):
+            content = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
+            found[f"s3://{bucket}/{entry['Key']}"] = hashlib.sha256(content).hexdigest()
+    if but is not None:
+        del found[but]
+    return found
+
+
+def last_log(ended: Any) -> str:
+    """Return the log of the last try: on a busy machine, Airflow may lose a try before it begins."""
+    return ended.log(try_number=ended.tries())
+
+
+def posts_by_status(simulator: Simulator) -> Counter[int | None]:
+    return Counter(post["status"] for post in simulator.ledger()["posts"])
+
+
+def billed_prompts(simulator: Simulator) -> Counter[str]:
+    return Counter(post["prompt"] for post in simulator.ledger()["posts"] if post["billed"])
+
+
+@pytest.fixture
+def execute(monkeypatch, getimg_default, seaweedfs: SeaweedFS, bucket: str, context):
+    """Run a try of a batch in this process, into an empty bucket, and return its summary."""
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+
+    def execute_try(requests: list[dict[str, Any]], *, try_number: int = 1, **fields: Any) -> dict[str, Any]:
+        operator = GenerateImagesToS3Operator(
+            task_id="generate",
+            requests=requests,
+            defaults={"model": MODEL},
+            s3_bucket=bucket,
+            s3_key="{row:04}.{extension}",
+            **fields,
+        )
+        return operator.execute(context(try_number=try_number))
+
+    return execute_try
+
+
+class TestTheAccountsLimits:
+    """What counts is which requests the simulator took, and when."""
+
+    def accepted_at(self, simulator: Simulator) -> list[datetime]:
+        return sorted(
+            datetime.fromisoformat(post["received_at"])
+            for post in simulator.ledger()["posts"]
+            if post["status"] == 200
+        )
+
+    def test_too_many_at_once_fail_no_row_and_the_limit_is_used(self, simulator, execute):
+        latency, limit, count = 0.5, 5, 60
+        simulator.settings(latency=latency, concurrency=limit)
+        summary = execute(rows(count), concurrency=16)
+        assert (summary["saved"], summary["failed"]) == (count, 0)
+        accepted = self.accepted_at(simulator)
+        assert len(accepted) == count
+        assert max(billed_prompts(simulator).values()) == 1
+        # Those of the first moment beyond the limit, and an attempt at more every second or so.
+        took = (accepted[-1] - accepted[0]).total_seconds() + latency
+        assert posts_by_status(simulator)[429] <= (16 - limit) + 2 * took
+        # Each accepted request is under way for as long as the latency.
+        assert count * latency / took >= 4
+
+    @pytest.mark.long
+    def test_a_hundred_rows_go_at_the_speed_of_the_accounts_limits(self, simulator, execute):
+        latency, limit, rpm, count = 0.5, 5, 60, 100
+        simulator.settings(latency=latency, concurrency=limit, rpm=rpm)
+        summary = execute(rows(count), concurrency=16)
+        assert (summary["saved"], summary["failed"]) == (count, 0)
+        accepted = self.accepted_at(simulator)
+        assert len(accepted) == count
+        assert max(billed_prompts(simulator).values()) == 1
+        # The simulator's minutes are fixed, and start with their first request.
+        first = [moment for moment in accepted if moment < accepted[0] + WINDOW]
+        assert len(first) == rpm
+        possible = WINDOW.total_seconds() + (count - rpm) / limit * latency
+        took = (accepted[-1] - accepted[0]).total_seconds() + latency
+        print(f"{count} rows in {took:.1f} s of {possible:.1f} s, {posts_by_status(simulator)[429]} refusals")
+        assert possible / took >= 0.9
+        assert posts_by_status(simulator)[429] <= 2 * 16
+
+
+@pytest.fixture(autouse=True)
+def _files_that_are_quick_to_draw(simulator: Simulator) -> None:
+    simulator.settings(file_size=FILE_BYTES)
+
+
+def undisturbed(times: int, on: str = "image") -> dict[str, Any]:
+    """Return a fault that changes nothing, to keep the others apart."""
+    return {"on": on, "kind": "slow_first_byte", "seconds": 0, "times": times}
+
+
+# Longer than the connection's time-out: it is left to the next try.
+NOT_NOW = {"on": "download", "kind": "status", "status": 503, "headers": {"Retry-After": "3000"}}
+
+
+class TestALaterTry:
+    """What a later try does about rows that are paid already."""
+
+    def saved(self, seaweedfs: SeaweedFS, bucket: str) -> list[str]:
+        listed = seaweedfs.client().list_objects_v2(Bucket=bucket).get("Contents", [])
+        return [entry["Key"] for entry in listed if not entry["Key"].startswith("manifests/")]
+
+    @pytest.mark.parametrize("if_exists", ["skip", "replace"])
+    @pytest.mark.parametrize("on_unknown_outcome", ["fail", "resubmit"])
+    def test_leaves_what_is_saved_though_its_urls_be_dead(
+        self, simulator, execute, store, if_exists, on_unknown_outcome
+    ):
+        simulator.set_faults([undisturbed(2), {"on": "image", "kind": "status", "status": 400}])
+        fields = {"if_exists": if_exists, "on_unknown_outcome": on_unknown_outcome, "concurrency": 1}
+        with pytest.raises(errors.BatchIncompleteError, match="5 of 6 rows are saved, 1 failed"):
+            execute(rows(6), **fields)
+        for key, value in store.values.items():
+            store.values[key] = re.sub(
+                r'"deletes_at": "[^"]+"', '"deletes_at": "2020-01-01T00:00:00Z"', value
+            )
+        summary = execute(rows(6), try_number=2, **fields)
+        assert (summary["saved"], summary["reused"], summary["failed"]) == (6, 5, 0)
+        assert set(billed_prompts(simulator).values()) == {1}
+
+    def test_saves_what_is_paid_though_the_budget_is_used_up(self, simulator, seaweedfs, bucket, execute):
+        simulator.set_faults([undisturbed(4), {"on": "image", "kind": "drop_after_billing"}])
+        simulator.set_faults([undisturbed(2, "download"), NOT_NOW])
+        fields = {"max_cost": "0.32", "on_unknown_outcome": "resubmit", "concurrency": 1}
+        with pytest.raises(errors.BatchIncompleteError, match="6 of 8 rows are saved, 2 failed"):
+            execute(rows(8), **fields)
+        # The row whose answer was lost may have been billed: to ask for it again may cost more than is allowed.
+        with pytest.raises(errors.GetimgError, match="max_cost"):
+            execute(rows(8), try_number=2, **fields)
+        assert len(simulator.ledger()["posts"]) == 8
+        assert len(self.saved(seaweedfs, bucket)) == 7
+
+    @pytest.mark.parametrize("spare", [0, 1, 2, 8])
+    def test_never_passes_the_budget_of_all_tries(self, simulator, execute, spare):
+        lost = [{"kind": "drop_after_billing"}, {"kind": "status", "status": 500}, {"kind": "truncate"}]
+        for fault in lost * 2:
+            simulator.set_faults([undisturbed(5), {"on": "image", **fault}])
+        simulator.settings(latency=0.05)
+        most = Decimal("0.04") * (30 + spare)
+        saved = 0
+        for number in range(1, 5):
+            try:
+                fields = {"max_cost": str(most), "on_unknown_outcome": "resubmit", "retries": 3}
+                saved = execute(rows(30), try_number=number, **fields)["saved"]
+                break
+            except errors.BatchIncompleteError:
+                continue
+            except errors.CostLimitError:
+                break
+        assert simulator.ledger()["billed_total"] <= float(most)
+        # Six answers are lost, and each counts as billed.
+        assert saved == (30 if spare >= 6 else 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "saved"),
+    [
+        (None, 200),
+        # Instead of an answer, what a proxy says: it is kept, for it may be paid for.
+        pytest.param(
+            {"on": "image", "kind": "html", "body": "x" * 20_000, "times": 200, "seconds": 0.5},
+            0,
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=["answers", "pages"],
+)
+def test_what_arrives_at_once_is_cut_to_fit_into_the_state_store(
+    simulator, execute, store, monkeypatch, fault, saved
+):
+    simulator.settings(latency=0.5)
+    simulator.set_faults([fault] if fault else [])
+    sizes, write = [], store.set
+
+    def write_slowly(key: str, value: Any, **options: Any) -> None:
+        # As a busy API server does: what comes up meanwhile is written together.
+        time.sleep(0.2)
+        sizes.append(len(json.dumps(value)))
+        write(key, value, **options)
+
+    monkeypatch.setattr(store, "set", write_slowly)
+    if saved:
+        assert execute(rows(200), concurrency=100)["saved"] == saved
+    else:
+        with pytest.raises(errors.BatchIncompleteError, match="5 requests in a row ended without an answer"):
+            execute(rows(200), concurrency=100)
+    print(f"{len(sizes)} writes of {max(sizes)} bytes at most")
+    assert max(sizes) < 64 * 1024
+
+
+@pytest.fixture
+def prefix(tmp_path) -> str:
+    """A folder of the bucket for one test."""
+    return f"batch/{tmp_path.name}"
+
+
+@pytest.fixture
+def key(prefix: str) -> str:
+    return f"{prefix}/{{row:04}}.{{extension}}"
+
+
+@pytest.fixture
+def begin(airflow_stack: Airflow):
+    """Start a run of a DAG, and return the run's id."""
+
+    def start(dag_id: str, **conf: Any) -> str:
+        airflow_stack.wait_for_dag(dag_id)
+        airflow_stack.unpause(dag_id)
+        return airflow_stack.trigger(dag_id, conf=conf)
+
+    return start
+
+
+def check_complete(simulator: Simulator, seaweedfs: SeaweedFS, prefix: str, summary: dict[str, Any]) -> None:
+    """Check that every row is saved and was billed once, and that nothing else lies there."""
+    lines = manifest_of(seaweedfs, summary["manifest"])
+    assert (summary["requested"], summary["saved"], summary["failed"]) == (len(lines), len(lines), 0)
+    assert {line["outcome"] for line in lines} <= {"saved", "reused"}
+    assert saved_objects(seaweedfs, prefix, but=summary["manifest"]) == {
+        line["uri"]: line["sha256"] for line in lines
+    }
+    assert billed_prompts(simulator) == Counter(line["request"]["prompt"] for line in lines)
+
+
+def test_a_batch_returns_a_summary_and_leaves_a_manifest(simulator, seaweedfs, run, prefix, key):
+    ended = run("batch", requests=rows(12, {3: {"output_format": "png", "labels": {"sku": "A-3"}}}), key=key)
+    assert ended.state == "success", last_log(ended)
+    summary = ended.xcom()
+    run_id = ended.run_id.replace(":", "_").replace("+", "_")
+    manifest = f"s3://{STACK_BUCKET}/{prefix}/manifests/batch/{run_id}/generate.jsonl"
+    uris = [f"s3://{STACK_BUCKET}/{prefix}/{n:04}.{'png' if n == 3 else 'jpg'}" for n in range(12)]
+    assert summary == {
+        "requested": 12,
+        "saved": 12,
+        "reused": 0,
+        "failed": 0,
+        "total_cost": pytest.approx(12 * PRICE),
+        "manifest": manifest,
+        "uris": uris,
+    }
+    check_complete(simulator, seaweedfs, prefix, summary)
+    lines = manifest_of(seaweedfs, manifest)
+    ids = {post["prompt"]: post["id"] for post in simulator.ledger()["posts"]}
+    content = read_object(seaweedfs, uris[3])
+    assert lines[3] == {
+        "row": 3,
+        "outcome": "saved",
+        "request": {
+            "model": MODEL,
+            "prompt": "Picture 3 (3)",
+            "output_format": "png",
+            "labels": {"sku": "A-3"},
+        },
+        "generation_id": ids["Picture 3 (3)"],
+        "cost": PRICE,
+        "error": None,
+        "uri": uris[3],
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+    }
+    log = last_log(ended)
+    assert "12 of 12 rows are saved, 0 of them from before; 0.48 USD in all." in log
+    assert "sig=" not in log
+    assert simulator.api_key not in log
+    assert "sig=" not in json.dumps(lines)
+
+
+@pytest.mark.parametrize(("max_failures", "state"), [(0, "failed"), (1, "success"), ("10%", "success")])
+def test_one_refused_row_stops_no_other(simulator, seaweedfs, run, prefix, key, max_failures, state):
+    ended = run("batch", requests=rows(12, {5: {"prompt": "gore"}}), key=key, max_failures=max_failures)
+    # Refused again it would be: Airflow is told not to retry, and asks once.
+    assert ended.state == state
+    assert posts_by_status(simulator) == {200: 11, 422: 1}
+    run_id = ended.run_id.replace(":", "_").replace("+", "_")
+    manifest = f"s3://{STACK_BUCKET}/{prefix}/manifests/batch/{run_id}/generate.jsonl"
+    lines = manifest_of(seaweedfs, manifest)
+    assert [line["row"] for line in lines if line["outcome"] != "saved"] == [5]
+    assert "422" in lines[5]["error"]
+    assert "Nothing was billed." in lines[5]["error"]
+    assert len(saved_objects(seaweedfs, prefix, but=manifest)) == 11
+    if state == "failed":
+        log = last_log(ended)
+        assert "11 of 12 rows are saved, 1 failed. Row 5: " in log
+        assert f"All rows are in {manifest}. 0.44 USD were billed in all" in log
+    else:
+        assert (ended.xcom()["saved"], ended.xcom()["failed"]) == (11, 1)
+
+
+def test_an_empty_account_stops_the_batch_and_a_clear_pays_for_what_is_missing(
+    simulator, seaweedfs, run, prefix, key
+):
+    simulator.settings(latency=0.1)
+    simulator.set_balance("0.40")
+    ended = run("batch", requests=rows(40), key=key, concurrency=4)
+    assert ended.state == "failed"
+    assert simulator.ledger()["billed_total"] == pytest.approx(0.40)
+    # At once: no more than were under way, and one more in each asker's hands.
+    assert 1 <= posts_by_status(simulator)[402] <= 4
+    log = last_log(ended)
+    assert "10 of 40 rows are saved" in log
+    assert "The batch was stopped: " in log
+    assert len(saved_objects(seaweedfs, prefix)) == 11
+    simulator.set_balance("100")
+    ended.clear("generate")
+    assert ended.state == "success", last_log(ended)
+    summary = ended.xcom()
+    assert summary["reused"] == 10
+    assert summary["total_cost"] == pytest.approx(30 * PRICE)
+    check_complete(simulator, seaweedfs, prefix, summary)
+
+
+def test_a_clear_of_a_saved_batch_pays_nothing(simulator, seaweedfs, run, prefix, key):
+    ended = run("batch", requests=rows(10), key=key)
+    before = saved_objects(seaweedfs, prefix)
+    ended.clear("generate")
+    assert ended.state == "success"
+    assert len(simulator.ledger()["posts"]) == 10
+    summary = ended.xcom()
+    assert (summary["reused"], summary["total_cost"]) == (10, 0)
+    check_complete(simulator, seaweedfs, prefix, summary)
+    images = [uri for uri in before if "/manifests/" not in uri]
+    assert len(images) == 10
+    after = saved_objects(seaweedfs, prefix)
+    assert {uri: before[uri] for uri in images} == {uri: after[uri] for uri in images}
+
+
+def test_a_batch_that_is_marked_failed_asks_no_more_and_saves_what_arrives(
+    airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, begin, prefix, key
+):
+    simulator.settings(latency=1)
+    requests = rows(100)
+    run_id = begin("batch", requests=requests, key=key, concurrency=4)
+
+    def pid() -> int | None:
+        [task] = airflow_stack.task_instances("batch", run_id)
+        return task["pid"] if posts_by_status(simulator)[200] >= 8 else None
+
+    running = airflow_stack.poll(pid, 90)
+    assert running
+    worker = psutil.Process(running)
+    airflow_stack.request(
+        "PATCH", f"/dags/batch/dagRuns/{run_id}/taskInstances/generate", body={"new_state": "failed"}
+    )
+    # The supervisor hears of it with its next heartbeat.
+    worker.wait(60)
+    posts = simulator.ledger()["posts"]
+    assert len(posts) < len(requests)
+    # The latency is shorter than the time that is left to answers in flight.
+    assert Counter(post["outcome"] for post in posts) == {"delivered": len(posts)}
+    saved = saved_objects(seaweedfs, prefix)
+    arrived = [int(post["prompt"].split()[1]) for post in posts]
+    assert {f"s3://{STACK_BUCKET}/{prefix}/{row:04}.jpg" for row in arrived} <= set(saved)
+    log = airflow_stack.task_log("batch", run_id, "generate")
+    assert "sig=" not in log
+    assert simulator.api_key not in log
+
+    simulator.settings(latency=0)
+    airflow_stack.clear("batch", run_id, ["generate"])
+    assert airflow_stack.wait("batch", run_id, timeout=180) == "success"
+    summary = airflow_stack.xcom("batch", run_id, "generate")
+    assert summary["reused"] == len(posts)
+    check_complete(simulator, seaweedfs, prefix, summary)
+
+
+def test_a_batch_that_is_out_of_time_goes_on_in_the_next_try(simulator, seaweedfs, run, prefix, key):
+    simulator.settings(latency=1)
+    ended = run("batch_timed_out", requests=rows(20), key=key, concurrency=2, timeout=240)
+    assert ended.state == "success", last_log(ended)
+    assert ended.tries() >= 2
+    summary = ended.xcom()
+    # What was in flight has arrived and was saved: no outcome is unknown.
+    check_complete(simulator, seaweedfs, prefix, summary)
+    assert summary["reused"] >= 2
+    assert summary["total_cost"] == pytest.approx(20 * PRICE)
+    assert len(simulator.ledger()["posts"]) == 20
+    assert "nothing more is asked for, what has arrived is saved." in ended.log(try_number=1)
+
+
+def test_mapped_batches_share_the_slots_of_a_pool(airflow_stack: Airflow, simulator, seaweedfs, run, prefix):
+    airflow_stack.create_pool("one_batch", 1)
+    simulator.settings(latency=0.2)
+    requests = rows(12)
+    chunks = [requests[start : start + 4] for start in (0, 4, 8)]
+    # Each numbers its own rows.
+    ended = run("batch_mapped", requests=chunks, key=f"{prefix}/{{generation_id}}.{{extension}}")
+    assert ended.state == "success", ended.log(map_index=0)
+    tasks = ended.tasks("generate")
+    times = sorted((task["start_date"], task["end_date"]) for task in tasks)
+    assert len(times) == 3
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
+    summaries = [ended.xcom(map_index=index) for index in range(3)]
+    assert [summary["saved"] for summary in summaries] == [4, 4, 4]
+    assert len({summary["manifest"] for summary in summaries}) == 3
+    lines = [line for summary in summaries for line in manifest_of(seaweedfs, summary["manifest"])]
+    assert [line["request"]["prompt"] for line in lines] == [request["prompt"] for request in requests]
+    objects = saved_objects(seaweedfs, prefix)
+    assert {uri: sha for uri, sha in objects.items() if "/manifests/" not in uri} == {
+        line["uri"]: line["sha256"] for line in lines
+    }
+    assert billed_prompts(simulator) == Counter(request["prompt"] for request in requests)
+
+
+def test_rows_may_come_from_an_upstream_task_and_become_assets(
+    airflow_stack: Airflow, simulator, seaweedfs, run, prefix, key
+):
+    # A reference with a signature of its own; the simulator doesn't fetch it.
+    signed = "https://127.0.0.1:1/reference.png?exp=1&sig=feedfacefeedface"
+    ended = run("batch_upstream", requests=rows(6, {2: {"images": [signed]}}), key=key)
+    assert ended.state == "success", last_log(ended)
+    summary = ended.xcom()
+    check_complete(simulator, seaweedfs, prefix, summary)
+    path = f"/dags/batch_upstream/dagRuns/{ended.run_id}/upstreamAssetEvents"
+    assert airflow_stack.request("GET", path) is not None
+    events = airflow_stack.request(
+        "GET", "/assets/events", params={"source_dag_id": "batch_upstream", "limit": 100}
+    )["asset_events"]
+    ours = {event["uri"]: event["extra"] for event in events if event["source_run_id"] == ended.run_id}
+    lines = manifest_of(seaweedfs, summary["manifest"])
+    assert {uri: extra["sha256"] for uri, extra in ours.items()} == {
+        line["uri"]: line["sha256"] for line in lines
+    }
+    assert ours[lines[2]["uri"]]["generation_id"] == lines[2]["generation_id"]
+    fields = airflow_stack.rendered_fields("batch_upstream", ended.run_id, "generate")
+    assert "reference.png" in json.dumps(fields)
+    for text in (
+        json.dumps(fields),
+        json.dumps(summary),
+        json.dumps(lines),
+        json.dumps(events),
+        last_log(ended),
+    ):
+        assert "sig=" not in text
+        assert "feedface" not in text
+        assert simulator.api_key not in text
+
+
+def test_rows_may_come_from_a_mapped_task(simulator, seaweedfs, run, prefix, key):
+    ended = run("batch_upstream_mapped", requests=rows(3), key=key)
+    assert ended.state == "success", last_log(ended)
+    check_complete(simulator, seaweedfs, prefix, ended.xcom())
+
+
+def test_rows_may_come_from_a_file_in_s3(simulator, seaweedfs, run, prefix, key):
+    name = f"{prefix.replace('batch/', 'requests/')}.jsonl"
+    content = "\n".join(map(json.dumps, rows(6))) + "\n\n"
+    seaweedfs.client().put_object(Bucket=STACK_BUCKET, Key=name, Body=content.encode())
+    ended = run("batch", requests=f"s3://{STACK_BUCKET}/{name}", key=key)
+    assert ended.state == "success", last_log(ended)
+    check_complete(simulator, seaweedfs, prefix, ended.xcom())
+
+
+@pytest.mark.long
+def test_a_thousand_rows_do_not_overload_the_state_store(
+    airflow_stack: Airflow, simulator, seaweedfs, run, prefix, key, tmp_path
+):
+    ended = run("batch", requests=rows(1000), key=key, concurrency=64, witness=str(tmp_path), timeout=600)
+    assert ended.state == "success", last_log(ended)
+    check_complete(simulator, seaweedfs, prefix, ended.xcom())
+    with sqlite3.connect(f"file:{airflow_stack.home / 'airflow.db'}?mode=ro", uri=True) as database:
+        sizes = dict(
+            database.execute(
+                "select key, length(value) from task_state_store where run_id = ?", (ended.run_id,)
+            ).fetchall()
+        )
+    counts = json.loads((tmp_path / "writes.json").read_text())
+    print(
+        f"{len(sizes)} keys, {sum(sizes.values())} bytes in all, {max(sizes.values())} at most, "
+        f"{sum(counts['writes'].values())} writes"
+    )
+    assert max(sizes.values()) < 64 * 1024
+    assert max(counts["most_bytes"].values()) < 64 * 1024
+    # Two notes and one of the save for each row, of which many share a write.
+    assert sum(counts["writes"].values()) < 1000

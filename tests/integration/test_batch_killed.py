@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Batches killed with SIGKILL: Airflow retries by itself, and then each row is paid once, and saved or told of.
+
+A moment is a line of the provider's code, in any thread of a batch, or of Airflow's task runner after it (the push of the
+XCom): the process dies right before executing it. Meanwhile the simulator plays faults of every kind.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from devstack.process import StackError
+from tests.integration.test_batch import FILE_BYTES, PRICE, manifest_of, rows, saved_objects, undisturbed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from devstack import SeaweedFS, Simulator
+
+ROWS = 60
+MIB = 1024 * 1024
+CONCURRENCY = 8
+# The API refuses them: a word of the content policy, and a resolution that the model doesn't have.
+REFUSED = {7: {"prompt": "gore"}, 23: {"resolution": "4K"}, 41: {"prompt": "gore, again"}}
+
+
+def faults() -> list[dict[str, Any]]:
+    """
+    Return what the simulator plays over all tries: refusals, lost answers, and broken downloads.
+
+    Apart from each other, as five lost answers in a row stop a batch.
+    """
+    image: list[dict[str, Any]] = [
+        {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}, "times": 2},
+        {"kind": "drop_after_billing"},
+        {"kind": "status", "status": 500},
+        {"kind": "status", "status": 400},
+        {"kind": "truncate"},
+        {"kind": "status", "status": 429},
+        {"kind": "status", "status": 500, "billed": True},
+        {"kind": "drop_before_billing"},
+    ]
+    download: list[dict[str, Any]] = [
+        {"kind": "truncate"},
+        {"kind": "status", "status": 503},
+        {"kind": "wrong_length"},
+        {"kind": "drop_before_billing"},
+        {"kind": "status", "status": 500},
+    ]
+    played = []
+    for fault in image:
+        played += [undisturbed(7), {"on": "image", **fault}]
+    for fault in download:
+        played += [undisturbed(9, "download"), {"on": "download", **fault}]
+    return played
+
+
+#: Answers that get lost among :func:`faults`.
+LOST = 5
+
+# Places before which what is known, or what lies in S3, changes.
+TURNING_POINTS = (
+    "journal.py:_commit:#100",
+    "client.py:generate_image:#40",  # noted, not sent
+    "client.py:_send:#333",
+    "ledger.py:answered:#50",  # paid, the answer not written
+    "ledger.py:withdraw:#1",  # refused, noted as sent
+    "ledger.py:lost:#2",
+    "pace.py:limited:#2",
+    "run.py:_save:#60",  # paid and written, not saved
+    "download.py:open:#90",
+    "s3_upload.py:complete:#50",  # downloaded, there is no object
+    "run.py:_saved:#99",
+    "run.py:_saved:#200",
+    "manifest.py:write:#1",  # all saved, nothing told
+    "manifest.py:write:#4",
+    "lineage.py:",
+    "task_runner.py:_push_xcom_if_needed:",
+)
+
+
+def spread(lines: int, moments: int) -> list[int]:
+    """Return ``moments`` line numbers, evenly from the first line to the last."""
+    return [1 + (lines - 2) * number // (moments - 1) for number in range(moments)]
+
+
+@pytest.fixture
+def killed_batch(simulator: Simulator, seaweedfs: SeaweedFS, run, tmp_path: Path):
+    """Run a batch whose tries die at the given moments, and check what was paid and what lies where."""
+
+    def play(
+        moments: list[int | str],
+        on_unknown_outcome: str = "fail",
+        *,
+        count: int = ROWS,
+        file_size: int = FILE_BYTES,
+        name: str = "killed",
+        **params: Any,
+    ) -> tuple[Any, Counter[str]]:
+        resubmits = on_unknown_outcome == "resubmit"
+        refused = {row: fields for row, fields in REFUSED.items() if row < count}
+        simulator.reset()
+        simulator.settings(latency=0.1, file_size=file_size)
+        simulator.set_faults(faults())
+        witness = tmp_path / name
+        witness.mkdir()
+        prefix = f"{tmp_path.name}/{name}"
+        ended = run(
+            "batch",
+            requests=rows(count, refused),
+            key=f"{prefix}/{{row:04}}.{{extension}}",
+            concurrency=CONCURRENCY,
+            # Under "resubmit" what was lost is asked for again, until the rows that are refused alone are left.
+            max_failures=len(refused) if resubmits else count // 2,
+            on_unknown_outcome=on_unknown_outcome,
+            moments=moments,
+            witness=str(witness),
+            timeout=240,
+            **params,
+        )
+        where = {path.name: path.read_text()[-200:] for path in witness.iterdir() if path.name.isdecimal()}
+        deaths = sum(bool(place) for place in where.values()) if moments != [0] else 0
+        seen = check_batch(ended, simulator, seaweedfs, prefix, refused, deaths, resubmits, str(where))
+        seen["deaths"] = deaths
+        return ended, seen
+
+    return play
+
+
+def logs_of(ended: Any) -> list[str]:
+    """Return the logs of all tries that began."""
+    logs = []
+    for number in range(1, ended.tries() + 1):
+        with suppress(StackError):
+            logs.append(ended.log(try_number=number))
+    return logs
+
+
+def check_batch(
+    ended: Any,
+    simulator: Simulator,
+    seaweedfs: SeaweedFS,
+    prefix: str,
+    refused: dict[int, Any],
+    deaths: int,
+    resubmits: bool,
+    where: str,
+) -> Counter[str]:
+    """Check each row against what was billed for it, and the bucket against the manifest; count what became of them."""
+    logs = logs_of(ended)
+    assert ended.state == "success", (where, logs[-1][-3000:])
+    summary = ended.xcom()
+    lines = manifest_of(seaweedfs, summary["manifest"])
+    ledger = simulator.ledger()
+    billed = Counter(post["prompt"] for post in ledger["posts"] if post["billed"])
+    assert [line["row"] for line in lines] == list(range(summary["requested"])), where
+
+    saved = {line["uri"]: line["sha256"] for line in lines if line["outcome"] in ("saved", "reused")}
+    failed = [line for line in lines if line["outcome"] == "failed"]
+    assert len(saved) + len(failed) == len(lines), where
+    assert all(line["error"] for line in failed), where
+    assert saved_objects(seaweedfs, prefix, but=summary["manifest"]) == saved, where
+    assert set(refused) <= {line["row"] for line in failed}, where
+
+    answered = {post["id"]: post["prompt"] for post in ledger["posts"] if post["billed"]}
+    extra = 0
+    for line in lines:
+        prompt = line["request"]["prompt"]
+        paid = billed.pop(prompt, 0)
+        extra += max(0, paid - 1)
+        if line["row"] in refused:
+            assert paid == 0, (where, line)
+        elif line["outcome"] == "failed":
+            assert not resubmits, (where, line)
+            assert paid <= 1, (where, line)
+        else:
+            assert paid >= 1, (where, line)
+            assert answered[line["generation_id"]] == prompt, (where, line)
+            assert line["cost"] == PRICE, (where, line)
+    assert not billed, where
+    if not resubmits:
+        assert extra == 0, where
+        # What was in flight or not written yet when a try died, what the simulator lost, and one refused by a fault.
+        assert len(failed) <= len(refused) + deaths * 2 * CONCURRENCY + LOST + 1, where
+    assert extra <= sum(log.count("sent again now, and may be paid twice") for log in logs), where
+
+    assert (summary["saved"], summary["failed"]) == (len(saved), len(failed)), where
+    assert summary["total_cost"] == pytest.approx(PRICE * len(saved)), where
+    assert summary["total_cost"] <= ledger["billed_total"] + 1e-9, where
+    for log in logs:
+        assert simulator.api_key not in log, where
+        assert "sig=" not in log, where
+    return Counter(line["outcome"] for line in lines) + Counter(tries=ended.tries(), extra=extra)
+
+
+def test_a_batch_that_is_killed_three_times_pays_each_row_once(killed_batch):
+    ended, seen = killed_batch(["ledger.py:answered:#50", "run.py:_saved:#60", "manifest.py:write:"])
+    assert seen["deaths"] == 3
+    assert ended.tries() >= 4
+    assert seen["reused"] >= 20
+
+
+def test_a_killed_batch_that_resubmits_ends_with_every_row_saved(killed_batch):
+    ended, seen = killed_batch(["client.py:_send:#333"], "resubmit")
+    assert seen["deaths"] == 1
+    assert ended.tries() >= 2
+    assert seen["saved"] + seen["reused"] == ROWS - len(REFUSED)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("on_unknown_outcome", ["fail", "resubmit"])
+def test_a_batch_that_is_killed_at_any_moment_pays_each_row_once(killed_batch, tmp_path, on_unknown_outcome):
+    killed_batch([0], on_unknown_outcome, name="whole")
+    lines = len((tmp_path / "whole" / "1").read_text().splitlines())
+    died, reused = 0, 0
+    moments = [*TURNING_POINTS, *spread(lines, 8)]
+    for number, moment in enumerate(moments):
+        # Every third is killed again.
+        second = [["run.py:_saved:#30"], [], []][number % 3]
+        _, seen = killed_batch([moment, *second], on_unknown_outcome, name=f"killed-{number}")
+        died += seen["deaths"]
+        reused += seen["reused"]
+        print(number, moment, dict(seen))
+    # Threads change the order of lines, and a try is not as long as another: some moments come too late.
+    assert died >= len(moments) - 3
+    assert reused >= 5 * len(moments)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "unfinished_uploads.py:note:#3",
+        "s3_upload.py:_complete_parts:",
+        "s3_upload.py:_complete_parts:#40",
+        "unfinished_uploads.py:forget:#5",
+    ],
+)
+def test_a_killed_batch_of_files_in_parts_leaves_no_upload_open(killed_batch, moment):
+    _, seen = killed_batch([moment], count=16, file_size=6 * MIB)
+    assert seen["deaths"] == 1
