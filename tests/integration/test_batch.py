@@ -468,7 +468,7 @@ def test_rows_may_come_from_an_upstream_task_and_become_assets(
     airflow_stack: Airflow, simulator, seaweedfs, run, prefix, key
 ):
     # A reference with a signature of its own; the simulator doesn't fetch it.
-    signed = "https://127.0.0.1:1/reference.png?exp=1&sig=feedfacefeedface"
+    signed = "https://127.0.0.1:1/reference.png?exp=1&sig=badc0ffeebadc0ff"
     ended = run("batch_upstream", requests=rows(6, {2: {"images": [signed]}}), key=key)
     assert ended.state == "success", last_log(ended)
     summary = ended.xcom()
@@ -494,7 +494,7 @@ def test_rows_may_come_from_an_upstream_task_and_become_assets(
         last_log(ended),
     ):
         assert "sig=" not in text
-        assert "feedface" not in text
+        assert "badc0ffee" not in text
         assert simulator.api_key not in text
 
 

@@ -187,6 +187,7 @@ WRONG: dict[str, tuple[dict[str, str], dict[str, str], tuple[str, ...], str]] = 
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("files", "env", "options", "sentence"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_use_is_one_sentence(user_pytest, tmp_path, files, env, options, sentence):
     outcome = user_pytest(files, *options, PYTHONPATH=str(tmp_path / "project"), **env)
@@ -197,6 +198,7 @@ def test_wrong_use_is_one_sentence(user_pytest, tmp_path, files, env, options, s
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.long
 def test_own_is_the_airflow_that_is_configured_and_keeps_its_runs(user_pytest, home):
     dag = """
 from datetime import datetime

@@ -52,6 +52,7 @@ def test_a_right_dag_passes(mypy):
     assert (code, said) == (0, "Success: no issues found in 1 source file\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("right", "wrong", "error"), WRONG.values(), ids=WRONG)
 def test_a_wrong_one_does_not(mypy, right, wrong, error):
     assert right in RIGHT
