@@ -105,4 +105,6 @@ def _airflow(env: dict[str, str], home: Path, *arguments: str) -> None:
 
 
 def _keys(client: S3Client) -> set[str]:
-    return {entry["Key"] for entry in client.list_objects_v2(Bucket=BUCKET).get("Contents", [])}
+    listed = client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+    # A batch's manifest is no image.
+    return {entry["Key"] for entry in listed if not entry["Key"].endswith(".jsonl")}
