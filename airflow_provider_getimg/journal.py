@@ -11,6 +11,7 @@ segments in order; what is said later of a row holds.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import deque
 from concurrent.futures import Future
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 KEY = "getimg_batch_{number:04}"
 #: Where a segment ends. Airflow warns from 64 KB on, and each commit writes the whole segment.
 SEGMENT_BYTES = 24 * 1024
+_LONG_NUMBER = re.compile(r"\d{19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,9 @@ class Journal:
 
     def write_later(self, key: str, value: Any) -> Future[None]:
         """Write an entry with the next commit. None says that there is none."""
+        text = json.dumps(value, ensure_ascii=False)
+        if not _is_storable(text):
+            value = _storable(text)
         change = _Change(key, value, len(key) + len(json.dumps(value)))
         with self._changed:
             if self._closing:
@@ -175,6 +180,25 @@ class Journal:
         self._number, self._segment, self._segment_bytes = number, segment, held + size
         self.commits += 1
         self.bytes += size
+
+
+def _is_storable(text: str) -> bool:
+    """Tell whether Airflow can pass on what a JSON text holds: Unicode, and integers of 64 bits."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return _LONG_NUMBER.search(text) is None
+
+
+def _storable(text: str) -> Any:
+    """Return what a JSON text holds as it can be stored: an answer with an odd field must not be lost for it."""
+
+    def number(digits: str) -> int | float:
+        whole = int(digits)
+        return whole if abs(whole) < 2**63 else float(whole)
+
+    return json.loads(text.encode(errors="replace"), parse_int=number)
 
 
 class JournalPlace:

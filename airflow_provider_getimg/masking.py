@@ -43,7 +43,7 @@ class Concealed:
 
     def serialize(self) -> Any:
         """Return what Airflow stores and shows of the field."""
-        return _without_queries(self.value)
+        return without_queries(self.value)
 
     def __repr__(self) -> str:
         return repr(self.serialize())
@@ -54,13 +54,14 @@ def revealed(value: Any) -> Any:
     return value.value if isinstance(value, Concealed) else value
 
 
-def _without_queries(value: Any) -> Any:
+def without_queries(value: Any) -> Any:
+    """Return a value with the query strings of URLs cut off, however deep they lie."""
     if isinstance(value, str):
         return without_query(value)
     if isinstance(value, Mapping):
-        return {name: _without_queries(part) for name, part in value.items()}
+        return {name: without_queries(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_queries(part) for part in value]
+        return [without_queries(part) for part in value]
     return value
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,8 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
       ``{generation_id}``, ``{sha256}``, ``{width}`` or ``{height}``; with these, or with ``"replace"``, all rows are billed
       anew.
 
-    A row that fails stops no other. A refused key or an empty account (401, 402), five lost answers or five refusals of
-    S3 in a row, and ``max_cost`` stop the asking; what has arrived is saved all the same. A 429 fails no row: the pace follows the
+    A row that fails stops no other. A refused key or an empty account (401, 402), five lost answers or five files
+    that could not be saved in a row, and ``max_cost`` stop the asking; what has arrived is saved all the same. A 429 fails no row: the pace follows the
     account's limits. All rows and keys are checked before the first is sent.
 
     :param requests: A list of dicts with the fields of ``GenerateImageOperator`` (``model``, ``prompt``, ``aspect_ratio``,
@@ -293,7 +294,13 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
                     log=self.log,
                 ),
                 abandon=abandon,
-                pace=Pace(self._slots, stop.event.is_set, self.log),
+                pace=Pace(
+                    self._slots,
+                    stop.event.is_set,
+                    self.log,
+                    # Nobody would go on after the last try.
+                    math.inf if context["ti"].try_number > int(context["ti"].max_tries) else self._patience,
+                ),
                 budget=Budget(self._cost_limit, self.hook.client.get_model),
                 stop=stop,
                 log=self.log,

@@ -168,3 +168,13 @@ def test_whatever_is_written_in_whatever_tries_the_last_word_holds(entries, trie
                 expected[key] = {"value": value}
     again = reread(store)
     assert {key: again.earlier(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"), [("half \ud83d", "half ?"), (2**70, float(2**70)), (2**62, 2**62)]
+)
+def test_what_airflow_can_not_pass_on_is_kept_as_well_as_it_can_be(value, stored):
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"odd": value})
+    assert reread(store).earlier("a") == {"odd": stored}

@@ -12,6 +12,7 @@ asking: a 429 costs nothing.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ class Pace:
     :param concurrency: How many requests are on their way at once, at most.
     :param is_stopping: Whether nothing more is to be sent.
     :param log: Where changes of the pace are told.
+    :param patience: Seconds to wait where the API says that no requests are left. Default: as long as it takes.
     :param clock: A monotonic clock, in seconds.
     """
 
@@ -51,11 +53,13 @@ class Pace:
         concurrency: int,
         is_stopping: Callable[[], bool],
         log: Logger,
+        patience: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._concurrency = concurrency
         self._is_stopping = is_stopping
         self._log = log
+        self._patience = patience
         self._clock = clock
         self._changed = threading.Condition()
         self._limit = concurrency
@@ -99,12 +103,17 @@ class Pace:
         Wait for leave to send a request, and count it for as long as the block runs.
 
         :raises KilledError: Nothing more is to be sent.
+        :raises RateLimitError: It would take longer than there is patience for.
         """
         with self._changed:
             while True:
                 if self._is_stopping():
                     raise KilledError("The batch was stopped before the request was sent.")
                 wait = self._wait()
+                if wait > self._patience:
+                    raise RateLimitError(
+                        f"getimg.ai takes no more requests for {wait:.0f} seconds.", retry_after=wait
+                    )
                 if wait <= 0 and not self._held and self._in_flight < self._limit_now():
                     break
                 self._changed.wait(min(wait, _LOOK_SECONDS) if wait > 0 else _LOOK_SECONDS)

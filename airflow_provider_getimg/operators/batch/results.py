@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_getimg.api.errors import BatchIncompleteError, InvalidInputError
 from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.masking import without_queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,7 @@ class RowResult:
         line: dict[str, Any] = {
             "row": self.row.index,
             "outcome": self.outcome,
-            "request": self.row.shown(),
+            "request": without_queries(self.row.shown()),
             "generation_id": self.generation_id,
             "cost": None if self.cost is None else float(self.cost),
             "error": without_query(str(self.error)) if self.error else None,
@@ -90,7 +91,8 @@ class BatchResults:
     def manifest(self) -> bytes:
         """Return the manifest: JSON Lines, a line for each row."""
         return b"".join(
-            json.dumps(result.line(), ensure_ascii=False).encode() + b"\n" for result in self.rows
+            json.dumps(result.line(), ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+            for result in self.rows
         )
 
     def summary(self, manifest_uri: str | None) -> dict[str, Any]:

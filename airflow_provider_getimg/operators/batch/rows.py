@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,9 +109,21 @@ class Row:
             return None
         return self.some_copy().key
 
-    def some_copy(self) -> FileCopy:
-        """Return where a file would go if its answer told what answers tell."""
+    @property
+    def has_key_of_its_own(self) -> bool:
+        """Whether its key is like no other row's, whatever they ask for."""
+        asked = placeholders(self.template, (*FILE_PLACEHOLDERS, *self._fields))
+        return bool(asked & {"generation_id", "sha256"})
+
+    def some_copy(self, *, told: bool = True) -> FileCopy:
+        """
+        Return where a file would go.
+
+        :param told: Whether its answer tells the size, as answers do, but need not.
+        """
         [media] = _SOME_ANSWER["data"]
+        if not told:
+            media = {**media, "width": None, "height": None}  # type: ignore[dict-item]
         mime_type = f"image/{self._fields['output_format']}"
         answer = {
             **_SOME_ANSWER,
@@ -176,8 +189,12 @@ def read_rows(
             request, labels = _request({**shared, **fields, LABELS: _labels(shared, fields)})
             row = Row(index, request, labels, "", bucket, template)
             row.some_copy()
+            row.some_copy(told=False)
         except InvalidInputError as error:
             faults.found.append(f"{where}: {error.message}")
+            continue
+        except UnicodeEncodeError:
+            faults.found.append(f"{where} holds text that can't be encoded (half of a surrogate pair).")
             continue
         digest = request.fingerprint[:32]
         rows.append(replace(row, id=f"{digest}-{asked[digest]}"))
@@ -190,9 +207,10 @@ def read_rows(
 def _check_keys(rows: Sequence[Row]) -> None:
     places: dict[str, Row] = {}
     for row in rows:
-        key = row.expected_key
-        if key is None:
+        if row.has_key_of_its_own:
             return
+        # Width and height tell rows apart by chance alone.
+        key = row.some_copy().key
         if key in places:
             raise InvalidInputError(
                 f"s3_key gives rows {places[key].index} and {row.index} the same key {key!r}: tell them apart "
@@ -219,7 +237,10 @@ def _labels(shared: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, A
     for source in (shared, fields):
         own = source.get(LABELS) or {}
         plain = isinstance(own, Mapping) and all(
-            isinstance(name, str) and isinstance(value, str | int | float) for name, value in own.items()
+            isinstance(name, str)
+            and isinstance(value, str | int | float)
+            and (not isinstance(value, float) or math.isfinite(value))
+            for name, value in own.items()
         )
         if not plain:
             raise InvalidInputError(

@@ -9,11 +9,13 @@ else: there are more askers than slots, so that a row is ready whenever one is f
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +27,6 @@ from airflow_provider_getimg.api.errors import (
     KilledError,
     NoConnectionError,
     ObjectExistsError,
-    ObjectStoreError,
     OutcomeUnknownError,
     PaidFilesGoneError,
     RateLimitError,
@@ -43,7 +44,6 @@ from airflow_provider_getimg.transfers.s3_store import GENERATION_ID, MODEL, REQ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from decimal import Decimal
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk.types import Logger
@@ -243,14 +243,17 @@ class BatchRun:
 
     def _count_earlier(self) -> None:
         """Count what earlier tries spent."""
-        for row in self._rows:
-            entry = self._earlier(row)
-            if entry is None:
-                continue
+        entries = [(row, entry) for row in self._rows if (entry := self._earlier(row)) is not None]
+        costs = [
+            _cost(Generation.from_json(entry.answer)) if entry.answer is not None else None
+            for _, entry in entries
+        ]
+        # What is known first: the catalogue, which is asked for the rest, may be out of reach.
+        for cost in costs:
+            self._budget.spent_before(cost or Decimal(0))
+        for (row, entry), cost in zip(entries, costs, strict=True):
             price = self._budget.price(row.request.checked)
-            self._budget.doubtful_before(price * (entry.sent_before + (entry.answer is None)))
-            if entry.answer is not None:
-                self._budget.spent_before(_cost(Generation.from_json(entry.answer)) or price)
+            self._budget.doubtful_before(price * (entry.sent_before + (cost is None)))
 
     def _earlier(self, row: Row) -> Entry | None:
         try:
@@ -289,7 +292,7 @@ class BatchRun:
         try:
             result = step(row, *args)
         except GetimgError as error:
-            result = RowResult(row, "failed", error=error)
+            result = RowResult(row, "failed", error=_bare(error))
         except BaseException as fault:
             # Ours, and so for the user to see; but what is under way is brought to its end.
             self._fault = self._fault or fault
@@ -323,14 +326,18 @@ class BatchRun:
             answer = paid.recorded()
         except (OutcomeUnknownError, PaidFilesGoneError):
             # A try that was given up for dead may have saved what it could no longer record.
-            if (there := self._already_there(row, afresh=True)) is not None:
+            there = None
+            with contextlib.suppress(GetimgError):
+                there = self._already_there(row, afresh=True)
+            if there is not None:
                 return there
             raise
         is_new = answer is None
         if answer is None:
             if self._stop.event.is_set():
                 return RowResult(row, "not asked")
-            if (there := self._already_there(row)) is not None:
+            # What an earlier try asked for may lie there without a note; the listing is of the others.
+            if (there := self._already_there(row, afresh=self._earlier(row) is not None)) is not None:
                 return there
             try:
                 answer = self._generate(paid, row, ledger.is_last_try)
@@ -441,7 +448,7 @@ class BatchRun:
             files = self._saved(row, answer, is_new)
         except GetimgError as error:
             self._unsaved(error)
-            return RowResult(row, "failed", (), generation.id, _cost(generation), error)
+            return RowResult(row, "failed", (), generation.id, _cost(generation), _bare(error))
         finally:
             self._count_unsaved(-1)
         outcome: Outcome = "saved" if is_new else "reused"
@@ -459,7 +466,7 @@ class BatchRun:
         return files
 
     def _unsaved(self, error: GetimgError) -> None:
-        if not isinstance(error, ObjectStoreError):
+        if isinstance(error, KilledError):
             return
         with self._lock:
             self._unsaved_in_a_row += 1
@@ -472,6 +479,12 @@ class BatchRun:
         with self._lock:
             self._backlog += change
             self._pace.hold(self._backlog >= self._backlog_at_most)
+
+
+def _bare(error: GetimgError) -> GetimgError:
+    """Return an error without the frames that it went through: they hold bodies of requests and files."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _saved_key(row: Row) -> str:

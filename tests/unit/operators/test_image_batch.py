@@ -192,6 +192,15 @@ class TestBadInput:
                 "requests[0]: s3_key gives the key 'A red fox, number 0/../x': a",
             ),
             ({"s3_key": "s3://b/{prompt:x}"}, "requests[0]: s3_key '{prompt:x}' can't be filled in"),
+            (
+                {"s3_key": "s3://b/{width}.jpg"},
+                "s3_key gives rows 0 and 1 the same key '99999.jpg': tell them",
+            ),
+            (
+                {"s3_key": "s3://b/{row}-{width:05d}.jpg"},
+                "requests[0]: s3_key '{row}-{width:05d}.jpg' can't be",
+            ),
+            ({"requests": [{"prompt": "half \ud83d"}]}, "requests[0] holds text that can't be encoded"),
             ({"s3_key": "{row}"}, "s3_key '{row}' and s3_bucket None name no object"),
             ({"concurrency": 0}, "concurrency is 0: a whole number, 1 or more, is allowed."),
             (
@@ -299,6 +308,21 @@ class TestRetry:
             "manifest": 0,
         }
         assert bench.posts() == 2
+
+    def test_looks_for_what_was_saved_without_a_note_before_it_pays_again(self, bench, store):
+        bench.run(rows(20), concurrency=20)
+        entries = json.loads(store.values["getimg_batch_0000"])["entries"]
+        kept = {name: entry for name, entry in entries.items() if not name.endswith("/saved")}
+        for number, entry in enumerate(kept.values()):
+            # Killed between the object and the note, and tried again when the URLs are dead.
+            entry["answer"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+            if number % 2:
+                del entry["answer"]
+                entry["state"] = "submitted"
+        store.values = {"getimg_batch_0000": json.dumps({"epoch": 3, "entries": kept})}
+        for policy in ("fail", "resubmit"):
+            summary = bench.run(rows(20), try_number=2, on_unknown_outcome=policy)
+            assert (summary["saved"], summary["reused"], bench.posts()) == (20, 20, 20)
 
     def test_of_a_batch_that_is_done_touches_nothing(self, bench, store):
         first = bench.run(rows(5))
@@ -511,7 +535,9 @@ class TestPace:
         )
         error = bench.failure(rows(6), rate_limit_wait=60)
         decision = RETRY_POLICY.evaluate(error, 1, 3)
-        assert (decision.action, decision.retry_delay.total_seconds()) == (RetryAction.RETRY, 120)
+        assert decision.action is RetryAction.RETRY
+        # A request that was waiting for its turn tells what is left of the time.
+        assert 100 <= decision.retry_delay.total_seconds() <= 120
 
 
 class TestTheEnd:
@@ -562,6 +588,13 @@ def test_it_shows_nothing_signed(bench):
     shown = json.dumps(operator.requests.serialize())
     assert "https://a.test/x.png" in shown
     assert "Signature" not in shown
+
+
+def test_the_manifest_takes_any_text_and_no_signature(bench):
+    labels = {"note": "see https://h.test/f?exp=1&sig=abcdef"}
+    bench.run([{"prompt": "A fox", "labels": labels}])
+    [line] = bench.manifest()
+    assert line["request"]["labels"] == {"note": "see https://h.test/f?..."}
 
 
 def test_it_can_be_copied(bench):

@@ -187,3 +187,16 @@ def test_slots_are_given_back_whatever_happens(concurrency):
         with pytest.raises(ZeroDivisionError), bench.pace.slot():
             raise ZeroDivisionError
     assert bench.pace.in_flight == 0
+
+
+def test_a_wait_that_is_too_long_is_told_before_anything_is_noted():
+    bench = Bench(4)
+    bench.pace._patience = 60
+    bench.pace.answered(RateLimit(remaining=0, resets_in=90))
+    with (
+        pytest.raises(RateLimitError, match="takes no more requests for 90 seconds") as caught,
+        bench.pace.slot(),
+    ):
+        pass
+    assert caught.value.retry_after == 90
+    assert bench.pace.in_flight == 0
