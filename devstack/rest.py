@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: A request that Airflow's database refused is sent so often.
+DATABASE_ATTEMPTS = 8
 FINAL_STATES = frozenset({"success", "failed"})
 # Scheduler and API server share two cores and one SQLite file with the tasks.
 REQUEST_SECONDS = 60.0
@@ -214,10 +216,15 @@ class AirflowRest:
         return {_label(task): task["state"] or "none" for task in tasks}
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        try:
-            response = self._client.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise self._failure(f"{method} {path}: {error!r}") from None
+        for attempt in range(DATABASE_ATTEMPTS):
+            try:
+                response = self._client.request(method, path, **options)
+            except httpx.HTTPError as error:
+                raise self._failure(f"{method} {path}: {error!r}") from None
+            # SQLite, while another process of Airflow's writes: the request was rolled back as a whole.
+            if response.status_code != 500 or "Database error" not in response.text:
+                break
+            time.sleep(POLL_SECONDS * 3 * (attempt + 1))
         if response.is_error:
             raise self._failure(f"{method} {path}: {response.status_code} {response.text[:500]}")
         return response
