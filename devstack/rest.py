@@ -201,6 +201,12 @@ class AirflowRest:
             params={"map_index": map_index, "deserialize": True},
         )["value"]
 
+    def task_state(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
+        """Return what the task instance has in the task state store, by key."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/state-store"
+        answer = self.request("GET", path, params={"map_index": map_index, "limit": 100})
+        return {entry["key"]: entry["value"] for entry in answer["task_state_store"]}
+
     def rendered_fields(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """Return the task instance's rendered template fields."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/{map_index}"

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from devstack.cluster import Cluster
 from devstack.soak import empty
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 pytestmark = pytest.mark.long
 
@@ -39,6 +40,8 @@ RUN_SECONDS = 600.0
 CONCURRENCY = TASKS = 4
 IN_FLIGHT = CONCURRENCY * TASKS
 NIGHTLY = "getimg/nightly/"
+# Seconds: a bit less than a task waits within a try.
+RETRY_AFTER = 28
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +159,38 @@ class Struck:
     unanswered: set[str]
 
 
-def strike(cluster: Cluster, dag_id: str, run_id: str, *, between_requests: bool) -> Struck:
+def are_between_requests(cluster: Cluster, tasks: list[dict[str, Any]], task_of: Mapping[str, int]) -> bool:
+    """Tell whether all of these tasks wait out a rate limit, and will for a while.
+
+    :param task_of: The map index of the task that asks for a prompt.
+    """
+    posts = cluster.simulator.ledger()["posts"]
+    if any(post["outcome"] is None for post in posts):
+        return False
+    last = {task_of[post["prompt"]]: post for post in posts}
+    now = datetime.now(UTC)
+    for task in tasks:
+        post = last.get(task["map_index"])
+        if post is None or post["status"] != 429:
+            return False
+        # What was about to be sent with it has been sent, and nothing is sent again before the kill.
+        if not 3 <= (now - datetime.fromisoformat(post["received_at"])).total_seconds() <= RETRY_AFTER - 8:
+            return False
+        # Between the refusal and the note of it, a death still leaves a request whose outcome is unknown.
+        notes = cluster.rest.task_state(
+            task["dag_id"], task["dag_run_id"], task["task_id"], task["map_index"]
+        )
+        if any('"submitted"' in json.dumps(note) for note in notes.values()):
+            return False
+    return True
+
+
+def strike(
+    cluster: Cluster, dag_id: str, run_id: str, task_of: Mapping[str, int], *, between_requests: bool
+) -> Struck:
     """Kill all three with tasks at work on both workers, and wait for the end of the run.
 
+    :param task_of: The map index of the task that asks for a prompt.
     :param between_requests: At a moment when all tasks wait out a rate limit. While a request is under way, nobody
         can tell whether it will be billed: such a row is reported, and not paid again.
     """
@@ -166,7 +198,7 @@ def strike(cluster: Cluster, dag_id: str, run_id: str, *, between_requests: bool
     at_least = len(billed(cluster)) + 6
     assert rest.poll(lambda: len(billed(cluster)) >= at_least, 120)
     if between_requests:
-        refusal = {"kind": "status", "status": 429, "headers": {"Retry-After": "2"}}
+        refusal = {"kind": "status", "status": 429, "headers": {"Retry-After": str(RETRY_AFTER)}}
         simulator.set_faults([{"on": "image", **refusal, "times": 10_000}])
     else:
         # Billed, and answered long after the kill.
@@ -177,9 +209,12 @@ def strike(cluster: Cluster, dag_id: str, run_id: str, *, between_requests: bool
 
     def ready() -> bool:
         at_work = [running_on(cluster, worker.name, dag_id, run_id) for worker in cluster.workers]
-        under_way = len(unanswered())
+        if not all(at_work):
+            return False
+        if between_requests:
+            return are_between_requests(cluster, [task for tasks in at_work for task in tasks], task_of)
         # More than those of the worker that survives.
-        return all(at_work) and (not under_way if between_requests else under_way > IN_FLIGHT / 2)
+        return len(unanswered()) > IN_FLIGHT / 2
 
     assert rest.poll(ready, 90)
     victims, survivors = (running_on(cluster, worker.name, dag_id, run_id) for worker in cluster.workers)
@@ -218,10 +253,11 @@ def test_mapped_prompts_are_paid_once_though_a_worker_the_broker_and_the_api_ser
 ):
     dag_id, subjects = "getimg_mapped_prompts", [f"subject {number}" for number in range(24)]
     run_id = trigger(whole, dag_id, subjects=subjects)
-    struck = strike(whole, dag_id, run_id, between_requests=True)
+    task_of = {f"{subject}, as a linocut print in two colours": n for n, subject in enumerate(subjects)}
+    struck = strike(whole, dag_id, run_id, task_of, between_requests=True)
     assert struck.state == "success", whole.rest.failed_log(dag_id, run_id)
     check_retried(whole, dag_id, run_id, struck)
-    assert billed(whole) == {f"{subject}, as a linocut print in two colours": 1 for subject in subjects}
+    assert billed(whole) == dict.fromkeys(task_of, 1)
     rows = whole.rest.xcom(dag_id, run_id, "save_to_s3")
     assert len({row["generation_id"] for row in rows}) == len(subjects)
     assert stored(whole, rows[0]["key"].rpartition("/")[0]) == {row["key"] for row in rows}
@@ -237,12 +273,12 @@ def test_a_batch_on_both_workers_is_paid_once_though_all_three_are_killed(
     # The keys are made of the day: what lies there from an earlier run would not be asked for.
     empty(whole)
     run_id = trigger(whole, dag_id, articles=TASKS * size, rows_per_task=size)
-    struck = strike(whole, dag_id, run_id, between_requests=between_requests)
-    check_retried(whole, dag_id, run_id, struck)
-
     chunk_of = {
         f"Product photo of teapot {number}, studio light": number // size for number in range(TASKS * size)
     }
+    struck = strike(whole, dag_id, run_id, chunk_of, between_requests=between_requests)
+    check_retried(whole, dag_id, run_id, struck)
+
     bills = billed(whole)
     assert set(bills.values()) == {1}
     objects = stored(whole, NIGHTLY)
