@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,9 @@ class SavesToS3Mixin(BaseOperator):
 
         return s3_hook(self.aws_conn_id, self._s3_connections())
 
+    @abstractmethod
     def _s3_connections(self) -> int:
         """Return how many requests to S3 run at once."""
-        raise NotImplementedError
 
     @cached_property
     def _killed(self) -> threading.Event:

@@ -34,6 +34,8 @@ class Budget:
         self._lock = threading.Lock()
         #: What was billed, as far as the API told.
         self.billed = Decimal(0)
+        #: How many requests were, or may have been, billed besides: what they cost is not known.
+        self.doubtful = 0
         # On its way, or perhaps billed without an answer.
         self._set_aside = Decimal(0)
 
@@ -61,9 +63,10 @@ class Budget:
         """Count what earlier tries paid."""
         self.billed += amount
 
-    def doubtful_before(self, amount: Decimal) -> None:
-        """Count what earlier tries may have paid."""
-        self._set_aside += amount
+    def doubtful_before(self, price: Decimal, requests: int) -> None:
+        """Count requests of earlier tries that may have been billed, at this price each."""
+        self._set_aside += price * requests
+        self.doubtful += requests
 
     def check(self, requests: Iterable[ImageRequest]) -> None:
         """
@@ -102,8 +105,14 @@ class Budget:
         with self._lock:
             self._set_aside -= price
 
+    def doubt(self) -> None:
+        """Count a request that may have been billed; its price stays set aside."""
+        with self._lock:
+            self.doubtful += 1
+
     def settle(self, price: Decimal, cost: Decimal | None) -> None:
         """Count what a request cost; its price where the API didn't tell."""
         with self._lock:
             self._set_aside -= price
             self.billed += price if cost is None else cost
+            self.doubtful += cost is None and not price

@@ -74,11 +74,13 @@ class BatchResults:
 
     :param stopped_by: Why not all rows were asked for, if so.
     :param total_cost: What all tries since the last Clear were billed, in USD, as far as the API told.
+    :param doubtful: How many requests of those tries were, or may have been, billed besides.
     """
 
     rows: list[RowResult]
     stopped_by: GetimgError | None = None
     total_cost: Decimal = Decimal(0)
+    doubtful: int = 0
     saved_files: list[Saved] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,17 +136,23 @@ class BatchResults:
         told = [
             f"{result.row.name}: {result.error.message}"
             for result in failed
-            if result.error is not None and result.error is not self.stopped_by
+            if result.error is not None
+            and (self.stopped_by is None or result.error.message != self.stopped_by.message)
         ]
         parts += told[:_FAILURES_TOLD]
         if len(told) > _FAILURES_TOLD:
             parts.append(f"And {len(told) - _FAILURES_TOLD} more.")
         if manifest_uri:
             parts.append(f"All rows are in {manifest_uri}.")
-        parts.append(
-            f"{self.total_cost} USD were billed in all; what is paid is not asked for again by a retry."
-        )
+        parts.append(self._cost())
         return " ".join(parts)
+
+    def _cost(self) -> str:
+        if not self.total_cost and not self.doubtful:
+            return "Nothing was billed."
+        requests = "request" if self.doubtful == 1 else "requests"
+        doubt = f", and {self.doubtful} {requests} may have been billed besides" if self.doubtful else ""
+        return f"{self.total_cost} USD were billed in all{doubt}; what is paid is not asked for again by a retry."
 
 
 def checked_max_failures(value: object, requested: int) -> int:

@@ -184,7 +184,7 @@ class BatchRun:
     def results(self) -> BatchResults:
         """What became of the rows, so far."""
         rows = [self._results.get(row.index) or RowResult(row, "not asked") for row in self._rows]
-        return BatchResults(rows, self._stop.reason, self._budget.billed)
+        return BatchResults(rows, self._stop.reason, self._budget.billed, self._budget.doubtful)
 
     def run(self) -> BatchResults:
         """
@@ -253,7 +253,7 @@ class BatchRun:
             self._budget.spent_before(cost or Decimal(0))
         for (row, entry), cost in zip(entries, costs, strict=True):
             price = self._budget.price(row.request.checked)
-            self._budget.doubtful_before(price * (entry.sent_before + (cost is None)))
+            self._budget.doubtful_before(price, entry.sent_before + (cost is None))
 
     def _earlier(self, row: Row) -> Entry | None:
         try:
@@ -416,7 +416,7 @@ class BatchRun:
                     self._stop.because(error)
                     raise
             except OutcomeUnknownError as error:
-                # It stays set aside: it may have been billed.
+                self._budget.doubt()
                 self._unknown(error)
                 raise
             except GetimgError as error:

@@ -272,7 +272,9 @@ class TestRetry:
         first = bench.failure(rows(1))
         second = bench.failure(rows(1), try_number=2)
         assert bench.posts() == 1
-        assert "may have been billed" in str(first) or "broke after the generation was sent" in str(first)
+        for error in (first, second):
+            assert " 0 USD were billed in all, and 1 request may have been billed besides; " in str(error)
+        assert "broke after the generation was sent" in str(first)
         assert "Try 1 sent this request at" in str(second)
         assert RETRY_POLICY.evaluate(second, 2, 3).action is RetryAction.FAIL
 
@@ -460,12 +462,16 @@ class TestFailures:
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
         assert bench.files() == {}
         assert "sk_wrong" not in str(error)
+        # Of both requests on their way the same is to be said: once.
+        assert str(error).count(error.failures[0].message) == 1
+        assert str(error).endswith(" Nothing was billed.")
 
     def test_of_unknown_outcome_in_a_row_stop_the_batch(self, bench):
         play(bench.simulator, {"on": "image", "kind": "status", "status": 503, "times": 99})
         error = bench.failure(rows(20), concurrency=1)
         assert bench.posts() == 5
         assert "5 requests in a row ended without an answer, and each may have been billed." in str(error)
+        assert "and 5 requests may have been billed besides" in str(error)
         # The rows that were not asked for are worth another try; the five are not.
         assert RETRY_POLICY.evaluate(error, 1, 3).action is not RetryAction.FAIL
 
