@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many images through the cluster: what each costs, and whether any component grows.
 
-``python -m devstack.soak [--images N] [--dag DAG] [--conf JSON] [--latency S] [--file-size BYTES]``.
-Prints the memory of each component before, at most and after, and fails unless every image was
-billed once and lies in the bucket.
+``python -m devstack.soak [--images N] [--dag DAG] [--conf JSON] [--runs N] [--latency S] [--file-size BYTES]``.
+Prints the memory of each component before, at most and after each run, and fails unless every image
+was billed once and lies in the bucket.
 """
 
 from __future__ import annotations
@@ -150,6 +150,7 @@ def main() -> int:
     parser.add_argument("--latency", type=float, default=1.0, help="seconds that an image takes (default: 1)")
     parser.add_argument("--file-size", type=int, default=2**20, help="bytes of each file (default: 1 MiB)")
     parser.add_argument("--concurrency", type=int, default=8, help="slots of the pool getimg (default: 8)")
+    parser.add_argument("--runs", type=int, default=1, help="how often, one after the other (default: 1)")
     arguments = parser.parse_args()
     if arguments.conf is None and arguments.dag not in LOADS:
         parser.error(f"--dag {arguments.dag} needs --conf; without it: {', '.join(LOADS)}")
@@ -160,17 +161,20 @@ def main() -> int:
         with Cluster(concurrency=arguments.concurrency, simulator=options) as cluster:
             if load is not None:
                 soak(cluster, arguments.dag, WARM_UP_IMAGES, load(WARM_UP_IMAGES))
+            conf = arguments.conf if load is None or arguments.conf else load(arguments.images)
+            complete = True
+            for _ in range(arguments.runs):
                 # What lies there already would not be asked for.
                 empty(cluster)
-            conf = arguments.conf if load is None or arguments.conf else load(arguments.images)
-            result = soak(cluster, arguments.dag, arguments.images, conf)
+                result = soak(cluster, arguments.dag, arguments.images, conf)
+                report(result, console)
+                complete = complete and result.complete
     except StackError as error:
         console.print(f"\n{error}", soft_wrap=True, markup=False, highlight=False)
         return 1
     except KeyboardInterrupt:
         return 130
-    report(result, console)
-    return 0 if result.complete else 1
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":

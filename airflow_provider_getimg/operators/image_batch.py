@@ -251,6 +251,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
     ) -> Iterator[BatchRun]:
         """Put together what a run needs, and put it away afterwards."""
         from airflow_provider_getimg.operators.batch.budget import Budget
+        from airflow_provider_getimg.operators.batch.history import History
         from airflow_provider_getimg.operators.batch.pace import Pace
         from airflow_provider_getimg.operators.batch.run import BatchRun, Rules
         from airflow_provider_getimg.transfers.copier import Copier
@@ -263,7 +264,6 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         unfinished = UnfinishedUploads(context["task_state_store"], self.log)
         unfinished.abort_left(store)
         rules = Rules(
-            replaces=self._if_exists == "replace",
             on_unknown_outcome=self._on_unknown,
             rate_limit_wait=self._patience,
             askers=self._askers,
@@ -284,7 +284,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
                 journal=journal,
                 client=self.hook.client,
                 s3_client=self.s3_hook.get_conn,
-                store=store,
+                history=History(journal, store, self._if_exists, self.log),
                 copier=Copier(
                     store,
                     downloads,

@@ -109,11 +109,6 @@ class Copier:
         self._killed = killed
         self._log = log
 
-    @property
-    def skips(self) -> bool:
-        """Whether a file that is there already is left as it is."""
-        return self._if_exists == "skip"
-
     def save(self, copy: FileCopy, *, is_new: bool = False) -> Saved:
         """
         Save a file, or find that it is saved. Downloads that fail are repeated, within the connection's timeout.

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from airflow_provider_getimg.api.errors import BatchIncompleteError, InvalidInputError
 from airflow_provider_getimg.api.signed_urls import without_query
 from airflow_provider_getimg.masking import without_queries
+from airflow_provider_getimg.transfers.plan import KnownMedia
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_provider_getimg.api.errors import GetimgError
+    from airflow_provider_getimg.api.types import Generation, MediaFile
     from airflow_provider_getimg.operators.batch.rows import Row
     from airflow_provider_getimg.transfers.copier import Saved
 
@@ -41,6 +43,18 @@ class RowResult:
     generation_id: str | None = None
     cost: Decimal | None = None
     error: GetimgError | None = None
+
+    @classmethod
+    def of(
+        cls,
+        row: Row,
+        outcome: Outcome,
+        generation: Generation,
+        files: Sequence[Saved] = (),
+        error: GetimgError | None = None,
+    ) -> Self:
+        """Make the result of a row for which there is an answer."""
+        return cls(row, outcome, [_slim(file) for file in files], generation.id, cost_of(generation), error)
 
     @property
     def is_saved(self) -> bool:
@@ -179,3 +193,15 @@ def checked_max_failures(value: object, requested: int) -> int:
     raise InvalidInputError(
         f"max_failures is {value!r}: a number of rows, or a share such as 0.05 or '5%', is allowed."
     )
+
+
+def cost_of(generation: Generation) -> Decimal | None:
+    """Return what a generation cost in USD; None where the API didn't tell."""
+    return generation.usage.total_cost if generation.usage else None
+
+
+def _slim(file: Saved) -> Saved:
+    """Return what is needed of a saved file later: of thousands, every URL would add up."""
+    media = file.copy.media
+    known = cast("MediaFile", KnownMedia(media.mime_type, media.deletes_at, media.width, media.height))
+    return replace(file, copy=replace(file.copy, media=known))

@@ -13,9 +13,8 @@ import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,21 +25,17 @@ from airflow_provider_getimg.api.errors import (
     InsufficientBalanceError,
     KilledError,
     NoConnectionError,
-    ObjectExistsError,
     OutcomeUnknownError,
     PaidFilesGoneError,
     RateLimitError,
     UnavailableError,
 )
 from airflow_provider_getimg.api.types import Generation
-from airflow_provider_getimg.ledger import Entry, Ledger, LedgerError
+from airflow_provider_getimg.ledger import Ledger, LedgerError
 from airflow_provider_getimg.operators.batch.pace import PacedClient
 from airflow_provider_getimg.operators.batch.progress import Progress
-from airflow_provider_getimg.operators.batch.results import BatchResults, RowResult
+from airflow_provider_getimg.operators.batch.results import BatchResults, RowResult, cost_of
 from airflow_provider_getimg.operators.paid_generation import PaidGeneration
-from airflow_provider_getimg.transfers.copier import Saved
-from airflow_provider_getimg.transfers.plan import KnownMedia
-from airflow_provider_getimg.transfers.s3_store import GENERATION_ID, MODEL, REQUEST_SHA256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,15 +45,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from airflow_provider_getimg.api.client import GetimgClient
-    from airflow_provider_getimg.api.types import MediaFile
     from airflow_provider_getimg.journal import Journal
     from airflow_provider_getimg.operators.batch.budget import Budget
+    from airflow_provider_getimg.operators.batch.history import History
     from airflow_provider_getimg.operators.batch.pace import Pace
     from airflow_provider_getimg.operators.batch.results import Outcome
     from airflow_provider_getimg.operators.batch.rows import Row
-    from airflow_provider_getimg.transfers.copier import Copier
-    from airflow_provider_getimg.transfers.plan import FileCopy
-    from airflow_provider_getimg.transfers.s3_store import S3Store
+    from airflow_provider_getimg.transfers.copier import Copier, Saved
 
 #: A row whose request found no connection is asked for so often within a try.
 CONNECTION_ATTEMPTS = 5
@@ -103,14 +96,12 @@ class Rules:
     """
     What holds for all rows.
 
-    :param replaces: Whether what lies at a row's key is replaced, and so need not be looked at.
     :param on_unknown_outcome: ``fail`` or ``resubmit``.
     :param rate_limit_wait: Seconds to wait within a try where the API asks to wait, unless it is the last one.
     :param askers: Threads that ask.
     :param savers: Threads that save.
     """
 
-    replaces: bool
     on_unknown_outcome: str
     rate_limit_wait: float
     askers: int
@@ -127,7 +118,7 @@ class BatchRun:
     :param journal: What earlier tries asked and paid for; open.
     :param client: Sends the requests.
     :param s3_client: Reads references that lie in S3.
-    :param store: Where files go.
+    :param history: What there was before this try.
     :param copier: Saves them.
     :param abandon: Ends the copies in flight.
     :param pace: The slots.
@@ -145,7 +136,7 @@ class BatchRun:
         journal: Journal,
         client: GetimgClient,
         s3_client: Callable[[], S3Client],
-        store: S3Store,
+        history: History,
         copier: Copier,
         abandon: Callable[[], object],
         pace: Pace,
@@ -160,7 +151,7 @@ class BatchRun:
         self._client = client
         self._paced_client = PacedClient(client, pace)
         self._s3_client = s3_client
-        self._store = store
+        self._history = history
         self._copier = copier
         self._abandon = abandon
         self._pace = pace
@@ -175,8 +166,6 @@ class BatchRun:
         self._failed = 0
         self._unknown_in_a_row = 0
         self._unsaved_in_a_row = 0
-        # Keys at which objects lay when the try began; None where that is asked row by row.
-        self._there: frozenset[str] | None = None
         # Enough for all slots' answers at once, on top of what the savers have in hand.
         self._backlog_at_most = 2 * (rules.askers + rules.savers)
 
@@ -220,7 +209,7 @@ class BatchRun:
         paid: list[tuple[datetime, Row]] = []
         to_ask = []
         for row in self._rows:
-            entry = self._earlier(row)
+            entry = self._history.entry(row)
             if entry is not None and entry.answer is not None:
                 generation = Generation.from_json(entry.answer)
                 paid.append((min(file.deletes_at for file in generation.data), row))
@@ -229,38 +218,15 @@ class BatchRun:
             else:
                 to_ask.append(row)
         try:
-            self._count_earlier()
+            self._history.count(self._rows, self._budget)
             self._budget.check(row.request.checked for row in to_ask)
         except GetimgError as error:
             if not paid:
                 raise
             # What is paid is saved all the same.
             self._stop.because(error)
-        if to_ask and not self._rules.replaces:
-            keys = [row.expected_key for row in to_ask]
-            self._there = self._store.keys_among(keys, to_ask[0].bucket)
+        self._history.list_objects(to_ask)
         return [row for _, row in sorted(paid, key=lambda entry: entry[0])] + to_ask
-
-    def _count_earlier(self) -> None:
-        """Count what earlier tries spent."""
-        entries = [(row, entry) for row in self._rows if (entry := self._earlier(row)) is not None]
-        costs = [
-            _cost(Generation.from_json(entry.answer)) if entry.answer is not None else None
-            for _, entry in entries
-        ]
-        # What is known first: the catalogue, which is asked for the rest, may be out of reach.
-        for cost in costs:
-            self._budget.spent_before(cost or Decimal(0))
-        for (row, entry), cost in zip(entries, costs, strict=True):
-            price = self._budget.price(row.request.checked)
-            self._budget.doubtful_before(price, entry.sent_before + (cost is None))
-
-    def _earlier(self, row: Row) -> Entry | None:
-        try:
-            return Entry.from_json(self._journal.earlier(row.id))
-        except ValueError:
-            # The row itself will tell.
-            return None
 
     def _wait(self, progress: Progress) -> None:
         """Wait until all rows have ended; once told to end, not for long."""
@@ -308,7 +274,7 @@ class BatchRun:
                 self._finished.set()
 
     def _ask(self, row: Row) -> RowResult | None:
-        if (saved := self._saved_by_an_earlier_try(row)) is not None:
+        if (saved := self._history.saved(row)) is not None:
             return saved
         log = cast("Logger", self._log.bind(row=row.index))
         ledger = Ledger(self._context, row.request.fingerprint, log, self._journal.place(row.id))
@@ -328,7 +294,7 @@ class BatchRun:
             # A try that was given up for dead may have saved what it could no longer record.
             there = None
             with contextlib.suppress(GetimgError):
-                there = self._already_there(row, afresh=True)
+                there = self._history.lying(row, afresh=True)
             if there is not None:
                 return there
             raise
@@ -337,7 +303,8 @@ class BatchRun:
             if self._stop.event.is_set():
                 return RowResult(row, "not asked")
             # What an earlier try asked for may lie there without a note; the listing is of the others.
-            if (there := self._already_there(row, afresh=self._earlier(row) is not None)) is not None:
+            afresh = self._history.entry(row) is not None
+            if (there := self._history.lying(row, afresh=afresh)) is not None:
                 return there
             try:
                 answer = self._generate(paid, row, ledger.is_last_try)
@@ -346,50 +313,6 @@ class BatchRun:
         self._count_unsaved(1)
         self._savers.submit(self._guarded, self._save, row, answer, is_new)
         return None
-
-    def _saved_by_an_earlier_try(self, row: Row) -> RowResult | None:
-        """Return the row's result if its files were saved: whatever became of their URLs since."""
-        entry, noted = self._earlier(row), self._journal.earlier(_saved_key(row))
-        if entry is None or entry.answer is None or noted is None:
-            return None
-        files = _saved_before(row.copies(entry.answer), noted)
-        if files is None:
-            return None
-        generation = Generation.from_json(entry.answer)
-        return RowResult(row, "reused", [_slim(file) for file in files], generation.id, _cost(generation))
-
-    def _already_there(self, row: Row, *, afresh: bool = False) -> RowResult | None:
-        """
-        Look for the row's object, as an earlier run, or a try before a Clear, may have left it.
-
-        :param afresh: Whether it may have come since the try began.
-
-        :raises ObjectExistsError: Something else lies at its key: an image could not be saved there, and none is paid.
-        """
-        if self._rules.replaces or row.expected_key is None:
-            return None
-        if not afresh and self._there is not None and row.expected_key not in self._there:
-            return None
-        copy = row.some_copy()
-        stored = self._store.look(copy)
-        if stored is None:
-            return None
-        if self._copier.skips and stored.metadata.get(REQUEST_SHA256) == row.request.fingerprint:
-            copy = row.made_before(
-                stored.metadata.get(GENERATION_ID), stored.metadata.get(MODEL), stored.mime_type
-            )
-            sha256 = stored.sha256 or self._store.sha256_of(copy)
-            self._log.info("%s is there already, nothing was billed: %s.", row.name, copy.uri)
-            file = Saved(copy, stored.size, sha256, stored.etag, copied=False)
-            return RowResult(row, "reused", [file], copy.generation_id)
-        if not self._copier.skips:
-            raise ObjectExistsError(
-                f"{copy.uri} exists already, and if_exists is 'fail': nothing was asked for."
-            )
-        raise ObjectExistsError(
-            f"{copy.uri} exists already, and was not made from this request: nothing was asked for. Give the row another "
-            "key, or set if_exists='replace'."
-        )
 
     def _generate(self, paid: PaidGeneration, row: Row, is_last_try: bool) -> dict[str, Any]:
         """Send the row's request, however often rate limits send it back."""
@@ -425,7 +348,7 @@ class BatchRun:
                     self._stop.because(error)
                 raise
             else:
-                self._budget.settle(price, _cost(Generation.from_json(answer)))
+                self._budget.settle(price, cost_of(Generation.from_json(answer)))
                 self._unknown_in_a_row = 0
                 return answer
 
@@ -448,21 +371,18 @@ class BatchRun:
             files = self._saved(row, answer, is_new)
         except GetimgError as error:
             self._unsaved(error)
-            return RowResult(row, "failed", (), generation.id, _cost(generation), _bare(error))
+            return RowResult.of(row, "failed", generation, error=_bare(error))
         finally:
             self._count_unsaved(-1)
         outcome: Outcome = "saved" if is_new else "reused"
-        return RowResult(row, outcome, [_slim(file) for file in files], generation.id, _cost(generation))
+        return RowResult.of(row, outcome, generation, files)
 
     def _saved(self, row: Row, answer: dict[str, Any], is_new: bool) -> list[Saved]:
         """Save the files of an answer, and note that they are."""
         copies = row.copies(answer)
         files = [self._copier.save(copy, is_new=is_new and copy.key == row.expected_key) for copy in copies]
         self._unsaved_in_a_row = 0
-        # Nobody waits for this: should it be lost, the object itself tells.
-        self._journal.write_later(
-            _saved_key(row), [[file.copy.uri, file.size, file.sha256, file.etag] for file in files]
-        )
+        self._history.note_saved(row, files)
         return files
 
     def _unsaved(self, error: GetimgError) -> None:
@@ -485,31 +405,3 @@ def _bare(error: GetimgError) -> GetimgError:
     """Return an error without the frames that it went through: they hold bodies of requests and files."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
-
-
-def _saved_key(row: Row) -> str:
-    return f"{row.id}/saved"
-
-
-def _saved_before(copies: Sequence[FileCopy], noted: Any) -> list[Saved] | None:
-    """Return the files as an earlier try noted them; None if it didn't, or if they are to lie elsewhere now."""
-    if not isinstance(noted, list) or len(noted) != len(copies):
-        return None
-    files = []
-    for copy, (uri, size, sha256, etag) in zip(copies, noted, strict=True):
-        copy = copy.with_content(sha256)
-        if copy.uri != uri:
-            return None
-        files.append(Saved(copy, size, sha256, etag, copied=False))
-    return files
-
-
-def _slim(file: Saved) -> Saved:
-    """Return what is needed of a saved file later: of thousands, every URL would add up."""
-    media = file.copy.media
-    known = cast("MediaFile", KnownMedia(media.mime_type, media.deletes_at, media.width, media.height))
-    return replace(file, copy=replace(file.copy, media=known))
-
-
-def _cost(generation: Generation) -> Decimal | None:
-    return generation.usage.total_cost if generation.usage else None

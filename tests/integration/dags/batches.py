@@ -4,81 +4,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-import threading
 from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import DAG, AssetAlias, task
+from line_count import LineCount
 
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 
-if TYPE_CHECKING:
-    from types import FrameType
-
 START = datetime(2026, 1, 1)
 QUICK = timedelta(seconds=1)
-COUNTED = ("airflow_provider_getimg/", "execution_time/task_runner.py")
-NOT_COUNTED = ("/simulator/", "/testing/", "/tests/")
-
-
-class LineCount:
-    """
-    Counts the lines that a batch, and Airflow's task runner after it, execute in all threads.
-
-    :param moment: The process ends with SIGKILL right before its ``moment``-th line, or before a line at a place that
-        starts with the text ``moment``, such as ``journal.py:_commit:``, for the first time, or, with ``#7`` at its end, for
-        the seventh. 0: never.
-    :param witness: Gets the place of death, or of each line where ``moment`` is 0.
-    """
-
-    def __init__(self, moment: int | str, witness: Path) -> None:
-        place, _, times = str(moment).partition("#")
-        self._line = int(place) if place.isdecimal() else -1
-        self._place = place
-        self._times = int(times or 1)
-        self._lines = 0
-        self._lock = threading.Lock()
-        self._places = witness.open("a", buffering=1)
-        self._known: dict[str, bool] = {}
-
-    def start(self) -> None:
-        threading.settrace(self._on_call)
-        sys.settrace(self._on_call)
-        # The task runner's frames are older than the trace function: those that are active are asked too.
-        frame: FrameType | None = sys._getframe()
-        while frame is not None:
-            if self._counts(frame.f_code.co_filename):
-                frame.f_trace = self._on_line
-            frame = frame.f_back
-
-    def _counts(self, file: str) -> bool:
-        if file not in self._known:
-            ours = any(part in file for part in COUNTED)
-            self._known[file] = ours and not any(part in file for part in NOT_COUNTED)
-        return self._known[file]
-
-    def _on_call(self, frame: FrameType, event: str, _: Any) -> Any:
-        return self._on_line if self._counts(frame.f_code.co_filename) else None
-
-    def _on_line(self, frame: FrameType, event: str, _: Any) -> Any:
-        if event == "line":
-            code = frame.f_code
-            place = f"{Path(code.co_filename).name}:{code.co_name}:{frame.f_lineno}"
-            with self._lock:
-                self._lines += 1
-                if self._line < 0 and place.startswith(self._place):
-                    self._times -= 1
-                dies = self._lines == self._line or not self._times
-                if dies or not self._line:
-                    self._places.write(f"{place}\n")
-                if dies:
-                    os.kill(os.getpid(), signal.SIGKILL)
-        return self._on_line
 
 
 class CountedStore:

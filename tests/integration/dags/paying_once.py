@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import DAG, RetryDecision, RetryPolicy, task
+from line_count import LineCount
 
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 START = datetime(2026, 1, 1)
 MODEL = "seedream-5-lite"
@@ -41,36 +36,8 @@ class KilledGenerateImageOperator(GenerateImageOperator):
 
     def execute(self, context: Any) -> Any:
         if context["ti"].try_number == 1:
-            self._count_lines(int(self.moment), Path(self.witness))
+            LineCount(self.moment, Path(self.witness)).start()
         return super().execute(context)
-
-    def _count_lines(self, moment: int, witness: Path) -> None:
-        lines = 0
-        places = witness.open("a", buffering=1)
-
-        def on_line(frame: FrameType, event: str, _: Any) -> Any:
-            nonlocal lines
-            if event == "line":
-                lines += 1
-                if lines == moment or not moment:
-                    code = frame.f_code
-                    places.write(f"{Path(code.co_filename).name}:{code.co_name}:{frame.f_lineno}\n")
-                if lines == moment:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return on_line
-
-        def on_call(frame: FrameType, event: str, _: Any) -> Any:
-            name = frame.f_code.co_filename
-            ours = "airflow_provider_getimg/" in name and "/simulator/" not in name
-            return on_line if ours or name.endswith("execution_time/task_runner.py") else None
-
-        sys.settrace(on_call)
-        # The task runner's frames are older than the trace function: those that are active are asked too.
-        frame: FrameType | None = sys._getframe()
-        while frame is not None:
-            if frame.f_code.co_filename.endswith("execution_time/task_runner.py"):
-                frame.f_trace = on_line
-            frame = frame.f_back
 
 
 class AlwaysRetry(RetryPolicy):

@@ -4,22 +4,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-import threading
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import DAG, task
+from line_count import LineCount
 
 from airflow_provider_getimg.masking import Concealed
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 START = datetime(2026, 1, 1)
 QUICK = timedelta(seconds=1)
@@ -27,53 +21,7 @@ COUNTED = (
     "airflow_provider_getimg/transfers/",
     "airflow_provider_getimg/masking.py",
     "airflow_provider_getimg/links.py",
-    "execution_time/task_runner.py",
 )
-
-
-class LineCount:
-    """
-    Counts the lines that the transfer, and Airflow's task runner after it, execute in all threads.
-
-    :param moment: The process ends with SIGKILL right before its ``moment``-th line, or before the first line at the
-        place ``moment``, such as ``s3_upload.py:complete:120``. 0: never.
-    :param witness: Gets the place of death, or of each line where ``moment`` is 0.
-    """
-
-    def __init__(self, moment: int | str, witness: Path) -> None:
-        self._moment = moment
-        self._lines = 0
-        self._lock = threading.Lock()
-        self._places = witness.open("a", buffering=1)
-
-    def start(self) -> None:
-        threading.settrace(self._on_call)
-        sys.settrace(self._on_call)
-        # The task runner's frames are older than the trace function: those that are active are asked too.
-        frame: FrameType | None = sys._getframe()
-        while frame is not None:
-            if self._counts(frame):
-                frame.f_trace = self._on_line
-            frame = frame.f_back
-
-    def _counts(self, frame: FrameType) -> bool:
-        return any(part in frame.f_code.co_filename for part in COUNTED)
-
-    def _on_call(self, frame: FrameType, event: str, _: Any) -> Any:
-        return self._on_line if self._counts(frame) else None
-
-    def _on_line(self, frame: FrameType, event: str, _: Any) -> Any:
-        if event == "line":
-            code = frame.f_code
-            place = f"{Path(code.co_filename).name}:{code.co_name}:{frame.f_lineno}"
-            with self._lock:
-                self._lines += 1
-                dies = self._moment in (self._lines, place)
-                if dies or not self._moment:
-                    self._places.write(f"{place}\n")
-                if dies:
-                    os.kill(os.getpid(), signal.SIGKILL)
-        return self._on_line
 
 
 class KilledTransferToS3Operator(TransferToS3Operator):
@@ -94,7 +42,7 @@ class KilledTransferToS3Operator(TransferToS3Operator):
     def execute(self, context: Any) -> Any:
         self.generation = Concealed(json.loads(Path(self.answers).read_text()))
         if self.moment is not None and context["ti"].try_number == 1:
-            LineCount(self.moment, Path(self.witness)).start()
+            LineCount(self.moment, Path(self.witness), COUNTED).start()
         return super().execute(context)
 
 

@@ -493,7 +493,7 @@ class TestFailures:
         def broken(*_: Any) -> None:
             raise ZeroDivisionError("a fault of ours")
 
-        monkeypatch.setattr("airflow_provider_getimg.operators.batch.run._slim", broken)
+        monkeypatch.setattr("airflow_provider_getimg.operators.batch.results._slim", broken)
         with pytest.raises(ZeroDivisionError):
             bench.run(rows(20), concurrency=1)
         assert len(bench.files()) == bench.posts() < 20

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What there was before this try: what earlier ones asked, paid for and saved, and what lies in S3.
+
+Three witnesses, the best first. The journal's entry of a row says whether its request was sent and what was answered; the
+journal's note beside it says where the answer's files were saved; and the object at the row's key speaks for itself
+where the try that saved it could no longer write a note.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_getimg.api.errors import ObjectExistsError
+from airflow_provider_getimg.api.types import Generation
+from airflow_provider_getimg.ledger import Entry
+from airflow_provider_getimg.operators.batch.results import RowResult, cost_of
+from airflow_provider_getimg.transfers.copier import Saved
+from airflow_provider_getimg.transfers.s3_store import GENERATION_ID, MODEL, REQUEST_SHA256
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.sdk.types import Logger
+
+    from airflow_provider_getimg.journal import Journal
+    from airflow_provider_getimg.operators.batch.budget import Budget
+    from airflow_provider_getimg.operators.batch.rows import Row
+    from airflow_provider_getimg.transfers.plan import FileCopy
+    from airflow_provider_getimg.transfers.s3_store import S3Store
+
+
+class History:
+    """
+    What there was of the rows before this try. Safe to use from several threads.
+
+    :param journal: What earlier tries wrote; open.
+    :param store: Where files go.
+    :param if_exists: ``skip``, ``replace`` or ``fail``. Under ``replace`` no object is looked at.
+    :param log: The task's log.
+    """
+
+    def __init__(self, journal: Journal, store: S3Store, if_exists: str, log: Logger) -> None:
+        self._journal = journal
+        self._store = store
+        self._if_exists = if_exists
+        self._log = log
+        # Keys at which objects lay when the try began; None where that is asked row by row.
+        self._listed: frozenset[str] | None = None
+
+    def entry(self, row: Row) -> Entry | None:
+        """Return what an earlier try asked for this row; None for nothing, or for what can't be read."""
+        try:
+            return Entry.from_json(self._journal.earlier(row.id))
+        except ValueError:
+            # The row's ledger will tell.
+            return None
+
+    def count(self, rows: Sequence[Row], budget: Budget) -> None:
+        """
+        Count what earlier tries spent.
+
+        :raises GetimgError: What they may have spent is not known: the catalogue is out of reach.
+        """
+        entries = [(row, entry) for row in rows if (entry := self.entry(row)) is not None]
+        costs = [
+            cost_of(Generation.from_json(entry.answer)) if entry.answer is not None else None
+            for _, entry in entries
+        ]
+        # What is known first: the catalogue, which is asked for the rest, may be out of reach.
+        for cost in costs:
+            budget.spent_before(cost or Decimal(0))
+        for (row, entry), cost in zip(entries, costs, strict=True):
+            price = budget.price(row.request.checked)
+            budget.doubtful_before(price, entry.sent_before + (cost is None))
+
+    def list_objects(self, rows: Sequence[Row]) -> None:
+        """List what lies at the keys of these rows, where one listing takes less than a look at each."""
+        if rows and self._if_exists != "replace":
+            self._listed = self._store.keys_among([row.expected_key for row in rows], rows[0].bucket)
+
+    def note_saved(self, row: Row, files: Sequence[Saved]) -> None:
+        """Write down where a row's files lie."""
+        # Nobody waits for this: should it be lost, the object itself tells.
+        self._journal.write_later(
+            _saved_key(row), [[file.copy.uri, file.size, file.sha256, file.etag] for file in files]
+        )
+
+    def saved(self, row: Row) -> RowResult | None:
+        """Return the row's result if an earlier try saved its files: whatever became of their URLs since."""
+        entry, noted = self.entry(row), self._journal.earlier(_saved_key(row))
+        if entry is None or entry.answer is None or noted is None:
+            return None
+        files = _saved_before(row.copies(entry.answer), noted)
+        if files is None:
+            return None
+        return RowResult.of(row, "reused", Generation.from_json(entry.answer), files)
+
+    def lying(self, row: Row, *, afresh: bool = False) -> RowResult | None:
+        """
+        Look for the row's object, as an earlier run, or a try before a Clear, may have left it.
+
+        :param afresh: Whether it may have come since the try began.
+
+        :raises ObjectExistsError: Something else lies at its key: an image could not be saved there, and none is paid.
+        """
+        if self._if_exists == "replace" or row.expected_key is None:
+            return None
+        if not afresh and self._listed is not None and row.expected_key not in self._listed:
+            return None
+        copy = row.some_copy()
+        stored = self._store.look(copy)
+        if stored is None:
+            return None
+        if self._if_exists == "fail":
+            raise ObjectExistsError(
+                f"{copy.uri} exists already, and if_exists is 'fail': nothing was asked for."
+            )
+        if stored.metadata.get(REQUEST_SHA256) != row.request.fingerprint:
+            raise ObjectExistsError(
+                f"{copy.uri} exists already, and was not made from this request: nothing was asked for. Give the row another "
+                "key, or set if_exists='replace'."
+            )
+        copy = row.made_before(
+            stored.metadata.get(GENERATION_ID), stored.metadata.get(MODEL), stored.mime_type
+        )
+        sha256 = stored.sha256 or self._store.sha256_of(copy)
+        self._log.info("%s is there already, nothing was billed: %s.", row.name, copy.uri)
+        file = Saved(copy, stored.size, sha256, stored.etag, copied=False)
+        return RowResult(row, "reused", [file], copy.generation_id)
+
+
+def _saved_key(row: Row) -> str:
+    return f"{row.id}/saved"
+
+
+def _saved_before(copies: Sequence[FileCopy], noted: Any) -> list[Saved] | None:
+    """Return the files as an earlier try noted them; None if it didn't, or if they are to lie elsewhere now."""
+    if not isinstance(noted, list) or len(noted) != len(copies):
+        return None
+    files = []
+    for copy, (uri, size, sha256, etag) in zip(copies, noted, strict=True):
+        copy = copy.with_content(sha256)
+        if copy.uri != uri:
+            return None
+        files.append(Saved(copy, size, sha256, etag, copied=False))
+    return files
