@@ -45,6 +45,7 @@ class StoredObject:
     An object as S3 describes it.
 
     :param sha256: Of its content, in hex, where S3 or the object's metadata tell.
+    :param readable: Whether it may be read. Where not, a listing told of it: it has no metadata here.
     """
 
     size: int
@@ -52,6 +53,7 @@ class StoredObject:
     metadata: Mapping[str, str]
     sha256: str | None
     mime_type: str | None = None
+    readable: bool = True
 
     def is_copy_of(self, copy: FileCopy) -> bool:
         """Tell whether an earlier try saved this very file here."""
@@ -105,10 +107,11 @@ class S3Store:
         known = {name: value for name, value in args.items() if name in self.members_of(operation)}
         return getattr(self.client, operation)(**known, **own)
 
-    def look(self, copy: FileCopy) -> StoredObject | None:
+    def look(self, copy: FileCopy, *, by_listing: bool = False) -> StoredObject | None:
         """
         Return the object at the copy's key; None if there is none, or if looking is not permitted.
 
+        :param by_listing: Whether to list it where it may not be read.
         :raises ObjectStoreError: S3 could not be asked.
         """
         try:
@@ -117,6 +120,8 @@ class S3Store:
             )
         except ClientError as error:
             # 403: S3's answer for a missing object, too, to who may not list the bucket.
+            if _status(error) == 403 and by_listing:
+                return self._listed(copy)
             if _status(error) in (403, 404):
                 return None
             raise store_error("look at", copy, error) from None
@@ -133,6 +138,17 @@ class S3Store:
             whole or metadata.get(SHA256),
             answer.get("ContentType"),
         )
+
+    def _listed(self, copy: FileCopy) -> StoredObject | None:
+        try:
+            # Keys come in the order of their bytes: of those that begin like it, it is the first.
+            answer = self.client.list_objects_v2(Bucket=copy.bucket, Prefix=copy.key, MaxKeys=1)
+        except (ClientError, BotoCoreError):
+            return None
+        for entry in answer.get("Contents", []):
+            if entry["Key"] == copy.key:
+                return StoredObject(entry["Size"], entry["ETag"].strip('"'), {}, None, readable=False)
+        return None
 
     def sha256_of(self, copy: FileCopy) -> str:
         """

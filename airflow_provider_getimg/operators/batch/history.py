@@ -110,12 +110,17 @@ class History:
         if not afresh and self._listed is not None and row.expected_key not in self._listed:
             return None
         copy = row.some_copy()
-        stored = self._store.look(copy)
+        stored = self._store.look(copy, by_listing=True)
         if stored is None:
             return None
         if self._if_exists == "fail":
             raise ObjectExistsError(
                 f"{copy.uri} exists already, and if_exists is 'fail': nothing was asked for."
+            )
+        if not stored.readable:
+            raise ObjectExistsError(
+                f"{copy.uri} exists already and may not be read, so that it can't be told what it was made from: nothing was "
+                "asked for. Permit s3:GetObject, give the row another key, or set if_exists='replace'."
             )
         if stored.metadata.get(REQUEST_SHA256) != row.request.fingerprint:
             raise ObjectExistsError(

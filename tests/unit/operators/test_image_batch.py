@@ -371,6 +371,28 @@ class TestClear:
         assert [line["outcome"] for line in bench.manifest()] == ["reused"] * 3 + ["saved"] * 2
         assert all(line["sha256"] and line["generation_id"] for line in bench.manifest())
 
+    @pytest.mark.parametrize("may_list", [True, False])
+    def test_without_permission_to_read_asks_nothing_where_a_listing_shows_an_object(
+        self, bench, monkeypatch, seaweedfs, may_list
+    ):
+        bench.client.put_object(Bucket=bench.bucket, Key="night/000.webp", Body=b"mine")
+        # Its key begins with that of the second row.
+        bench.client.put_object(Bucket=bench.bucket, Key="night/001.webp.old", Body=b"mine, too")
+        with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
+            refused = ["HeadObject", *([] if may_list else ["ListObjectsV2"])]
+            proxy.set_faults(
+                [
+                    {"kind": "status", "code": "AccessDenied", "operation": operation, "times": 99}
+                    for operation in refused
+                ]
+            )
+            error = bench.failure(rows(2), defaults={"model": MODEL, "output_format": "webp"})
+        assert len(bench.files()) == 3
+        assert bench.files()["night/000.webp"] == b"mine"
+        assert bench.posts() == (1 if may_list else 2)
+        assert ("exists already and may not be read" in str(error)) is may_list
+
     def test_of_many_rows_finds_what_is_there_by_one_listing(self, bench, monkeypatch, seaweedfs):
         bench.run(rows(20), concurrency=20)
         bench.client.delete_object(Bucket=bench.bucket, Key="night/007.jpg")
