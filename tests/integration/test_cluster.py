@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -362,7 +363,8 @@ def open_folder() -> Iterator[Path]:
         yield folder
 
 
-def test_nothing_is_left_when_the_command_is_killed(open_folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_nothing_is_left_when_the_command_ends(open_folder: Path, tmp_path: Path, number: signal.Signals):
     log = tmp_path / "log"
     with log.open("wb") as output:
         command = subprocess.Popen(
@@ -371,6 +373,7 @@ def test_nothing_is_left_when_the_command_is_killed(open_folder: Path, tmp_path:
             env=os.environ | {"TMPDIR": str(open_folder)},
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         poll(lambda: "until Ctrl-C." in log.read_text() or command.poll() is not None, 200)
@@ -378,6 +381,11 @@ def test_nothing_is_left_when_the_command_is_killed(open_folder: Path, tmp_path:
         assert "generate_image: success on worker-" in log.read_text()
         started = psutil.Process(command.pid).children(recursive=True)
         assert len(started) > 20
+        if number == signal.SIGINT:
+            # A terminal sends it to all of the command's group.
+            os.killpg(command.pid, number)
+            assert command.wait(60) == 130
+            assert log.read_text().endswith("\nEnded.\n")
     finally:
         command.kill()
         command.wait()
