@@ -7,6 +7,7 @@ import json
 import secrets
 import sysconfig
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -41,6 +42,9 @@ class SeaweedFS:
         self.endpoint_url = ""
         self.process: GuardedProcess | None = None
         self._log = log
+        # boto3's sessions are not safe to share between threads; the clients that they make are.
+        self._session_lock = threading.Lock()
+        self._sessions: dict[str, boto3.session.Session] = {}
 
     def start(self) -> Self:
         """Start the server and wait until it answers a signed request.
@@ -108,15 +112,20 @@ class SeaweedFS:
         :param secret_key: Another secret than the right one.
         :param config: Further settings for ``botocore.config.Config``.
         """
-        # A session of its own: the default one reads the user's profiles.
-        session = boto3.session.Session(
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=secret_key or self.secret_key,
-            region_name=REGION,
-        )
         settings: dict[str, Any] = {"s3": {"addressing_style": "path"}, "proxies": {}} | config
-        client: S3Client = session.client("s3", endpoint_url=self.endpoint_url, config=Config(**settings))
+        with self._session_lock:
+            session = self._session(secret_key or self.secret_key)
+            client: S3Client = session.client("s3", endpoint_url=self.endpoint_url, config=Config(**settings))
         return client
+
+    def _session(self, secret_key: str) -> boto3.session.Session:
+        # Kept: each session reads botocore's description of S3 anew, for a fifth of a second.
+        if secret_key not in self._sessions:
+            # Of its own: the default one reads the user's profiles.
+            self._sessions[secret_key] = boto3.session.Session(
+                aws_access_key_id=self.access_key, aws_secret_access_key=secret_key, region_name=REGION
+            )
+        return self._sessions[secret_key]
 
     def create_bucket(self, name: str) -> str:
         """Create a bucket and return its name."""
