@@ -13,7 +13,8 @@ It needs:
 - the pool ``getimg``, with as many slots as the account may run requests at once, and 4 at least:
   ``airflow pools set getimg 4 "Concurrent requests of the getimg.ai account"``.
 
-Safe to run twice: the keys are made of the day and the article's number, and a row whose image lies there already is neither asked
+It has no schedule of its own: trigger it, with the number of articles in the run's conf. A task stops at 5 cents for each of its rows
+(``max_cost``). Safe to run twice: the keys are made of the day and the article's number, and a row whose image lies there already is neither asked
 for nor billed.
 """
 
@@ -34,7 +35,7 @@ with DAG(
     start_date=datetime(2026, 1, 1),
     tags=["getimg", "example"],
     doc_md=__doc__,
-    params={"articles": 12, "rows_per_task": 6},
+    params={"articles": 12, "rows_per_task": 6, "model": "seedream-5-lite"},
 ):
 
     @task
@@ -49,12 +50,13 @@ with DAG(
 
     GenerateImagesToS3Operator.partial(
         task_id="generate_images",
-        defaults={"model": "sketch-mini", "aspect_ratio": "1:1", "output_format": "webp"},
+        defaults={"model": "{{ params.model }}", "aspect_ratio": "1:1", "output_format": "webp"},
         s3_bucket="{{ var.value.getimg_bucket }}",
         s3_key="getimg/nightly/{{ (dag_run.logical_date or dag_run.run_after) | ds }}/{article:05}.{extension}",
         concurrency=CONCURRENCY,
         pool="getimg",
         pool_slots=CONCURRENCY,
+        max_cost="{{ 0.05 * params.rows_per_task }}",
         max_failures="2%",
         retries=3,
     ).expand(requests=read_articles())

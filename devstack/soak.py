@@ -63,8 +63,11 @@ def mapped_prompts(images: int) -> dict[str, Any]:
 
 
 def nightly_batch(images: int) -> dict[str, Any]:
-    """Return the conf of ``getimg_nightly_batch``: tasks of a hundred images each."""
-    return {"articles": images, "rows_per_task": min(images, 100)}
+    """Return the conf of ``getimg_nightly_batch``: tasks of a hundred images each.
+
+    They are of the simulator's cheap model: its account holds 100 USD.
+    """
+    return {"articles": images, "rows_per_task": min(images, 100), "model": "sketch-mini"}
 
 
 #: The conf that makes a DAG ask for so many images, each with a prompt of its own.

@@ -194,10 +194,13 @@ class BatchIncompleteError(GetimgError):
     A batch ended with more failed rows than ``max_failures`` allows.
 
     :param failures: The error of each row that was not saved, and the one that stopped the batch.
+    :param billed: Whether any row was billed.
     """
 
-    def __init__(self, message: str, failures: Sequence[GetimgError] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, failures: Sequence[GetimgError] = (), *, billed: Billed | None = None
+    ) -> None:
+        super().__init__(message, billed=billed)
         self.failures = tuple(failures)
 
     def billing_sentence(self) -> str:

@@ -80,7 +80,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         the last try waits itself. Default 300. (templated)
     :param if_exists: What to do where an object lies at a row's key, as for ``TransferToS3Operator``. Under ``"skip"``
         (default) and ``"fail"`` it is found before the request is sent, where the key is known beforehand. (templated)
-    :param manifest_key: The manifest's key, or a full URI. Default: ``manifests/<dag>/<run>/<task>.jsonl`` in the bucket, with the
+    :param manifest_key: The manifest's key, or a full URI. Default: ``manifests/<dag>/<run>/<task>.jsonl`` in the folder that the keys share, with the
         map index of a mapped task. (templated)
     :param max_bytes: The largest file to accept, in bytes. Default 2 GiB. (templated)
     :param extra_args: Options of S3's ``PutObject`` for each object, as for ``TransferToS3Operator``. (templated)

@@ -16,7 +16,7 @@ from airflow_provider_getimg.transfers.plan import KnownMedia
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_provider_getimg.api.errors import GetimgError
+    from airflow_provider_getimg.api.errors import Billed, GetimgError
     from airflow_provider_getimg.api.types import Generation, MediaFile
     from airflow_provider_getimg.operators.batch.rows import Row
     from airflow_provider_getimg.transfers.copier import Saved
@@ -137,7 +137,8 @@ class BatchResults:
         errors = [result.error for result in failed if result.error is not None]
         if self.stopped_by is not None and self.stopped_by not in errors:
             errors.append(self.stopped_by)
-        raise BatchIncompleteError(self._sentences(failed, max_failures, manifest_uri), errors)
+        billed: Billed = "yes" if self.total_cost else "unknown" if self.doubtful else "no"
+        raise BatchIncompleteError(self._sentences(failed, max_failures, manifest_uri), errors, billed=billed)
 
     def _sentences(self, failed: Sequence[RowResult], max_failures: int, manifest_uri: str | None) -> str:
         saved, not_asked = len(self.rows) - len(failed), self.count("not asked")
