@@ -165,6 +165,9 @@ class Cell:
             result.state = "passed"
         except StackError as error:
             result.reason = str(error)
+        except (KeyError, ElementTree.ParseError) as error:
+            # A package that is not there, or a report that was cut off: the others' results are not lost for it.
+            result.reason = f"What the cell left can't be read: {error!r}."
         result.seconds = time.monotonic() - started
         # Byte code is no hard link: nine environments would take gigabytes.
         if result.state == "passed" and not self.keep:

@@ -25,6 +25,7 @@ BUCKET = "getimg-examples"
 # Named by the parameter `photo` of getimg_reference_images.
 PHOTO = "getimg/reference/product.png"
 COMMAND_SECONDS = 240.0
+MAKE_NO_IMAGE = {"getimg_asset_consumer"}
 
 
 def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, int]]:
@@ -56,7 +57,6 @@ def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, 
         }
         _airflow(env, home, "db", "migrate")
         _airflow(env, home, "pools", "set", "getimg", "4", "for the example DAGs")
-        total = 0
         for dag in sorted(path.stem for path in dags.glob("*.py")):
             simulator.clear_ledger()
             before = _keys(client)
@@ -65,10 +65,9 @@ def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, 
             paid = sum(post["billed"] > 0 for post in simulator.ledger()["posts"])
             if saved != paid:
                 raise StackError(f"{dag} saved {saved} images, and paid for {paid}.")
-            total += saved
+            if not saved and dag not in MAKE_NO_IMAGE:
+                raise StackError(f"{dag} made no image.")
             yield dag, saved
-    if not total:
-        raise StackError("The example DAGs saved nothing.")
 
 
 def _environment(venv: Path, home: Path, dags: Path) -> dict[str, str]:

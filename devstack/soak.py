@@ -38,7 +38,7 @@ class Soak:
 
     :param seconds: From the trigger to the end of the run.
     :param twice: The prompts that were billed more than once.
-    :param stored: Objects that the run left in the bucket.
+    :param stored: Images that the run left in the bucket.
     :param peak: The most that each component held, of samples five seconds apart.
     """
 
@@ -54,7 +54,7 @@ class Soak:
     @property
     def complete(self) -> bool:
         """Whether each image was paid once and saved."""
-        return not self.twice and self.billed == self.images <= self.stored
+        return not self.twice and self.billed == self.images == self.stored
 
 
 def mapped_prompts(images: int) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def soak(cluster: Cluster, dag_id: str, images: int, conf: dict[str, Any]) -> So
     rest.wait_for_dag(dag_id)
     rest.unpause(dag_id)
     cluster.simulator.clear_ledger()
-    stored = count_objects(cluster)
+    stored = count_images(cluster)
     start = cluster.memory()
     peak = dict(start)
     started = time.monotonic()
@@ -107,17 +107,18 @@ def soak(cluster: Cluster, dag_id: str, images: int, conf: dict[str, Any]) -> So
         seconds=seconds,
         billed=bills.total(),
         twice=tuple(prompt for prompt, times in bills.items() if times > 1),
-        stored=count_objects(cluster) - stored,
+        stored=count_images(cluster) - stored,
         start=start,
         peak=peak,
         end=cluster.memory(),
     )
 
 
-def count_objects(cluster: Cluster) -> int:
-    """Count the objects in the cluster's bucket."""
+def count_images(cluster: Cluster) -> int:
+    """Count the objects in the cluster's bucket that are no manifests."""
     pages = cluster.s3.client().get_paginator("list_objects_v2").paginate(Bucket=cluster.bucket)
-    return sum(page["KeyCount"] for page in pages)
+    keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+    return sum(not key.endswith(".jsonl") for key in keys)
 
 
 def empty(cluster: Cluster) -> None:
@@ -133,7 +134,7 @@ def report(result: Soak, console: Console) -> None:
     console.print(memory_table(("start", result.start), ("peak", result.peak), ("end", result.end)))
     console.print(
         f"{result.images} images in {result.seconds:.0f} s ({result.images / result.seconds:.2f} a second): "
-        f"{result.billed} billed, {len(result.twice)} of them twice, {result.stored} objects stored.",
+        f"{result.billed} billed, {len(result.twice)} of them twice, {result.stored} saved.",
         soft_wrap=True,
         highlight=False,
     )

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection to the simulator, as an environment variable: Airflow looks there before its database."""
+"""
+The connection to the simulator, as an environment variable.
+
+Airflow looks there before its database, and after a secrets backend of the deployment's.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,16 @@ DEFAULT_TIMEOUT = 30.0
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 
 
+class ForeignConnectionError(Exception):
+    """A secrets backend has a connection of this id, and Airflow asks it first: what a test runs might be billed."""
+
+
 class GetimgConnection:
     """
     An Airflow connection that leads to the simulator until the end of the test.
 
     :param conn_id: Its id.
+    :raises ForeignConnectionError: Airflow would use another one.
     """
 
     def __init__(
@@ -34,10 +43,14 @@ class GetimgConnection:
         self._monkeypatch = monkeypatch
         self._timeout = DEFAULT_TIMEOUT
         # The proxy of a developer's shell knows no simulator.
-        for name in ("NO_PROXY", "no_proxy"):
-            hosts = [host for host in os.environ.get(name, "").split(",") if host]
-            monkeypatch.setenv(name, ",".join(dict.fromkeys([*hosts, *LOOPBACK_HOSTS])))
+        names = ("no_proxy", "NO_PROXY")
+        hosts = [host.strip() for name in names for host in os.environ.get(name, "").split(",")]
+        if "*" not in hosts:
+            for name in names:
+                # Of both, as either may be what is read.
+                monkeypatch.setenv(name, ",".join(dict.fromkeys([*filter(None, hosts), *LOOPBACK_HOSTS])))
         self._set()
+        self._check_backends()
 
     @property
     def variable(self) -> str:
@@ -61,6 +74,23 @@ class GetimgConnection:
 
     def _set(self) -> None:
         self._monkeypatch.setenv(self.variable, self.json)
+
+    def _check_backends(self) -> None:
+        from airflow.configuration import conf
+
+        sections = {"secrets": "backend", "workers": "secrets_backend"}
+        backends = [conf.get(section, option, fallback="") for section, option in sections.items()]
+        backend = next((backend for backend in backends if backend), None)
+        if backend is None:
+            return
+        from airflow.providers.common.compat.sdk import BaseHook
+
+        if BaseHook.get_connection(self.conn_id).host != self._simulator.url:
+            raise ForeignConnectionError(
+                f"The secrets backend {backend} has a connection {self.conn_id!r}, which Airflow takes before the one to the "
+                "simulator: what a test runs might be billed. Set getimg_airflow = isolated, or run the tests without "
+                "that backend."
+            )
 
     def __repr__(self) -> str:
         return f"<GetimgConnection {self.conn_id!r} to {self._simulator.url}>"

@@ -89,7 +89,7 @@ class DagRunner:
         run_conf: dict[str, Any] | None = None,
         logical_date: datetime | None = None,
         connections: Mapping[str, str | Mapping[str, Any]] | None = None,
-        variables: Mapping[str, str] | None = None,
+        variables: Mapping[str, object] | None = None,
         wait_for_retries: bool = False,
     ) -> DagRunResult:
         """
@@ -101,7 +101,7 @@ class DagRunner:
         :param logical_date: Default: now.
         :param connections: More Airflow connections for this run, by id: each as JSON, as a URI or as a mapping such as
             ``{"conn_type": "aws"}``.
-        :param variables: Airflow Variables for this run, by name.
+        :param variables: Airflow Variables for this run, by name: texts, or what JSON can hold.
         :param wait_for_retries: Wait the real time between tries. Default: a retry follows at once, whatever
             ``retry_delay`` or the retry policy says.
         :raises TypeError: What was given is no DAG.
@@ -125,7 +125,8 @@ class DagRunner:
             for conn_id, value in (connections or {}).items():
                 text = value if isinstance(value, str) else json.dumps(value)
                 patch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", text)
-            for name, text in (variables or {}).items():
+            for name, variable in (variables or {}).items():
+                text = variable if isinstance(variable, str) else json.dumps(variable)
                 patch.setenv(f"AIRFLOW_VAR_{name.upper()}", text)
             register(dag)
             result = read_result(dag, dag.test(run_conf=run_conf, **dates), errors)
@@ -186,10 +187,17 @@ def register(dag: DAG) -> None:
     """Write the DAG to the database: ``dag.test()`` does so for DAGs in the DAGs folder alone."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+    from airflow.models.dag import DagModel
+    from airflow.utils.session import create_session
 
     manager = DagBundlesManager()  # type: ignore[no-untyped-call]
     manager.sync_bundles_to_db()
-    bundle = next(iter(manager.get_all_dag_bundles()))
+    bundles = {bundle.name: bundle for bundle in manager.get_all_dag_bundles()}
+    with create_session() as session:
+        known = session.get(DagModel, dag.dag_id)
+        # One that the deployment knows stays in its bundle.
+        name = known.bundle_name if known is not None else None
+    bundle = bundles.get(name or "") or next(iter(bundles.values()))
     bag = DagBag(collect_dags=False, bundle_path=bundle.path, bundle_name=bundle.name)
     bag.dags[dag.dag_id] = dag
     sync_bag_to_db(bag, bundle.name, None)

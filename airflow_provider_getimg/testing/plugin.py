@@ -44,9 +44,13 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         from airflow_provider_getimg.testing.isolation import (
             IsolationError,
             isolate_airflow,
+            isolated_home,
             restore_environment,
         )
 
+        if isolated_home():
+            # A pytest within this one, as pytester runs them: the outer one gives the environment back.
+            return
         try:
             isolate_airflow()
         except IsolationError as error:
@@ -65,23 +69,33 @@ def getimg_simulator_server() -> Iterator[GetimgSimulator]:
         process.start()
     except SimulatorError as error:
         pytest.fail(str(error), pytrace=False)
-    with process:
+    try:
         yield GetimgSimulator(process)
+    finally:
+        process.end()
 
 
 @pytest.fixture
 def getimg_simulator(getimg_simulator_server: GetimgSimulator) -> GetimgSimulator:
     """Return the API in a box as if just started: nothing asked, nothing billed, no faults, 100 USD."""
-    getimg_simulator_server.reset()
+    from airflow_provider_getimg.testing.server import SimulatorError
+
+    try:
+        getimg_simulator_server.reset()
+    except SimulatorError as error:
+        pytest.fail(str(error), pytrace=False)
     return getimg_simulator_server
 
 
 @pytest.fixture
 def getimg_conn(getimg_simulator: GetimgSimulator, monkeypatch: pytest.MonkeyPatch) -> GetimgConnection:
     """Lead the connection ``getimg_default`` to ``getimg_simulator`` until the end of the test."""
-    from airflow_provider_getimg.testing.connection import GetimgConnection
+    from airflow_provider_getimg.testing.connection import ForeignConnectionError, GetimgConnection
 
-    return GetimgConnection(getimg_simulator, monkeypatch)
+    try:
+        return GetimgConnection(getimg_simulator, monkeypatch)
+    except ForeignConnectionError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="session")

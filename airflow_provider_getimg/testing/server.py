@@ -87,8 +87,10 @@ class SimulatorProcess:
         """
         Start it, and wait until it accepts connections.
 
-        :raises SimulatorError: It died, or was not ready in 60 seconds.
+        :raises SimulatorError: It died, was not ready in 60 seconds, or runs already.
         """
+        if self.running:
+            raise SimulatorError(f"The simulator runs already, at {self.url}.")
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in self._options.items()]
         if self._log:
             self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +111,16 @@ class SimulatorProcess:
             self.end()
             raise
         return self
+
+    def check(self) -> None:
+        """
+        Check that it runs.
+
+        :raises SimulatorError: It has died.
+        """
+        if not self.running:
+            code = self._process.returncode if self._process else None
+            raise SimulatorError(f"The simulator has died (exit code {code}).", self.log_tail())
 
     def end(self) -> None:
         """End it and wait for that; any number of times."""

@@ -15,6 +15,7 @@ from airflow_provider_getimg.simulator.errors import error_body
 from airflow_provider_getimg.testing.server import SimulatorError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from decimal import Decimal
 
     from airflow_provider_getimg.testing.server import SimulatorProcess
@@ -126,6 +127,16 @@ class Ledger(Sequence[LedgerEntry]):
 
     def __len__(self) -> int:
         return len(self.raw()["posts"])
+
+    # One look for all of it: the methods that Sequence brings ask for each entry by itself.
+    def __iter__(self) -> Iterator[LedgerEntry]:
+        return iter(self.entries)
+
+    def __reversed__(self) -> Iterator[LedgerEntry]:
+        return reversed(self.entries)
+
+    def __contains__(self, entry: object) -> bool:
+        return entry in self.entries
 
     def __repr__(self) -> str:
         return f"<Ledger {self.entries!r}>"
@@ -278,7 +289,12 @@ class GetimgSimulator:
         return settings
 
     def reset(self) -> None:
-        """Go back to the start: settings as started, no faults, an empty ledger, a balance of 100 USD."""
+        """
+        Go back to the start: settings as started, no faults, an empty ledger, a balance of 100 USD.
+
+        :raises SimulatorError: It has died; with the last lines that it wrote.
+        """
+        self.process.check()
         self.faults.clear()
         self.settings(**self._started_with)
         self.balance = float(START_BALANCE)

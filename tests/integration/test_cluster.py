@@ -389,8 +389,15 @@ def test_nothing_is_left_when_the_command_ends(open_folder: Path, tmp_path: Path
     finally:
         command.kill()
         command.wait()
-    assert poll(lambda: not any(process.is_running() for process in started), 30)
+    assert poll(lambda: not any(map(is_alive, started)), 30)
     assert poll(lambda: not list(open_folder.iterdir()), 30)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def poll(check: Callable[[], bool], timeout: float) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -148,6 +149,83 @@ def test_database(run_dag):
     assert not Path(used).exists()
 
 
+def test_a_session_has_one_simulator_and_warns_of_nothing(user_pytest, tmp_path):
+    test = """
+import os
+from pathlib import Path
+
+def test_first(getimg_simulator):
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    assert len(children) == 1
+
+test_second = test_first
+"""
+    outcome = user_pytest(
+        {"pytest.ini": "[pytest]\nfilterwarnings = error\n", "test_it.py": test}, "-W", "error"
+    )
+    assert outcome.counts() == {"passed": 2}, outcome.text
+    assert "Warning" not in outcome.text
+
+
+def test_a_pytest_within_it_does_not_give_the_user_s_airflow_back(user_pytest, tmp_path):
+    test = """
+import os
+
+pytest_plugins = "pytester"
+
+def test_it(pytester):
+    home = os.environ["AIRFLOW_HOME"]
+    pytester.makeini("[pytest]\\ngetimg_airflow = isolated")
+    pytester.makepyfile(test_inner="def test_inner(): pass")
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+    assert os.environ["AIRFLOW_HOME"] == home
+    assert "AIRFLOW_CONN_GETIMG_DEFAULT" not in os.environ
+"""
+    outcome = user_pytest(
+        {"pytest.ini": ISOLATED, "test_it.py": test}, AIRFLOW_CONN_GETIMG_DEFAULT="getimg://:sk_real@"
+    )
+    assert outcome.counts() == {"passed": 1}, outcome.text
+    assert left_behind(tmp_path) == []
+
+
+VAULT = """
+from airflow.sdk import Connection
+from airflow.secrets import BaseSecretsBackend
+
+class Vault(BaseSecretsBackend):
+    def __init__(self, conn_id):
+        self.conn_id = conn_id
+
+    def get_connection(self, conn_id):
+        if conn_id == self.conn_id:
+            return Connection(conn_id=conn_id, conn_type="getimg", password="sk_real")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("conn_id", "counts"), [("getimg_default", {"error": 1}), ("another", {"passed": 1})]
+)
+def test_a_secrets_backend_with_a_real_connection_stops_the_test(user_pytest, tmp_path, conn_id, counts):
+    test = """
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+
+def test_it(getimg_conn, getimg_simulator):
+    assert GetimgHook().settings.base_url == getimg_simulator.url
+"""
+    outcome = user_pytest(
+        {"vault.py": VAULT, "test_it.py": test},
+        PYTHONPATH=str(tmp_path / "project"),
+        AIRFLOW_HOME=str(tmp_path / "airflow"),
+        AIRFLOW__SECRETS__BACKEND="vault.Vault",
+        AIRFLOW__SECRETS__BACKEND_KWARGS=json.dumps({"conn_id": conn_id}),
+    )
+    assert outcome.counts() == counts, outcome.text
+    refused = "The secrets backend vault.Vault has a connection 'getimg_default', which Airflow takes before"
+    assert (refused in outcome.text) is (conn_id == "getimg_default")
+    assert "sk_real" not in outcome.text
+
+
 WRONG: dict[str, tuple[dict[str, str], dict[str, str], tuple[str, ...], str]] = {
     "no choice": (
         {"test_it.py": USES_RUN_DAG},
@@ -213,14 +291,32 @@ with DAG("mine", schedule=None, start_date=datetime(2026, 1, 1)) as dag:
 def test_it(run_dag):
     assert run_dag(dag).xcoms == {"work": 7}
 """
-    airflow = home / "mine"
-    env = os.environ | {"AIRFLOW_HOME": str(airflow), "HOME": str(home)}
-    subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True
-    )
-    outcome = user_pytest(
-        {"pytest.ini": "[pytest]\ngetimg_airflow = own\n", "test_it.py": dag}, AIRFLOW_HOME=str(airflow)
-    )
+    airflow, bundles = home / "mine", {"first": home / "first", "second": home / "second"}
+    for folder in bundles.values():
+        folder.mkdir()
+    (bundles["second"] / "mine.py").write_text(dag)
+    config = [
+        {
+            "name": name,
+            "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+            "kwargs": {"path": str(folder)},
+        }
+        for name, folder in bundles.items()
+    ]
+    env = {
+        "AIRFLOW_HOME": str(airflow),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(config),
+    }
+    for command in (["db", "migrate"], ["dags", "reserialize"]):
+        subprocess.run(
+            [sys.executable, "-m", "airflow", *command],
+            env=os.environ | env | {"HOME": str(home)},
+            check=True,
+            capture_output=True,
+        )
+    outcome = user_pytest({"pytest.ini": "[pytest]\ngetimg_airflow = own\n", "test_it.py": dag}, **env)
     assert outcome.counts() == {"passed": 1}, outcome.text
-    runs = sqlite3.connect(airflow / "airflow.db").execute("select dag_id from dag_run").fetchall()
-    assert runs == [("mine",)]
+    database = sqlite3.connect(airflow / "airflow.db")
+    assert database.execute("select dag_id from dag_run").fetchall() == [("mine",)]
+    # The deployment's DAG stays in its own bundle.
+    assert database.execute("select dag_id, bundle_name from dag").fetchall() == [("mine", "second")]

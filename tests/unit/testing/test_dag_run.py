@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from airflow.sdk import dag as dag_decorator
 
 from airflow_provider_getimg.api.errors import InsufficientBalanceError
 from airflow_provider_getimg.operators.image import GenerateImageOperator
+from airflow_provider_getimg.testing import GetimgConnection
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -233,3 +235,15 @@ def test_the_connection_s_time_out_can_be_set(run_dag, getimg_simulator, getimg_
 def test_the_connection_is_not_asked_of_a_proxy(getimg_conn):
     assert {"127.0.0.1", "localhost"} <= set(os.environ["NO_PROXY"].split(","))
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"]
+
+
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+@pytest.mark.parametrize("hosts", ["minio.corp, .intern", "*"])
+def test_hosts_that_need_no_proxy_go_on_needing_none(getimg_simulator, monkeypatch, name, hosts):
+    for either in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(either, raising=False)
+    monkeypatch.setenv(name, hosts)
+    GetimgConnection(getimg_simulator, monkeypatch)
+    for host in ("minio.corp", "127.0.0.1"):
+        assert urllib.request.proxy_bypass_environment(host), os.environ[name]
+    assert bool(urllib.request.proxy_bypass_environment("api.getimg.ai")) is (hosts == "*")

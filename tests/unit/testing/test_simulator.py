@@ -162,6 +162,31 @@ def test_one_that_is_gone_is_told_of():
         assert not process.running
         with pytest.raises(SimulatorError, match=r"The simulator at 127\.0\.0\.1:\d+ doesn't answer"):
             simulator.ledger.total_cost  # noqa: B018
+        with pytest.raises(SimulatorError, match=r"^The simulator has died \(exit code 0\)"):
+            simulator.reset()
+
+
+def test_one_that_runs_is_not_started_again():
+    with SimulatorProcess() as process:
+        pid = process.pid
+        with pytest.raises(SimulatorError, match=r"^The simulator runs already, at http"):
+            process.start()
+        assert process.pid == pid
+        assert process.running
+
+
+def test_the_ledger_is_read_by_one_request_however_long_it_is(getimg_simulator, monkeypatch):
+    for _ in range(3):
+        generate(getimg_simulator)
+    looks = []
+    read = getimg_simulator.ledger.raw
+    monkeypatch.setattr(getimg_simulator.ledger, "raw", lambda: looks.append(1) or read())
+    assert [entry.status for entry in getimg_simulator.ledger] == [200] * 3
+    assert len(looks) == 1
+    first, *_, last = list(reversed(getimg_simulator.ledger))
+    assert last in getimg_simulator.ledger
+    assert first.received_at >= last.received_at
+    assert len(looks) == 3
 
 
 def test_it_does_not_outlive_a_parent_that_was_killed():
