@@ -23,14 +23,16 @@ class MemoryStore:
         self.values: dict[str, str] = {}
         self.writes = 0
         self.gate: threading.Event | None = None
+        self.is_writing = threading.Event()
         self.fails = 0
 
     def get(self, key: str) -> Any:
         return json.loads(self.values[key]) if key in self.values else None
 
     def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        self.is_writing.set()
         if self.gate is not None:
-            self.gate.wait(10)
+            assert self.gate.wait(60)
         if self.fails:
             self.fails -= 1
             raise ConnectionError("the API server is away")
@@ -74,15 +76,14 @@ def test_many_that_wait_share_a_write():
     store = MemoryStore()
     store.gate = threading.Event()
     with Journal(store, 3, LOG) as journal:
-        writers = [threading.Thread(target=journal.write, args=(f"row {n}", {"n": n})) for n in range(50)]
-        for writer in writers:
-            writer.start()
-        while len(journal._queue) < 49:
-            pass
+        first = journal.write_later("first", {"n": 0})
+        assert store.is_writing.wait(60)
+        # They all wait now, for a write that is under way without them.
+        waiting = [journal.write_later(f"row {n}", {"n": n}) for n in range(50)]
         store.gate.set()
-        for writer in writers:
-            writer.join()
-        assert store.writes <= 3
+        for write in (first, *waiting):
+            write.result(60)
+        assert store.writes == 2
     assert all(reread(store).earlier(f"row {n}") == {"n": n} for n in range(50))
 
 
