@@ -143,7 +143,7 @@ class BatchResults:
     def _sentences(self, failed: Sequence[RowResult], max_failures: int, manifest_uri: str | None) -> str:
         saved, not_asked = len(self.rows) - len(failed), self.count("not asked")
         counts = f"{saved} of {len(self.rows)} rows are saved, {len(failed) - not_asked} failed"
-        parts = [f"{counts} and {not_asked} were not asked for." if not_asked else f"{counts}."]
+        parts = [f"{counts}, {not_asked} not asked for." if not_asked else f"{counts}."]
         if self.stopped_by is not None:
             parts.append(f"The batch was stopped: {self.stopped_by.message}")
         elif max_failures:
