@@ -273,7 +273,7 @@ def test_a_batch_on_both_workers_is_paid_once_though_all_three_are_killed(
     dag_id, size = "getimg_nightly_batch", 40
     # The keys are made of the day: what lies there from an earlier run would not be asked for.
     empty(whole)
-    run_id = trigger(whole, dag_id, articles=TASKS * size, rows_per_task=size)
+    run_id = trigger(whole, dag_id, articles=TASKS * size, rows_per_task=size, model="sketch-mini")
     chunk_of = {
         f"Product photo of teapot {number}, studio light": number // size for number in range(TASKS * size)
     }
