@@ -604,7 +604,7 @@ class TestTheEnd:
         operator = bench.operator(rows(3))
         operator.on_kill()
         with pytest.raises(
-            errors.BatchIncompleteError, match=r"^0 of 3 rows are saved, 0 failed and 3 were not"
+            errors.BatchIncompleteError, match=r"^0 of 3 rows are saved, 0 failed, 3 not asked for\."
         ):
             operator.execute(bench._context())
         assert bench.posts() == 0
