@@ -6,6 +6,8 @@ UV := .venv/bin/uv
 # Newer than the lock and pyproject.toml: .venv is what they say.
 READY := .venv/.ready
 TESTS = $(wildcard tests/unit tests/integration tests/browser)
+# A test that hangs ends the run after half an hour, with the stacks of all threads.
+PYTEST := $(PYTHON) -m pytest -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
 DEMO_MARKER := .demo/.airflow-provider-getimg-demo
 
 .DEFAULT_GOAL := help
@@ -28,11 +30,11 @@ cluster: $(READY)  ## start what docker-compose.yaml describes as processes, unt
 	@$(PYTHON) -m devstack.cluster
 
 test: $(READY)  ## run the tests (some start Airflow; those with a browser need Chromium)
-	$(PYTHON) -m pytest -m "not long" $(TESTS)
+	$(PYTEST) -m "not long" $(TESTS)
 
 # Exit code 5 of pytest: there is no such test, which is no failure.
 test-long: $(READY)  ## run the tests that take minutes
-	$(PYTHON) -m pytest -m long $(TESTS) || test $$? -eq 5
+	$(PYTEST) -m long $(TESTS) || test $$? -eq 5
 
 # A part of it: make test-matrix MATRIX="--only newest,lowest --python 3.11"
 test-matrix: $(READY)  ## test the wheel on all Pythons and Airflows (about 40 minutes), for docs/versions.md
