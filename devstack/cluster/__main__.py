@@ -23,7 +23,8 @@ from devstack.process import StackError, tail
 if TYPE_CHECKING:
     from types import FrameType
 
-EXAMPLE = "getimg_daily_image"
+# One without a schedule: unpausing another starts a run of its own, beside the one that is triggered here.
+EXAMPLE = "getimg_mapped_prompts"
 BATCH = "getimg_nightly_batch"
 RUN_SECONDS = 300.0
 
@@ -37,7 +38,8 @@ def run_example(cluster: Cluster, console: Console) -> None:
     if rest.wait(EXAMPLE, run_id, RUN_SECONDS) != "success":
         raise StackError(f"The run of {EXAMPLE} failed.", rest.failed_log(EXAMPLE, run_id))
     for task in rest.task_instances(EXAMPLE, run_id):
-        _say(console, f"{task['task_id']}: {task['state']} on {task['hostname']}")
+        index = f"[{task['map_index']}]" if task["map_index"] >= 0 else ""
+        _say(console, f"{task['task_id']}{index}: {task['state']} on {task['hostname']}")
     for row in rest.xcom(EXAMPLE, run_id, "save_to_s3"):
         _say(console, f"{row['uri']}: {row['bytes']} bytes")
 

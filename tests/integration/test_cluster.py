@@ -378,7 +378,8 @@ def test_nothing_is_left_when_the_command_ends(open_folder: Path, tmp_path: Path
     try:
         poll(lambda: "until Ctrl-C." in log.read_text() or command.poll() is not None, 200)
         assert "It stays up until Ctrl-C." in log.read_text()
-        assert "generate_image: success on worker-" in log.read_text()
+        for number in range(3):
+            assert f"generate_images[{number}]: success on worker-" in log.read_text()
         started = psutil.Process(command.pid).children(recursive=True)
         assert len(started) > 20
         if number == signal.SIGINT:
