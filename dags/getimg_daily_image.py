@@ -10,8 +10,8 @@ It needs:
 - the connections ``getimg_default`` (type getimg.ai) and ``aws_default``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket.
 
-Unpausing it starts a run at once, that of last midnight: there is no need to trigger one as well. Safe to run twice: a second run of the same day replaces the object at the same key. It generates, and is billed
-for, a new image.
+Unpausing it starts a run at once, that of last midnight: there is no need to trigger one as well. Safe to run twice: a
+second run of the same day replaces the object at the same key. It generates, and is billed for, a new image.
 """
 
 from __future__ import annotations
