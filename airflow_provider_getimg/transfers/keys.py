@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of objects: templates with placeholders, and what a key may consist of."""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.quote import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+#: S3's limit for a key, in bytes of UTF-8.
+KEY_MAX_BYTES = 1024
+
+#: What a file of a generation knows of itself.
+PLACEHOLDERS = ("generation_id", "index", "extension", "model", "width", "height", "sha256")
+
+# No width and no precision above this: Python would build a text of any size.
+_FORMAT_MAX = 255
+_FORMAT_MAX_CHARACTERS = 32
+# So much of a value that only the answer tells goes into a key.
+_VALUE_MAX_CHARACTERS = 128
+# What follows a dot is no extension if it is longer.
+_EXTENSION_MAX_CHARACTERS = 16
+
+# C0, DEL, C1, line separators, all that turns the direction of text, and what XML, so a listing, can't carry.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]"
+)
+_SEPARATOR = re.compile(r"[/\\]")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTemplate:
+    """
+    Where objects go in S3: a bucket, and a key with placeholders that are filled in for each.
+
+    :param bucket: The bucket.
+    :param text: The key as written, such as ``images/{generation_id}.{extension}``.
+    :param names: The placeholders in it.
+    """
+
+    bucket: str
+    text: str
+    names: frozenset[str]
+    # Text, then the name and the format of the placeholder that follows it, if one does.
+    _parts: tuple[tuple[str, str | None, str], ...]
+
+    @classmethod
+    def parse(cls, s3_key: object, s3_bucket: object, allowed: Collection[str] | None = None) -> Self:
+        """
+        Read a template.
+
+        :param s3_key: A key with placeholders, or a full ``s3://bucket/key``.
+        :param s3_bucket: The bucket where ``s3_key`` is no full URI; None or empty otherwise.
+        :param allowed: The names that placeholders may have; None for any, until :meth:`check_names`.
+        :raises InvalidInputError: They name no object, or a placeholder can't be used.
+        """
+        bucket, text = _bucket_and_key(s3_key, s3_bucket)
+        try:
+            parsed = list(string.Formatter().parse(text))
+        except ValueError:
+            raise InvalidInputError(
+                "s3_key must have each placeholder in a pair of braces, and {{ or }} for a brace of the key itself, "
+                f"got {quote(text)}."
+            ) from None
+        parts = []
+        for literal, name, spec, conversion in parsed:
+            if name is not None:
+                _check_placeholder(name, spec or "", conversion)
+            parts.append((literal, name, spec or ""))
+        template = cls(
+            bucket, text, frozenset(name for _, name, _ in parts if name is not None), tuple(parts)
+        )
+        if allowed is not None:
+            template.check_names(allowed)
+        return template
+
+    def check_names(self, allowed: Collection[str]) -> None:
+        """
+        Check that all placeholders are known.
+
+        :raises InvalidInputError: One is not.
+        """
+        unknown = sorted(self.names - set(allowed))
+        if unknown:
+            known = ", ".join(f"{{{name}}}" for name in allowed)
+            raise InvalidInputError(
+                f"s3_key has the unknown placeholder {quote(f'{{{unknown[0]}}}')}. Known placeholders: {known}."
+            )
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """
+        Return the key with its placeholders filled in.
+
+        :param values: A text or a number for each placeholder; there may be more.
+        :raises InvalidInputError: A value is missing, or does not fit its format, or the result is no key.
+        """
+        texts = []
+        for literal, name, spec in self._parts:
+            texts.append(literal)
+            if name is None:
+                continue
+            value = values.get(name)
+            if value is None:
+                raise InvalidInputError(f"s3_key has {{{name}}}, for which there is no value.")
+            try:
+                texts.append(format(value, spec))
+            except (ValueError, TypeError, ArithmeticError):
+                raise InvalidInputError(
+                    f"s3_key has {{{name}{spec and ':'}{spec}}}, which can't format {quote(value)}."
+                ) from None
+        key = "".join(texts)
+        check_key(key)
+        return key
+
+    @property
+    def shared_folder(self) -> str:
+        """The folder that all its keys share, without the slash at its end; empty for none."""
+        fixed = ""
+        for literal, name, _ in self._parts:
+            fixed += literal
+            if name is not None:
+                break
+        return fixed.rpartition("/")[0]
+
+
+def check_key(key: str, source: str = "s3_key") -> None:
+    """
+    Check that S3, and what people do with keys afterwards, can take a finished key.
+
+    :param source: The parameter that it comes from.
+    :raises InvalidInputError: It can't.
+    """
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            f"{source} gives the key {quote(key)}, which holds text that can't be encoded."
+        ) from None
+    if size > KEY_MAX_BYTES:
+        raise InvalidInputError(
+            f"{source} gives a key of {size} bytes ({quote(key)}): S3 takes at most {KEY_MAX_BYTES}."
+        )
+    if not key or key.endswith("/"):
+        raise InvalidInputError(f"{source} gives the key {quote(key)}, which names a folder, not an object.")
+    if {".", ".."} & set(key.split("/")):
+        raise InvalidInputError(
+            f"{source} gives the key {quote(key)}: no part of a key between slashes may be '.' or '..'."
+        )
+    if _CONTROL.search(key):
+        raise InvalidInputError(f"{source} gives the key {quote(key)}, which holds control characters.")
+
+
+def clean_value(value: object) -> str:
+    """
+    Return what an answer tells as a part of a key: nothing in it can make a folder, or make the key unusable.
+
+    It is then too late to refuse: the file is paid for.
+    """
+    text = "" if value is None else str(value)
+    text = _SEPARATOR.sub("-", _CONTROL.sub("-", text))[:_VALUE_MAX_CHARACTERS]
+    if not text.strip():
+        return "unknown"
+    return "-" if text in (".", "..") else text
+
+
+def numbered(key: str, index: int) -> str:
+    """Return a key with ``-{index}`` before its extension, for files that would share it otherwise."""
+    stem, dot, suffix = key.rpartition(".")
+    if not dot or "/" in suffix or len(suffix) > _EXTENSION_MAX_CHARACTERS or stem.rpartition("/")[2] == "":
+        stem, dot, suffix = key, "", ""
+    end = f"-{index}{dot}{suffix}"
+    # Where there is no room for the number, the key makes some.
+    return stem.encode()[: KEY_MAX_BYTES - len(end.encode())].decode(errors="ignore") + end
+
+
+def _bucket_and_key(s3_key: object, s3_bucket: object) -> tuple[str, str]:
+    if not isinstance(s3_key, str) or not s3_key.strip():
+        raise InvalidInputError(
+            "s3_key must be a key or a full s3://bucket/key, such as 'images/{generation_id}-{index}.{extension}', got "
+            f"{quote(s3_key)}."
+        )
+    if not s3_key.startswith("s3://"):
+        bucket, key = str(s3_bucket or ""), s3_key
+    elif s3_bucket:
+        raise InvalidInputError(
+            f"s3_bucket must be left out where s3_key names the bucket itself ({quote(s3_key)}), got {quote(s3_bucket)}."
+        )
+    else:
+        bucket, _, key = s3_key.removeprefix("s3://").partition("/")
+    if not bucket or not key or key.endswith("/") or "None" in (bucket, key):
+        raise InvalidInputError(
+            "s3_bucket and s3_key must name a bucket and an object, or s3_key alone a full s3://bucket/key, got s3_key "
+            f"{quote(s3_key)} and s3_bucket {quote(s3_bucket)}."
+        )
+    return bucket, key
+
+
+def _check_placeholder(name: str, spec: str, conversion: str | None) -> None:
+    written = f"{{{name}{f'!{conversion}' if conversion else ''}{spec and ':'}{spec}}}"
+    # A format such as {index:03d} is welcome; what reaches into a value, or holds another placeholder, is not.
+    if conversion or "." in name or "[" in name or "{" in spec:
+        raise InvalidInputError(
+            f"A placeholder of s3_key must be a name, with at most a format such as {{index:03d}}, got {quote(written)}."
+        )
+    if name == "sha256" and spec:
+        raise InvalidInputError(f"{{sha256}} in s3_key must have no format, got {quote(written)}.")
+    # Short, so that its numbers are few and can be read as such.
+    if len(spec) > _FORMAT_MAX_CHARACTERS or any(
+        int(number) > _FORMAT_MAX for number in re.findall(r"\d+", spec)
+    ):
+        raise InvalidInputError(
+            f"A format in s3_key must be short, and give at most {_FORMAT_MAX} characters, got {quote(written)}."
+        )
