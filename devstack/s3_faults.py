@@ -20,7 +20,8 @@ from devstack.network import LOOPBACK
 from devstack.s3_requests import ProxiedRequest, S3Fault, open_uploads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    import ssl
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
 __all__ = ["ProxiedRequest", "S3Fault", "S3FaultProxy", "open_uploads"]
 
@@ -33,10 +34,12 @@ class S3FaultProxy:
     Requests pass through unchanged, ``Host`` too, which is part of the signature; bodies are streamed.
 
     :param upstream_url: The S3 server, such as ``SeaweedFS().endpoint_url``.
+    :param tls: With what to speak TLS to the clients; by default they are spoken to in plain text.
     """
 
-    def __init__(self, upstream_url: str) -> None:
+    def __init__(self, upstream_url: str, *, tls: ssl.SSLContext | None = None) -> None:
         self.url = ""
+        self._tls = tls
         self._upstream_url = upstream_url.rstrip("/")
         self._faults: list[S3Fault] = []
         self._requests: list[ProxiedRequest] = []
@@ -111,9 +114,10 @@ class S3FaultProxy:
             runner = web.ServerRunner(server, shutdown_timeout=0.1)
             await runner.setup()
             try:
-                site = web.TCPSite(runner, LOOPBACK, 0)
+                site = web.TCPSite(runner, LOOPBACK, 0, ssl_context=self._tls)
                 await site.start()
-                self.url = f"http://{LOOPBACK}:{runner.addresses[0][1]}"
+                scheme = "http" if self._tls is None else "https"
+                self.url = f"{scheme}://{LOOPBACK}:{runner.addresses[0][1]}"
                 self._ready.set()
                 await self._stopping.wait()
             finally:
@@ -162,11 +166,15 @@ class S3FaultProxy:
             async for _ in _body(request, record):
                 pass
         record.status = status
-        text = (
-            '<?xml version="1.0" encoding="UTF-8"?>\n'
-            f"<Error><Code>{escape(code)}</Code><Message>The fault proxy plays {escape(code)}.</Message>"
-            f"<Resource>{escape(record.path)}</Resource><RequestId>fault</RequestId></Error>"
-        )
+        elements = {
+            "Code": code,
+            "Message": fault.message or f"The fault proxy plays {code}.",
+            "Resource": record.path,
+            "RequestId": "fault",
+            **fault.elements,
+        }
+        inner = "".join(f"<{name}>{escape(text)}</{name}>" for name, text in elements.items())
+        text = "" if fault.is_empty else f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inner}</Error>'
         response = web.Response(status=status, text=text, content_type="application/xml")
         if _expects_continue(request):
             # The body was not asked for, and must not be read as the next request.
@@ -207,10 +215,19 @@ class S3FaultProxy:
                 async for _ in answer.content.iter_any():
                     pass
                 return _hang_up(request)
-            return await self._pass_on(request, record, answer, cut=kind == "reset_mid_response")
+            changed = fault.response_headers if fault is not None else {}
+            return await self._pass_on(
+                request, record, answer, changed=changed, cut=kind == "reset_mid_response"
+            )
 
     async def _pass_on(
-        self, request: web.BaseRequest, record: ProxiedRequest, answer: aiohttp.ClientResponse, *, cut: bool
+        self,
+        request: web.BaseRequest,
+        record: ProxiedRequest,
+        answer: aiohttp.ClientResponse,
+        *,
+        changed: Mapping[str, str | None],
+        cut: bool,
     ) -> web.StreamResponse:
         length = 0 if request.method == "HEAD" else answer.content_length
         if cut and not length:
@@ -222,6 +239,10 @@ class S3FaultProxy:
         for name, value in answer.headers.items():
             if name.lower() not in HOP_BY_HOP:
                 response.headers.add(name, value)
+        for name, changed_value in changed.items():
+            response.headers.popall(name, None)
+            if changed_value is not None:
+                response.headers[name] = changed_value
         if request.body_exists and not request.content.is_eof():
             # The server has decided before it had the whole body: what is left of it is no next request.
             response.force_close()

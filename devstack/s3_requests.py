@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, unquote
 
@@ -12,10 +12,20 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
-KINDS = ("status", "corrupt", "reset_mid_upload", "reset_mid_response", "slow", "lost_response", "hang")
+KINDS = (
+    "status",
+    "rewrite",
+    "corrupt",
+    "reset_mid_upload",
+    "reset_mid_response",
+    "slow",
+    "lost_response",
+    "hang",
+)
 #: S3's error codes and their statuses; the first of a status stands for it where no code is given.
 STATUS_OF_CODE = {
     "InvalidRequest": 400,
+    "InvalidArgument": 400,
     "BadDigest": 400,
     "RequestTimeout": 400,
     "AccessDenied": 403,
@@ -24,8 +34,10 @@ STATUS_OF_CODE = {
     "NoSuchBucket": 404,
     "NoSuchUpload": 404,
     "ConditionalRequestConflict": 409,
+    "MissingContentLength": 411,
     "PreconditionFailed": 412,
     "InternalError": 500,
+    "NotImplemented": 501,
     "SlowDown": 503,
     "ServiceUnavailable": 503,
 }
@@ -38,17 +50,22 @@ SECRET = ("x-amz-security-token", "x-amz-signature", "x-amz-credential", "signat
 class S3Fault:
     """What happens to the next requests that match.
 
-    :param kind: ``status``: an S3 error without asking the server. ``reset_mid_upload``: the connection breaks
-        in the middle of the request's body, for the server too. ``reset_mid_response``: the server did what it was
-        asked, and the connection breaks in the middle of its answer. ``lost_response``: the same, before the
-        first byte of it. ``corrupt``: a byte of the
-        body is another one when it arrives. ``slow``: the exchange takes ``seconds`` longer. ``hang``: the request is taken and
-        neither passed on nor answered; after ``seconds``, the connection is closed.
+    :param kind: ``status``: an S3 error without asking the server. ``rewrite``: the server's answer is passed on
+        with other headers. ``reset_mid_upload``: the connection breaks in the middle of the request's body, for the
+        server too. ``reset_mid_response``: the server did what it was asked, and the connection breaks in the
+        middle of its answer. ``lost_response``: the same, before the first byte of it. ``corrupt``: a byte of the
+        body is another one when it arrives. ``slow``: the exchange takes ``seconds`` longer. ``hang``: the request
+        is taken and neither passed on nor answered; after ``seconds``, the connection is closed.
     :param method: Only requests with this HTTP method.
     :param operation: Only requests for this operation of S3, such as ``PutObject`` or ``UploadPart``.
     :param key_contains: Only requests whose key holds this text.
+    :param header: Only requests that carry this header.
     :param status: What ``status`` answers; by default that of the code, or 503.
     :param code: The S3 error code; by default one that fits the status.
+    :param message: The S3 error message.
+    :param elements: More elements of the error's XML, such as ``{"Header": "If-None-Match"}``.
+    :param is_empty: Whether the error has no body.
+    :param response_headers: For ``rewrite``: what headers are changed to; None removes one.
     :param seconds: For ``slow`` (default 2) and ``hang`` (default 3600).
     :param skip: How many matching requests are left alone before the first fault.
     :param times: How many requests are hit.
@@ -58,8 +75,13 @@ class S3Fault:
     method: str | None = None
     operation: str | None = None
     key_contains: str = ""
+    header: str = ""
     status: int | None = None
     code: str | None = None
+    message: str | None = None
+    elements: Mapping[str, str] = field(default_factory=dict)
+    is_empty: bool = False
+    response_headers: Mapping[str, str | None] = field(default_factory=dict)
     seconds: float | None = None
     skip: int = 0
     times: int = 1
@@ -70,7 +92,7 @@ class S3Fault:
 
         :raises ValueError: It names no known kind, or a field that there isn't.
         """
-        names = [field.name for field in fields(cls)]
+        names = [each.name for each in fields(cls)]
         if unknown := sorted(set(description) - set(names)):
             raise ValueError(f"A fault has no {', '.join(unknown)}: there are {', '.join(names)}.")
         if description.get("kind") not in KINDS:
@@ -92,6 +114,7 @@ class S3Fault:
             self.method in (None, request.method)
             and self.operation in (None, request.operation)
             and self.key_contains in request.key
+            and (not self.header or self.header.lower() in request.headers)
         )
 
 

@@ -6,14 +6,18 @@ import hashlib
 import json
 import os
 import socket
+import ssl
 import threading
 import time
 from copy import copy
 from typing import TYPE_CHECKING
 
+import boto3
 import httpx
 import psutil
 import pytest
+import trustme
+from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
     ConnectionClosedError,
@@ -27,6 +31,7 @@ from devstack.s3_faults import S3FaultProxy, open_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from typing import Any
 
     from mypy_boto3_s3.client import S3Client
@@ -164,6 +169,67 @@ def test_status_is_an_error_of_s3_and_the_server_is_not_asked(
     assert (proxy.requests[0].status, proxy.requests[0].upstream_status) == (status, None)
     assert keys(seaweedfs, bucket) == []
     client.put_object(Bucket=bucket, Key="a", Body=BODY)
+
+
+def test_status_tells_what_it_was_told_to(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
+    proxy.set_faults(
+        [{"kind": "status", "code": "NotImplemented", "message": "Not here", "elements": {"Header": "a & b"}}]
+    )
+    with pytest.raises(ClientError) as caught:
+        client.put_object(Bucket=bucket, Key="a", Body=BODY)
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
+    said = caught.value.response["Error"]
+    assert (said["Code"], said["Message"], said["Header"]) == ("NotImplemented", "Not here", "a & b")
+
+
+def test_status_can_have_no_body(proxy: S3FaultProxy) -> None:
+    proxy.set_faults([{"kind": "status", "status": 412, "is_empty": True}])
+    answer = httpx.put(f"{proxy.url}/bucket/a", content=b"x", trust_env=False)
+    assert (answer.status_code, answer.content) == (412, b"")
+
+
+def test_fault_hits_only_requests_with_its_header(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
+    proxy.set_faults([{"kind": "status", "status": 501, "header": "If-None-Match", "times": 9}])
+    client.put_object(Bucket=bucket, Key="a", Body=b"x")
+    with pytest.raises(ClientError, match="NotImplemented"):
+        client.put_object(Bucket=bucket, Key="b", Body=b"x", IfNoneMatch="*")
+    client.put_object(Bucket=bucket, Key="b", Body=b"x")
+
+
+def test_rewrite_changes_the_headers_of_the_servers_answer(
+    client: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
+) -> None:
+    proxy.set_faults(
+        [{"kind": "rewrite", "response_headers": {"etag": None, "X-Amz-Version-Id": "7", "X-New": "1"}}]
+    )
+    answer = client.put_object(Bucket=bucket, Key="a", Body=BODY)
+    assert "ETag" not in answer
+    assert (answer["VersionId"], answer["ResponseMetadata"]["HTTPHeaders"]["x-new"]) == ("7", "1")
+    assert seaweedfs.client().get_object(Bucket=bucket, Key="a")["Body"].read() == BODY
+
+
+def test_over_tls_everything_passes_through_as_well(
+    seaweedfs: SeaweedFS, bucket: str, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with S3FaultProxy(seaweedfs.endpoint_url, tls=context) as own:
+        assert own.url.startswith("https://127.0.0.1:")
+        trusting = boto3.session.Session().client(
+            "s3",
+            endpoint_url=own.url,
+            verify=str(tmp_path / "ca.pem"),
+            aws_access_key_id=seaweedfs.access_key,
+            aws_secret_access_key=seaweedfs.secret_key,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, proxies={}),
+        )
+        trusting.put_object(Bucket=bucket, Key="a", Body=BODY)
+        assert trusting.get_object(Bucket=bucket, Key="a")["Body"].read() == BODY
+        # Over TLS, botocore sends a checksum that it computes behind the body.
+        assert own.requests[0].headers["x-amz-trailer"] == "x-amz-checksum-crc32"
 
 
 def test_status_on_head_has_no_body(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
