@@ -14,13 +14,16 @@ from airflow_provider_getimg.simulator.auth import check_key
 from airflow_provider_getimg.simulator.catalogue import MODELS
 from airflow_provider_getimg.simulator.control import add_control
 from airflow_provider_getimg.simulator.errors import ApiError, as_json, error_body, invalid
+from airflow_provider_getimg.simulator.faults import OddFile, Reply
 from airflow_provider_getimg.simulator.generations import generate
 from airflow_provider_getimg.simulator.media import Content
-from airflow_provider_getimg.simulator.wire import Answer, Exchange, Stage, wait
+from airflow_provider_getimg.simulator.odd import odd_file, reply
+from airflow_provider_getimg.simulator.wire import Answer, Exchange, Stage, WithDate, wait
 
 if TYPE_CHECKING:
     from starlette.types import Send
 
+    from airflow_provider_getimg.simulator.faults import Fault
     from airflow_provider_getimg.simulator.state import Simulator
 
 JSON = {"Content-Type": "application/json"}
@@ -29,6 +32,7 @@ JSON = {"Content-Type": "application/json"}
 def create_app(simulator: Simulator) -> FastAPI:
     """Return the API of this workspace as an ASGI application."""
     app = FastAPI(title="getimg-simulator", openapi_url=None, redirect_slashes=False)
+    app.add_middleware(WithDate)
     app.add_exception_handler(ApiError, _refuse)
     app.add_exception_handler(404, _not_found)
     app.add_exception_handler(405, _not_found)
@@ -70,7 +74,7 @@ def _add_videos(app: FastAPI, simulator: Simulator) -> None:
 def _add_models(app: FastAPI, simulator: Simulator) -> None:
     def show(request: Request, value: object) -> Response:
         answer = Answer(200, Content.of(as_json(value)), JSON)
-        return _exchange(simulator, request, answer, "models")
+        return _exchange(simulator, request, answer, _due(simulator, request, "models"))
 
     @app.get("/v2/models")
     async def models(request: Request) -> Response:
@@ -112,21 +116,34 @@ def _add_downloads(app: FastAPI, simulator: Simulator) -> None:
             "ETag": f'"{file.id}"',
             "Cache-Control": "private",
         }
+        fault = _due(simulator, request, "download")
+        if isinstance(fault, OddFile) and fault.redirects:
+            url = request.url.include_query_params(hop=simulator.faults.redirect(fault))
+            return _exchange(simulator, request, Answer(302, Content.of(b""), {"Location": str(url)}), fault)
         answer = Answer(200, await simulator.media.content(file), headers)
-        return _exchange(simulator, request, answer, "download")
+        if isinstance(fault, OddFile):
+            answer = await odd_file(fault, file, answer, simulator.media)
+        return _exchange(simulator, request, answer, fault, latency=simulator.settings.download_latency)
 
 
-def _exchange(simulator: Simulator, request: Request, answer: Answer, on: str) -> Response:
-    """Return an exchange that sends the answer, as a fault has it if one is due for this kind of GET."""
+def _due(simulator: Simulator, request: Request, on: str) -> Fault | None:
+    """Return the fault that is due for this kind of GET, or has redirected to this one."""
     # A HEAD asks what a GET would do, and uses up nothing.
-    fault = simulator.faults.take(on) if request.method == "GET" else None
-    if fault is not None and fault.kind in ("status", "html"):
-        answer = Answer(fault.status, Content.of(fault.body), fault.headers)
+    if request.method != "GET":
+        return None
+    return simulator.faults.follow(request.query_params.get("hop", "")) or simulator.faults.take(on)
+
+
+def _exchange(
+    simulator: Simulator, request: Request, answer: Answer, fault: Fault | None, *, latency: float = 0.0
+) -> Response:
+    """Return an exchange that sends the answer, or what the fault has in its place."""
+    if isinstance(fault, Reply):
+        answer = reply(fault)
 
     async def run(send: Send) -> None:
         stage = Stage(request, send, simulator.stopping)
-        if on == "download":
-            await wait(simulator.settings.download_latency, stage.line.lost, simulator.stopping)
+        await wait(latency, stage.line.lost, simulator.stopping)
         await stage.play(answer, fault)
 
     return Exchange(run)

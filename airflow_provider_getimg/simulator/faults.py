@@ -4,34 +4,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import secrets
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from airflow_provider_getimg.simulator.errors import as_json, error_body
 
-TARGETS = ("image", "download", "models")
-KINDS = (
-    "status",
-    "hang",
-    "slow_first_byte",
-    "slow_body",
-    "drop_before_billing",
-    "drop_after_billing",
-    "truncate",
-    "wrong_length",
-    "html",
-)
-FIELDS = ("on", "kind", "status", "headers", "body", "seconds", "times", "billed")
-# The kinds that send an answer of their own, and those whose billing is open to choice.
-SPEAKING_KINDS = ("status", "html")
-BILLED_BY_CHOICE = ("status", "html", "hang")
-DEFAULT_SECONDS = {"hang": 3600.0, "slow_first_byte": 5.0, "slow_body": 5.0}
-# A body that ends where its length says is the server's business, not the test's: see wrong_length.
+# A body that ends where its length says is the server's business, not the test's: see 'length'.
 FORBIDDEN_HEADERS = ("content-length", "transfer-encoding", "connection")
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")
 BODILESS = (204, 304)
+MAX_FILES = 100
+LENGTHS = ("right", "padded", "none", "chunked")
 PROXY_PAGE = """<html>
 <head><title>{title}</title></head>
 <body><center><h1>{title}</h1></center><hr><center>getimg-simulator</center></body>
@@ -39,24 +33,245 @@ PROXY_PAGE = """<html>
 """
 
 
-# Two equal faults are two faults.
-@dataclass(eq=False)
-class Fault:
-    """One fault, and how many more requests it will hit."""
+def _check_headers(headers: object) -> object:
+    if not isinstance(headers, dict):
+        raise ValueError(f"a fault's 'headers' must be an object, got {headers!r}")
+    for name, value in headers.items():
+        text = str(value) if isinstance(value, str | int | float | None) else "\n"
+        if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(text):
+            raise ValueError(f"a fault's header {name!r} must be printable ASCII text, got {value!r}")
+        if name.lower() in FORBIDDEN_HEADERS:
+            raise ValueError(
+                f"a fault can't set the header {name!r}: 'length' and the kinds wrong_length and truncate do"
+            )
+    return headers
 
-    on: str
+
+def _check_body(body: object) -> object:
+    if not isinstance(body, str | dict | list):
+        raise ValueError(f"a fault's 'body' must be text or JSON, got {body!r}")
+    return body
+
+
+def _check_length(length: object) -> object:
+    if length in LENGTHS or (type(length) is int and 0 <= length <= 2**53):
+        return length
+    raise ValueError(f"a fault's 'length' must be {', '.join(LENGTHS)} or a whole number, got {length!r}")
+
+
+def _check_has_body(status: int) -> int:
+    if status in BODILESS:
+        raise ValueError(f"an answer with the status {status} has no body")
+    return status
+
+
+def _check_data(data: list[Any]) -> list[Any]:
+    for entry in data:
+        if isinstance(entry, dict) and "$file" in entry:
+            if type(entry["$file"]) is not int or not 0 <= entry["$file"] < MAX_FILES:
+                raise ValueError(
+                    f"'$file' must be a number from 0 to {MAX_FILES - 1}, got {entry['$file']!r}"
+                )
+            if not isinstance(entry.get("$omit", []), list):
+                raise ValueError(f"'$omit' must be a list of fields, got {entry['$omit']!r}")
+    return data
+
+
+Headers = Annotated[Any, AfterValidator(_check_headers)]
+Body = Annotated[Any, AfterValidator(_check_body)]
+Length = Annotated[Any, AfterValidator(_check_length)]
+Encoding = Literal["identity", "gzip", "gzip, gzip"]
+
+
+class Fault(BaseModel):
+    """One fault, and how many more requests it will hit. The fields of its kind are those of its class.
+
+    :param on: The requests that it hits.
+    :param times: How many of them.
+    :param seconds: How long to wait first; with slow_body, how long the body takes.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    on: Literal["image", "download", "models"]
     kind: str
-    seconds: float
-    times: int
-    bills: bool
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    spec: dict[str, Any] = field(default_factory=dict)
+    times: int = Field(1, ge=1, le=10**9)
+    seconds: float = Field(0.0, ge=0, le=10**6)
+
+    @property
+    def bills(self) -> bool:
+        """Whether an image that it hits is made and billed."""
+        return True
 
     def public(self) -> dict[str, Any]:
         """Return the fault as it was asked for, with the number of requests it will still hit."""
-        return {**self.spec, "times": self.times}
+        return {**self.model_dump(exclude_unset=True), "times": self.times}
+
+
+class Break(Fault):
+    """The connection ends early, without an answer or within it."""
+
+    kind: Literal["drop_before_billing", "drop_after_billing", "truncate", "wrong_length"]
+
+    @property
+    def bills(self) -> bool:
+        """All but the one that says so."""
+        return self.kind != "drop_before_billing"
+
+
+class Slow(Fault):
+    """The right answer, late or in drips."""
+
+    kind: Literal["slow_first_byte", "slow_body"]
+    seconds: float = Field(5.0, ge=0, le=10**6)
+
+
+class BilledByChoice(Fault):
+    """A fault that leaves open whether the image was made.
+
+    :param billed: Whether an image is billed.
+    """
+
+    billed: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_billed(self) -> BilledByChoice:
+        if self.billed is not None and self.on != "image":
+            raise ValueError(f"'billed' is for faults on image, not on {self.on}")
+        return self
+
+    @property
+    def bills(self) -> bool:
+        """As asked."""
+        return self.billed is not False
+
+
+class Hang(BilledByChoice):
+    """No answer, for that many seconds."""
+
+    kind: Literal["hang"]
+    seconds: float = Field(3600.0, ge=0, le=10**6)
+
+
+class Reply(BilledByChoice):
+    """An answer of its own in the place of the right one.
+
+    :param status: Its status.
+    :param headers: Its headers.
+    :param body: Its body, as text or JSON.
+    """
+
+    status: int = Field(200, ge=200, le=599)
+    headers: Headers = {}
+    body: Body = None
+
+    @model_validator(mode="after")
+    def _check_body(self) -> Reply:
+        if self.body:
+            _check_has_body(self.status)
+        return self
+
+    def content(self) -> tuple[str, bytes]:
+        """Return the type and the bytes of its body."""
+        if isinstance(self.body, dict | list):
+            return "application/json", as_json(self.body)
+        if isinstance(self.body, str):
+            return "text/plain; charset=utf-8", self.body.encode("utf-8", "replace")
+        if self.status >= 400:
+            return "application/json", as_json(error_body(self.status))
+        return "text/plain; charset=utf-8", b""
+
+
+class StatusReply(Reply):
+    """What the API answers with that status."""
+
+    kind: Literal["status"]
+    status: int = Field(ge=200, le=599)
+
+    @property
+    def bills(self) -> bool:
+        """Only if asked."""
+        return self.billed is True
+
+
+class HtmlReply(Reply):
+    """A proxy's page."""
+
+    kind: Literal["html"]
+
+    @property
+    def bills(self) -> bool:
+        """A proxy that says 200 had an answer to mangle; one that says 502 had none."""
+        return self.status < 300 if self.billed is None else self.billed
+
+    def content(self) -> tuple[str, bytes]:
+        """Return the page, unless another one was given."""
+        mime_type = "text/html; charset=utf-8"
+        if self.status in BODILESS:
+            return mime_type, b""
+        if self.body is not None:
+            return mime_type, super().content()[1]
+        title = "Please wait" if self.status < 300 else error_body(self.status)["error"]["code"]
+        return mime_type, PROXY_PAGE.format(title=f"{self.status} {title}").encode()
+
+
+class Delivery(Fault):
+    """The right answer in an odd way.
+
+    :param headers: Headers to add or replace; null takes one away.
+    :param encoding: How the body is really compressed, and said to be.
+    :param length: How its length is announced.
+    """
+
+    headers: Headers = {}
+    encoding: Encoding = "identity"
+    length: Length = "right"
+
+
+class OddAnswer(Delivery):
+    """An image that is made and billed, and an answer that says so oddly: see ``odd.py``.
+
+    :param status: Its status.
+    :param merge: A JSON merge patch (RFC 7396) of the good answer.
+    :param data: What is in ``data`` instead, where ``{"$file": 0}`` is the good entry. Fields beside it replace its
+        own, and ``"$omit": ["mime_type"]`` leaves some out; other numbers are more entries of the same picture.
+    :param body: Text to send instead, where ``$ANSWER`` is the answer and ``$FILE`` the good entry.
+    """
+
+    kind: Literal["answer"]
+    on: Literal["image"]
+    status: Annotated[int, Field(ge=200, le=299), AfterValidator(_check_has_body)] = 200
+    merge: dict[str, Any] = {}
+    data: Annotated[list[Any], AfterValidator(_check_data)] | None = None
+    body: str | None = None
+
+
+class OddFile(Delivery):
+    """The file, sent oddly.
+
+    :param status: The status of the answer.
+    :param bytes: What is sent instead of what was promised.
+    :param redirects: How many redirects come first.
+    """
+
+    kind: Literal["file"]
+    on: Literal["download"]
+    status: Annotated[int, Field(ge=200, le=599), AfterValidator(_check_has_body)] = 200
+    bytes: (
+        Literal["png", "jpeg", "webp", "gif", "avif", "svg", "html", "json", "text", "nothing", "zip"] | None
+    ) = None
+    redirects: int = Field(0, ge=0, le=1000)
+
+
+AnyFault = Annotated[
+    Break | Slow | Hang | StatusReply | HtmlReply | OddAnswer | OddFile, Field(discriminator="kind")
+]
+FAULT: TypeAdapter[Fault] = TypeAdapter(AnyFault)
+MODELS: dict[str, type[Fault]] = {
+    kind: model
+    for model in get_args(get_args(AnyFault)[0])
+    for kind in get_args(model.model_fields["kind"].annotation)
+}
 
 
 class FaultQueue:
@@ -64,6 +279,7 @@ class FaultQueue:
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
+        self._redirected: dict[str, OddFile] = {}
 
     def add(self, specs: object) -> None:
         """Add all of the faults, or none of them.
@@ -84,6 +300,16 @@ class FaultQueue:
                 return fault
         return None
 
+    def redirect(self, fault: OddFile) -> str:
+        """Return a token for the next request of a chain of redirects."""
+        token = secrets.token_hex(8)
+        self._redirected[token] = fault.model_copy(update={"redirects": fault.redirects - 1, "seconds": 0.0})
+        return token
+
+    def follow(self, token: str) -> OddFile | None:
+        """Return the fault that has redirected to this request. It may be asked for again."""
+        return self._redirected.get(token)
+
     def clear(self) -> None:
         """Drop all faults. One that is being played is played to its end."""
         self._faults.clear()
@@ -98,106 +324,28 @@ def parse_fault(spec: object) -> Fault:
 
     :raises ValueError: With one sentence, if it can't be played.
     """
-    if not isinstance(spec, Mapping):
-        raise ValueError(f"a fault must be an object such as {{'on': 'image', 'kind': 'hang'}}, not {spec!r}")
+    if not isinstance(spec, dict):
+        raise ValueError(f"a fault must be an object such as {{'on': 'image', 'kind': 'hang'}}, got {spec!r}")
     # A field that is null was not given: a caller may send every field of its own class.
     given = {name: value for name, value in spec.items() if value is not None}
-    for name in given:
-        if name not in FIELDS:
-            raise ValueError(f"a fault has no field {name!r}: it has {', '.join(FIELDS)}")
-    on, kind = _one_of(given, "on", TARGETS), _one_of(given, "kind", KINDS)
-    if kind not in SPEAKING_KINDS:
-        for name in ("status", "headers", "body"):
-            if name in given:
-                raise ValueError(
-                    f"{name!r} is for faults of the kind {' or '.join(SPEAKING_KINDS)}, not {kind}"
-                )
-    if kind == "status" and "status" not in given:
-        raise ValueError("a fault of the kind status needs a 'status'")
-    status = _whole(given, "status", 200, 200, 599)
-    headers, body = _answer(given, kind, status)
-    return Fault(
-        on=on,
-        kind=kind,
-        seconds=_seconds(given, kind),
-        times=_whole(given, "times", 1, 1, 10**9),
-        bills=_bills(given, on, kind, status),
-        status=status,
-        headers=headers,
-        body=body,
-        spec=given,
-    )
+    try:
+        return FAULT.validate_python(given)
+    except ValidationError as error:
+        raise ValueError(_sentence(error)) from None
 
 
-def _one_of(given: dict[str, Any], name: str, choices: tuple[str, ...]) -> str:
-    value = given.get(name)
-    if value not in choices or not isinstance(value, str):
-        raise ValueError(f"a fault's {name!r} must be one of {', '.join(choices)}, not {value!r}")
-    return value
-
-
-def _whole(given: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
-    value = given.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"a fault's {name!r} must be a whole number from {least} to {most}, not {value!r}")
-    return value
-
-
-def _seconds(given: dict[str, Any], kind: str) -> float:
-    value = given.get("seconds", DEFAULT_SECONDS.get(kind, 0.0))
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 10**6:
-        raise ValueError(f"a fault's 'seconds' must be a number from 0 to 1000000, not {value!r}")
-    return float(value)
-
-
-def _bills(given: dict[str, Any], on: str, kind: str, status: int) -> bool:
-    if "billed" in given:
-        if on != "image" or kind not in BILLED_BY_CHOICE or not isinstance(given["billed"], bool):
-            raise ValueError(
-                f"'billed' is true or false, on image, for the kinds {', '.join(BILLED_BY_CHOICE)}"
-            )
-        return given["billed"]
-    if kind in ("status", "drop_before_billing"):
-        return False
-    # A proxy that says 200 had an answer to mangle; one that says 502 had none.
-    return kind != "html" or status < 300
-
-
-def _answer(given: dict[str, Any], kind: str, status: int) -> tuple[dict[str, str], bytes]:
-    """Return the headers and body of the kinds that send an answer of their own."""
-    body = given.get("body")
-    if status in BODILESS and body:
-        raise ValueError(f"an answer with the status {status} has no body")
-    if isinstance(body, dict | list):
-        mime_type, content = "application/json", as_json(body)
-    elif isinstance(body, str):
-        mime_type, content = "text/plain; charset=utf-8", body.encode("utf-8", "replace")
-    elif body is not None:
-        raise ValueError(f"a fault's 'body' must be text or JSON, not {body!r}")
-    elif kind == "html":
-        title = f"{status} " + ("Please wait" if status < 300 else error_body(status)["error"]["code"])
-        mime_type, content = "text/html", PROXY_PAGE.format(title=title).encode()
-    elif status >= 400:
-        mime_type, content = "application/json", as_json(error_body(status))
-    else:
-        mime_type, content = "text/plain; charset=utf-8", b""
-    if kind == "html":
-        mime_type = "text/html; charset=utf-8"
-        content = b"" if status in BODILESS else content
-    headers = {"Content-Type": mime_type}
-    headers.update(_headers(given.get("headers", {})))
-    return headers, content
-
-
-def _headers(headers: object) -> dict[str, str]:
-    if not isinstance(headers, Mapping):
-        raise ValueError(f"a fault's 'headers' must be an object, not {headers!r}")
-    checked = {}
-    for name, value in headers.items():
-        text = str(value) if isinstance(value, str | int | float) else "\n"
-        if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(text):
-            raise ValueError(f"a fault's header {name!r} must be printable ASCII text, not {value!r}")
-        if name.lower() in FORBIDDEN_HEADERS:
-            raise ValueError(f"a fault can't set the header {name!r}: the kinds wrong_length and truncate do")
-        checked["Content-Type" if name.lower() == "content-type" else name] = text
-    return checked
+def _sentence(error: ValidationError) -> str:
+    """Return the first complaint as one sentence."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    if first["type"].startswith("union_tag"):
+        return f"a fault's 'kind' must be one of {', '.join(MODELS)}, got {first['input'].get('kind')!r}"
+    kind, name = first["loc"][:2]
+    if first["type"] == "missing":
+        return f"a fault of the kind {kind} needs {name!r}"
+    if first["type"] == "extra_forbidden":
+        fields = ", ".join(MODELS[str(kind)].model_fields)
+        return f"a fault of the kind {kind} has no field {name!r}: it has {fields}"
+    rule = first["msg"].removeprefix("Input should be ")
+    return f"a fault's {name!r} must be {rule}, got {first['input']!r}"

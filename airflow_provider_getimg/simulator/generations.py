@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
 from airflow_provider_getimg.simulator.auth import check_key
 from airflow_provider_getimg.simulator.errors import ApiError, as_json
+from airflow_provider_getimg.simulator.faults import Hang, OddAnswer, Reply
 from airflow_provider_getimg.simulator.media import Content
+from airflow_provider_getimg.simulator.odd import delivered, odd_body, reply
 from airflow_provider_getimg.simulator.orders import MAX_BODY, check, parse
 from airflow_provider_getimg.simulator.wire import Answer, Sent, Stage, wait
 
@@ -67,34 +70,32 @@ async def _make(
         post.billed = hold.charge()
     else:
         hold.release()
-    if fault is not None and fault.kind == "hang":
+    if isinstance(fault, Hang):
         post.end("hung", None)
         await stage.play(Answer(200, Content.of(b"")), fault)
         return
-    if fault is not None and fault.kind in ("status", "html"):
-        headers = {
-            **(simulator.limits.headers() if fault.kind == "status" else {}),
-            **fault.headers,
-        }
-        sent = await stage.play(Answer(fault.status, Content.of(fault.body), headers), fault)
+    if isinstance(fault, Reply):
+        limits = simulator.limits.headers() if fault.kind == "status" else {}
+        sent = await stage.play(reply(fault, limits), fault)
         post.end("dropped" if fault.bills else "refused", None if sent is Sent.NOTHING else fault.status)
         return
-    body = as_json(_completed(simulator, request, post, order, hold))
-    sent = await stage.play(Answer(200, Content.of(body), json_headers(simulator)), fault)
+    answer = await _completed(simulator, request, post, order, hold, fault)
+    sent = await stage.play(answer, fault)
     outcome = {Sent.NOTHING: "dropped", Sent.PART: "truncated", Sent.WHOLE: "delivered"}[sent]
-    post.end(outcome, None if sent is Sent.NOTHING else 200)
+    post.end(outcome, None if sent is Sent.NOTHING else answer.status)
 
 
-def _completed(
-    simulator: Simulator, request: Request, post: Post, order: Order, hold: Hold
-) -> dict[str, Any]:
-    settings = simulator.settings
-    file = simulator.media.publish(post.id, order, settings.media_lifetime, settings.file_size)
-    return {
+async def _completed(
+    simulator: Simulator, request: Request, post: Post, order: Order, hold: Hold, fault: Fault | None
+) -> Answer:
+    settings, media = simulator.settings, simulator.media
+    file = media.publish(post.id, order, settings.media_lifetime, settings.file_size)
+    item = partial(media.item, file, str(request.base_url))
+    good = {
         "id": post.id,
         "status": "completed",
         "model": order.model.id,
-        "data": [simulator.media.item(file, str(request.base_url))],
+        "data": [item(0)],
         "usage": {
             "total_cost": float(hold.amount),
             "unit_price": float(hold.amount),
@@ -102,6 +103,11 @@ def _completed(
             "billable_unit": "image",
         },
     }
+    headers = json_headers(simulator)
+    if isinstance(fault, OddAnswer):
+        body = Content.of(odd_body(fault, good, item))
+        return await delivered(fault, Answer(fault.status, body, headers))
+    return Answer(200, Content.of(as_json(good)), headers)
 
 
 def json_headers(simulator: Simulator) -> dict[str, str]:

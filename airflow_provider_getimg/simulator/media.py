@@ -116,12 +116,12 @@ class Media:
         while self._files and next(iter(self._files.values())).deletes_at <= time.time():
             self._files.popitem(last=False)
 
-    def item(self, file: MediaFile, base_url: str) -> dict[str, Any]:
+    def item(self, file: MediaFile, base_url: str, index: int = 0) -> dict[str, Any]:
         """Return the entry of ``data`` for this file."""
-        path = f"v2/downloads/{file.id}/0"
-        query = urlencode({"exp": file.deletes_at, "sig": self._sign(f"{file.id}/0", str(file.deletes_at))})
+        path = f"{file.id}/{index}"
+        query = urlencode({"exp": file.deletes_at, "sig": self._sign(path, str(file.deletes_at))})
         return {
-            "url": f"{base_url}{path}?{query}",
+            "url": f"{base_url}v2/downloads/{path}?{query}",
             "mime_type": file.mime_type,
             "deletes_at": timestamp(datetime.fromtimestamp(file.deletes_at, UTC)),
             "width": file.picture.width,

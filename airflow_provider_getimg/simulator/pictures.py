@@ -37,6 +37,7 @@ SAVE_OPTIONS: dict[str, dict[str, int]] = {
     "jpeg": {"quality": 88},
     "png": {"compress_level": 1},
     "webp": {"quality": 84, "method": 1},
+    "gif": {},
 }
 
 

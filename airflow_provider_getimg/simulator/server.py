@@ -99,6 +99,7 @@ def serve(simulator: Simulator, listener: socket.socket, *, verbose: bool) -> No
         access_log=verbose,
         log_config=None,
         server_header=False,
+        date_header=False,
         timeout_keep_alive=75,
         backlog=2048,
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
+from starlette.datastructures import MutableHeaders
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airflow_provider_getimg.simulator.faults import BODILESS
@@ -17,7 +19,8 @@ from airflow_provider_getimg.simulator.faults import BODILESS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from starlette.types import Receive, Scope, Send
+    import h11
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from airflow_provider_getimg.simulator.faults import Fault
     from airflow_provider_getimg.simulator.media import Content
@@ -37,9 +40,14 @@ class Line:
     ``lost`` is set once it is closed, by whichever side.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, http: h11.Connection) -> None:
         self._transport = transport
+        self._http = http
         self.lost = asyncio.Event()
+
+    def end_body_by_closing(self) -> None:
+        """Let a body without a length end with the connection, as if the client didn't know chunks."""
+        self._http.their_http_version = b"1.0"
 
     async def drop(self) -> None:
         """Close the connection after what was sent already, whatever was promised."""
@@ -66,13 +74,30 @@ class LineProtocol(H11Protocol):
         super().connection_made(transport)
         # asyncio does so for sockets of its own making. Without it a body waits 40 ms for the ACK of its head.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.line = Line(transport)
+        self.line = Line(transport, self.conn)
         self.app_state = {**self.app_state, "line": self.line}
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that its line is gone."""
         super().connection_lost(exc)
         self.line.lost.set()
+
+
+class WithDate:
+    """Middleware that dates answers. uvicorn would add a second date to one that a fault has dated."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application, and date its answer if it has no date."""
+
+        async def dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault("Date", formatdate(usegmt=True))
+            await send(message)
+
+        await self._app(scope, receive, dated)
 
 
 class Exchange(Response):
@@ -97,11 +122,16 @@ class Sent(Enum):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it should be sent, were it not for faults."""
+    """An answer as it should be sent, were it not for faults.
+
+    :param length: How its length is announced: ``right``, ``padded`` (with a zero before it), ``none`` (the body ends
+        with the connection), ``chunked``, or a number, which may be wrong.
+    """
 
     status: int
     content: Content
     headers: dict[str, str] = field(default_factory=dict)
+    length: str | int = "right"
 
 
 async def wait(seconds: float, *events: asyncio.Event) -> None:
@@ -142,42 +172,37 @@ class Stage:
         if kind == "truncate":
             return await self.send(answer, cut_at=answer.content.length // 2)
         if kind == "wrong_length":
-            return await self.send(answer, length_error=LENGTH_ERROR)
+            return await self.send(replace(answer, length=answer.content.length + LENGTH_ERROR))
         return await self.send(answer, duration=seconds if kind == "slow_body" else 0.0)
 
-    async def send(
-        self,
-        answer: Answer,
-        *,
-        cut_at: int | None = None,
-        length_error: int = 0,
-        duration: float = 0.0,
-    ) -> Sent:
+    async def send(self, answer: Answer, *, cut_at: int | None = None, duration: float = 0.0) -> Sent:
         """Send the answer.
 
         :param cut_at: Hang up after this many bytes of the body.
-        :param length_error: Promise this many bytes more than there are, and hang up after the last.
         :param duration: Seconds to spread the body over.
         """
         if self.line.lost.is_set():
             return Sent.NOTHING
         length = answer.content.length
-        headers = {**answer.headers, "Content-Length": str(length + length_error)}
-        if answer.status in BODILESS:
-            del headers["Content-Length"]
+        announced = answer.length if isinstance(answer.length, int) else length
+        headers = answer.headers
+        if answer.length == "none":
+            self.line.end_body_by_closing()
+        elif answer.length != "chunked" and answer.status not in BODILESS:
+            headers = {**headers, "Content-Length": f"{'0' * (answer.length == 'padded')}{announced}"}
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": answer.status, "headers": raw})
-        if not self._is_head and not await self._send_body(answer.content, cut_at, duration):
+        end = min(length, announced) if cut_at is None else cut_at
+        if not self._is_head and not await self._send_body(answer.content, end, duration):
             return Sent.PART
-        if cut_at is not None or length_error:
+        if cut_at is not None or announced > length:
             await self.line.drop()
             return Sent.PART
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         return Sent.WHOLE
 
-    async def _send_body(self, content: Content, cut_at: int | None, duration: float) -> bool:
+    async def _send_body(self, content: Content, end: int, duration: float) -> bool:
         """Send the body, and return whether the client stayed to its end."""
-        end = content.length if cut_at is None else cut_at
         size = CHUNK if not duration else max(1, min(CHUNK, content.length // DRIPS))
         clock = asyncio.get_running_loop().time
         began, sent = clock(), 0
@@ -189,7 +214,7 @@ class Stage:
             await asyncio.sleep(0)
             await wait(began + duration * sent / content.length - clock(), self.line.lost, self._stopping)
             if self.line.lost.is_set():
-                return sent == content.length
+                return sent >= end
             if sent >= end:
                 break
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, overload
@@ -237,6 +237,58 @@ class Faults:
     def download_error(self, status: int = 500, *, times: int = 1) -> None:
         """Answer downloads of files with an error."""
         self._on("download", "status", times, status=status)
+
+    def odd_answer(
+        self,
+        *,
+        merge: Mapping[str, Any] | None = None,
+        data: Sequence[Any] | None = None,
+        body: str | None = None,
+        status: int = 200,
+        headers: Mapping[str, str | None] | None = None,
+        encoding: str | None = None,
+        length: int | str | None = None,
+        times: int = 1,
+    ) -> None:
+        """
+        Make and bill images, and say so in an odd way.
+
+        :param merge: A JSON merge patch (RFC 7396) of the answer: ``{"status": "succeeded"}``.
+        :param data: What is in ``data`` instead; ``{"$file": 0}`` is the good entry, ``{"$file": 0, "mime_type": None}``
+            the same with a field replaced, ``{"$file": 0, "$omit": ["mime_type"]}`` without it.
+        :param body: Text to send instead; ``$ANSWER`` in it is the answer, ``$FILE`` the good entry.
+        :param status: Its status, 2xx.
+        :param headers: Headers to add or replace; ``None`` takes one away.
+        :param encoding: ``gzip`` or ``gzip, gzip``: how the body is compressed.
+        :param length: How its length is announced: ``padded``, ``none``, ``chunked``, or a number.
+        """
+        odd = {"merge": merge, "data": data, "body": body, "status": status}
+        self._on("image", "answer", times, **odd, headers=headers, encoding=encoding, length=length)
+
+    def odd_file(
+        self,
+        *,
+        bytes: str | None = None,
+        status: int = 200,
+        headers: Mapping[str, str | None] | None = None,
+        encoding: str | None = None,
+        length: int | str | None = None,
+        redirects: int = 0,
+        times: int = 1,
+    ) -> None:
+        """
+        Send files in an odd way.
+
+        :param bytes: What they are, whatever was promised: ``png``, ``jpeg``, ``webp``, ``gif``, ``avif``, ``svg``,
+            ``html``, ``json``, ``text``, ``zip`` or ``nothing``. Default: the file.
+        :param status: The status of the answer, such as 203, 206 or 404.
+        :param headers: Headers to add or replace; ``None`` takes one away.
+        :param encoding: ``gzip`` or ``gzip, gzip``: how the body is compressed.
+        :param length: How its length is announced: ``padded``, ``none``, ``chunked``, or a number.
+        :param redirects: How many redirects come first.
+        """
+        odd = {"bytes": bytes, "redirects": redirects, "status": status}
+        self._on("download", "file", times, **odd, headers=headers, encoding=encoding, length=length)
 
     def _on(self, on: str, kind: str, times: int, **fields: Any) -> None:
         self.add({"on": on, "kind": kind, "times": times, **fields})

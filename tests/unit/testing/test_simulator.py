@@ -102,9 +102,27 @@ def test_a_download_fails_so_often_and_then_works(getimg_simulator, queue, statu
     assert [httpx.get(url).status_code for _ in range(3)] == [status, status, 200]
 
 
+def test_an_odd_answer_and_an_odd_file_hit_so_often(getimg_simulator):
+    getimg_simulator.faults.odd_answer(
+        merge={"status": "succeeded", "usage": {"total_cost": float("nan")}},
+        data=[{"$file": 0, "mime_type": None}, None],
+        headers={"X-Odd": "1"},
+        encoding="gzip",
+    )
+    answer = generate(getimg_simulator)
+    assert (answer.json()["status"], answer.headers["x-odd"]) == ("succeeded", "1")
+    good, other = answer.json()["data"]
+    assert (good["mime_type"], other) == (None, None)
+    assert getimg_simulator.ledger.total_cost == 0.04
+    getimg_simulator.faults.odd_file(bytes="html", status=203, length="chunked", times=2)
+    assert [httpx.get(good["url"]).status_code for _ in range(3)] == [203, 203, 200]
+    getimg_simulator.faults.odd_file(redirects=2)
+    assert len(httpx.get(good["url"], follow_redirects=True).history) == 2
+
+
 WRONG = {
     "fault": (lambda it: it.faults.add({"on": "image", "kind": "fire"}), "a fault's 'kind' must be one of"),
-    "times": (lambda it: it.faults.rate_limit(times=0), "a fault's 'times' must be a whole number"),
+    "times": (lambda it: it.faults.rate_limit(times=0), "a fault's 'times' must be greater than"),
     "balance": (lambda it: setattr(it, "balance", -1), "the balance must be an amount in USD"),
     "setting": (lambda it: it.settings(colour=1), "there is no setting 'colour'"),
 }

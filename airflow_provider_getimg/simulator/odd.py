@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Odd answers and odd files: what was paid for, as other servers and the networks between may deliver it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import io
+import zipfile
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_getimg.simulator.errors import as_json
+from airflow_provider_getimg.simulator.media import Content
+from airflow_provider_getimg.simulator.wire import CHUNK, Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from airflow_provider_getimg.simulator.faults import Delivery, OddAnswer, OddFile, Reply
+    from airflow_provider_getimg.simulator.media import Media, MediaFile
+
+DRAWN = ("png", "jpeg", "webp", "gif")
+# 16 x 16 grey pixels: not each Pillow can write AVIF.
+AVIF = base64.b64decode(
+    "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUIAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAAAAAA"
+    "AAAAAAAAAAAOcGl0bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAAIgAAAChpaW5mAAAAAAABAAAAGmluZmUC"
+    "AAAAAAEAAGF2MDFDb2xvcgAAAABqaXBycAAAAEtpcGNvAAAAFGlzcGUAAAAAAAAAEAAAABAAAAAQcGl4aQAAAAADCAgIAAAA"
+    "DGF2MUOBAAwAAAAAE2NvbHJuY2x4AAEADQAGgAAAABdpcG1hAAAAAAAAAAEAAQQBAoMEAAAAKm1kYXQSAAoJGAz/2iAhoNCA"
+    "MhMZR4eGIYeeeeaAAAB1hk3a5low"
+)
+TEXTS = {
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"><rect width="1" height="1"/></svg>\n',
+    "html": b"<!DOCTYPE html>\n<html><head><title>Not a picture</title></head><body></body></html>\n",
+    "json": b'{"error":{"message":"This is no picture.","code":"no_picture"}}',
+    "text": b"This is no picture.\n",
+    "nothing": b"",
+}
+
+
+def changed_headers(headers: Mapping[str, str], changes: Mapping[str, object]) -> dict[str, str]:
+    """Return the headers with those that were given, in whatever case, replaced; ``None`` takes one away."""
+    names = {name.lower() for name in changes}
+    kept = {name: value for name, value in headers.items() if name.lower() not in names}
+    return kept | {name: str(value) for name, value in changes.items() if value is not None}
+
+
+def reply(fault: Reply, headers: Mapping[str, str] | None = None) -> Answer:
+    """Return the answer that takes the place of the right one.
+
+    :param headers: Its headers besides those of the fault.
+    """
+    mime_type, body = fault.content()
+    sent = changed_headers({**(headers or {}), "Content-Type": mime_type}, fault.headers)
+    return Answer(fault.status, Content.of(body), sent)
+
+
+def odd_body(fault: OddAnswer, good: dict[str, Any], item: Callable[[int], dict[str, Any]]) -> bytes:
+    """Return the body of an answer, changed as the fault has it.
+
+    :param good: The good answer.
+    :param item: Returns an entry of ``data`` for this index, whose URL works.
+    """
+    answer: Any = dict(good)
+    if fault.data is not None:
+        answer["data"] = [_entry(entry, item) for entry in fault.data]
+    answer = _merge(answer, fault.merge)
+    if fault.body is None:
+        return as_json(answer)
+    text = fault.body.replace("$ANSWER", as_json(answer).decode()).replace("$FILE", as_json(item(0)).decode())
+    return text.encode("utf-8", "replace")
+
+
+def _entry(entry: Any, item: Callable[[int], dict[str, Any]]) -> Any:
+    if not isinstance(entry, dict) or "$file" not in entry:
+        return entry
+    fields = item(entry["$file"]) | entry
+    for name in ("$file", "$omit", *entry.get("$omit", ())):
+        fields.pop(name, None)
+    return fields
+
+
+def _merge(target: Any, patch: Any) -> Any:
+    """Apply a JSON merge patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merge(merged.get(name), value)
+    return merged
+
+
+async def odd_file(fault: OddFile, file: MediaFile, answer: Answer, media: Media) -> Answer:
+    """Return the answer to a download, changed as the fault has it."""
+    content = await _other_content(fault.bytes, file, media) if fault.bytes else answer.content
+    headers = answer.headers
+    if fault.status == 206 and content.length:
+        headers = {**headers, "Content-Range": f"bytes 0-{content.length - 1}/{content.length}"}
+    return await delivered(fault, replace(answer, status=fault.status, content=content, headers=headers))
+
+
+async def _other_content(kind: str, file: MediaFile, media: Media) -> Content:
+    if kind in DRAWN:
+        return await media.content(replace(file, picture=replace(file.picture, output_format=kind)))
+    if kind == "avif":
+        return Content.of(AVIF)
+    if kind == "zip":
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("text.txt", TEXTS["text"])
+        return Content.of(packed.getvalue())
+    return Content.of(TEXTS[kind])
+
+
+async def delivered(fault: Delivery, answer: Answer) -> Answer:
+    """Return the answer with the encoding, the headers and the announced length that the fault has for it."""
+    content, headers = answer.content, answer.headers
+    if fault.encoding != "identity":
+        headers = {**headers, "Content-Encoding": fault.encoding}
+        body = b"".join(content.chunks(CHUNK))
+        for _ in fault.encoding.split(","):
+            body = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
+        content = Content.of(body)
+    return replace(
+        answer, content=content, headers=changed_headers(headers, fault.headers), length=fault.length
+    )
