@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MISSING_EXTRA = "getimg-simulator needs the simulator extra: pip install 'airflow-provider-getimg[simulator]'"
 # The modules that the extra brings: one of them missing means that the extra is.
-EXTRA = ("PIL", "fastapi", "starlette", "uvicorn")
+EXTRA = ("PIL", "fastapi", "pydantic", "starlette", "uvicorn")
 DEFAULT_PORT = 8989
 SETTINGS_HELP = {
     "latency": "how long an image takes to make",
@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     simulator = Simulator(
+        host=options.host,
         api_key=options.api_key,
         settings=Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)}),
         account=Account(options.balance),

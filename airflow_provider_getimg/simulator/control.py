@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The endpoints under ``/_simulator``: for tests, not part of the API, and without a key."""
+"""The endpoints under ``/_simulator``: for tests, not part of the API, and without a key.
+
+A browser on this machine reaches them as well, so they obey no web page: see ``_guard``.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from airflow_provider_getimg.simulator.account import parse_balance
 from airflow_provider_getimg.simulator.errors import ApiError, as_json
@@ -16,11 +21,42 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.simulator.state import Simulator
 
 
+ALL_ADDRESSES = ("0.0.0.0", "::", "")
+
+
 def _show(value: object) -> Response:
     return Response(as_json(value), headers={"Content-Type": "application/json"})
 
 
+def _guard(simulator: Simulator, request: Request) -> None:
+    """Refuse what a web page has a browser send: from its own origin, or to a name that it leads to this machine."""
+    host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+    if not _is_known(f"//{host}", simulator, request):
+        raise ApiError(403, f"The Host must be localhost or an address of the simulator, got {host!r}.")
+    if origin is not None and not _is_known(origin, simulator, request):
+        raise ApiError(403, f"The Origin must be localhost or an address of the simulator, got {origin!r}.")
+
+
+def _is_known(url: str, simulator: Simulator, request: Request) -> bool:
+    try:
+        host = (urlsplit(url).hostname or "").partition("%")[0]
+    except ValueError:
+        return False
+    # What the client has connected to, where the simulator listens on all addresses.
+    own = str((request.scope["server"] or ("",))[0])
+    if host in (own, simulator.host.lower(), "localhost") or host.endswith(".localhost"):
+        return bool(host)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # No page of the internet has a name without a dot; a container has, and listens on all addresses.
+        return simulator.host in ALL_ADDRESSES and bool(host) and "." not in host
+
+
 async def _fields(request: Request, *required: str) -> dict[str, Any]:
+    # A page may send other types to any server without asking it first.
+    if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "The Content-Type must be application/json.")
     fields = parse(await read_body(request))
     if required and set(fields) != set(required):
         raise ApiError(400, f"The body must be a JSON object with {' and '.join(map(repr, required))} alone.")
@@ -30,24 +66,29 @@ async def _fields(request: Request, *required: str) -> dict[str, Any]:
 def add_control(app: FastAPI, simulator: Simulator) -> None:
     """Add the endpoints to the application."""
 
-    @app.get("/_simulator/health")
+    async def guard(request: Request) -> None:
+        _guard(simulator, request)
+
+    control = APIRouter(prefix="/_simulator", dependencies=[Depends(guard)])
+
+    @control.get("/health")
     async def health() -> Response:
         return _show({"status": "ok", "running": simulator.limits.running})
 
-    @app.get("/_simulator/ledger")
+    @control.get("/ledger")
     async def ledger() -> Response:
         return _show(simulator.ledger.public())
 
-    @app.delete("/_simulator/ledger")
+    @control.delete("/ledger")
     async def empty_ledger() -> Response:
         simulator.ledger.clear()
         return Response(status_code=204)
 
-    @app.get("/_simulator/faults")
+    @control.get("/faults")
     async def faults() -> Response:
         return _show({"faults": simulator.faults.public()})
 
-    @app.post("/_simulator/faults")
+    @control.post("/faults")
     async def add_faults(request: Request) -> Response:
         fields = await _fields(request, "faults")
         try:
@@ -56,12 +97,12 @@ def add_control(app: FastAPI, simulator: Simulator) -> None:
             raise ApiError(400, f"{error}.", param="faults") from None
         return _show({"faults": simulator.faults.public()})
 
-    @app.delete("/_simulator/faults")
+    @control.delete("/faults")
     async def clear_faults() -> Response:
         simulator.faults.clear()
         return Response(status_code=204)
 
-    @app.put("/_simulator/balance")
+    @control.put("/balance")
     async def set_balance(request: Request) -> Response:
         fields = await _fields(request, "balance")
         try:
@@ -70,11 +111,11 @@ def add_control(app: FastAPI, simulator: Simulator) -> None:
             raise ApiError(400, f"{error}.", param="balance") from None
         return _show({"balance": simulator.account.public_balance(), "currency": "USD"})
 
-    @app.get("/_simulator/settings")
+    @control.get("/settings")
     async def settings() -> Response:
         return _show(simulator.settings.public())
 
-    @app.put("/_simulator/settings")
+    @control.put("/settings")
     async def change_settings(request: Request) -> Response:
         fields = await _fields(request)
         try:
@@ -84,3 +125,5 @@ def add_control(app: FastAPI, simulator: Simulator) -> None:
         if "rpm" in fields:
             simulator.limits.new_window()
         return _show(simulator.settings.public())
+
+    app.include_router(control)

@@ -21,6 +21,7 @@ STATUSES: dict[int, tuple[str, str]] = {
     409: ("conflict", "The request conflicts with another one."),
     410: ("gone", "The resource is gone."),
     413: ("request_too_large", "The request is too large."),
+    415: ("unsupported_media_type", "The media type is not supported."),
     422: ("content_policy_violation", "The request was refused by the content policy."),
     429: ("rate_limit", "Too many requests."),
     500: ("internal_error", "The server had an error while processing the request."),

@@ -15,11 +15,17 @@ from airflow_provider_getimg.simulator.media import Media
 from airflow_provider_getimg.simulator.orders import BLOCKED_WORDS
 from airflow_provider_getimg.simulator.settings import Settings
 
+LOOPBACK = "127.0.0.1"
+
 
 @dataclass
 class Simulator:
-    """One workspace of the API: its key, account, files, ledger and faults."""
+    """One workspace of the API: its key, account, files, ledger and faults.
 
+    :param host: The address or name that it was told to listen on.
+    """
+
+    host: str = LOOPBACK
     api_key: str = DEFAULT_API_KEY
     settings: Settings = field(default_factory=Settings)
     account: Account = field(default_factory=lambda: Account(Decimal(DEFAULT_BALANCE)))

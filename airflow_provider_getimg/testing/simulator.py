@@ -40,8 +40,9 @@ class Control:
         """
         connection = http.client.HTTPConnection(self._netloc, timeout=CONTROL_SECONDS)
         content = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self._api_key}", "Content-Type": "application/json"}
         try:
-            connection.request(method, path, content, {"Authorization": f"Bearer {self._api_key}"})
+            connection.request(method, path, content, headers)
             response = connection.getresponse()
             received = response.read()
         except (OSError, http.client.HTTPException) as error:

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import socket
+
+import httpx
+import pytest
+
+CALLS = {
+    "health": ("GET", "health", None),
+    "ledger": ("GET", "ledger", None),
+    "empty the ledger": ("DELETE", "ledger", None),
+    "faults": ("GET", "faults", None),
+    "add a fault": ("POST", "faults", {"faults": [{"on": "image", "kind": "hang"}]}),
+    "drop the faults": ("DELETE", "faults", None),
+    "balance": ("PUT", "balance", {"balance": "1"}),
+    "settings": ("GET", "settings", None),
+    "change settings": ("PUT", "settings", {"rpm": 1}),
+}
+EACH_CALL = pytest.mark.parametrize(("method", "path", "body"), CALLS.values(), ids=CALLS.keys())
+
+
+def call(simulator, method, path, body=None, **headers):
+    return simulator.keyless.request(method, f"{simulator.url}/_simulator/{path}", json=body, headers=headers)
+
+
+def state(simulator):
+    paths = ("ledger", "faults", "settings")
+    return [simulator.http.get(f"/_simulator/{path}").json() for path in paths], simulator.balance()
+
+
+@EACH_CALL
+@pytest.mark.parametrize("where", ["host", "origin"])
+def test_a_web_page_is_refused(simulator, method, path, body, where):
+    simulator.post()
+    simulator.fault("image", "status", status=500, times=2)
+    before = state(simulator)
+    headers = {"host": "attacker.example:8989"} if where == "host" else {"origin": "https://attacker.example"}
+    answer = call(simulator, method, path, body, **headers)
+    assert answer.status_code == 403
+    assert "access-control-allow-origin" not in answer.headers
+    message = answer.json()["error"]["message"]
+    assert message.startswith(f"The {where.title()} must be localhost or an address of the simulator, got ")
+    assert state(simulator) == before
+
+
+@EACH_CALL
+def test_a_preflight_is_refused(simulator, method, path, body):
+    headers = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": method}
+    answer = call(simulator, "OPTIONS", path, **headers)
+    assert answer.status_code == 405
+    assert "access-control-allow-origin" not in answer.headers
+
+
+LOCAL = [
+    "localhost",
+    "localhost:1",
+    "LOCALHOST:8989",
+    "a.localhost",
+    "127.0.0.1",
+    "127.9.9.9:80",
+    "[::1]:8989",
+]
+FOREIGN = ["", "0.0.0.0", "10.0.0.1", "[fd00::1]", "simulator:8000", "localhost.attacker.example", "127.0.0.1.nip.io",
+           "[::1", "a b"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "status"), [(h, 200) for h in LOCAL] + [(h, 403) for h in FOREIGN])
+def test_only_this_machine_is_known_by_its_names(simulator, host, status):
+    assert call(simulator, "GET", "health", host=host).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("http://localhost:3000", 200), ("http://127.0.0.1", 200), ("null", 403), ("", 403), ("localhost", 403)],
+)
+def test_a_page_of_this_machine_may_look(simulator, origin, status):
+    assert call(simulator, "GET", "health", origin=origin).status_code == status
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])
+def test_where_it_listens_it_is_known(start, host):
+    with start("--host", host) as simulator:
+        assert call(simulator, "GET", "health").status_code == 200
+        assert call(simulator, "GET", "health", host=host).status_code == 200
+        # As a container it is known by the name of its service.
+        answer = call(simulator, "GET", "health", host="simulator:8000")
+        assert answer.status_code == (200 if host == "0.0.0.0" else 403)
+        assert call(simulator, "GET", "health", host="simulator.example:8000").status_code == 403
+        assert call(simulator, "GET", "health", host="192.0.2.1").status_code == 403
+
+
+def test_the_address_that_was_reached_is_known(start):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        # Nothing is sent: it only tells which address of this machine leads outside, if any does.
+        try:
+            route.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        address = route.getsockname()[0]
+    with start("--host", "0.0.0.0") as simulator:
+        port = httpx.URL(simulator.url).port
+        url = f"http://{address}:{port}/_simulator/health"
+        assert simulator.keyless.get(url).status_code == 200
+        assert simulator.keyless.get(url, headers={"Host": "198.51.100.1"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("mime_type", "status"),
+    [
+        ("application/json", 200),
+        ("Application/JSON; charset=utf-8", 200),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("multipart/form-data; boundary=application/json", 415),
+        ("", 415),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "faults", b'{"faults": []}'),
+        ("PUT", "balance", b'{"balance": "7"}'),
+        ("PUT", "settings", b'{"rpm": 7}'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_only_json_is_taken(simulator, method, path, body, mime_type, status):
+    answer = simulator.keyless.request(
+        method, f"{simulator.url}/_simulator/{path}", content=body, headers={"Content-Type": mime_type}
+    )
+    assert answer.status_code == status
+    if status == 415:
+        assert answer.json()["error"]["message"] == "The Content-Type must be application/json."
+        assert (simulator.balance(), simulator.http.get("/_simulator/settings").json()["rpm"]) == (
+            "100.00",
+            0,
+        )
+
+
+def test_the_api_itself_is_served_under_any_name(simulator):
+    answer = simulator.http.get(
+        "/v2/models", headers={"Host": "simulator:8000", "Origin": "https://x.example"}
+    )
+    assert answer.status_code == 200
