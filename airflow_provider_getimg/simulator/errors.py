@@ -80,8 +80,8 @@ def error_body(
     param = param and param[:MAX_MESSAGE]
     if status in BARE_STATUSES:
         return {"error": {"message": message, "code": code}}
-    kind = "invalid_request_error" if status < 500 else "api_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    return {"error": {**error, "doc_url": f"https://docs.getimg.ai/guides/errors#{code}"}}
 
 
 def as_json(value: object) -> bytes:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 # Of a prompt that is refused for its length, this much is kept.
 KEPT_PROMPT = 4096
+# Crockford's base32.
+ID_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+ID_LENGTH = 14
 
 
 def timestamp(moment: datetime) -> str:
@@ -21,11 +24,16 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def new_id() -> str:
+    """Return an id such as ``req-01HXYZABCD1234``."""
+    return "req-" + "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
+
+
 @dataclass
 class Post:
     """One POST that arrived. ``outcome`` is ``None`` while it is under way."""
 
-    id: str = field(default_factory=lambda: f"img_{secrets.token_hex(12)}")
+    id: str = field(default_factory=new_id)
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     model: str | None = None
     prompt: str | None = None

@@ -96,7 +96,7 @@ def test_verbose_logs_requests_but_no_credentials(tmp_path):
     logged = (tmp_path / "log").read_text()
     assert rest == ""
     assert '"POST /v2/images/generations HTTP/1.1" 200' in logged
-    assert "GET /v2/downloads/img_" in logged
+    assert "GET /v2/downloads/req-" in logged
     assert "sig=" not in logged
     assert "sk_simulator" not in logged
 

@@ -179,6 +179,7 @@ def test_status_answers_the_documented_body_of_that_status(simulator, url_of_tar
     codes = {400: "invalid_parameter", 401: "invalid_api_key", 402: "quota_exceeded", 429: "rate_limit"}
     assert error["code"] == codes.get(status, error["code"])
     assert error["message"]
+    assert error.get("type") == (None if status in (402, 429) else "invalid_request_error")
     if on == "image":
         assert simulator.last() | {"status": status, "billed": 0, "outcome": "refused"} == simulator.last()
         assert simulator.balance() == "100.00"

@@ -33,6 +33,7 @@ def test_a_completed_generation_has_the_documented_shape(simulator):
     answer = simulator.post().json()
     item = answer["data"][0]
     assert answer["id"] == simulator.last()["id"]
+    assert re.fullmatch(r"req-[0-9A-Z]{14}", answer["id"])
     assert answer == {
         "id": answer["id"],
         "status": "completed",
@@ -125,7 +126,7 @@ def test_a_download_needs_no_key_and_a_head_announces_it(simulator, fetched):
         lambda url: url[:-1] + ("0" if url[-1] != "0" else "1"),
         lambda url: re.sub(r"exp=\d+", "exp=99999999999", url),
         lambda url: re.sub(r"exp=\d+", "exp=soon", url),
-        lambda url: re.sub(r"img_[0-9a-f]+/0", "img_other/0", url),
+        lambda url: re.sub(r"req-[0-9A-Z]+/0", "req-other/0", url),
         lambda url: url.replace("/0?", "/1?"),
         lambda url: url.partition("?")[0],
         lambda url: re.sub(r"sig=.*", "sig=%C3%A9", url),

@@ -20,7 +20,7 @@ def error_of(answer):
     return answer.json()["error"]
 
 
-def test_the_documented_error_body_is_met_word_for_word(simulator):
+def test_the_documented_error_body_is_met_word_for_word_and_names_a_page(simulator):
     answer = simulator.post(resolution="4K")
     assert answer.status_code == 400
     assert answer.json() == {
@@ -29,6 +29,7 @@ def test_the_documented_error_body_is_met_word_for_word(simulator):
             "type": "invalid_request_error",
             "param": "resolution",
             "code": "invalid_parameter",
+            "doc_url": "https://docs.getimg.ai/guides/errors#invalid_parameter",
         }
     }
 
@@ -187,6 +188,7 @@ def test_every_call_needs_the_key(simulator, method, path, authorization):
             "type": "invalid_request_error",
             "param": None,
             "code": "invalid_api_key",
+            "doc_url": "https://docs.getimg.ai/guides/errors#invalid_api_key",
         }
     }
 
