@@ -4,14 +4,13 @@ Many entries in the task state store, written together.
 
 The store has no list call, and a write takes some 10 ms however little is written. So the entries of a batch's rows are
 kept in numbered segments: a commit rewrites the last one with all changes that came up since the commit before, and
-each change waits for one commit only. A segment that is full is left as it is. Reading goes through the
-segments in order; what is said later of a row holds.
+each change waits for one commit only. A segment that is full is left as it is, also after a Clear. Reading goes through
+the segments in order; what is said later of a row holds.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections import deque
 from concurrent.futures import Future
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 KEY = "getimg_batch_{number:04}"
 #: Where a segment ends. Airflow warns from 64 KB on, and each commit writes the whole segment.
 SEGMENT_BYTES = 24 * 1024
-_LONG_NUMBER = re.compile(r"\d{19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,8 @@ class Journal:
     The entries of a batch. Use it as a context manager: leaving it writes what is left to write.
 
     :param store: The task state store.
-    :param epoch: ``ti.max_tries``: what was written in another epoch, before a Clear, counts as not there.
+    :param epoch: ``ti.max_tries``. Of what was written in another epoch, before a Clear, only that counts which is owed: an
+        answer that was paid for, without a note that its files are saved.
     :param log: The task's log.
     :raises LedgerError: On entering: the store, or what is in it, could not be read.
     """
@@ -99,9 +98,6 @@ class Journal:
 
     def write_later(self, key: str, value: Any) -> Future[None]:
         """Write an entry with the next commit. None says that there is none."""
-        text = json.dumps(value, ensure_ascii=False)
-        if not _is_storable(text):
-            value = _storable(text)
         change = _Change(key, value, len(key) + len(json.dumps(value)))
         with self._changed:
             if self._closing:
@@ -115,15 +111,31 @@ class Journal:
         return JournalPlace(self, key)
 
     def _read(self) -> None:
+        latest: dict[str, tuple[int, Any]] = {}
         number = 0
         while (segment := self._segment_at(number)) is not None:
-            self._earlier |= segment
-            self.bytes += len(json.dumps(segment))
+            epoch, entries = segment
+            latest |= {key: (epoch, value) for key, value in entries.items()}
+            self.bytes += len(json.dumps(entries))
             number += 1
         # What is there already is never written again: a commit that fails can't spoil it.
         self._number = number
+        owed = {
+            key
+            for key, (epoch, _) in latest.items()
+            if epoch != self._epoch and _is_owed(key, latest, self._epoch)
+        }
+        self._earlier = {
+            key: value for key, (epoch, value) in latest.items() if epoch == self._epoch or key in owed
+        }
+        if any(epoch != self._epoch for epoch, _ in latest.values()):
+            self._log.info(
+                "The task was cleared: of %d rows that were paid for and not saved before, the images are saved without "
+                "another payment; all others are generated again.",
+                len(owed),
+            )
 
-    def _segment_at(self, number: int) -> dict[str, Any] | None:
+    def _segment_at(self, number: int) -> tuple[int, dict[str, Any]] | None:
         key = KEY.format(number=number)
         try:
             segment = cast("Any", self._store.get(key))
@@ -132,11 +144,7 @@ class Journal:
         if segment is None:
             return None
         try:
-            if segment["epoch"] != self._epoch:
-                if number == 0:
-                    self._log.info("The task was cleared: what its batch asked for before does not count.")
-                return None
-            return dict(segment["entries"])
+            return int(segment["epoch"]), dict(segment["entries"])
         except (TypeError, LookupError, ValueError):
             raise LedgerError(
                 f"What an earlier try did is not known, {key!r} in the task's state can't be read: this try sent nothing. Delete "
@@ -182,23 +190,19 @@ class Journal:
         self.bytes += size
 
 
-def _is_storable(text: str) -> bool:
-    """Tell whether Airflow can pass on what a JSON text holds: Unicode, and integers of 64 bits."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+def saved_key(key: str) -> str:
+    """Return the key of the note that says where the files of an entry's answer are saved, or that they are gone."""
+    return f"{key}/saved"
+
+
+def _is_owed(key: str, latest: dict[str, tuple[int, Any]], now: int) -> bool:
+    """Tell whether an entry of an earlier epoch holds an answer whose files were not saved before the Clear."""
+    epoch, value = latest[key]
+    if not isinstance(value, dict) or value.get("answer") is None:
         return False
-    return _LONG_NUMBER.search(text) is None
-
-
-def _storable(text: str) -> Any:
-    """Return what a JSON text holds as it can be stored: an answer with an odd field must not be lost for it."""
-
-    def number(digits: str) -> int | float:
-        whole = int(digits)
-        return whole if abs(whole) < 2**63 else float(whole)
-
-    return json.loads(text.encode(errors="replace"), parse_int=number)
+    noted_in, note = latest.get(saved_key(key), (epoch, None))
+    # A note that is older is of the image before; one of now is of this image, saved after the Clear.
+    return note is None or noted_in < epoch or noted_in == now
 
 
 class JournalPlace:

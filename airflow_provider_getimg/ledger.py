@@ -11,7 +11,8 @@ became of the last one:
 - ``answered``: it was paid, and here is the answer.
 
 An entry counts for the same request (by fingerprint) in the same epoch (``ti.max_tries``: constant over automatic
-retries, raised when a user clears the task).
+retries, raised when a user clears the task). After a Clear, an answer that was paid for and never delivered still counts: a
+Clear regenerates what was delivered.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Entry:
     :param failure: What the try that sent it saw instead of an answer, if it lived to see it.
     :param received: An answer that could not be read, as it came.
     :param sent_before: How many earlier requests of this epoch were, or may have been, billed to no avail.
+    :param delivered: Whether the answer reached the task's XCom: a Clear then asks for another.
     """
 
     state: Literal["submitted", "answered"]
@@ -68,6 +70,7 @@ class Entry:
     failure: str | None = None
     received: str | None = None
     sent_before: int = 0
+    delivered: bool = False
 
     @classmethod
     def from_json(cls, value: Any) -> Self | None:
@@ -149,7 +152,8 @@ class Ledger:
         self._try_number = int(ti.try_number)
         self._log = log
         self._before: Any = None
-        self._submitted: Entry | None = None
+        #: What is on record of the request: of an earlier try, then of this one.
+        self._entry: Entry | None = None
         self._sent_before = 0
         #: Whether Airflow would try again after this try.
         self.is_last_try = self._try_number > self._epoch
@@ -173,8 +177,9 @@ class Ledger:
             raise LedgerError(f"The task state store could not be read: {reason(error)}.") from None
         if entry is None:
             return None
-        if entry.epoch != self._epoch:
-            self._log.info("The task was cleared since try %d: a new image is made.", entry.try_number)
+        is_owed = entry.answer is not None and not entry.delivered and entry.fingerprint == self._fingerprint
+        if entry.epoch != self._epoch and not is_owed:
+            self._log.info("The task was cleared since try %d: a new image is generated.", entry.try_number)
             return None
         if entry.fingerprint != self._fingerprint:
             self._log.warning(
@@ -184,7 +189,12 @@ class Ledger:
             )
             return None
         self._sent_before = entry.sent_before + 1
+        self._entry = entry
         return entry
+
+    def is_before_clear(self, entry: Entry) -> bool:
+        """Tell whether a user has cleared the task since the entry was written."""
+        return entry.epoch != self._epoch
 
     def submit(self) -> None:
         """
@@ -204,7 +214,7 @@ class Ledger:
             self._write(entry)
         except Exception as error:
             raise LedgerError(f"The task state store could not be written: {reason(error)}.") from None
-        self._submitted = entry
+        self._entry = entry
 
     def withdraw(self) -> None:
         """Record that the request sent last was not billed: what was known before it holds again."""
@@ -230,12 +240,24 @@ class Ledger:
             for attempt in _repeatedly():
                 with attempt:
                     self._write(entry)
+            self._entry = entry
         except Exception as error:
             self._log.error(
                 "The paid answer %s could not be recorded: %s. Should this try fail, a retry can't reuse it.",
                 answer.get("id"),
                 reason(error),
             )
+
+    def delivered(self) -> None:
+        """Record that the answer on record is where the user can reach it. Raises nothing."""
+        entry = self._last()
+        if entry.answer is None or (entry.delivered and entry.epoch == self._epoch):
+            return
+        try:
+            self._write(replace(entry, epoch=self._epoch, delivered=True))
+        except Exception as error:
+            # The next Clear will return this answer once more, which costs nothing.
+            self._log.warning("The task state store could not be written: %s.", reason(error))
 
     def lost(self, failure: str, received: str | None = None) -> None:
         """
@@ -259,12 +281,12 @@ class Ledger:
         return self._last().started_at
 
     def _last(self) -> Entry:
-        if self._submitted is None:
+        if self._entry is None:
             raise RuntimeError("submit() comes first")
-        return self._submitted
+        return self._entry
 
     def _write(self, entry: Entry) -> None:
-        value = {name: part for name, part in asdict(entry).items() if part is not None}
+        value = {name: part for name, part in asdict(entry).items() if part is not None and part is not False}
         self._place.write(value)
 
 

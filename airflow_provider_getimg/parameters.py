@@ -7,9 +7,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.quote import quote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+#: S3's limit for an object that is written with one request.
+FILE_MAX_BYTES = 5 * 1024**3
 
 
 def checked_choice(name: str, value: object, choices: Sequence[str]) -> str:
@@ -20,7 +25,7 @@ def checked_choice(name: str, value: object, choices: Sequence[str]) -> str:
     """
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices[:-1])
-        raise InvalidInputError(f"{name} is {value!r}: {listed} and {choices[-1]!r} are allowed.")
+        raise InvalidInputError(f"{name} must be {listed} or {choices[-1]!r}, got {quote(value)}.")
     return str(value)
 
 
@@ -32,7 +37,7 @@ def checked_seconds(name: str, value: Any) -> float:
     """
     seconds = _number(value)
     if not 0 <= seconds < math.inf:
-        raise InvalidInputError(f"{name} is {value!r}: a number of seconds, 0 or more, is allowed.")
+        raise InvalidInputError(f"{name} must be a number of seconds, 0 or more, got {quote(value)}.")
     return seconds
 
 
@@ -44,12 +49,26 @@ def checked_count(name: str, value: Any) -> int:
     """
     count = _number(value)
     if not 1 <= count < math.inf or count != int(count):
-        raise InvalidInputError(f"{name} is {value!r}: a whole number, 1 or more, is allowed.")
+        raise InvalidInputError(f"{name} must be a whole number, 1 or more, got {quote(value)}.")
     return int(count)
+
+
+def checked_file_size(name: str, value: Any) -> int:
+    """
+    Return a size in bytes, up to the 5 GiB that S3 takes in one request; a text is read as a number.
+
+    :raises InvalidInputError: It is no such number.
+    """
+    size = _number(value)
+    if not 1 <= size <= FILE_MAX_BYTES or size != int(size):
+        raise InvalidInputError(
+            f"{name} must be a whole number of bytes from 1 to {FILE_MAX_BYTES} (5 GiB), got {value!r}."
+        )
+    return int(size)
 
 
 def _number(value: Any) -> float:
     try:
         return math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan

@@ -36,7 +36,8 @@ class GetimgRetryPolicy(RetryPolicy):
     ======================================  ==================================================
     refused, wrong input or connection,     fail at once: it would fail again
     price over ``max_cost``, files gone or
-    refused, another object at the key
+    refused, another object at the key, a
+    write that S3 will refuse again
     429                                     retry after the time the API asks for, or a growing
                                             delay with jitter (7.5 seconds to 10 minutes)
     outcome unknown                         fail at once; retry if the operator's
@@ -77,6 +78,7 @@ class GetimgRetryPolicy(RetryPolicy):
                 | errors.FileGoneError()
                 | errors.FileRefusedError()
                 | errors.ObjectExistsError()
+                | errors.StoreRefusedError()
             ):
                 return RetryDecision.fail(reason=f"{name}: another try would fail again")
             case errors.TransferIncompleteError() | errors.BatchIncompleteError():

@@ -161,6 +161,8 @@ def context(store: Store):
 
     from airflow.sdk.execution_time.context import OutletEventAccessors
 
+    xcoms: dict[str, Any] = {}
+
     def make(try_number: int = 1, max_tries: int = 3) -> dict[str, Any]:
         ti = SimpleNamespace(
             try_number=try_number,
@@ -169,9 +171,11 @@ def context(store: Store):
             run_id="manual__2026-01-01T00:00:00+00:00",
             task_id="a_task",
             map_index=-1,
+            xcom_push=lambda key, value: xcoms.update({key: value}),
         )
         return {"ti": ti, "task_state_store": store, "outlet_events": OutletEventAccessors()}
 
+    make.xcoms = xcoms
     return make
 
 

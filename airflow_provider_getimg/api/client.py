@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
-from airflow_provider_getimg.api import answers, settings
+from airflow_provider_getimg.api import answer_body, answers, lenient_json, settings
 from airflow_provider_getimg.api.connection_watch import ConnectionWatch
 from airflow_provider_getimg.api.errors import (
     GetimgError,
@@ -75,13 +75,18 @@ class GetimgClient:
         # goes out, and nobody could tell whether it arrived: each request opens its own.
         self._http = settings.http_client(
             base_url=self.base_url,
-            headers={"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"},
+            headers={
+                "Authorization": f"Bearer {self._api_key}",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            },
             proxy=checked.proxy,
             follow_redirects=False,
         )
 
     def __repr__(self) -> str:
-        return f"<GetimgClient {self.base_url}>"
+        # Of one whose __init__ has raised as well: stack traces with locals show it.
+        return f"<GetimgClient {self.__dict__.get('base_url', '(not set up)')}>"
 
     def __enter__(self) -> Self:
         return self
@@ -125,11 +130,6 @@ class GetimgClient:
         if not response.is_success:
             raise answers.generation_error(response, content, self._redact)
         received = self._json(response, content, OutcomeUnknownError)
-        status = received.get("status") if isinstance(received, dict) else None
-        if isinstance(status, str) and status != "completed":
-            raise self._unreadable(
-                OutcomeUnknownError, response, content, f"its status is {status!r}, not 'completed'."
-            )
         generation = self._parse(Generation, received, response, content, OutcomeUnknownError)
         generation._rate_limit = answers.rate_limit(response)
         return generation
@@ -199,16 +199,16 @@ class GetimgClient:
                     **options,
                 ) as response,
             ):
-                content = bytearray()
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if len(content) > _ANSWER_MAX_BYTES:
-                        raise lost(
-                            f"{self.base_url} answered {response.status_code} with more than "
-                            f"{_ANSWER_MAX_BYTES} bytes.",
-                            status=response.status_code,
-                        )
-                return response, bytes(content)
+                encoding = response.headers.get("content-encoding", "")
+                try:
+                    content = answer_body.read(response.iter_raw(), encoding, _ANSWER_MAX_BYTES)
+                except answer_body.TooLongError:
+                    raise lost(
+                        f"{self.base_url} answered {response.status_code} with more than "
+                        f"{_ANSWER_MAX_BYTES} bytes.",
+                        status=response.status_code,
+                    ) from None
+                return response, content
         except GetimgError:
             raise
         except Exception as error:
@@ -244,8 +244,8 @@ class GetimgClient:
 
     def _json(self, response: httpx.Response, content: bytes, unreadable: type[GetimgError]) -> Any:
         try:
-            return json.loads(content)
-        except (ValueError, RecursionError):
+            return lenient_json.loads(content)
+        except ValueError:
             raise self._unreadable(unreadable, response, content, "it is not JSON.") from None
 
     def _parse(
@@ -258,15 +258,16 @@ class GetimgClient:
     ) -> AnswerT:
         try:
             return answer.from_json(received)
-        except ValidationError as error:
-            raise self._unreadable(unreadable, response, content, first_fault(error)) from None
+        except ValueError as error:
+            why = first_fault(error) if isinstance(error, ValidationError) else str(error)
+            raise self._unreadable(unreadable, response, content, why) from None
 
     def _unreadable(
         self, unreadable: type[GetimgError], response: httpx.Response, content: bytes, why: str
     ) -> GetimgError:
         error = unreadable(
             f"{self.base_url} answered {response.status_code} with something that can't be read: "
-            f"{self._redact(why)} It says: {answers.excerpt(content, self._redact)}.",
+            f"{answers.one_line(why, 500, self._redact)} It says: {answers.excerpt(content, self._redact)}.",
             status=response.status_code,
         )
         error.received = content.decode("utf-8", errors="replace")

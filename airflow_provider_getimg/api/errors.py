@@ -2,17 +2,18 @@
 """
 What can go wrong, one class per outcome.
 
-Each error's message is one sentence that says what happened, and one that says what it cost. The
-classes know nothing of retries: ``airflow_provider_getimg.retry`` is the table from these classes
-to a decision.
+Each error's message says what happened and what it cost; ``billed``, ``cost`` and ``generation_ids`` say the latter
+without words. The classes know nothing of retries: ``airflow_provider_getimg.retry`` is the table from these classes to a
+decision.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from decimal import Decimal
 
 Billed = Literal["no", "unknown", "yes"]
 
@@ -36,6 +37,9 @@ class GetimgError(Exception):
     :param param: The API's ``error.param``: the field of the request that was wrong.
     :param detail: The API's ``error.message``.
     :param retry_after: Seconds the server asks to wait before another try.
+    :param doc_url: The API's ``error.doc_url``: a page about the error.
+    :param cost: What was billed, in USD; None where that is not known, or nothing was.
+    :param generation_ids: The generations that were billed, as far as they are known.
     """
 
     #: What holds for the class unless an instance knows better.
@@ -51,6 +55,9 @@ class GetimgError(Exception):
         param: str | None = None,
         detail: str | None = None,
         retry_after: float | None = None,
+        doc_url: str | None = None,
+        cost: Decimal | None = None,
+        generation_ids: Sequence[str] = (),
     ) -> None:
         if billed is not None:
             self.billed = billed
@@ -61,12 +68,34 @@ class GetimgError(Exception):
         self.param = param
         self.detail = detail
         self.retry_after = retry_after
+        self.doc_url = doc_url
+        self.cost = cost
+        self.generation_ids = tuple(generation_ids)
         #: An answer that could not be read, as it came. It may hold signed URLs: not for logs.
         self.received: str | None = None
 
     def billing_sentence(self) -> str:
         """Tell what the failure cost, for the end of the message."""
         return BILLED_SENTENCE[self.billed]
+
+    def of_unsaved(self, generation_ids: Sequence[str], cost: Decimal | None) -> Self:
+        """
+        Return this error with the bill of the generations whose files it kept from being saved.
+
+        :param cost: What they cost in USD; None where the API didn't say.
+        """
+        if not generation_ids:
+            return self
+        amount = "cost unknown" if cost is None else f"{cost} USD"
+        which = (
+            f"Generation {generation_ids[0]} was billed ({amount}) and is not saved"
+            if len(generation_ids) == 1
+            else f"{len(generation_ids)} generations were billed ({amount} together) and are not saved"
+        )
+        self.billed, self.cost, self.generation_ids = "yes", cost, tuple(generation_ids)
+        # The bill comes first, and what is more.
+        self.args = (f"{which}. {self.message}",)
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default would call __init__ again and add the billing sentence twice.
@@ -146,27 +175,23 @@ class PaidFilesGoneError(GetimgError):
 
 
 class TransferError(GetimgError):
-    """A file could not be copied to S3. The copy is free; the image it copies is already paid."""
+    """A file could not be saved to S3. Saving is free; the generation that made the file was billed before."""
 
     def billing_sentence(self) -> str:
-        """Tell that a copy is free: what is billed is the generation, which was there before."""
-        return "Nothing was billed for the copy."
-
-
-class FileGoneError(TransferError):
-    """The file's download URL has expired or no longer answers: it can't be downloaded again."""
-
-    def billing_sentence(self) -> str:
-        """Say nothing: the message tells what it costs to make the file anew."""
+        """Say nothing: what was billed is known where the file's generation is."""
         return ""
 
 
+class FileGoneError(TransferError):
+    """The file's download URL has expired: it can't be downloaded again."""
+
+
 class FileRefusedError(TransferError):
-    """The file must not be copied: its URL leads where it may not, or it is larger than allowed."""
+    """The file must not be saved: its URL leads where it may not, it is larger than allowed, or it is no image."""
 
 
 class ObjectExistsError(TransferError):
-    """Another object lies at the key, and ``if_exists`` says to leave it alone."""
+    """Another object is at the key, and ``if_exists`` says to leave it alone."""
 
 
 class DownloadError(TransferError):
@@ -174,7 +199,11 @@ class DownloadError(TransferError):
 
 
 class ObjectStoreError(TransferError):
-    """S3 refused or lost a request. Safe to repeat."""
+    """S3 could not be reached, or failed to answer a request. Safe to repeat."""
+
+
+class StoreRefusedError(ObjectStoreError):
+    """S3 refused a request and will refuse it again: no permission, no such bucket, an option that it doesn't take."""
 
 
 class TransferIncompleteError(TransferError):
@@ -184,8 +213,8 @@ class TransferIncompleteError(TransferError):
     :param failures: The error of each file that was not.
     """
 
-    def __init__(self, message: str, failures: Sequence[GetimgError] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, failures: Sequence[GetimgError] = (), **bill: Any) -> None:
+        super().__init__(message, **bill)
         self.failures = tuple(failures)
 
 
@@ -194,15 +223,12 @@ class BatchIncompleteError(GetimgError):
     A batch ended with more failed rows than ``max_failures`` allows.
 
     :param failures: The error of each row that was not saved, and the one that stopped the batch.
-    :param billed: Whether any row was billed.
     """
 
-    def __init__(
-        self, message: str, failures: Sequence[GetimgError] = (), *, billed: Billed | None = None
-    ) -> None:
-        super().__init__(message, billed=billed)
+    def __init__(self, message: str, failures: Sequence[GetimgError] = (), **bill: Any) -> None:
+        super().__init__(message, **bill)
         self.failures = tuple(failures)
 
     def billing_sentence(self) -> str:
-        """Say nothing: the message tells what all rows were billed."""
+        """Say nothing: the message begins with what all rows were billed."""
         return ""

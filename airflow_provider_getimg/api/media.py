@@ -1,50 +1,150 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image formats of the API: their MIME types, file extensions and first bytes."""
+"""
+What kind of file it is: by its first bytes, and by the names that servers give to it.
+
+The bytes decide. A name is a promise that servers spell in many ways, keep badly, or leave out; and a name that a browser
+would run, such as ``text/html``, must not reach an object's content type.
+"""
 
 from __future__ import annotations
 
-#: File extension by MIME type, as users expect it at the end of a key.
-EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+import re
 
-#: So many bytes from a file's start are enough for :func:`image_type` and :func:`mismatch`.
-SIGNATURE_BYTES = 64
+#: File extension by MIME type, as users expect it at the end of a key: the content types that an object can get.
+EXTENSIONS = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "image/avif": "avif",
+    "image/heic": "heic",
+    "image/jxl": "jxl",
+    "image/bmp": "bmp",
+    "image/tiff": "tif",
+    "video/mp4": "mp4",
+    "video/webm": "webm",
+    "video/quicktime": "mov",
+}
+#: What is no image or video that is known here.
+OCTET_STREAM = "application/octet-stream"
+
+_OTHER_NAMES = {
+    "image/jpg": "image/jpeg",
+    "image/jpe": "image/jpeg",
+    "image/jfif": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/pjp": "image/jpeg",
+    "image/apng": "image/png",
+    "image/x-webp": "image/webp",
+    "image/heif": "image/heic",
+    "image/tif": "image/tiff",
+    "video/x-m4v": "video/mp4",
+}
+_BRANDS = {
+    b"avif": "image/avif",
+    b"avis": "image/avif",
+    b"heic": "image/heic",
+    b"heix": "image/heic",
+    b"hevc": "image/heic",
+    b"mif1": "image/heic",
+    b"msf1": "image/heic",
+    b"qt  ": "video/quicktime",
+}
+
+#: So many bytes from a file's start are enough for :func:`type_of` and :func:`text_in`.
+HEAD_BYTES = 1024
+
+_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"+/v8", b"+/v9")
+_CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_SVG = re.compile(rb"(?:<\?xml[^>]*>|<!--.*?-->|<!doctype[^>]*>|\s)*<svg[\s>]", re.IGNORECASE | re.DOTALL)
+_ACTIVE = re.compile(rb"<\s*script|javascript:|\son\w+\s*=", re.IGNORECASE)
 
 
-def essence(mime_type: str) -> str:
-    """Return a MIME type without parameters, in lower case: ``image/png`` for ``Image/PNG; q=1``."""
-    return mime_type.partition(";")[0].strip().lower()
+def known_type(mime_type: str | None) -> str | None:
+    """
+    Return the MIME type that a server's name for it stands for; None if it is none of :data:`EXTENSIONS`.
+
+    ``image/jpeg`` for ``Image/JPG; q=1``; None for ``image/*``, ``application/octet-stream`` and ``text/html``.
+    """
+    name = (mime_type or "").partition(";")[0].strip().lower()
+    name = _OTHER_NAMES.get(name, name)
+    plain = name.replace("/x-", "/", 1)
+    return next((known for known in (name, plain) if known in EXTENSIONS), None)
 
 
-def image_type(head: bytes) -> str | None:
-    """Return the MIME type that a file's first bytes speak for; None if it is no PNG, JPEG or WebP."""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
+def type_of(head: bytes) -> str | None:
+    """Return the MIME type that a file's first bytes speak for; None if they are of no kind that is known here."""
+    for start, kind in (
+        (b"\x89PNG\r\n\x1a\n", "image/png"),
+        (b"\xff\xd8\xff", "image/jpeg"),
+        (b"GIF87a", "image/gif"),
+        (b"GIF89a", "image/gif"),
+        (b"\xff\x0a", "image/jxl"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "image/jxl"),
+        (b"II*\x00", "image/tiff"),
+        (b"MM\x00*", "image/tiff"),
+        (b"\x1aE\xdf\xa3", "video/webm"),
+    ):
+        if head.startswith(start):
+            return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12], "video/mp4")
+    # Two letters alone would be a text's as well: a bitmap's header has four zero bytes that are reserved.
+    if head[:2] == b"BM" and head[6:10] == b"\x00\x00\x00\x00":
+        return "image/bmp"
     return None
 
 
-def mismatch(head: bytes, mime_type: str) -> str | None:
+def text_in(head: bytes) -> str | None:
     """
-    Tell what a file's first bytes are instead of what ``mime_type`` promises; None if they agree.
+    Return what a text is, for a message: ``a web page``, ``JSON``, ``a text``; None if it is none.
 
-    A type that is not known here passes unless the bytes are those of a page or a message.
+    A page is one however it begins: with a byte order mark, white space or NUL characters, as browsers look over them. A
+    drawing (SVG) is a text by its bytes and an image by what it is: it is one here if it runs scripts.
     """
-    found, promised = image_type(head), essence(mime_type)
-    if found == promised:
+    plain = head.replace(b"\x00", b"")
+    for mark in _BYTE_ORDER_MARKS:
+        plain = plain.removeprefix(mark)
+    plain = plain.lstrip(b" \t\r\n\x0b\x0c\xef\xbb\xbf")
+    if plain.startswith(b"<"):
+        if _SVG.match(plain) and not _ACTIVE.search(plain):
+            return None
+        return (
+            "a web page"
+            if re.search(rb"<!doctype html|<html|<head|<body", plain, re.IGNORECASE)
+            else "markup"
+        )
+    if _CONTROLS.search(head) or not plain:
         return None
-    if found is not None:
-        return found
-    if head.lstrip()[:1] in (b"<", b"{", b"["):
-        return "a text, such as a proxy's page"
-    if promised in EXTENSIONS:
-        return "no such image"
+    try:
+        # A cut may go through the middle of a character.
+        plain[:-3].decode()
+    except UnicodeDecodeError:
+        return None
+    return "JSON" if plain.startswith((b"{", b"[")) else "a text"
+
+
+def is_whole(head: bytes, tail: bytes, size: int) -> bool | None:
+    """
+    Tell by a file's own format whether it is complete; None where that can't be told.
+
+    :param head: Its first bytes.
+    :param tail: Its last bytes, 64 or more where it has them.
+    """
+    match type_of(head):
+        case "image/png":
+            return b"IEND" in tail[-64:]
+        case "image/jpeg":
+            return b"\xff\xd9" in tail[-64:]
+        case "image/webp":
+            return size >= int.from_bytes(head[4:8], "little") + 8
+        case "image/gif":
+            return tail.rstrip(b"\x00").endswith(b";")
     return None
 
 
 def extension(mime_type: str) -> str:
-    """Return the file extension for a MIME type: ``jpg`` for ``image/jpeg``, its subtype if unknown."""
-    kind = essence(mime_type)
-    return EXTENSIONS.get(kind) or kind.rpartition("/")[2] or "bin"
+    """Return the file extension for a content type: ``jpg`` for ``image/jpeg``, ``bin`` if it is none of the known ones."""
+    return EXTENSIONS.get(mime_type, "bin")

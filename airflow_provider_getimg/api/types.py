@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from datetime import date as calendar_date
 from decimal import Decimal
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -32,15 +36,25 @@ from pydantic import (
 )
 
 from airflow_provider_getimg.api.errors import InvalidInputError
-from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.api.quote import quote
 
 PROMPT_MAX_CHARACTERS = 4096
+#: As documented, for models that don't state a limit of their own.
 MAX_REFERENCE_IMAGES = 8
+#: More than any model takes: past this, the catalogue need not be asked.
+REFERENCE_IMAGES_LIMIT = 64
 REFERENCE_IMAGE_MAX_BYTES = 10 * 1024 * 1024
 REQUEST_MAX_BYTES = 25 * 1024 * 1024
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
 REFERENCE_IMAGE = "reference_image"
+#: Past this, the API's names for things (an id, a model) are cut: an object's metadata has room for 2 KB in all.
+NAME_MAX_CHARACTERS = 128
 
+# Letters and signs that are drawn as nothing: fillers, joiners, blank patterns and selectors of variants.
+_LOOK_EMPTY = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+)
 _DATA_URL_HEAD = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
 
 
@@ -60,16 +74,16 @@ class ReferenceImage(BaseModel):
         head = _DATA_URL_HEAD.match(url)
         if head is None:
             raise ValueError(
-                f"is {_short(url)}: an https:// URL or a data URL (data:image/png;base64,... or the "
-                "same with jpeg or webp) is allowed"
+                "must be an https:// URL, or a data URL (data:image/png;base64,... or the same with jpeg or webp), "
+                f"got {quote(url)}"
             )
         try:
             size = len(base64.b64decode(url[head.end() :], validate=True))
         except binascii.Error:
-            raise ValueError("is a data URL whose base64 can't be decoded") from None
+            raise ValueError("must be a data URL with whole base64, got one that can't be decoded") from None
         if size > REFERENCE_IMAGE_MAX_BYTES:
             raise ValueError(
-                f"is an image of {size} bytes: at most {REFERENCE_IMAGE_MAX_BYTES} (10 MiB) are allowed"
+                f"must be an image of at most {REFERENCE_IMAGE_MAX_BYTES} bytes (10 MiB), got {size}"
             )
         return url
 
@@ -88,7 +102,7 @@ class ImageRequest(BaseModel):
     :param aspect_ratio: Such as ``16:9``; the model's default otherwise.
     :param resolution: Such as ``2K``; the model's default otherwise.
     :param output_format: ``png``, ``jpeg`` or ``webp``; the API's default is ``jpeg``.
-    :param images: At most 8 reference images.
+    :param images: Reference images: at most 8, or as many as the model takes (``check_references``).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -120,27 +134,26 @@ class ImageRequest(BaseModel):
     @field_validator("prompt")
     @classmethod
     def _prompt_is_in_range(cls, prompt: str) -> str:
-        if not prompt.strip():
-            raise ValueError(f"is empty: 1 to {PROMPT_MAX_CHARACTERS} characters are allowed")
+        _not_empty(prompt)
         # Nobody means this word, and it would be billed.
         if prompt.strip() == "None":
-            raise ValueError("is the text 'None': a template rendered nothing")
+            raise ValueError("must be a description, got 'None': a template rendered nothing")
         if len(prompt) > PROMPT_MAX_CHARACTERS:
-            raise ValueError(f"has {len(prompt)} characters: at most {PROMPT_MAX_CHARACTERS} are allowed")
+            raise ValueError(f"must have at most {PROMPT_MAX_CHARACTERS} characters, got {len(prompt)}")
         return prompt
 
     @field_validator("output_format")
     @classmethod
     def _format_is_known(cls, output_format: str) -> str:
         if output_format not in OUTPUT_FORMATS:
-            raise ValueError(f"is {_short(output_format)}: png, jpeg and webp are allowed")
+            raise ValueError(f"must be 'png', 'jpeg' or 'webp', got {quote(output_format)}")
         return output_format
 
     @field_validator("images")
     @classmethod
     def _images_are_few(cls, images: list[ReferenceImage]) -> list[ReferenceImage]:
-        if len(images) > MAX_REFERENCE_IMAGES:
-            raise ValueError(f"holds {len(images)} images: at most {MAX_REFERENCE_IMAGES} are allowed")
+        if len(images) > REFERENCE_IMAGES_LIMIT:
+            raise ValueError(f"must hold at most {REFERENCE_IMAGES_LIMIT} images, got {len(images)}")
         return images
 
     def to_json(self) -> dict[str, Any]:
@@ -151,30 +164,50 @@ class ImageRequest(BaseModel):
         return body
 
 
-def _short(value: object) -> str:
-    """Quote a value in a message: what is long, or signed, is cut."""
-    text = without_query(repr(value))
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
 def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty")
+    if not text:
+        raise ValueError("must not be empty")
+    if all(_is_blank(character) for character in text):
+        raise ValueError(f"must not be empty or invisible, got {quote(text)}")
     return text
 
 
+def _is_blank(character: str) -> bool:
+    """Tell whether a character leaves no mark: spaces, controls, zero-width ones, and those that look like spaces."""
+    category = unicodedata.category(character)
+    return category[0] == "Z" or category in ("Cc", "Cf") or character in _LOOK_EMPTY
+
+
+# What pydantic found instead of it, by the beginning of its name for the fault.
+_EXPECTED = {
+    "string": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "decimal": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a dict",
+    "model": "a dict",
+    "timezone": "a time with a zone",
+    "datetime": "a time",
+    "date": "a date",
+}
+
+
 def first_fault(error: ValidationError) -> str:
-    """Turn the first fault that pydantic found into a sentence: ``prompt is empty: ...``."""
+    """Turn the first fault that pydantic found into a sentence, such as ``prompt must be a text, got 7.``."""
     fault = error.errors(include_url=False)[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    where = where if where.isprintable() else quote(where)
     if fault["type"] == "value_error":
         return f"{where} {fault['ctx']['error']}."
     if fault["type"] == "missing":
         return f"{where} is missing."
-    if fault["type"] == "extra_forbidden":
+    if fault["type"] in ("extra_forbidden", "invalid_key"):
         return f"{where} is not a known field."
-    expected = fault["msg"].removeprefix("Input should be ")
-    return f"{where} is {_short(fault['input'])}: {expected} is allowed."
+    kind = fault["type"].partition("_")[0]
+    expected = _EXPECTED.get(kind, "something else")
+    return f"{where or 'It'} must be {expected}, got {quote(fault['input'])}."
 
 
 class _Answer(BaseModel):
@@ -189,7 +222,7 @@ class _Answer(BaseModel):
         """
         Read an answer, and keep the JSON as it came.
 
-        :raises pydantic.ValidationError: A required field is missing or of another type.
+        :raises ValueError: A required field is missing or of another type.
         """
         answer = cls.model_validate(received)
         answer._received = received
@@ -205,33 +238,67 @@ class _Answer(BaseModel):
 def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
     """Read a field that nothing depends on: what can't be read is not known, and no reason to lose a paid file."""
     try:
-        return read(value)
-    except ValidationError:
+        return None if isinstance(value, bool) else read(value)
+    except (ValidationError, ArithmeticError):
         return None
 
 
-def _in_utc(moment: datetime) -> datetime:
-    """Take a time without a zone for UTC, as the documented ones are."""
-    return moment if moment.utcoffset() is not None else moment.replace(tzinfo=UTC)
+def _moment(moment: datetime) -> datetime | None:
+    """Take a time without a zone for UTC, as the documented ones are; one that was never set for not known."""
+    if moment.utcoffset() is None:
+        moment = moment.replace(tzinfo=UTC)
+    # Year 1, or 1970, is how servers write a time that they don't have.
+    return moment.astimezone(UTC) if moment.year > 1970 else None
+
+
+def _one_line(text: str) -> str | None:
+    """Return a name of the API's without control characters, cut to a length that any store takes."""
+    plain = "".join(character for character in text.strip() if unicodedata.category(character)[0] != "C")
+    if len(plain) > NAME_MAX_CHARACTERS:
+        digest = hashlib.sha256(plain.encode(errors="replace")).hexdigest()[:16]
+        plain = f"{plain[: NAME_MAX_CHARACTERS - 17]}-{digest}"
+    return plain or None
+
+
+_Amount = Annotated[Decimal | None, Field(ge=0, le=1_000_000, allow_inf_nan=False), WrapValidator(_or_none)]
+_Pixels = Annotated[int | None, Field(gt=0, lt=2**31), WrapValidator(_or_none)]
+_Name = Annotated[str | None, AfterValidator(lambda text: text and _one_line(text)), WrapValidator(_or_none)]
 
 
 class MediaFile(_Answer):
-    """One generated file. ``url`` is signed: it works without the API key until ``deletes_at``."""
+    """
+    One generated file. ``url`` is signed: it works without the API key until ``deletes_at``.
 
-    url: str = Field(pattern=r"^https?://", repr=False)
-    mime_type: str
-    deletes_at: Annotated[datetime, AfterValidator(_in_utc)]
-    width: Annotated[int | None, WrapValidator(_or_none)] = None
-    height: Annotated[int | None, WrapValidator(_or_none)] = None
+    All but the URL is None where the API didn't say, or not in a way that can be read.
+
+    :param index: Its place in the answer's ``data``, from 0.
+    """
+
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+
+    url: str = Field(repr=False)
+    mime_type: _Name = None
+    deletes_at: Annotated[
+        datetime | None, AfterValidator(lambda at: at and _moment(at)), WrapValidator(_or_none)
+    ] = None
+    width: _Pixels = None
+    height: _Pixels = None
+
+    _index: int = PrivateAttr(default=0)
+
+    @property
+    def index(self) -> int:
+        """Its place in the answer's ``data``, from 0."""
+        return self._index
 
 
 class Usage(_Answer):
-    """What a generation cost, in USD."""
+    """What a generation cost, in USD; None where the API didn't say."""
 
-    total_cost: Decimal
-    unit_price: Decimal | None = None
-    quantity: Decimal | None = None
-    billable_unit: str | None = None
+    total_cost: _Amount = None
+    unit_price: _Amount = None
+    quantity: _Amount = None
+    billable_unit: _Name = None
 
 
 @dataclass(frozen=True)
@@ -251,24 +318,110 @@ class Generation(_Answer):
     """
     The answer to a generation: one or more files, and what they cost.
 
-    ``status``, ``model`` and ``usage`` are documented as always there. An answer without them still holds
-    paid files, so their absence is no error: the cost is then unknown.
+    It was paid, so that it is read as leniently as can be: an entry of ``data`` with a URL is a file whatever else is odd
+    about it, and no entry is lost to its neighbours. :attr:`oddities` says what was odd.
     """
 
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
 
-    id: str = Field(min_length=1)
-    status: str | None = None
-    model: Annotated[str | None, WrapValidator(_or_none)] = None
-    data: list[MediaFile] = Field(min_length=1)
+    id: str
+    status: _Name = None
+    model: _Name = None
+    data: list[MediaFile]
     usage: Annotated[Usage | None, WrapValidator(_or_none)] = None
 
     _rate_limit: RateLimit | None = PrivateAttr(default=None)
+    _oddities: tuple[str, ...] = PrivateAttr(default=())
+
+    @classmethod
+    def from_json(cls, received: Any) -> Self:
+        """
+        Read an answer, and keep the JSON as it came.
+
+        :raises ValueError: It holds no file with a URL.
+        """
+        if not isinstance(received, Mapping):
+            raise ValueError("it is not a JSON object.")
+        files, oddities = _files(received.get("data"))
+        if not files:
+            raise ValueError("it has no file with a URL.")
+        named = cls.model_validate({**_named_fields(received), "id": _id(received, files), "data": []})
+        named.data = files
+        named._received = received
+        if named.status != "completed":
+            oddities.insert(0, f"its status is {named.status!r}, not 'completed'")
+        if named.cost is None:
+            oddities.append("its cost is not given")
+        named._oddities = tuple(oddities)
+        return named
 
     @property
     def rate_limit(self) -> RateLimit | None:
         """What the answer's headers told of the limit on requests per minute; None if nothing."""
         return self._rate_limit
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """What is odd about the answer, each as a clause for a warning: ``data[1] has no URL``."""
+        return self._oddities
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What it cost in USD; None where the API didn't say."""
+        return self.usage.total_cost if self.usage else None
+
+
+def _named_fields(received: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an answer but for those that are read apart."""
+    return {str(name): value for name, value in received.items() if name not in ("id", "data")}
+
+
+def _files(data: Any) -> tuple[list[MediaFile], list[str]]:
+    """Return the entries of ``data`` that are files, and what is odd about it."""
+    if isinstance(data, Mapping):
+        # One file without a list around it, or files by name.
+        data = [data] if "url" in data else list(data.values())
+    files, oddities = [], []
+    for index, entry in enumerate(data if isinstance(data, list) else []):
+        fields = {"url": entry} if isinstance(entry, str) else entry
+        url = _usable_url(fields.get("url")) if isinstance(fields, Mapping) else None
+        if url is None:
+            oddities.append(f"data[{index}] has no URL that can be used: {quote(entry)}")
+            continue
+        file = MediaFile.model_validate({**{str(name): value for name, value in fields.items()}, "url": url})
+        file._index = index
+        if file.deletes_at is None:
+            oddities.append(
+                f"data[{index}].deletes_at is {quote(fields.get('deletes_at'))}: its expiry is not known"
+            )
+        files.append(file)
+    return files, oddities
+
+
+def _usable_url(value: Any) -> str | None:
+    """Return an absolute HTTP URL without white space around it; None if it is none."""
+    if not isinstance(value, str):
+        return None
+    url = value.strip()
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return url if usable and url.isprintable() else None
+
+
+def _id(received: Mapping[str, Any], files: list[MediaFile]) -> str:
+    """Return the generation's id; one made of its URLs where it has none, the same whenever the answer is read."""
+    value = received.get("id")
+    if (
+        isinstance(value, str | int | float)
+        and not isinstance(value, bool)
+        and (name := _one_line(str(value)))
+    ):
+        return name
+    urls = "\n".join(file.url.partition("?")[0] for file in files)
+    return f"no-id-{hashlib.sha256(urls.encode(errors='replace')).hexdigest()[:16]}"
 
 
 class Rate(_Answer):

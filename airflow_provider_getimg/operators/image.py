@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from airflow.sdk import RetryPolicy
     from mypy_boto3_s3 import S3Client
 
+    from airflow_provider_getimg.transfers.plan import FileCopy
+
 
 class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
     """
@@ -39,9 +41,10 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
       connection that was never made asks again: nothing was billed.
     - Where a request was sent and no answer was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
       billed: ``on_unknown_outcome`` decides.
-    - A **Clear** means "make a new one": it generates, and is billed, anew. So does a changed request.
+    - A **Clear** means "make a new one" in the place of one that was delivered: it generates, and is billed, again. So
+      does a changed request. An image that was paid for and never reached XCom is delivered first.
 
-    What can be known to be wrong fails before anything is sent. Every failure says whether it was billed.
+    Invalid input is rejected before any request is sent. Every failure says whether it was billed.
 
     :param model: Model identifier, such as ``seedream-5-lite``. (templated)
     :param prompt: What to draw, 1 to 4096 characters. (templated)
@@ -144,6 +147,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
             on_unknown_outcome=on_unknown_outcome,
             rate_limit_wait=rate_limit_wait,
             killed=self._killed,
+            is_gone=self._is_gone,
             log=self.log,
         )
         answer = paid.recorded()
@@ -154,7 +158,20 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
                     check_price(model, request.checked.resolution, max_cost)
                 answer = paid.generate(self.hook.client)
         mask_signed_urls(answer["data"])
+        if self.do_xcom_push:
+            # Before the answer counts as delivered, and not by Airflow afterwards: where this fails, a Clear must not pay again.
+            context["ti"].xcom_push(key="return_value", value=answer)
+        paid.delivered()
         return answer
+
+    def _is_gone(self, file: FileCopy) -> bool:
+        from airflow_provider_getimg.parameters import FILE_MAX_BYTES
+        from airflow_provider_getimg.transfers.download import Downloads
+
+        with Downloads(
+            self.hook.settings, "", max_bytes=FILE_MAX_BYTES, concurrency=1, log=self.log
+        ) as downloads:
+            return downloads.is_gone(file)
 
     def _s3_client(self) -> S3Client:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk import RetryPolicy
 
+    from airflow_provider_getimg.api.errors import GetimgError
     from airflow_provider_getimg.journal import Journal
     from airflow_provider_getimg.operators.batch.results import BatchResults
     from airflow_provider_getimg.operators.batch.rows import Row
@@ -159,6 +160,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
 
         :raises GetimgError: Its message says what failed, what it cost, and what to do.
         """
+        from airflow_provider_getimg.api.errors import BatchIncompleteError
         from airflow_provider_getimg.journal import Journal
         from airflow_provider_getimg.operators.batch import manifest
         from airflow_provider_getimg.operators.batch.results import checked_max_failures
@@ -174,14 +176,18 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         )
         max_failures = checked_max_failures(self.max_failures, len(rows))
         place = manifest.place(self.manifest_key, self.s3_key, self.s3_bucket, context)
+        uri = f"s3://{place[0]}/{place[1]}"
         with (
             self.hook,
             Journal(context["task_state_store"], int(context["ti"].max_tries), self.log) as journal,
         ):
-            results = self._run(context, rows, journal, place)
+            results, manifest_error = self._run(context, rows, journal, place)
         self._remember(context, results.saved_files)
-        uri = f"s3://{place[0]}/{place[1]}" if rows else None
-        results.check(max_failures, uri)
+        try:
+            results.check(max_failures, uri, manifest_error)
+        except BatchIncompleteError:
+            self._push(context, results.summary(uri))
+            raise
         self.log.info(
             "%d of %d rows are saved, %d of them from before; %s USD in all. Manifest: %s",
             results.count("saved", "reused"),
@@ -195,14 +201,19 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
     def _check_settings(self) -> None:
         from airflow_provider_getimg.api.pricing import checked_max_cost
         from airflow_provider_getimg.operators.paid_generation import UNKNOWN_OUTCOME
-        from airflow_provider_getimg.parameters import checked_choice, checked_count, checked_seconds
+        from airflow_provider_getimg.parameters import (
+            checked_choice,
+            checked_count,
+            checked_file_size,
+            checked_seconds,
+        )
         from airflow_provider_getimg.transfers.copier import IF_EXISTS
 
         # Made here, and not by the signal handler that may need it first.
         _ = self._stop
         self._slots = checked_count("concurrency", self.concurrency)
         self._transfers = checked_count("transfer_concurrency", self.transfer_concurrency)
-        self._file_limit = checked_count("max_bytes", self.max_bytes)
+        self._file_limit = checked_file_size("max_bytes", self.max_bytes)
         self._cost_limit = checked_max_cost(self.max_cost)
         self._if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
         self._on_unknown = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
@@ -219,31 +230,48 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
 
     def _run(
         self, context: Context, rows: list[Row], journal: Journal, place: tuple[str, str]
-    ) -> BatchResults:
-        """Run the batch, and write its manifest, however it ends."""
+    ) -> tuple[BatchResults, GetimgError | None]:
+        """Run the batch, and write its manifest, however it ends. An error is of the manifest alone."""
         from airflow_provider_getimg.api.errors import CostLimitError, GetimgError
         from airflow_provider_getimg.operators.batch import manifest
         from airflow_provider_getimg.transfers.s3_store import S3Store
 
-        store = S3Store(self.s3_hook.get_conn(), self.extra_args)
-        for row in rows:
-            store.object_args(row.some_copy())
-        for bucket in sorted({row.bucket for row in rows} | {place[0]}):
-            store.check_bucket(bucket)
+        store = S3Store(self.s3_hook, self.extra_args)
+
+        def check_store(results: BatchResults) -> None:
+            # Free, and with the options of the images: where this fails, they could not be saved.
+            manifest.write(store, *place, results.manifest())
+            if rows:
+                manifest.check_writes(store, rows[0].template, *place)
+
         with self._batch(context, rows, journal, store) as batch:
             try:
-                results = batch.run()
+                results = batch.run(check_store)
             except CostLimitError:
-                # Raised before anything was sent: there is nothing to tell of.
+                # Raised before anything was sent: there is no more to report.
                 raise
             except BaseException:
-                # The first error is the one to report.
+                # The first error is the one to raise; what was billed comes before it.
+                self.log.error("%s", batch.results.bill())
                 with contextlib.suppress(GetimgError):
                     manifest.write(store, *place, batch.results.manifest())
+                self._push(context, batch.results.summary(f"s3://{place[0]}/{place[1]}"))
                 raise
-        if rows:
-            manifest.write(store, *place, results.manifest())
-        return results
+        try:
+            if batch.is_started:
+                manifest.write(store, *place, results.manifest())
+        except GetimgError as error:
+            return results, error
+        return results, None
+
+    def _push(self, context: Context, summary: dict[str, Any]) -> None:
+        """Push the summary of a batch that fails: for tasks downstream that run all the same."""
+        if not self.do_xcom_push:
+            return
+        try:
+            context["ti"].xcom_push(key="return_value", value=summary)
+        except Exception as error:
+            self.log.warning("The summary could not be pushed to XCom: %s.", type(error).__name__)
 
     @contextlib.contextmanager
     def _batch(
@@ -257,12 +285,9 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         from airflow_provider_getimg.transfers.copier import Copier
         from airflow_provider_getimg.transfers.copy_many import threads_for
         from airflow_provider_getimg.transfers.download import Downloads
-        from airflow_provider_getimg.transfers.unfinished_uploads import UnfinishedUploads
 
         stop = self._stop
         abandoned = threading.Event()
-        unfinished = UnfinishedUploads(context["task_state_store"], self.log)
-        unfinished.abort_left(store)
         rules = Rules(
             on_unknown_outcome=self._on_unknown,
             rate_limit_wait=self._patience,
@@ -270,7 +295,11 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
             savers=threads_for(self._transfers),
         )
         with Downloads(
-            self.hook.settings, self._remedy(), max_bytes=self._file_limit, concurrency=self._transfers
+            self.hook.settings,
+            self._remedy(),
+            max_bytes=self._file_limit,
+            concurrency=self._transfers,
+            log=self.log,
         ) as downloads:
 
             def abandon() -> None:
@@ -289,7 +318,6 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
                     store,
                     downloads,
                     if_exists=self._if_exists,
-                    unfinished=unfinished,
                     killed=abandoned,
                     log=self.log,
                 ),
@@ -305,8 +333,6 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
                 stop=stop,
                 log=self.log,
             )
-            if not abandoned.is_set():
-                unfinished.abort_left(store)
 
     @cached_property
     def _stop(self) -> Stop:
@@ -316,8 +342,8 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         return Stop()
 
     def _remedy(self) -> str:
-        kept = ", and all rows with it" if self._if_exists == "replace" else ""
-        return f"To make it anew, which is billed{kept}, clear this task."
+        kept = ", as all rows are then" if self._if_exists == "replace" else ""
+        return f"To regenerate it (billed{kept}), clear this task."
 
     def on_kill(self) -> None:
         """Ask for nothing more. What arrives within seconds is saved; what is in flight is noted."""

@@ -17,6 +17,8 @@ from airflow_provider_getimg.api.errors import (
 )
 from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.retry import wait_out_rate_limits
+from airflow_provider_getimg.transfers.keys import KeyTemplate
+from airflow_provider_getimg.transfers.plan import copies_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.types import ImageRequest
     from airflow_provider_getimg.ledger import Entry, Ledger
+    from airflow_provider_getimg.transfers.plan import FileCopy
 
 UNKNOWN_OUTCOME = ("fail", "resubmit")
+# Files are asked for here, and not saved.
+_NOWHERE = KeyTemplate.parse("{generation_id}", "nowhere")
 
 _TWO_WAYS_ON = (
     "To make a new image, clear the task; to let retries send such a request again, and {cost}, "
@@ -52,6 +57,7 @@ class PaidGeneration:
     :param on_unknown_outcome: ``fail`` or ``resubmit``.
     :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
     :param killed: Set when the task is told to end: nothing is sent after that.
+    :param is_gone: Asks the server whether a file that should be deleted by now is gone.
     :param log: The task's log.
     :param slot: Makes a context that is entered before a request is noted and sent, and left when it was answered.
     """
@@ -64,6 +70,7 @@ class PaidGeneration:
         on_unknown_outcome: str,
         rate_limit_wait: float,
         killed: threading.Event,
+        is_gone: Callable[[FileCopy], bool],
         log: Logger,
         slot: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
@@ -72,6 +79,7 @@ class PaidGeneration:
         self._resubmits = on_unknown_outcome == "resubmit"
         self._rate_limit_wait = rate_limit_wait
         self._killed = killed
+        self._is_gone = is_gone
         self._log = log
         self._slot = slot
 
@@ -92,22 +100,35 @@ class PaidGeneration:
                 OutcomeUnknownError, f"Try {entry.try_number} sent this request at {entry.started_at}. {seen}"
             )
             return None
-        answer = _with_files_that_live(entry.answer)
-        if answer is None:
-            self._resubmit_or(PaidFilesGoneError, _files_gone(entry))
+        generation = Generation.from_json(entry.answer)
+        if self._all_gone(generation):
+            gone = _files_gone(entry, generation)
+            if self._ledger.is_before_clear(entry):
+                self._log.warning(
+                    "%s The task was cleared since: a new image is generated, and billed.", gone
+                )
+                return None
+            self._resubmit_or(PaidFilesGoneError, gone, cost=generation.cost, generation_ids=[generation.id])
             return None
-        lost = len(entry.answer["data"]) - len(answer["data"])
-        if lost:
-            self._log.warning(
-                "%d files of generation %s are deleted already: the others are returned.", lost, answer["id"]
-            )
         self._log.info(
-            "Generation %s of try %d reused, nothing was billed: it was asked for %s ago.",
-            answer["id"],
+            "Reusing generation %s from try %d (requested %s ago). Nothing was billed.",
+            generation.id,
             entry.try_number,
             entry.age,
         )
-        return answer
+        return entry.answer
+
+    def _all_gone(self, generation: Generation) -> bool:
+        """Tell whether all files should be deleted by now, and the server says so: a worker's clock may be wrong."""
+        now = datetime.now(UTC)
+        return all(
+            file.media.deletes_at is not None and file.media.deletes_at <= now and self._is_gone(file)
+            for file in copies_of(generation, _NOWHERE)
+        )
+
+    def delivered(self) -> None:
+        """Record that the answer is where the user can reach it: from now on, a Clear asks for another."""
+        self._ledger.delivered()
 
     def generate(self, client: ImageClient) -> dict[str, Any]:
         """
@@ -119,6 +140,8 @@ class PaidGeneration:
         sending = wait_out_rate_limits(self._rate_limit_wait, self._log, self._killed)
         generation: Generation = sending(self._send, client, request)
         _log_generation(generation, request, self._log)
+        for oddity in generation.oddities:
+            self._log.warning("The answer of generation %s is not as documented: %s.", generation.id, oddity)
         answer: dict[str, Any] = generation.to_json()
         return answer
 
@@ -163,10 +186,10 @@ class PaidGeneration:
             retry_after=error.retry_after,
         )
 
-    def _resubmit_or(self, error: type[GetimgError], what: str) -> None:
+    def _resubmit_or(self, error: type[GetimgError], what: str, **bill: Any) -> None:
         if not self._resubmits:
             cost = "pay again" if error is PaidFilesGoneError else "perhaps pay twice"
-            raise error(f"{what} {_TWO_WAYS_ON.format(cost=cost)}")
+            raise error(f"{what} {_TWO_WAYS_ON.format(cost=cost)}", **bill)
         cost = "is paid again" if error is PaidFilesGoneError else "may be paid twice"
         self._log.warning("%s on_unknown_outcome is 'resubmit': it is sent again now, and %s.", what, cost)
 
@@ -191,17 +214,8 @@ def alarm_postponed() -> Iterator[None]:
         signal.raise_signal(signal.SIGALRM)
 
 
-def _with_files_that_live(answer: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a recorded answer without the files that are past ``deletes_at``; None if none is left."""
-    now = datetime.now(UTC)
-    files = zip(answer["data"], Generation.from_json(answer).data, strict=True)
-    alive = [received for received, file in files if file.deletes_at > now]
-    return {**answer, "data": alive} if alive else None
-
-
-def _files_gone(entry: Entry) -> str:
-    generation = Generation.from_json(entry.answer)
-    deleted = max(file.deletes_at for file in generation.data).isoformat()
+def _files_gone(entry: Entry, generation: Generation) -> str:
+    deleted = max(file.deletes_at for file in generation.data if file.deletes_at is not None).isoformat()
     return (
         f"Try {entry.try_number} generated and paid for {generation.id} ({_cost(generation)}), and its files are gone: "
         f"they were deleted at {deleted}."
@@ -210,6 +224,7 @@ def _files_gone(entry: Entry) -> str:
 
 def _log_generation(generation: Generation, request: ImageRequest, log: Logger) -> None:
     files = len(generation.data)
+    ends = [file.deletes_at for file in generation.data if file.deletes_at is not None]
     log.info(
         "Generated %s with model %s: %d %s, cost %s, to be deleted at %s.",
         generation.id,
@@ -217,9 +232,9 @@ def _log_generation(generation: Generation, request: ImageRequest, log: Logger) 
         files,
         "file" if files == 1 else "files",
         _cost(generation),
-        min(file.deletes_at for file in generation.data).isoformat(),
+        min(ends).isoformat() if ends else "a time that the API did not give",
     )
 
 
 def _cost(generation: Generation) -> str:
-    return f"{generation.usage.total_cost} USD" if generation.usage else "not told by the API"
+    return "not given by the API" if generation.cost is None else f"{generation.cost} USD"

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.api.errors import InvalidInputError, UnavailableError
-from airflow_provider_getimg.api.media import image_type
+from airflow_provider_getimg.api.media import HEAD_BYTES, type_of
+from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.signed_urls import without_query
 from airflow_provider_getimg.api.types import (
-    MAX_REFERENCE_IMAGES,
     REFERENCE_IMAGE,
     REFERENCE_IMAGE_MAX_BYTES,
     REQUEST_MAX_BYTES,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+_SCHEMES = ("https://", "s3://", "data:")
 # The parameters of presigned URLs: of S3 and what speaks like it, CloudFront, Google Cloud Storage, Azure's SAS, and the API.
 _SIGNATURE = re.compile(
     r"(x-amz-[^=]*|x-goog-[^=]*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id"
@@ -38,22 +39,24 @@ def as_written(images: object) -> list[dict[str, Any]] | None:
     Return the ``images`` of a request with plain URLs as dicts, each with a role.
 
     :param images: A list of ``{url, role}`` or of URLs; None for none.
-    :raises InvalidInputError: Not a list, too many, or an entry that is neither.
+    :raises InvalidInputError: Not a list, or an entry that is neither.
     """
     if images is None:
         return None
-    if isinstance(images, str | Mapping) or not isinstance(images, Sequence):
+    if isinstance(images, str | bytes | Mapping) or not isinstance(images, Sequence):
         raise InvalidInputError(
-            f"images is a {type(images).__name__}: a list of URLs, or of {{'url': ..., 'role': ...}}, is allowed."
-        )
-    if len(images) > MAX_REFERENCE_IMAGES:
-        raise InvalidInputError(
-            f"images holds {len(images)} images: at most {MAX_REFERENCE_IMAGES} are allowed."
+            f"images must be a list of URLs, or of {{'url': ..., 'role': ...}}, got {quote(images)}."
         )
     for position, image in enumerate(images):
         if not isinstance(image, str | Mapping):
             raise InvalidInputError(
-                f"images[{position}] is a {type(image).__name__}: a URL, or {{'url': ..., 'role': ...}}, is allowed."
+                f"images[{position}] must be a URL, or {{'url': ..., 'role': ...}}, got {quote(image)}."
+            )
+        url = image if isinstance(image, str) else image.get("url")
+        if isinstance(url, str) and not url.startswith(_SCHEMES):
+            raise InvalidInputError(
+                f"images[{position}] must be an https:// URL, the s3://bucket/key of an object, or a data URL "
+                f"(data:image/png;base64,... or the same with jpeg or webp), got {quote(url)}."
             )
     return [
         {"url": image, "role": REFERENCE_IMAGE}
@@ -119,8 +122,8 @@ def as_sent(
             room -= len(data_url)
             if room < 0:
                 raise InvalidInputError(
-                    f"images[{position}] ({image['url']}) makes the request larger than {REQUEST_MAX_BYTES} bytes "
-                    "(25 MiB), which is what the API takes for all images together once base64-encoded."
+                    f"images[{position}] ({image['url']}) must leave the request within {REQUEST_MAX_BYTES} bytes (25 MiB), which "
+                    "is what the API takes for all images together once base64-encoded."
                 )
             image = {**image, "url": data_url}
         sent.append(image)
@@ -137,14 +140,16 @@ def _read(client: S3Client, url: str, position: int) -> str:
     name = f"images[{position}] ({url})"
     bucket, _, key = url.removeprefix("s3://").partition("/")
     if not bucket or not key:
-        raise InvalidInputError(f"{name} names no object: s3://bucket/key is allowed.")
+        raise InvalidInputError(
+            f"images[{position}] must be the s3://bucket/key of an object, got {quote(url)}."
+        )
     try:
         answer = client.get_object(Bucket=bucket, Key=key)
         with answer["Body"] as body:
             size = answer["ContentLength"]
             if size > REFERENCE_IMAGE_MAX_BYTES:
                 raise InvalidInputError(
-                    f"{name} is {size} bytes: at most {REFERENCE_IMAGE_MAX_BYTES} (10 MiB) are allowed."
+                    f"{name} must be at most {REFERENCE_IMAGE_MAX_BYTES} bytes (10 MiB), got {size}."
                 )
             content = body.read()
     except (ClientError, BotoCoreError) as error:
@@ -154,7 +159,9 @@ def _read(client: S3Client, url: str, position: int) -> str:
         raise (InvalidInputError if final else UnavailableError)(
             f"{name} can't be read from S3: {reason}."
         ) from None
-    mime_type = image_type(content)
-    if mime_type is None:
-        raise InvalidInputError(f"{name} is no PNG, JPEG or WebP image, by its first bytes.")
+    mime_type = type_of(content[:HEAD_BYTES])
+    if mime_type not in ("image/png", "image/jpeg", "image/webp"):
+        raise InvalidInputError(
+            f"{name} must be a PNG, JPEG or WebP image, and by its first bytes it is none."
+        )
     return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy one file from its signed URL into S3, and be sure of it."""
+"""Copy one file from its signed URL into S3: download and verify all of it, then write it with one request."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,17 +11,19 @@ from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after
 
 from airflow_provider_getimg.api.errors import (
     DownloadError,
+    FileRefusedError,
     GetimgError,
     KilledError,
     ObjectExistsError,
     ObjectStoreError,
 )
 from airflow_provider_getimg.retry import backoff
-from airflow_provider_getimg.transfers.download import Deadline, capital
-from airflow_provider_getimg.transfers.s3_upload import PART_BYTES, OccupiedKeyError, S3Upload
+from airflow_provider_getimg.transfers.download import Deadline, NotAnImageError, capital
+from airflow_provider_getimg.transfers.s3_store import OccupiedKeyError
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
     from airflow.sdk.types import Logger
     from tenacity import RetryCallState
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.transfers.download import Downloads
     from airflow_provider_getimg.transfers.plan import FileCopy
     from airflow_provider_getimg.transfers.s3_store import S3Store, StoredObject
-    from airflow_provider_getimg.transfers.unfinished_uploads import UnfinishedUploads
+    from airflow_provider_getimg.transfers.spool import Spool
 
 IF_EXISTS = ("skip", "replace", "fail")
 
@@ -43,15 +44,18 @@ BACKOFF_LIMIT = 20.0
 @dataclass(frozen=True, slots=True)
 class Saved:
     """
-    A file that lies in S3.
+    A file that is in S3.
 
-    :param copied: False where it lay there already.
+    :param mime_type: Its content type, as its bytes say.
+    :param etag: As S3 gave it; empty where it gave none.
+    :param copied: False where it was there already.
     """
 
     copy: FileCopy
     size: int
     sha256: str
     etag: str
+    mime_type: str | None
     copied: bool
 
     def row(self) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class Saved:
             "bytes": self.size,
             "sha256": self.sha256,
             "etag": self.etag,
-            "mime_type": self.copy.media.mime_type,
+            "mime_type": self.mime_type,
             "width": self.copy.media.width,
             "height": self.copy.media.height,
             "generation_id": self.copy.generation_id,
@@ -72,22 +76,13 @@ class Saved:
         }
 
 
-@dataclass(frozen=True)
-class _Content:
-    """What a download brought: its digest, and its bytes where they fit into one part."""
-
-    sha256: str
-    body: bytes | None
-
-
 class Copier:
     """
     Copies files, each in any thread.
 
     :param store: S3 with the user's options.
     :param downloads: The download session.
-    :param if_exists: ``skip``, ``replace`` or ``fail``: what to do where an object lies at the key.
-    :param unfinished: Where multipart uploads are noted while they are open.
+    :param if_exists: ``skip``, ``replace`` or ``fail``: what to do where an object is at the key.
     :param killed: Set when the task is told to end.
     :param log: The task's log.
     """
@@ -98,14 +93,12 @@ class Copier:
         downloads: Downloads,
         *,
         if_exists: str,
-        unfinished: UnfinishedUploads | None,
         killed: threading.Event,
         log: Logger,
     ) -> None:
         self._store = store
         self._downloads = downloads
         self._if_exists = if_exists
-        self._unfinished = unfinished
         self._killed = killed
         self._log = log
 
@@ -113,105 +106,120 @@ class Copier:
         """
         Save a file, or find that it is saved. Downloads that fail are repeated, within the connection's timeout.
 
-        :param is_new: Whether nothing lay at the key a moment ago: the look before the download is spared.
-        :raises TransferError: Its message says which file failed, why, and what to do.
+        :param is_new: Whether nothing was at the key a moment ago: the look before the download is spared.
+        :raises GetimgError: Its message says which file failed, why, what it had cost, and what to do.
         """
         deadline = Deadline(self._downloads.timeout)
+        try:
+            if copy.key and self._if_exists != "replace" and not is_new:
+                stored = self._store.head(copy.bucket, copy.key)
+                if stored is not None:
+                    return self._settle(copy, stored, None, deadline)
+            spool, mime_type = self._downloaded(copy, deadline)
+            with spool:
+                return self._write(copy.located(spool.sha256, mime_type), spool, mime_type, deadline)
+        except GetimgError as error:
+            raise error.of_unsaved([copy.generation_id], copy.cost) from None
+
+    def is_gone(self, copy: FileCopy) -> bool:
+        """Ask the server whether a file whose time should be over is gone."""
+        return self._downloads.is_gone(copy)
+
+    def _write(self, copy: FileCopy, spool: Spool, mime_type: str, deadline: Deadline) -> Saved:
+        args = self._store.object_args(copy, mime_type, spool.sha256)
+        try:
+            etag: str = self._retrying(deadline, None, _is_conflict)(
+                self._store.put, copy, spool.body(), spool.sha256, args, replaces=self._if_exists == "replace"
+            )
+        except OccupiedKeyError:
+            return self._settle_occupied(copy, spool, deadline)
+        self._log.info("Saved %s: %s, %d bytes.", copy.name, copy.uri, spool.size)
+        return Saved(copy, spool.size, spool.sha256, etag, mime_type, copied=True)
+
+    def _settle_occupied(self, copy: FileCopy, spool: Spool, deadline: Deadline) -> Saved:
+        """Look at what S3 refused to replace: it may be our own write, whose answer was lost."""
+        stored = self._store.head(copy.bucket, copy.key)
+        if stored is None:
+            raise ObjectExistsError(
+                f"{copy.uri} already exists, but cannot be read (s3:GetObject denied), so {copy.name} was not saved. Permit "
+                "s3:GetObject, or set if_exists='replace'."
+            )
+        return self._settle(copy, stored, spool.sha256, deadline)
+
+    def _settle(self, copy: FileCopy, stored: StoredObject, sha256: str | None, deadline: Deadline) -> Saved:
+        """Decide about an object that is at the key. ``sha256`` is the file's, where it is known already."""
+        theirs = stored.sha256 or self._store.sha256_of(copy)
+
+        def found() -> Saved:
+            return Saved(copy, stored.size, theirs, stored.etag, stored.mime_type, copied=False)
+
+        if stored.is_copy_of(copy) and sha256 in (None, theirs):
+            self._log.info("%s is already saved: %s.", capital(copy.name), copy.uri)
+            return found()
+        if self._if_exists == "fail":
+            raise ObjectExistsError(
+                f"{copy.uri} already exists, and if_exists is 'fail': {copy.name} was not saved."
+            )
+        if sha256 is None:
+            spool, _ = self._downloaded(copy, deadline)
+            with spool:
+                sha256 = spool.sha256
+        if sha256 != theirs:
+            raise ObjectExistsError(
+                f"{copy.uri} already exists with different content: its SHA-256 is {theirs}, that of {copy.name} is "
+                f"{sha256}. Give the file another key, or set if_exists='replace'."
+            )
+        self._log.info("%s already exists with identical content: %s.", capital(copy.name), copy.uri)
+        return found()
+
+    def _downloaded(self, copy: FileCopy, deadline: Deadline) -> tuple[Spool, str]:
+        """Download a file, repeatedly where that may help."""
+        seen: set[str] = set()
+
+        def fetch() -> tuple[Spool, str]:
+            if self._killed.is_set():
+                raise KilledError(f"The task was told to end before {copy.name} was saved.")
+            try:
+                return self._downloads.fetch(copy, deadline)
+            except NotAnImageError as error:
+                # A page that says "wait" may be followed by the file; the same page again won't.
+                if error.sha256 in seen:
+                    raise FileRefusedError(f"{error.message} It is the same each time.") from None
+                seen.add(error.sha256)
+                raise
+
+        fetched: tuple[Spool, str] = self._retrying(deadline, copy, _is_download_error)(fetch)
+        return fetched
+
+    def _retrying(
+        self, deadline: Deadline, copy: FileCopy | None, is_worth_it: Callable[[BaseException], bool]
+    ) -> Retrying:
+        """
+        Return what repeats a call.
+
+        :param copy: The file that has to be there still; None where it is downloaded.
+        """
+        ends = copy.media.deletes_at if copy is not None else None
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.retry_after if isinstance(error, DownloadError) else None
+            seconds = backoff(state.attempt_number, BACKOFF_FIRST, BACKOFF_LIMIT) if asked is None else asked
+            # Not past the file's end while it has one ahead: by our clock, which may be wrong.
+            left = (ends - datetime.now(UTC)).total_seconds() if ends is not None else 0
+            return min(seconds, left / 2) if left > 0 else seconds
 
         def gives_up(state: RetryCallState) -> bool:
-            ends = min(deadline.left(), (copy.media.deletes_at - datetime.now(UTC)).total_seconds())
-            return self._killed.is_set() or state.upcoming_sleep >= ends
+            return self._killed.is_set() or state.upcoming_sleep >= deadline.left()
 
-        retrying = Retrying(
-            retry=retry_if_exception(_is_worth_repeating),
-            wait=_wait,
+        return Retrying(
+            retry=retry_if_exception(is_worth_it),
+            wait=wait,
             stop=stop_after_attempt(ATTEMPTS) | gives_up,  # type: ignore[operator]
             before_sleep=self._tell,
             sleep=sleep_using_event(self._killed),
             reraise=True,
         )
-        saved: Saved = retrying(self._save, copy, deadline, is_new)
-        return saved
-
-    def _save(self, copy: FileCopy, deadline: Deadline, is_new: bool) -> Saved:
-        if self._killed.is_set():
-            raise KilledError(f"The task was told to end before {copy.name} was saved.")
-        content = None
-        if copy.keyed_by_content:
-            content = self._read(copy, deadline)
-            copy = copy.with_content(content.sha256)
-        if self._if_exists != "replace" and not is_new:
-            stored = self._store.look(copy)
-            if stored is not None:
-                return self._settle(copy, stored, content.sha256 if content else None, deadline)
-        return self._upload(copy, deadline, content)
-
-    def _upload(self, copy: FileCopy, deadline: Deadline, content: _Content | None) -> Saved:
-        upload = S3Upload(
-            self._store,
-            copy,
-            self._store.object_args(copy),
-            replaces=self._if_exists == "replace",
-            unfinished=self._unfinished,
-        )
-        try:
-            with upload:
-                if content is not None and content.body is not None:
-                    upload.write(content.body)
-                else:
-                    with self._downloads.open(copy, deadline) as download:
-                        upload.expect(download.size)
-                        for chunk in download.chunks:
-                            upload.write(chunk)
-                    if content is not None and content.sha256 != upload.sha256:
-                        raise DownloadError(f"Two downloads of {copy.name} brought different bytes.")
-                etag = upload.complete()
-        except OccupiedKeyError:
-            return self._settle_occupied(copy, upload.sha256, deadline)
-        self._log.info("Saved %s: %s, %d bytes.", copy.name, copy.uri, upload.size)
-        return Saved(copy, upload.size, upload.sha256, etag, copied=True)
-
-    def _settle_occupied(self, copy: FileCopy, sha256: str, deadline: Deadline) -> Saved:
-        """Look at what S3 refused to replace: it may be our own upload, whose answer was lost."""
-        stored = self._store.look(copy)
-        if stored is None:
-            raise ObjectExistsError(
-                f"{copy.uri} exists already, and what it is can't be seen: {copy.name} was not saved. Permit "
-                "s3:GetObject, or set if_exists='replace'."
-            )
-        return self._settle(copy, stored, sha256, deadline)
-
-    def _settle(self, copy: FileCopy, stored: StoredObject, sha256: str | None, deadline: Deadline) -> Saved:
-        """Decide about an object that lies at the key. ``sha256`` is the file's, where it is known already."""
-        theirs = stored.sha256 or self._store.sha256_of(copy)
-        if stored.is_copy_of(copy) and sha256 in (None, theirs):
-            self._log.info("%s is saved already: %s.", capital(copy.name), copy.uri)
-            return Saved(copy, stored.size, theirs, stored.etag, copied=False)
-        if self._if_exists == "fail":
-            raise ObjectExistsError(
-                f"{copy.uri} exists already, and if_exists is 'fail': {copy.name} was not saved."
-            )
-        ours = sha256 or self._read(copy, deadline).sha256
-        if ours != theirs:
-            raise ObjectExistsError(
-                f"{copy.uri} exists already with other content: its SHA-256 is {theirs}, that of {copy.name} is "
-                f"{ours}. Give the file another key, or set if_exists='replace'."
-            )
-        self._log.info("%s lies there already, byte for byte: %s.", capital(copy.name), copy.uri)
-        return Saved(copy, stored.size, theirs, stored.etag, copied=False)
-
-    def _read(self, copy: FileCopy, deadline: Deadline) -> _Content:
-        """Download a file for its digest; keep its bytes where they are few."""
-        digest, kept, size = hashlib.sha256(), bytearray(), 0
-        with self._downloads.open(copy, deadline) as download:
-            for chunk in download.chunks:
-                digest.update(chunk)
-                size += len(chunk)
-                if size <= PART_BYTES:
-                    kept += chunk
-                else:
-                    kept.clear()
-        return _Content(digest.hexdigest(), bytes(kept) if size <= PART_BYTES else None)
 
     def _tell(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -224,13 +232,10 @@ class Copier:
         )
 
 
-def _is_worth_repeating(error: BaseException) -> bool:
-    """Tell whether another attempt may help: a download, or a write at the same moment as somebody else's (409)."""
-    conflict = isinstance(error, ObjectStoreError) and error.code == "ConditionalRequestConflict"
-    return conflict or isinstance(error, DownloadError)
+def _is_download_error(error: BaseException) -> bool:
+    return isinstance(error, DownloadError)
 
 
-def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, DownloadError) else None
-    return backoff(state.attempt_number, BACKOFF_FIRST, BACKOFF_LIMIT) if asked is None else asked
+def _is_conflict(error: BaseException) -> bool:
+    """Tell whether it is a write at the same moment as somebody else's (409)."""
+    return isinstance(error, ObjectStoreError) and error.code == "ConditionalRequestConflict"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from airflow_provider_getimg.api.errors import GetimgError, TransferIncompleteError
+from airflow_provider_getimg.transfers.plan import total_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,9 +51,7 @@ def copy_many(
     threads = min(threads_for(concurrency), len(copies))
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="getimg-transfer")
     try:
-        futures = {
-            pool.submit(save, copy): copy for copy in sorted(copies, key=lambda copy: copy.media.deletes_at)
-        }
+        futures = {pool.submit(save, copy): copy for copy in sorted(copies, key=_expiry)}
         pending = set(futures)
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -75,15 +75,27 @@ def copy_many(
     return [outcome for copy in copies if not isinstance(outcome := outcomes[copy], GetimgError)]
 
 
+def _expiry(copy: FileCopy) -> datetime:
+    """Return when a file expires: what is not known may be soon."""
+    return copy.media.deletes_at or datetime.min.replace(tzinfo=UTC)
+
+
 def _failure(copies: Sequence[FileCopy], failures: dict[FileCopy, GetimgError]) -> GetimgError:
-    errors = [failures[copy] for copy in copies if copy in failures]
+    lost = [copy for copy in copies if copy in failures]
+    errors = [failures[copy] for copy in lost]
     if len(copies) == 1:
         return errors[0]
-    first = errors[0]
+    # A generation is billed once, however many files it has.
+    cost = total_cost({copy.generation_id: copy for copy in lost}.values())
+    billed = "an amount that the API did not give" if cost is None else f"{cost} USD"
     more = f" And {len(errors) - 1} more, see the table in the log." if len(errors) > 1 else ""
     return TransferIncompleteError(
-        f"{len(copies) - len(errors)} of {len(copies)} files were saved, {len(errors)} were not. {first.message}{more}",
+        f"{len(copies) - len(errors)} of {len(copies)} files are saved; the other {len(errors)}, billed at {billed}, are not. "
+        f"{errors[0].message}{more}",
         errors,
+        billed="yes",
+        cost=cost,
+        generation_ids=list(dict.fromkeys(copy.generation_id for copy in lost)),
     )
 
 

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Downloads of signed URLs: an HTTP session of its own, which never holds the API key."""
+"""
+Downloads of signed URLs: an HTTP session of its own, which never holds the API key.
+
+The files are paid for, so that a download is lenient: bytes that are an image are the file, however a server labels, encodes
+or measures them. And it is free, so that what went wrong may be tried again until the server itself says that the file is
+gone.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
@@ -21,24 +28,44 @@ from airflow_provider_getimg.api.errors import (
     GetimgError,
     KilledError,
 )
-from airflow_provider_getimg.api.media import SIGNATURE_BYTES, mismatch
+from airflow_provider_getimg.api.media import OCTET_STREAM, is_whole, known_type, text_in, type_of
 from airflow_provider_getimg.api.settings import http_client
-from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.transfers.network_guard import NetworkGuard
+from airflow_provider_getimg.transfers.spool import Spool, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
+    from airflow.sdk.types import Logger
+
     from airflow_provider_getimg.api.settings import ClientSettings
     from airflow_provider_getimg.transfers.plan import FileCopy
 
 CONNECT_TIMEOUT = 10.0
-MAX_REDIRECTS = 3
+MAX_REDIRECTS = 5
 _CHUNK_BYTES = 1024 * 1024
+# Compression of a compression: no server means a third.
+_MAX_LAYERS = 2
 
-# Which of these an expired URL answers is not documented: each means that the file is out of reach.
-_GONE = frozenset({401, 403, 404, 410})
+# Statuses of a URL that is expired, and as well of one that does not work yet: the time tells which.
+_NOT_SERVED = frozenset({401, 403, 404})
+_GONE = 410
+# Successes of something else than a download.
+_NOTHING_YET = frozenset({202, 204, 205})
+
+
+class NotAnImageError(DownloadError):
+    """
+    A download brought a page, a message or nothing in the place of the file.
+
+    :param sha256: Of what it brought, in hex.
+    """
+
+    def __init__(self, message: str, sha256: str) -> None:
+        super().__init__(message)
+        self.sha256 = sha256
 
 
 class Deadline:
@@ -59,19 +86,6 @@ class Deadline:
         return max(0.0, self._end - time.monotonic())
 
 
-class Download:
-    """
-    One open download.
-
-    :param chunks: The body, verified while it is read.
-    :param size: The announced length in bytes, if any.
-    """
-
-    def __init__(self, chunks: Iterator[bytes], size: int | None) -> None:
-        self.chunks = chunks
-        self.size = size
-
-
 class Downloads:
     """
     A session for downloads, for several threads. Use it as a context manager.
@@ -80,12 +94,16 @@ class Downloads:
     :param remedy: What a user does about a file that is gone, as a sentence.
     :param max_bytes: The largest file to accept.
     :param concurrency: How many downloads are open at once; others wait.
+    :param log: Where oddities are told.
     """
 
-    def __init__(self, settings: ClientSettings, remedy: str, *, max_bytes: int, concurrency: int) -> None:
+    def __init__(
+        self, settings: ClientSettings, remedy: str, *, max_bytes: int, concurrency: int, log: Logger
+    ) -> None:
         self.timeout = settings.timeout
         self._remedy = remedy
         self._max_bytes = max_bytes
+        self._log = log
         self._slots = threading.Semaphore(concurrency)
         self._guard = NetworkGuard(settings.base_url, settings.proxy)
         self._aborted = False
@@ -110,29 +128,55 @@ class Downloads:
         for watch in list(self._watches):
             watch.cut()
 
-    def check_expiry(self, copy: FileCopy) -> None:
+    def fetch(self, copy: FileCopy, deadline: Deadline) -> tuple[Spool, str]:
         """
-        Refuse a file whose ``deletes_at`` has passed, without a request.
-
-        :raises FileGoneError: It has.
-        """
-        if copy.media.deletes_at <= datetime.now(UTC):
-            raise self._gone(copy, f"expired at {copy.media.deletes_at.isoformat()}")
-
-    @contextmanager
-    def open(self, copy: FileCopy, deadline: Deadline) -> Iterator[Download]:
-        """
-        Open a download, once one of the slots is free. What goes wrong is raised here or while the chunks are read.
+        Download a file once one of the slots is free, and verify it.
 
         :param deadline: When it must have ended; it begins with the file's first slot.
-        :raises FileGoneError: The URL is expired or answers 401, 403, 404 or 410.
+        :return: The file, to be closed, and its content type as its bytes say.
+        :raises FileGoneError: The server says that the file is gone, and its time is over.
         :raises FileRefusedError: The URL leads where it may not, or the file is over ``max_bytes``.
-        :raises DownloadError: Any other failure: a cut-off body, a time-out, a status that is no 200, a body that is
-            not what the API promised.
+        :raises NotAnImageError: It is a page, a message or nothing.
+        :raises DownloadError: Any other failure: a cut-off body, a time-out, a status that is no success, a full disk.
         :raises KilledError: The session was aborted.
         """
+        with self._request(copy, deadline) as (response, watch):
+            spool = Spool(copy.name, self._max_bytes)
+            try:
+                self._receive(copy, response, watch, spool)
+                for _ in range(_MAX_LAYERS):
+                    spool = spool.decoded()
+                return spool, self._content_type(copy, spool)
+            except TooLargeError:
+                spool.close()
+                raise self._too_large(copy, f"more than {self._max_bytes} bytes") from None
+            except BaseException:
+                spool.close()
+                raise
+
+    def is_gone(self, copy: FileCopy) -> bool:
+        """
+        Try to download a file whose time should be over. What can't be asked is not gone.
+
+        :raises KilledError: The session was aborted.
+        """
+        try:
+            spool, _ = self.fetch(copy, Deadline(self.timeout))
+        except (FileGoneError, NotAnImageError):
+            return True
+        except KilledError:
+            raise
+        except GetimgError:
+            return False
+        spool.close()
+        return False
+
+    @contextmanager
+    def _request(
+        self, copy: FileCopy, deadline: Deadline
+    ) -> Iterator[tuple[httpx.Response, ConnectionWatch]]:
+        """Open the download, and check its head."""
         with self._slots, ExitStack() as stack:
-            self.check_expiry(copy)
             watch = ConnectionWatch("GET", deadline.left(), self._guard.check_peer)
             self._watches.add(watch)
             stack.callback(self._watches.discard, watch)
@@ -142,17 +186,17 @@ class Downloads:
             stack.enter_context(watch)
             with self._faults_of(copy, watch):
                 response = stack.enter_context(self._open(copy, watch))
-            announced = response.headers.get("content-length", "")
-            chunks = self._verified(copy, response, watch)
-            yield Download(chunks, int(announced) if announced.isdigit() else None)
+            yield response, watch
 
     @contextmanager
     def _faults_of(self, copy: FileCopy, watch: ConnectionWatch) -> Iterator[None]:
         """Turn the faults of a connection, and of a URL or a host that can't be parsed, into ours."""
         try:
             yield
-        except GetimgError:
+        except (GetimgError, TooLargeError):
             raise
+        except httpx.InvalidURL as error:
+            raise FileRefusedError(f"The URL of {copy.name} can't be used: {reason(error)}.") from None
         except Exception as error:
             raise self._broken(copy, error, watch) from None
 
@@ -173,74 +217,105 @@ class Downloads:
 
     def _check_head(self, copy: FileCopy, response: httpx.Response) -> None:
         status = response.status_code
-        if status in _GONE:
-            deletes_at = copy.media.deletes_at.isoformat()
-            raise self._gone(
-                copy, f"is no longer served ({status}; it was to be deleted at {deletes_at})", status
+        ends = copy.media.deletes_at
+        # By the server's clock, where it tells the time: a worker's may be wrong, and a URL may not work yet.
+        is_over = ends is not None and ends <= _server_time(response)
+        if status == _GONE or (status in _NOT_SERVED and is_over):
+            when = "at a time that the API did not give" if ends is None else f"at {ends.isoformat()}"
+            raise FileGoneError(
+                f"{capital(copy.name)} is no longer served ({status}); it was to be deleted {when}. {self._remedy}",
+                status=status,
             )
-        if status != 200:
+        if not response.is_success or status in _NOTHING_YET:
             raise DownloadError(
                 f"The download of {copy.name} was answered with {status}.",
                 status=status,
                 retry_after=wait_before_next(response),
             )
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise DownloadError(
-                f"The download of {copy.name} came encoded, though plain bytes were asked for."
-            )
-        announced = response.headers.get("content-length", "")
-        if not announced and response.headers.get("transfer-encoding", "") != "chunked":
-            raise DownloadError(
-                f"The download of {copy.name} came without a length: nobody could tell whether it is whole."
-            )
-        if announced.isdigit() and int(announced) > self._max_bytes:
+        announced = _announced(response)
+        if announced is not None and announced > self._max_bytes:
             raise self._too_large(copy, f"{announced} bytes")
 
-    def _verified(self, copy: FileCopy, response: httpx.Response, watch: ConnectionWatch) -> Iterator[bytes]:
-        """Yield the body; raise where it is not the file that the API promised."""
-        received = 0
-        chunks = _with_whole_head(_body(response, self.timeout))
-        while True:
-            with self._faults_of(copy, watch):
-                chunk = next(chunks, None)
-            if chunk is None:
-                break
-            if not received and (found := mismatch(chunk[:SIGNATURE_BYTES], copy.media.mime_type)):
-                raise DownloadError(
-                    f"The download of {copy.name} brought {found} where {copy.media.mime_type} was promised."
-                )
-            received += len(chunk)
-            if received > self._max_bytes:
-                raise self._too_large(copy, f"more than {received} bytes")
-            yield chunk
-        announced = response.headers.get("content-length")
-        if announced is not None and announced != str(received):
-            # Not an error of its own: the deadline or the file's end may be what cut it off.
-            raise self._broken(copy, EOFError(f"{received} of {announced} bytes came"), watch)
-        if not received:
-            raise DownloadError(f"The download of {copy.name} brought nothing.")
+    def _receive(
+        self, copy: FileCopy, response: httpx.Response, watch: ConnectionWatch, spool: Spool
+    ) -> None:
+        """Read the body; raise where it is not all of it."""
+        with self._faults_of(copy, watch):
+            for chunk in _body(response, self.timeout):
+                spool.write(chunk)
+            spool.seal()
+            announced = _announced(response)
+            if announced is not None and announced != spool.size:
+                raise EOFError(f"{spool.size} of {announced} bytes came")
+            whole = _whole_size(response)
+            if whole is not None and whole != spool.size:
+                raise EOFError(f"{spool.size} of {whole} bytes came, as a part of the file")
+            if announced is None and response.headers.get("transfer-encoding", "").lower() != "chunked":
+                # Its end may be the server's, or that of the connection alone: the file itself tells.
+                if is_whole(spool.head, spool.tail, spool.size) is False:
+                    raise EOFError(f"{spool.size} bytes came without a length, and the file's end is missing")
+                self._log.warning("The download of %s came without a length.", copy.name)
+
+    def _content_type(self, copy: FileCopy, spool: Spool) -> str:
+        """Return the content type that the bytes speak for."""
+        promised = copy.media.mime_type
+        if not spool.size:
+            raise NotAnImageError(f"The download of {copy.name} was empty.", spool.sha256)
+        found = type_of(spool.head)
+        if found is None and (text := text_in(spool.head)) is not None:
+            raise NotAnImageError(
+                f"The download of {copy.name} brought {text} instead of an image.", spool.sha256
+            )
+        if found is None:
+            self._log.warning(
+                "The bytes of %s are of no kind that is known here; %s was promised. It is saved as %s.",
+                copy.name,
+                promised,
+                OCTET_STREAM,
+            )
+            return OCTET_STREAM
+        if found != known_type(promised):
+            self._log.warning(
+                "The bytes of %s are %s; %s was promised. It is saved as %s.",
+                copy.name,
+                found,
+                promised,
+                found,
+            )
+        return found
 
     def _too_large(self, copy: FileCopy, size: str) -> FileRefusedError:
         return FileRefusedError(
-            f"{capital(copy.name)} is {size}: max_bytes allows {self._max_bytes}, nothing was saved."
+            f"{capital(copy.name)} is {size}, and max_bytes is {self._max_bytes}. It was not saved."
         )
 
-    def _gone(self, copy: FileCopy, why: str, status: int | None = None) -> FileGoneError:
-        return FileGoneError(f"{capital(copy.name)} {why}. {self._remedy}", status=status)
-
-    def _broken(
-        self, copy: FileCopy, error: Exception, watch: ConnectionWatch
-    ) -> DownloadError | FileGoneError:
-        # The file's end can come in the middle of a download, and looks like any other broken connection.
-        if copy.media.deletes_at <= datetime.now(UTC):
-            deletes_at = copy.media.deletes_at.isoformat()
-            return self._gone(copy, f"expired at {deletes_at}, while it was downloaded")
+    def _broken(self, copy: FileCopy, error: Exception, watch: ConnectionWatch) -> DownloadError:
         if watch.expired or isinstance(error, httpx.TimeoutException):
             return DownloadError(
                 f"The download of {copy.name} did not finish within {self.timeout:g} seconds."
             )
-        reason = without_query(str(error)).rstrip(".") or type(error).__name__
-        return DownloadError(f"The download of {copy.name} broke: {reason}.")
+        return DownloadError(f"The download of {copy.name} broke: {reason(error)}.")
+
+
+def _server_time(response: httpx.Response) -> datetime:
+    """Return the time by the server's clock, and by ours where it doesn't tell."""
+    try:
+        told = parsedate_to_datetime(response.headers.get("date", ""))
+        return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)
+    except (ValueError, ArithmeticError):
+        return datetime.now(UTC)
+
+
+def _announced(response: httpx.Response) -> int | None:
+    """Return the announced length of the body in bytes, however many zeros it begins with."""
+    length = response.headers.get("content-length", "").strip()
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
+
+
+def _whole_size(response: httpx.Response) -> int | None:
+    """Return the size of the file that a partial answer (206) is a part of; None where it is not told, or is no part."""
+    total = response.headers.get("content-range", "").rpartition("/")[2].strip()
+    return int(total) if response.status_code == 206 and total.isdigit() and len(total) < 20 else None
 
 
 def _body(response: httpx.Response, timeout: float) -> Iterator[bytes]:
@@ -252,11 +327,10 @@ def _body(response: httpx.Response, timeout: float) -> Iterator[bytes]:
     hands out for such uses. The connection is not used again.
     """
     chunks = response.iter_raw()
-    length = response.headers.get("content-length", "")
-    if not length.isdigit() or "transfer-encoding" in response.headers or response.http_version != "HTTP/1.1":
+    left = _announced(response)
+    if left is None or "transfer-encoding" in response.headers or response.http_version != "HTTP/1.1":
         yield from chunks
         return
-    left = int(length)
     # What came with the head is in httpx's buffer, all of it in the first chunk.
     for chunk in chunks:
         left -= len(chunk)
@@ -269,20 +343,6 @@ def _body(response: httpx.Response, timeout: float) -> Iterator[bytes]:
             return
         left -= len(chunk)
         yield chunk
-
-
-def _with_whole_head(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Join the first chunks until they hold a file's signature, however a server cuts them."""
-    head = b""
-    for chunk in chunks:
-        if len(head) < SIGNATURE_BYTES:
-            head += chunk
-            if len(head) >= SIGNATURE_BYTES:
-                yield head
-        else:
-            yield chunk
-    if 0 < len(head) < SIGNATURE_BYTES:
-        yield head
 
 
 def capital(text: str) -> str:

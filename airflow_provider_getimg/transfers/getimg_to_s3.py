@@ -30,20 +30,22 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
     """
     Save the files of generations to S3.
 
-    Files are streamed, ``concurrency`` at once, those nearest to their ``deletes_at`` first, with at most about 10 MiB of
-    each in memory and nothing on disk. And an object appears complete or not at all: status, length, the first bytes and the
-    size are checked on the way, and S3 itself compares the SHA-256.
+    Files are downloaded ``concurrency`` at once, those nearest to their ``deletes_at`` first, into memory up to 8 MiB and a
+    temporary file beyond, verified as a whole, and written with one ``PutObject`` each: an object appears complete or not
+    at all, and S3 itself compares the SHA-256.
 
-    A copy costs nothing. Downloads that fail are repeated within the try, and a retry resumes: what is saved already is
-    not downloaded again. One file that fails stops no other; the task fails at the end, with a table of them in the log. A
-    file whose ``deletes_at`` has passed, or whose URL answers 401, 403, 404 or 410, is not retried: only the upstream task
-    can make it anew, and that is billed.
+    The images are paid for, so that only bytes that are not an image keep one from being saved: odd headers, types and
+    missing fields are warnings in the log. Saving is free. Downloads that fail are repeated within the try, and a retry
+    resumes: what is already saved is not downloaded again. One file that fails stops no other; the task fails at the end,
+    with a table of all files in the log. A file that the server says is gone (410, or 401, 403, 404 after its
+    ``deletes_at``) is not retried: only the upstream task can regenerate it, and that is billed.
 
     The XCom is a list with one row per file: ``uri``, ``bucket``, ``key``, ``bytes``, ``sha256``, ``etag``,
-    ``mime_type``, ``width``, ``height``, ``generation_id``, ``index``, ``model``.
+    ``mime_type`` (as the bytes say), ``width``, ``height``, ``generation_id``, ``index``, ``model``. It is empty where
+    ``generation`` is an empty list. Where every upstream task was skipped, so is this one.
 
-    Each object carries metadata: ``getimg-generation-id``, ``getimg-index``, ``getimg-model``, ``getimg-deletes-at`` and,
-    up to 5 MiB, ``getimg-sha256``. Each is an event of the outlets: of an ``AssetAlias`` an asset
+    Each object carries metadata: ``getimg-generation-id``, ``getimg-index``, ``getimg-model``, ``getimg-deletes-at`` and
+    ``getimg-sha256``. Each is an event of the outlets: of an ``AssetAlias`` an asset
     ``s3://bucket/key`` of its own, of an ``Asset`` an entry in the event's ``extra["files"]``; with generation id, cost, bytes
     and SHA-256.
 
@@ -51,16 +53,16 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         or a list of it: the output of a mapped task. (templated)
     :param s3_key: The object's key, or a full ``s3://bucket/key``. Beside Jinja it may hold the placeholders
         ``{generation_id}``, ``{index}`` (0 for the first file of a generation), ``{extension}`` (``png``, ``jpg``,
-        ``webp``), ``{model}``, ``{width}``, ``{height}`` (in pixels) and ``{sha256}`` (a file of more than 5 MiB is then
-        downloaded twice). (templated)
+        ``webp``; as the API promises, and as the bytes say where it promises no such type), ``{model}``, ``{width}``,
+        ``{height}`` (in pixels; ``unknown`` where the API doesn't say) and ``{sha256}``. (templated)
     :param s3_bucket: The bucket, where ``s3_key`` is no full URI. (templated)
-    :param if_exists: What to do where an object lies at the key. ``"skip"`` (default): the same bytes are done already,
-        other bytes are an error that names both. ``"replace"``: write over it; needs no permission to read. ``"fail"``: an
-        error, unless this very file was saved there. Where the store knows conditional writes, no object can slip in
-        between. (templated)
-    :param concurrency: How many downloads run at once. Default 8. As many files may be on their way into S3 beside them.
-        (templated)
-    :param max_bytes: The largest file to accept, in bytes. Default 2 GiB. (templated)
+    :param if_exists: What to do where an object is at the key. ``"skip"`` (default): identical content is already saved,
+        different content is an error that names both. ``"replace"``: write over it; needs no permission to read.
+        ``"fail"``: an error, unless this very file was saved there. Where the store knows conditional writes, no object can
+        slip in between. (templated)
+    :param concurrency: How many downloads run at once. Default 8. As many files may be on their way into S3 beside them,
+        each in memory (up to 8 MiB) or in the worker's temporary folder. (templated)
+    :param max_bytes: The largest file to accept, in bytes, at most 5 GiB. Default 2 GiB. (templated)
     :param aws_conn_id: The AWS connection; None for boto3's own credentials. (templated)
     :param getimg_conn_id: The getimg.ai connection, for its proxy and its timeout, which holds for each file. The API key
         is not sent: the URL itself is the credential. Private addresses are only reached where the connection's base URL
@@ -118,18 +120,25 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         """
         Save each file, and return a row for each.
 
-        :raises GetimgError: Its message says which file failed, why, and what to do.
+        :raises GetimgError: Its message says which file failed, why, what it had cost, and what to do.
         """
-        from airflow_provider_getimg.parameters import checked_choice, checked_count
-        from airflow_provider_getimg.transfers.copier import IF_EXISTS
-        from airflow_provider_getimg.transfers.plan import plan
+        from airflow.sdk.exceptions import AirflowSkipException
 
-        if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
-        concurrency = checked_count("concurrency", self.concurrency)
-        max_bytes = checked_count("max_bytes", self.max_bytes)
-        copies = plan(revealed(self.generation), self.s3_key, self.s3_bucket)
-        self._warn_of_short_time(copies)
-        saved = self._save(context, copies, if_exists, concurrency, max_bytes)
+        from airflow_provider_getimg.api.errors import GetimgError
+        from airflow_provider_getimg.transfers.plan import generations, total_cost
+
+        generation = revealed(self.generation)
+        answers = generations(generation)
+        if not answers:
+            if generation is None or generation:
+                raise AirflowSkipException("All upstream tasks were skipped: there is nothing to save.")
+            self.log.info("generation is an empty list: there is nothing to save.")
+        try:
+            saved = self._save(context, generation) if answers else []
+        except GetimgError as error:
+            if error.generation_ids:
+                raise
+            raise error.of_unsaved([answer.id for answer in answers], total_cost(answers)) from None
         self._remember(context, saved)
         return [file.row() for file in saved]
 
@@ -139,50 +148,35 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
 
         return threads_for(checked_count("concurrency", self.concurrency))
 
-    def _save(
-        self, context: Context, copies: list[FileCopy], if_exists: str, concurrency: int, max_bytes: int
-    ) -> list[Saved]:
-        from airflow_provider_getimg.transfers.copier import Copier
+    def _save(self, context: Context, generation: Any) -> list[Saved]:
+        from airflow_provider_getimg.parameters import checked_choice, checked_count, checked_file_size
+        from airflow_provider_getimg.transfers.copier import IF_EXISTS, Copier
         from airflow_provider_getimg.transfers.copy_many import copy_many
         from airflow_provider_getimg.transfers.download import Downloads
+        from airflow_provider_getimg.transfers.plan import plan
         from airflow_provider_getimg.transfers.s3_store import S3Store
-        from airflow_provider_getimg.transfers.unfinished_uploads import UnfinishedUploads
 
-        store = S3Store(self.s3_hook.get_conn(), self.extra_args)
-        for copy in copies:
-            store.object_args(copy)
-        state = context.get("task_state_store")
-        unfinished = UnfinishedUploads(state, self.log) if state is not None else None
-        if unfinished is not None:
-            unfinished.abort_left(store)
+        if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
+        concurrency = checked_count("concurrency", self.concurrency)
+        max_bytes = checked_file_size("max_bytes", self.max_bytes)
+        copies = plan(generation, self.s3_key, self.s3_bucket)
+        self._warn_of_short_time(copies)
+        store = S3Store(self.s3_hook, self.extra_args)
         with Downloads(
-            self.hook.settings, self._remedy(), max_bytes=max_bytes, concurrency=concurrency
+            self.hook.settings, self._remedy(), max_bytes=max_bytes, concurrency=concurrency, log=self.log
         ) as downloads:
             self._downloads: Downloads = downloads
-            copier = Copier(
-                store,
-                downloads,
-                if_exists=if_exists,
-                unfinished=unfinished,
-                killed=self._killed,
-                log=self.log,
-            )
-            try:
-                return copy_many(
-                    copies, copier.save, concurrency=concurrency, abort=self._abort, log=self.log
-                )
-            finally:
-                # Not where time is up: S3 may be what took it, and the next try does it.
-                if unfinished is not None and not self._killed.is_set():
-                    unfinished.abort_left(store)
+            copier = Copier(store, downloads, if_exists=if_exists, killed=self._killed, log=self.log)
+            return copy_many(copies, copier.save, concurrency=concurrency, abort=self._abort, log=self.log)
 
     def _remedy(self) -> str:
         upstream = ", ".join(sorted(self.upstream_task_ids)) or "the one upstream"
-        return f"To make it anew, which is billed, clear the task that generated it: {upstream}."
+        return f"To regenerate it (billed), clear the task that generated it: {upstream}."
 
     def _warn_of_short_time(self, copies: list[FileCopy]) -> None:
         """Warn where a file will be gone before the last retry could copy it."""
-        left = min(copy.media.deletes_at for copy in copies) - datetime.now(UTC)
+        known = [ends for copy in copies if (ends := copy.media.deletes_at) is not None]
+        left = min(known) - datetime.now(UTC) if known else timedelta(0)
         needed = (self.retries or 0) * self.retry_delay
         if timedelta(0) < left < needed:
             self.log.warning(

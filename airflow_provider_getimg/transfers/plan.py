@@ -1,42 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files of which generations go to which keys: all checked before the first download."""
+"""Which files of which generations go to which keys: all decided before the first download."""
 
 from __future__ import annotations
 
-import hashlib
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from airflow_provider_getimg.api.errors import InvalidInputError
-from airflow_provider_getimg.api.media import extension
-from airflow_provider_getimg.api.types import Generation, first_fault
+from airflow_provider_getimg.api.media import extension, known_type
+from airflow_provider_getimg.api.types import Generation
+from airflow_provider_getimg.transfers.keys import PLACEHOLDERS, UNKNOWN, KeyTemplate, clean_value, numbered
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from airflow_provider_getimg.api.types import MediaFile
 
-#: S3's limit for a key, in bytes of UTF-8.
-KEY_MAX_BYTES = 1024
-
-PLACEHOLDERS = ("generation_id", "index", "extension", "model", "width", "height", "sha256")
-
-# Any digest will do to check a key before the file's own is known: they are of one length.
-_SOME_SHA256 = hashlib.sha256().hexdigest()
+# Of one length and form with what they stand for, so that a key can be checked before the file is there.
+_ANY_CONTENT = {"sha256": "0" * 64, "extension": "webp"}
 
 
 @dataclass(frozen=True, slots=True)
 class KnownMedia:
     """What is known of a file that is saved, in the place of a ``MediaFile``: all but its URL, in a tenth of the memory."""
 
-    mime_type: str
-    deletes_at: datetime
+    mime_type: str | None
+    deletes_at: datetime | None
     width: int | None = None
     height: int | None = None
+    url: str = ""
 
 
 # Each is itself: two files may be alike in all that is known of them before a download.
@@ -45,8 +40,9 @@ class FileCopy:
     """
     One file of a generation and the object that it becomes.
 
-    :param key: The object's key; with ``{sha256}`` unfilled where ``keyed_by_content``.
-    :param cost: What its generation cost in USD, if the API told.
+    :param index: Its place in the answer's ``data``, from 0.
+    :param key: The object's key; empty where it depends on the file's content, until :meth:`located`.
+    :param cost: What its generation cost in USD; None where the API didn't say.
     :param prompt_sha256: Digest of the prompt, where it is known.
     :param request_sha256: Fingerprint of the request, where it is known.
     """
@@ -54,17 +50,17 @@ class FileCopy:
     generation_id: str
     index: int
     model: str | None
-    media: MediaFile
+    media: MediaFile | KnownMedia
     bucket: str
     key: str
-    cost: str | None = None
-    keyed_by_content: bool = False
+    cost: Decimal | None = None
     prompt_sha256: str | None = None
     request_sha256: str | None = None
+    _unlocated: tuple[KeyTemplate, Mapping[str, Any], bool] | None = None
 
     @property
     def uri(self) -> str:
-        """The object's ``s3://bucket/key``."""
+        """The object's ``s3://bucket/key``; the bucket alone while the key is not known."""
         return f"s3://{self.bucket}/{self.key}"
 
     @property
@@ -72,65 +68,108 @@ class FileCopy:
         """How the file is called in messages."""
         return f"file {self.index} of generation {self.generation_id}"
 
-    def with_content(self, sha256: str) -> FileCopy:
-        """Return the copy with its key filled in, now that the content is known."""
-        if not self.keyed_by_content:
+    def located(self, sha256: str, mime_type: str) -> FileCopy:
+        """Return the copy with its key, now that the content is known."""
+        if self._unlocated is None:
             return self
-        return replace(self, key=self.key.replace("{sha256}", sha256), keyed_by_content=False)
+        template, values, shared = self._unlocated
+        key = template.render({"extension": extension(mime_type), **values, "sha256": sha256})
+        return replace(self, key=numbered(key, self.index) if shared else key, _unlocated=None)
 
 
-def plan(
-    generation: object, s3_key: object, s3_bucket: object, fields: Mapping[str, Any] | None = None
-) -> list[FileCopy]:
+def plan(generation: object, s3_key: object, s3_bucket: object) -> list[FileCopy]:
     """
     Return a copy for each file of each generation.
 
-    :param generation: An answer of the API as a dict, or a list of them.
+    :param generation: An answer of the API as a dict, or a list of them. None in a list, as a skipped task leaves it, is
+        passed over.
     :param s3_key: A key with placeholders, or a full ``s3://bucket/key``.
     :param s3_bucket: The bucket where ``s3_key`` is no full URI; None otherwise.
-    :param fields: The values of further placeholders, where the request is known as well. It is then too late to find fault
-        with a key: what the API did not tell is filled in as ``unknown``, and files that would share a key are told apart by
-        their index.
-    :raises InvalidInputError: No generation, an unknown placeholder, an unusable key, or one key twice.
+    :raises InvalidInputError: No generation, an unknown placeholder, an unusable key, or one key for two generations.
     """
-    bucket, template = destination(s3_key, s3_bucket)
+    template = KeyTemplate.parse(s3_key, s3_bucket, PLACEHOLDERS)
     copies: dict[str, FileCopy] = {}
-    for answer in _generations(generation):
-        cost = str(answer.usage.total_cost) if answer.usage else None
-        for index, media in enumerate(answer.data):
-            key, keyed_by_content = _key(template, answer, index, media, fields)
-            if fields is not None and key in copies:
-                stem, dot, suffix = key.rpartition(".")
-                key = f"{stem}-{index}.{suffix}" if dot and "/" not in suffix else f"{key}-{index}"
-            copy = FileCopy(answer.id, index, answer.model, media, bucket, key, cost, keyed_by_content)
-            # Files that are keyed by their content share a key if, and only if, they are the same.
-            place = f"{key} {copy.name}" if keyed_by_content else key
+    for answer in generations(generation):
+        for copy in copies_of(answer, template):
+            # Files that are named by their content share a key if, and only if, they are the same.
+            place = copy.key or copy.name
             if place in copies:
                 raise InvalidInputError(
-                    f"s3_key gives {copies[place].name} and {copy.name} the same key {key!r}: tell them apart with "
+                    f"s3_key gives {copies[place].name} and {copy.name} the same key {place!r}: tell them apart with "
                     "{generation_id} and {index}."
                 )
             copies[place] = copy
     return list(copies.values())
 
 
-def _generations(generation: object) -> list[Generation]:
-    if isinstance(generation, Mapping):
-        return [_generation(generation, "generation")]
+def copies_of(
+    answer: Generation, template: KeyTemplate, values: Mapping[str, Any] | None = None
+) -> list[FileCopy]:
+    """
+    Return a copy for each file of an answer. Files that would share a key are told apart by their index.
+
+    The answer is paid for: what it says is made to fit into a key, and what it doesn't say is ``unknown`` there.
+
+    :param values: The values of further placeholders, and of those that are known better than the answer tells.
+    :raises InvalidInputError: The template gives no key that S3 takes.
+    """
+    copies: dict[str, FileCopy] = {}
+    for media in answer.data:
+        known: dict[str, Any] = {
+            "generation_id": clean_value(answer.id),
+            "index": media.index,
+            "model": clean_value(answer.model) if answer.model else "unknown-model",
+            "width": media.width or UNKNOWN,
+            "height": media.height or UNKNOWN,
+        }
+        if (promised := known_type(media.mime_type)) is not None:
+            known["extension"] = extension(promised)
+        known |= values or {}
+        key = template.render(_ANY_CONTENT | known)
+        shared = key in copies
+        missing = template.names - known.keys()
+        copies[f"{key} {media.index}" if shared else key] = FileCopy(
+            answer.id,
+            media.index,
+            answer.model,
+            media,
+            template.bucket,
+            "" if missing else numbered(key, media.index) if shared else key,
+            answer.cost,
+            _unlocated=(template, known, shared and "sha256" not in missing) if missing else None,
+        )
+    return list(copies.values())
+
+
+def total_cost(billed: Iterable[Generation | FileCopy]) -> Decimal | None:
+    """Return what generations cost together in USD; None where the API didn't say it of all of them."""
+    costs = [one.cost for one in billed]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known, Decimal(0)) if len(known) == len(costs) else None
+
+
+def generations(generation: object) -> list[Generation]:
+    """
+    Return the answers that a task's ``generation`` holds, without the gaps that skipped tasks leave.
+
+    :raises InvalidInputError: It is no answer, or no list of them.
+    """
+    if generation is None or isinstance(generation, Mapping):
+        return [] if generation is None else [_generation(generation, "generation")]
     if isinstance(generation, str) or not isinstance(generation, Sequence):
         raise InvalidInputError(
-            f"generation is a {type(generation).__name__}: the answer of a generation (a dict), or a list of them, "
-            "is allowed. Pass the upstream task's .output rather than a Jinja text."
+            "generation must be the answer of a generation (a dict), or a list of them, got "
+            f"{type(generation).__name__}. Pass the upstream task's .output rather than a Jinja text."
         )
-    if not generation:
-        raise InvalidInputError("generation is an empty list: there is nothing to save.")
     answers: list[Generation] = []
     for position, answer in enumerate(generation):
         name = f"generation[{position}]"
         # A list of outputs, one of which is a mapped task's.
         if isinstance(answer, Sequence) and not isinstance(answer, str):
-            answers += [_generation(one, f"{name}[{number}]") for number, one in enumerate(answer)]
-        else:
+            answers += [
+                _generation(one, f"{name}[{number}]") for number, one in enumerate(answer) if one is not None
+            ]
+        elif answer is not None:
             answers.append(_generation(answer, name))
     return answers
 
@@ -138,107 +177,9 @@ def _generations(generation: object) -> list[Generation]:
 def _generation(answer: object, name: str) -> Generation:
     if not isinstance(answer, Mapping):
         raise InvalidInputError(
-            f"{name} is a {type(answer).__name__}: the answer of a generation (a dict) is allowed."
+            f"{name} must be the answer of a generation (a dict), got {type(answer).__name__}."
         )
     try:
         return Generation.from_json(dict(answer))
-    except ValidationError as error:
-        raise InvalidInputError(f"{name} is no answer of a generation: {first_fault(error)}") from None
-
-
-def destination(s3_key: object, s3_bucket: object) -> tuple[str, str]:
-    """
-    Return the bucket and the template of the key.
-
-    :raises InvalidInputError: They name no object.
-    """
-    if not isinstance(s3_key, str) or not s3_key.strip():
-        raise InvalidInputError(
-            f"s3_key is {s3_key!r}: a key, or a full s3://bucket/key, is allowed, such as "
-            "'images/{generation_id}-{index}.{extension}'."
-        )
-    if s3_key.startswith("s3://"):
-        if s3_bucket:
-            raise InvalidInputError(
-                f"s3_bucket is {s3_bucket!r} and s3_key names a bucket as well ({s3_key!r}): give one of them."
-            )
-        bucket, _, template = s3_key.removeprefix("s3://").partition("/")
-    else:
-        bucket, template = str(s3_bucket or ""), s3_key
-    if not bucket or not template or template.endswith("/") or "None" in (bucket, template):
-        raise InvalidInputError(
-            f"s3_key {s3_key!r} and s3_bucket {s3_bucket!r} name no object: give a bucket and a key, or a full "
-            "s3://bucket/key."
-        )
-    return bucket, template
-
-
-def _key(
-    template: str, answer: Generation, index: int, media: MediaFile, fields: Mapping[str, Any] | None
-) -> tuple[str, bool]:
-    """Fill the template in, and tell whether ``{sha256}`` is left to be filled in later."""
-    values: dict[str, Any] = {
-        "generation_id": answer.id,
-        "index": index,
-        "extension": extension(media.mime_type),
-        "model": answer.model or "unknown-model",
-        "width": media.width,
-        "height": media.height,
-        "sha256": _SOME_SHA256,
-    }
-    if fields is not None:
-        values = {name: "unknown" if value is None else value for name, value in values.items()} | dict(
-            fields
-        )
-    asked = placeholders(template, tuple(values))
-    for name in asked:
-        if values[name] is None:
-            raise InvalidInputError(
-                f"s3_key has {{{name}}}, which the API did not tell for file {index} of generation {answer.id}."
-            )
-    try:
-        key = template.format(**values)
-        unfilled = template.format(**(values | {"sha256": "{sha256}"}))
-    except (ValueError, LookupError, TypeError) as error:
-        raise InvalidInputError(f"s3_key {template!r} can't be filled in: {error}.") from None
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError:
-        raise InvalidInputError(
-            f"s3_key gives the key {key!r}, which is no text that can be encoded."
-        ) from None
-    if ".." in key.split("/"):
-        raise InvalidInputError(f"s3_key gives the key {key!r}: a key must not climb with '..'.")
-    if size > KEY_MAX_BYTES:
-        raise InvalidInputError(
-            f"s3_key gives a key of {size} bytes ({key[:60]!r}...): S3 allows {KEY_MAX_BYTES}."
-        )
-    return unfilled, "sha256" in asked
-
-
-def placeholders(template: str, allowed: Sequence[str] = PLACEHOLDERS) -> set[str]:
-    """
-    Return the names of the placeholders in a key.
-
-    :raises InvalidInputError: One of them is not allowed.
-    """
-    try:
-        parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise InvalidInputError(f"s3_key {template!r} can't be filled in: {error}.") from None
-    asked = set()
-    for _, field, spec, conversion in parts:
-        if field is None:
-            continue
-        # A format such as {index:03d} is welcome; what reaches into a value, or holds another field, is not.
-        if field not in allowed or conversion or "{" in (spec or "") or (field == "sha256" and spec):
-            raise InvalidInputError(
-                f"s3_key has the unknown placeholder {{{field}}}: {_listed(allowed)} are allowed."
-            )
-        asked.add(field)
-    return asked
-
-
-def _listed(names: Sequence[str]) -> str:
-    braced = [f"{{{name}}}" for name in names]
-    return f"{', '.join(braced[:-1])} and {braced[-1]}"
+        raise InvalidInputError(f"{name} must be the answer of a generation: {error}") from None

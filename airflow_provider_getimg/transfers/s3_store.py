@@ -1,21 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the transfer asks of S3: the user's options, a look at an object, and errors as sentences."""
+"""
+What the provider asks of S3: the user's options, a look at an object, one write, and errors as sentences.
+
+Stores that speak S3 know less of it than Amazon's. What one refuses that isn't needed (a checksum header, a condition on a
+write) is left out from then on, and what it was good for is done by other means.
+"""
 
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import os.path
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 from botocore.validate import ParamValidator
 
-from airflow_provider_getimg.api.errors import GetimgError, InvalidInputError, ObjectStoreError
+from airflow_provider_getimg.api.errors import (
+    ConnectionConfigError,
+    GetimgError,
+    InvalidInputError,
+    ObjectStoreError,
+    StoreRefusedError,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
@@ -23,8 +44,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.transfers.plan import FileCopy
 
-#: S3's limit for user metadata, names and values together, in bytes.
+#: S3's limit for user metadata, names and values together, in bytes; and so much of it is ours at most.
 METADATA_MAX_BYTES = 2048
+_OWN_METADATA_BYTES = 1024
+# A value of ours is cut here: names of the API's own may be long, and longer once they are encoded.
+_METADATA_VALUE_BYTES = 192
 
 GENERATION_ID = "getimg-generation-id"
 INDEX = "getimg-index"
@@ -35,8 +59,45 @@ REQUEST_SHA256 = "getimg-request-sha256"
 _READ_BYTES = 1024 * 1024
 # From so many keys on, one listing is less work than a look at each.
 _LIST_FROM = 16
-# Set by the upload itself: a user's value would break it.
+# Set by the write itself: a user's value would break it.
 _OWN_ARGS = frozenset({"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "IfNoneMatch", "IfMatch"})
+# What describes the user's files, and not the manifest beside them.
+_DESCRIPTION = frozenset(
+    {
+        "ContentType",
+        "Metadata",
+        "ContentDisposition",
+        "ContentEncoding",
+        "ContentLanguage",
+        "CacheControl",
+        "Expires",
+    }
+)
+
+# Refusals (4xx) that another request may not meet: a clock, a token, too much at once, a body that broke on the way.
+_PASSING = frozenset(
+    {
+        "BadDigest",
+        "ConditionalRequestConflict",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "IncompleteBody",
+        "OperationAborted",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "RequestTimeout",
+        "SlowDown",
+        "TokenRefreshRequired",
+        "TooManyRequests",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+_PASSING_STATUSES = frozenset({408, 409, 412, 425, 429})
+
+
+class OccupiedKeyError(Exception):
+    """An object is at the key of a write that must not replace one (S3's 412)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +106,7 @@ class StoredObject:
     An object as S3 describes it.
 
     :param sha256: Of its content, in hex, where S3 or the object's metadata tell.
-    :param readable: Whether it may be read. Where not, a listing told of it: it has no metadata here.
+    :param readable: Whether it may be read. Where not, a listing found it: it has no metadata here.
     """
 
     size: int
@@ -63,91 +124,195 @@ class StoredObject:
 
 class S3Store:
     """
-    S3 with the user's options.
+    S3 with the user's options. Safe to use from several threads.
 
-    :param client: A boto3 S3 client, shared by threads.
+    :param hook: Of the AWS connection.
     :param extra_args: Options as ``put_object`` takes them; copied, never changed.
     :raises InvalidInputError: ``extra_args`` is no dict, or holds what can't be set.
     """
 
-    def __init__(self, client: S3Client, extra_args: object) -> None:
-        self.client = client
-        client.meta.events.register_first("before-sign.s3", _sign_checksum, unique_id="getimg-sign-checksum")
+    def __init__(self, hook: S3Hook, extra_args: object) -> None:
+        self._hook = hook
+        self.client: S3Client = hook.get_conn()
+        self.client.meta.events.register_first(
+            "before-sign.s3", _sign_checksum, unique_id="getimg-sign-checksum"
+        )
         self._members: dict[str, frozenset[str]] = {}
         self._extra_args = self._checked(extra_args)
+        # What the store, or the connection, wants of a write; a refusal changes it for all that follow.
+        self._sends_checksums = (
+            getattr(self.client.meta.config, "request_checksum_calculation", "when_supported")
+            != "when_required"
+        )
+        self._sends_conditions = True
 
-    def object_args(self, copy: FileCopy) -> dict[str, Any]:
-        """
-        Return the options for one object: its content type, where it comes from, and the user's, which win.
+    @cached_property
+    def _plain_client(self) -> S3Client:
+        """A client that adds no checksum of its own to a request."""
+        if getattr(self.client.meta.config, "request_checksum_calculation", None) == "when_required":
+            return self.client
+        config = Config(request_checksum_calculation="when_required")
+        client: S3Client = _reconfigured(self._hook, config).get_conn()
+        return client
 
-        :raises InvalidInputError: The metadata is over S3's 2 KB.
-        """
+    def object_args(self, copy: FileCopy, mime_type: str, sha256: str) -> dict[str, Any]:
+        """Return the options for one object: its content type, where it comes from, and the user's, which win."""
+        ends = copy.media.deletes_at
         ours = {
             GENERATION_ID: copy.generation_id,
             INDEX: str(copy.index),
             MODEL: copy.model,
-            "getimg-deletes-at": copy.media.deletes_at.isoformat(),
+            "getimg-deletes-at": ends.isoformat() if ends is not None else None,
             "getimg-prompt-sha256": copy.prompt_sha256,
             REQUEST_SHA256: copy.request_sha256,
+            SHA256: sha256,
         }
         metadata = {name: _ascii(value) for name, value in ours.items() if value}
-        args = {"ContentType": copy.media.mime_type, **self._extra_args}
+        args = {"ContentType": mime_type, **self._extra_args}
         args["Metadata"] = {**metadata, **self._extra_args.get("Metadata", {})}
-        # A digest is added once it is known.
-        size = sum(len(name) + len(str(value).encode()) for name, value in args["Metadata"].items())
-        if size + len(SHA256) + 64 > METADATA_MAX_BYTES:
-            raise InvalidInputError(
-                f"The metadata of {copy.uri} is {size} bytes with what is added to it: S3 allows "
-                f"{METADATA_MAX_BYTES} in all. Shorten extra_args['Metadata']."
-            )
         return args
+
+    def put(
+        self, copy: FileCopy, body: bytes | BinaryIO, sha256: str, args: Mapping[str, Any], *, replaces: bool
+    ) -> str:
+        """
+        Write an object, whole or not at all, and return its ETag.
+
+        :param sha256: Of the body, in hex: S3 compares.
+        :param replaces: Whether an object at the key is replaced; otherwise S3 itself refuses, atomically.
+        :raises OccupiedKeyError: An object is there already, and it must not be replaced.
+        :raises ObjectStoreError: S3 refused it, or could not be asked.
+        """
+        return self._put(copy.bucket, copy.key, body, sha256, args, replaces=replaces)
+
+    def put_text(self, bucket: str, key: str, content: bytes, content_type: str) -> None:
+        """
+        Write a small object of our own over what is there: as a picture is written, with the user's options but for what
+        describes their files.
+
+        :raises ObjectStoreError: S3 refused it, or could not be asked.
+        """  # noqa: D205
+        args = {name: value for name, value in self._extra_args.items() if name not in _DESCRIPTION}
+        args["ContentType"] = content_type
+        self._put(bucket, key, content, hashlib.sha256(content).hexdigest(), args, replaces=True)
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete an object of our own, if that is permitted."""
+        with suppress(ClientError, BotoCoreError):
+            self.client.delete_object(Bucket=bucket, Key=key)
+
+    def _put(
+        self,
+        bucket: str,
+        key: str,
+        body: bytes | BinaryIO,
+        sha256: str,
+        args: Mapping[str, Any],
+        *,
+        replaces: bool,
+    ) -> str:
+        uri = f"s3://{bucket}/{key}"
+        while True:
+            if not replaces and not self._sends_conditions and self.head(bucket, key) is not None:
+                raise OccupiedKeyError
+            condition = {} if replaces or not self._sends_conditions else {"IfNoneMatch": "*"}
+            checksums = self._sends_checksums
+            try:
+                own = {**args, **condition, "Bucket": bucket, "Key": key}
+                if checksums:
+                    if not any(name.startswith("Checksum") for name in args):
+                        own["ChecksumSHA256"] = base64.b64encode(bytes.fromhex(sha256)).decode()
+                    answer = self.client.put_object(**own, Body=_rewound(body))
+                else:
+                    own.pop("ChecksumAlgorithm", None)
+                    own["ContentMD5"] = _md5(body)
+                    answer = self._plain_client.put_object(**own, Body=_rewound(body))
+                return str(answer.get("ETag") or "").strip('"')
+            except ClientError as error:
+                if _status(error) == 412 and condition and not self._is_free(bucket, key):
+                    raise OccupiedKeyError from None
+                if not self._does_without(error, bool(condition), checksums):
+                    raise self.error("store", bucket, uri, error) from None
+            except BotoCoreError as error:
+                raise self.error("store", bucket, uri, error) from None
+
+    def _does_without(self, error: ClientError, condition: bool, checksums: bool) -> bool:
+        """Decide whether a store refused what a write can do without: it is left out from now on."""
+        status = _status(error)
+        said = error.response.get("Error", {})
+        text = f"{said.get('Code', '')} {said.get('Message', '')} {said.get('ArgumentName', '')}".lower()
+        if status not in (400, 411, 412, 501):
+            return False
+        names_checksum = any(word in text for word in ("checksum", "trailer", "aws-chunked", "sdk-checksum"))
+        names_condition = any(word in text for word in ("if-none-match", "ifnonematch", "condition"))
+        if condition and (status == 412 or names_condition):
+            self._sends_conditions = False
+        elif checksums and (status == 411 or names_checksum):
+            self._sends_checksums = False
+        # A header that is not implemented, and not named.
+        elif condition and status == 501:
+            self._sends_conditions = False
+        elif checksums and status == 501:
+            self._sends_checksums = False
+        else:
+            return False
+        return True
+
+    def _is_free(self, bucket: str, key: str) -> bool:
+        """Tell whether S3 itself says that nothing is at a key."""
+        try:
+            self.client.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            return _status(error) == 404
+        except BotoCoreError:
+            return False
+        return False
 
     def call(self, operation: str, args: Mapping[str, Any], **own: Any) -> Any:
         """Call an S3 operation with those of ``args`` that it knows, and all of ``own``."""
         known = {name: value for name, value in args.items() if name in self.members_of(operation)}
         return getattr(self.client, operation)(**known, **own)
 
-    def look(self, copy: FileCopy, *, by_listing: bool = False) -> StoredObject | None:
+    def head(self, bucket: str, key: str, *, list_fallback: bool = False) -> StoredObject | None:
         """
-        Return the object at the copy's key; None if there is none, or if looking is not permitted.
+        Return the object at a key; None if there is none, or if looking is not permitted.
 
-        :param by_listing: Whether to list it where it may not be read.
+        :param list_fallback: Whether to list it where it may not be read.
         :raises ObjectStoreError: S3 could not be asked.
         """
+        uri = f"s3://{bucket}/{key}"
+        mode = {"ChecksumMode": "ENABLED"} if self._sends_checksums else {}
         try:
-            answer = self.call(
-                "head_object", self._extra_args, Bucket=copy.bucket, Key=copy.key, ChecksumMode="ENABLED"
-            )
+            answer = self.call("head_object", self._extra_args, Bucket=bucket, Key=key, **mode)
         except ClientError as error:
             # 403: S3's answer for a missing object, too, to who may not list the bucket.
-            if _status(error) == 403 and by_listing:
-                return self._listed(copy)
+            if _status(error) == 403 and list_fallback:
+                return self._listed(bucket, key)
             if _status(error) in (403, 404):
                 return None
-            raise store_error("look at", copy, error) from None
+            raise self.error("look at", bucket, uri, error) from None
         except BotoCoreError as error:
-            raise store_error("look at", copy, error) from None
+            raise self.error("look at", bucket, uri, error) from None
         metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
-        checksum = answer.get("ChecksumSHA256", "")
-        # A checksum of checksums, as a multipart upload gets, ends in the number of parts.
-        whole = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else None
         return StoredObject(
-            answer["ContentLength"],
-            answer["ETag"].strip('"'),
+            answer.get("ContentLength", 0),
+            answer.get("ETag", "").strip('"'),
             metadata,
-            whole or metadata.get(SHA256),
+            _whole_checksum(answer.get("ChecksumSHA256", "")) or metadata.get(SHA256),
             answer.get("ContentType"),
         )
 
-    def _listed(self, copy: FileCopy) -> StoredObject | None:
+    def _listed(self, bucket: str, key: str) -> StoredObject | None:
         try:
             # Keys come in the order of their bytes: of those that begin like it, it is the first.
-            answer = self.client.list_objects_v2(Bucket=copy.bucket, Prefix=copy.key, MaxKeys=1)
+            answer = self.client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
         except (ClientError, BotoCoreError):
             return None
         for entry in answer.get("Contents", []):
-            if entry["Key"] == copy.key:
-                return StoredObject(entry["Size"], entry["ETag"].strip('"'), {}, None, readable=False)
+            if entry["Key"] == key:
+                return StoredObject(
+                    entry.get("Size", 0), entry.get("ETag", "").strip('"'), {}, None, readable=False
+                )
         return None
 
     def sha256_of(self, copy: FileCopy) -> str:
@@ -162,35 +327,8 @@ class S3Store:
             for chunk in answer["Body"].iter_chunks(_READ_BYTES):
                 digest.update(chunk)
         except (ClientError, BotoCoreError) as error:
-            raise store_error("read", copy, error) from None
+            raise self.error("read", copy.bucket, copy.uri, error) from None
         return digest.hexdigest()
-
-    def put(self, bucket: str, key: str, content: bytes, content_type: str) -> None:
-        """
-        Write a small object of our own, with the user's options but for what describes their files.
-
-        :raises botocore.exceptions.ClientError: S3 refused it.
-        """
-        described = ("ContentType", "Metadata", "ContentDisposition", "ContentEncoding", "ContentLanguage")
-        args = {name: value for name, value in self._extra_args.items() if name not in described}
-        self.call("put_object", args, Bucket=bucket, Key=key, Body=content, ContentType=content_type)
-
-    def check_bucket(self, bucket: str) -> None:
-        """
-        Check that a bucket is there, as far as that may be asked.
-
-        :raises InvalidInputError: It is not.
-        """
-        try:
-            self.client.head_bucket(Bucket=bucket)
-        except ClientError as error:
-            # 403: it may be permitted to write objects, and not to ask for the bucket.
-            if _status(error) == 404:
-                raise InvalidInputError(f"There is no bucket {bucket!r}: nothing was asked for.") from None
-            if _status(error) not in (400, 403, 301):
-                raise object_error("look at", bucket, f"s3://{bucket}", error) from None
-        except BotoCoreError as error:
-            raise object_error("look at", bucket, f"s3://{bucket}", error) from None
 
     def keys_among(self, keys: Sequence[str | None], bucket: str) -> frozenset[str] | None:
         """
@@ -216,23 +354,32 @@ class S3Store:
             return None
         return frozenset(found)
 
-    def abort_uploads(self, bucket: str, key: str) -> int:
-        """
-        Abort all multipart uploads to a key, and return how many there were.
-
-        :raises botocore.exceptions.ClientError: S3 refused.
-        """
-        found = [
-            upload["UploadId"]
-            for page in self.client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=bucket, Prefix=key
+    def error(self, action: str, bucket: str, uri: str, error: ClientError | BotoCoreError) -> GetimgError:
+        """Return what S3 said as one sentence."""
+        if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
+            found = " ".join(str(error).split()).rstrip(".")
+            return ConnectionConfigError(
+                f"The AWS connection {self._hook.aws_conn_id!r} gives no credentials for S3, and nor does the worker's "
+                f"environment: {found}."
             )
-            for upload in page.get("Uploads", [])
-            if upload["Key"] == key
-        ]
-        for upload_id in found:
-            self.client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
-        return len(found)
+        if not isinstance(error, ClientError):
+            # A bucket's name that can't be one is found by botocore itself, and will not get better.
+            kind = InvalidInputError if isinstance(error, ParamValidationError) else ObjectStoreError
+            reason = " ".join(str(error).split()).rstrip(".")
+            return kind(f"S3 could not be asked to {action} {uri}: {reason}.")
+        said, status = error.response.get("Error", {}), _status(error)
+        code = said.get("Code") or "no code"
+        if code == "NoSuchBucket" or (status == 404 and action == "store"):
+            return StoreRefusedError(
+                f"S3 could not {action} {uri}: there is no bucket {bucket!r}.", status=status, code=code
+            )
+        passing = status >= 500 and status != 501
+        passing = passing or status in _PASSING_STATUSES or code in _PASSING or "throttl" in code.lower()
+        message = " ".join((said.get("Message") or "no reason given").split()).rstrip(".")
+        where = f"({status})" if code == str(status) else f"({status} {code})"
+        return (ObjectStoreError if passing or not status else StoreRefusedError)(
+            f"S3 refused to {action} {uri} {where}: {message}.", status=status, code=code
+        )
 
     def members_of(self, operation: str) -> frozenset[str]:
         """Return the names of the parameters that an S3 operation takes."""
@@ -247,8 +394,8 @@ class S3Store:
             return {}
         if not isinstance(extra_args, Mapping):
             raise InvalidInputError(
-                f"extra_args is a {type(extra_args).__name__}: a dict of S3 options is allowed, such as "
-                "{'StorageClass': 'STANDARD_IA'}."
+                "extra_args must be a dict of S3 options, such as {'StorageClass': 'STANDARD_IA'}, got "
+                f"{type(extra_args).__name__}."
             )
         # A checksum's value can be that of one object at most; its algorithm may be chosen.
         allowed = {
@@ -259,15 +406,21 @@ class S3Store:
         unknown = sorted(str(name) for name in set(extra_args) - allowed)
         if unknown:
             raise InvalidInputError(
-                f"extra_args has {', '.join(unknown)}, which can't be set: options of S3's PutObject are allowed, "
-                "such as ACL, Metadata, ServerSideEncryption, SSEKMSKeyId, StorageClass and Tagging."
+                "extra_args must hold options of S3's PutObject that may be set, such as ACL, Metadata, ServerSideEncryption, "
+                f"SSEKMSKeyId, StorageClass and Tagging, got {', '.join(unknown)}."
             )
         metadata = extra_args.get("Metadata", {})
         if not isinstance(metadata, Mapping) or not all(
             isinstance(text, str) and text.isascii() for item in metadata.items() for text in item
         ):
             raise InvalidInputError(
-                f"extra_args['Metadata'] is {metadata!r}: a dict of ASCII names and texts is allowed."
+                f"extra_args['Metadata'] must be a dict of ASCII names and texts, got {metadata!r}."
+            )
+        size = sum(len(name) + len(value) for name, value in metadata.items())
+        if size > METADATA_MAX_BYTES - _OWN_METADATA_BYTES:
+            raise InvalidInputError(
+                f"extra_args['Metadata'] must have at most {METADATA_MAX_BYTES - _OWN_METADATA_BYTES} bytes, so that it fits "
+                f"into S3's {METADATA_MAX_BYTES} with what is added to it, got {size}."
             )
         self._check_types(extra_args)
         return dict(extra_args)
@@ -292,9 +445,15 @@ def s3_hook(aws_conn_id: str | None, connections: int) -> S3Hook:
     own = hook.conn_config.botocore_config
     if connections <= (own or Config()).max_pool_connections:  # type: ignore[attr-defined]
         return hook
-    # On top of the connection's own settings, such as the addressing style.
-    wider = Config(max_pool_connections=connections)
-    return S3Hook(aws_conn_id=aws_conn_id, config=own.merge(wider) if own is not None else wider)
+    return _reconfigured(hook, Config(max_pool_connections=connections))
+
+
+def _reconfigured(hook: S3Hook, config: Config) -> S3Hook:
+    """Return a hook with more settings, on top of the connection's own, such as the addressing style."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    own = hook.conn_config.botocore_config
+    return S3Hook(aws_conn_id=hook.aws_conn_id, config=own.merge(config) if own is not None else config)
 
 
 def _sign_checksum(request: Any, **_: Any) -> None:
@@ -312,33 +471,37 @@ def _sign_checksum(request: Any, **_: Any) -> None:
         request.context["client_config"] = config.merge(unsigned) if config is not None else unsigned
 
 
+def _rewound(body: bytes | BinaryIO) -> bytes | BinaryIO:
+    if not isinstance(body, bytes):
+        body.seek(0)
+    return body
+
+
+def _md5(body: bytes | BinaryIO) -> str:
+    """Return what ``Content-MD5`` holds: for stores that know no newer checksum."""
+    digest = hashlib.md5(usedforsecurity=False)
+    if isinstance(body, bytes):
+        digest.update(body)
+    else:
+        body.seek(0)
+        while chunk := body.read(_READ_BYTES):
+            digest.update(chunk)
+    return base64.b64encode(digest.digest()).decode()
+
+
+def _whole_checksum(checksum: str) -> str | None:
+    """Return the SHA-256 of an object's content in hex, from what S3 says of it; None if it says something else."""
+    # A checksum of checksums, as a multipart upload gets, ends in the number of parts.
+    try:
+        digest = base64.b64decode(checksum, validate=True)
+    except binascii.Error:
+        return None
+    return digest.hex() if len(digest) == hashlib.sha256().digest_size else None
+
+
 def _ascii(text: str) -> str:
     """Write a text so that a header can hold it: percent-encoded where it is not plain."""
-    return quote(text, safe=" :+,/")
-
-
-def store_error(action: str, copy: FileCopy, error: ClientError | BotoCoreError) -> GetimgError:
-    """Return what S3 said of a file's object as one sentence."""
-    return object_error(action, copy.bucket, copy.uri, error)
-
-
-def object_error(action: str, bucket: str, uri: str, error: ClientError | BotoCoreError) -> GetimgError:
-    """Return what S3 said as one sentence."""
-    if not isinstance(error, ClientError):
-        # A bucket's name that can't be one is found by botocore itself, and will not get better.
-        kind = InvalidInputError if isinstance(error, ParamValidationError) else ObjectStoreError
-        reason = " ".join(str(error).split()).rstrip(".")
-        return kind(f"S3 could not be asked to {action} {uri}: {reason}.")
-    said, status = error.response.get("Error", {}), _status(error)
-    code = said.get("Code") or "no code"
-    if code == "NoSuchBucket":
-        return ObjectStoreError(
-            f"S3 could not {action} {uri}: there is no bucket {bucket!r}.", status=status, code=code
-        )
-    reason = (said.get("Message") or "no reason given").rstrip(".")
-    return ObjectStoreError(
-        f"S3 refused to {action} {uri} ({status} {code}): {reason}.", status=status, code=code
-    )
+    return quote(text, safe=" :+,/")[:_METADATA_VALUE_BYTES]
 
 
 def _status(error: ClientError) -> int:

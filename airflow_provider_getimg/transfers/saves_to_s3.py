@@ -56,7 +56,7 @@ class SavesToS3Mixin(BaseOperator):
         return threading.Event()
 
     def _remember(self, context: Context, saved: Sequence[Saved]) -> None:
-        """Tell Airflow of what was saved: assets, lineage, the link."""
+        """Report what was saved to Airflow: assets, lineage, the link."""
         from airflow_provider_getimg.transfers.lineage import collect_hook_lineage, emit_asset_events
 
         self._saved = saved

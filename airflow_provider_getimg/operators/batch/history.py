@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What there was before this try: what earlier ones asked, paid for and saved, and what lies in S3.
+What there was before this try: what earlier ones asked, paid for and saved, and what is in S3.
 
 Three witnesses, the best first. The journal's entry of a row says whether its request was sent and what was answered; the
 journal's note beside it says where the answer's files were saved; and the object at the row's key speaks for itself
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.api.errors import ObjectExistsError
 from airflow_provider_getimg.api.types import Generation
+from airflow_provider_getimg.journal import saved_key
 from airflow_provider_getimg.ledger import Entry
-from airflow_provider_getimg.operators.batch.results import RowResult, cost_of
+from airflow_provider_getimg.operators.batch.results import RowResult
 from airflow_provider_getimg.transfers.copier import Saved
 from airflow_provider_getimg.transfers.s3_store import GENERATION_ID, MODEL, REQUEST_SHA256
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.operators.batch.rows import Row
     from airflow_provider_getimg.transfers.plan import FileCopy
     from airflow_provider_getimg.transfers.s3_store import S3Store
+
+# Stands for a row's files where the server said that they are gone.
+_GONE = "gone"
 
 
 class History:
@@ -65,7 +69,7 @@ class History:
         """
         entries = [(row, entry) for row in rows if (entry := self.entry(row)) is not None]
         costs = [
-            cost_of(Generation.from_json(entry.answer)) if entry.answer is not None else None
+            Generation.from_json(entry.answer).cost if entry.answer is not None else None
             for _, entry in entries
         ]
         # What is known first: the catalogue, which is asked for the rest, may be out of reach.
@@ -81,15 +85,20 @@ class History:
             self._listed = self._store.keys_among([row.expected_key for row in rows], rows[0].bucket)
 
     def note_saved(self, row: Row, files: Sequence[Saved]) -> None:
-        """Write down where a row's files lie."""
-        # Nobody waits for this: should it be lost, the object itself tells.
+        """Record where a row's files are."""
+        # Nothing waits for this: should it be lost, the object itself tells.
         self._journal.write_later(
-            _saved_key(row), [[file.copy.uri, file.size, file.sha256, file.etag] for file in files]
+            saved_key(row.id),
+            [[file.copy.uri, file.size, file.sha256, file.etag, file.mime_type] for file in files],
         )
+
+    def note_gone(self, row: Row) -> None:
+        """Record that a row's files are gone: after a Clear, it is sent again."""
+        self._journal.write_later(saved_key(row.id), _GONE)
 
     def saved(self, row: Row) -> RowResult | None:
         """Return the row's result if an earlier try saved its files: whatever became of their URLs since."""
-        entry, noted = self.entry(row), self._journal.earlier(_saved_key(row))
+        entry, noted = self.entry(row), self._journal.earlier(saved_key(row.id))
         if entry is None or entry.answer is None or noted is None:
             return None
         files = _saved_before(row.copies(entry.answer), noted)
@@ -97,47 +106,54 @@ class History:
             return None
         return RowResult.of(row, "reused", Generation.from_json(entry.answer), files)
 
-    def lying(self, row: Row, *, afresh: bool = False) -> RowResult | None:
+    def known(self, row: Row) -> RowResult | None:
+        """Return what earlier tries leave of a row that this try did not come to; None for nothing."""
+        if (saved := self.saved(row)) is not None:
+            return saved
+        entry = self.entry(row)
+        if entry is None or entry.answer is None:
+            return None
+        return RowResult.of(row, "failed", Generation.from_json(entry.answer))
+
+    def find_existing(self, row: Row, *, refresh: bool = False) -> RowResult | None:
         """
         Look for the row's object, as an earlier run, or a try before a Clear, may have left it.
 
-        :param afresh: Whether it may have come since the try began.
+        :param refresh: Whether it may have come since the try began.
 
-        :raises ObjectExistsError: Something else lies at its key: an image could not be saved there, and none is paid.
+        :raises ObjectExistsError: Something else is at its key: an image could not be saved there, and none is paid.
         """
         if self._if_exists == "replace" or row.expected_key is None:
             return None
-        if not afresh and self._listed is not None and row.expected_key not in self._listed:
+        if not refresh and self._listed is not None and row.expected_key not in self._listed:
             return None
-        copy = row.some_copy()
-        stored = self._store.look(copy, by_listing=True)
+        uri = row.some_copy().uri
+        stored = self._store.head(row.bucket, row.expected_key, list_fallback=True)
         if stored is None:
             return None
         if self._if_exists == "fail":
             raise ObjectExistsError(
-                f"{copy.uri} exists already, and if_exists is 'fail': nothing was asked for."
+                f"{uri} already exists, and if_exists is 'fail'. No request was sent.", billed="no"
             )
         if not stored.readable:
             raise ObjectExistsError(
-                f"{copy.uri} exists already and may not be read, so that it can't be told what it was made from: nothing was "
-                "asked for. Permit s3:GetObject, give the row another key, or set if_exists='replace'."
+                f"{uri} already exists but cannot be read (s3:GetObject denied), so its origin is unknown. No request was "
+                "sent. Permit s3:GetObject, give the row another key, or set if_exists='replace'.",
+                billed="no",
             )
         if stored.metadata.get(REQUEST_SHA256) != row.request.fingerprint:
             raise ObjectExistsError(
-                f"{copy.uri} exists already, and was not made from this request: nothing was asked for. Give the row another "
-                "key, or set if_exists='replace'."
+                f"{uri} already exists, and was not made from this request. No request was sent. Give the row another key, "
+                "or set if_exists='replace'.",
+                billed="no",
             )
         copy = row.made_before(
             stored.metadata.get(GENERATION_ID), stored.metadata.get(MODEL), stored.mime_type
         )
         sha256 = stored.sha256 or self._store.sha256_of(copy)
-        self._log.info("%s is there already, nothing was billed: %s.", row.name, copy.uri)
-        file = Saved(copy, stored.size, sha256, stored.etag, copied=False)
+        self._log.info("%s already exists, nothing was billed: %s.", row.name, copy.uri)
+        file = Saved(copy, stored.size, sha256, stored.etag, stored.mime_type, copied=False)
         return RowResult(row, "reused", [file], copy.generation_id)
-
-
-def _saved_key(row: Row) -> str:
-    return f"{row.id}/saved"
 
 
 def _saved_before(copies: Sequence[FileCopy], noted: Any) -> list[Saved] | None:
@@ -145,9 +161,9 @@ def _saved_before(copies: Sequence[FileCopy], noted: Any) -> list[Saved] | None:
     if not isinstance(noted, list) or len(noted) != len(copies):
         return None
     files = []
-    for copy, (uri, size, sha256, etag) in zip(copies, noted, strict=True):
-        copy = copy.with_content(sha256)
+    for copy, (uri, size, sha256, etag, mime_type) in zip(copies, noted, strict=True):
+        copy = copy.located(sha256, mime_type)
         if copy.uri != uri:
             return None
-        files.append(Saved(copy, size, sha256, etag, copied=False))
+        files.append(Saved(copy, size, sha256, etag, mime_type, copied=False))
     return files

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from airflow_provider_getimg.api.errors import BatchIncompleteError, InvalidInputError
 from airflow_provider_getimg.api.signed_urls import without_query
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_provider_getimg.api.errors import Billed, GetimgError
-    from airflow_provider_getimg.api.types import Generation, MediaFile
+    from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.operators.batch.rows import Row
     from airflow_provider_getimg.transfers.copier import Saved
 
@@ -34,6 +34,7 @@ class RowResult:
     """
     What became of one row.
 
+    :param is_billed: Whether there is an answer to its request that was paid for since the last Clear, or is owed from before.
     :param cost: In USD, as far as the API told; over all tries where an earlier one paid.
     """
 
@@ -43,6 +44,7 @@ class RowResult:
     generation_id: str | None = None
     cost: Decimal | None = None
     error: GetimgError | None = None
+    is_billed: bool = False
 
     @classmethod
     def of(
@@ -54,11 +56,19 @@ class RowResult:
         error: GetimgError | None = None,
     ) -> Self:
         """Make the result of a row for which there is an answer."""
-        return cls(row, outcome, [_slim(file) for file in files], generation.id, cost_of(generation), error)
+        return cls(
+            row,
+            outcome,
+            [_slim(file) for file in files],
+            generation.id,
+            generation.cost,
+            error,
+            is_billed=True,
+        )
 
     @property
     def is_saved(self) -> bool:
-        """Whether its files lie in S3."""
+        """Whether its files are in S3."""
         return self.outcome in ("saved", "reused")
 
     def line(self) -> dict[str, Any]:
@@ -125,28 +135,62 @@ class BatchResults:
             summary["uris"] = [file.copy.uri for file in self.saved_files]
         return summary
 
-    def check(self, max_failures: int, manifest_uri: str | None) -> None:
+    def check(self, max_failures: int, manifest_uri: str | None, manifest_error: GetimgError | None) -> None:
         """
-        Check that no more rows failed than may.
+        Check that no more rows failed than may, and that the manifest could be written.
 
-        :raises BatchIncompleteError: Its message says how many, why, and what it cost.
+        :raises BatchIncompleteError: Its message begins with how many are saved and what it cost, and says why.
         """
         failed = [result for result in self.rows if not result.is_saved]
-        if len(failed) <= max_failures and not self.count("not asked"):
+        if len(failed) <= max_failures and not self.count("not asked") and manifest_error is None:
             return
         errors = [result.error for result in failed if result.error is not None]
-        if self.stopped_by is not None and self.stopped_by not in errors:
-            errors.append(self.stopped_by)
-        billed: Billed = "yes" if self.total_cost else "unknown" if self.doubtful else "no"
-        raise BatchIncompleteError(self._sentences(failed, max_failures, manifest_uri), errors, billed=billed)
+        errors += [
+            error for error in (self.stopped_by, manifest_error) if error is not None and error not in errors
+        ]
+        billed: Billed = "yes" if self.total_cost or self.billed else "unknown" if self.doubtful else "no"
+        raise BatchIncompleteError(
+            self._sentences(failed, max_failures, manifest_uri, manifest_error),
+            errors,
+            billed=billed,
+            cost=self.total_cost,
+            generation_ids=[
+                result.generation_id for result in self.rows if result.is_billed and result.generation_id
+            ],
+        )
 
-    def _sentences(self, failed: Sequence[RowResult], max_failures: int, manifest_uri: str | None) -> str:
-        saved, not_asked = len(self.rows) - len(failed), self.count("not asked")
-        counts = f"{saved} of {len(self.rows)} rows are saved, {len(failed) - not_asked} failed"
-        parts = [f"{counts}, {not_asked} not asked for." if not_asked else f"{counts}."]
+    @property
+    def billed(self) -> int:
+        """How many rows have an answer that was paid for."""
+        return sum(result.is_billed for result in self.rows)
+
+    def bill(self) -> str:
+        """Return how many rows are saved and what all of them cost, as a sentence."""
+        failed, not_asked = self.count("failed"), self.count("not asked")
+        parts = [
+            f"{self.count('saved', 'reused')} of {len(self.rows)} rows are saved",
+            f"{self.billed} were billed ({self.total_cost} USD in all)",
+        ]
+        if self.doubtful:
+            requests = "request" if self.doubtful == 1 else "requests"
+            parts.append(f"{self.doubtful} more {requests} may have been billed")
+        if failed:
+            parts.append(f"{failed} failed")
+        if not_asked:
+            parts.append(f"{not_asked} were not sent")
+        return f"{', '.join(parts)}."
+
+    def _sentences(
+        self,
+        failed: Sequence[RowResult],
+        max_failures: int,
+        manifest_uri: str | None,
+        manifest_error: GetimgError | None,
+    ) -> str:
+        parts = [self.bill()]
         if self.stopped_by is not None:
             parts.append(f"The batch was stopped: {self.stopped_by.message}")
-        elif max_failures:
+        elif len(failed) > max_failures > 0:
             parts.append(f"max_failures allows {max_failures}.")
         told = [
             f"{result.row.name}: {result.error.message}"
@@ -157,17 +201,18 @@ class BatchResults:
         parts += told[:_FAILURES_TOLD]
         if len(told) > _FAILURES_TOLD:
             parts.append(f"And {len(told) - _FAILURES_TOLD} more.")
-        if manifest_uri:
+        if manifest_error is not None:
+            if manifest_error is not self.stopped_by:
+                parts.append(f"The manifest could not be written: {manifest_error.message}")
+        elif manifest_uri:
             parts.append(f"All rows are in {manifest_uri}.")
-        parts.append(self._cost())
+        if not self.total_cost and not self.billed and not self.doubtful:
+            parts.append("Nothing was billed.")
+        else:
+            parts.append(
+                "Neither a retry nor a Clear pays again for an image that was billed and is not saved."
+            )
         return " ".join(parts)
-
-    def _cost(self) -> str:
-        if not self.total_cost and not self.doubtful:
-            return "Nothing was billed."
-        requests = "request" if self.doubtful == 1 else "requests"
-        doubt = f", and {self.doubtful} {requests} may have been billed besides" if self.doubtful else ""
-        return f"{self.total_cost} USD were billed in all{doubt}; what is paid is not asked for again by a retry."
 
 
 def checked_max_failures(value: object, requested: int) -> int:
@@ -196,13 +241,8 @@ def checked_max_failures(value: object, requested: int) -> int:
     )
 
 
-def cost_of(generation: Generation) -> Decimal | None:
-    """Return what a generation cost in USD; None where the API didn't tell."""
-    return generation.usage.total_cost if generation.usage else None
-
-
 def _slim(file: Saved) -> Saved:
     """Return what is needed of a saved file later: of thousands, every URL would add up."""
     media = file.copy.media
-    known = cast("MediaFile", KnownMedia(media.mime_type, media.deletes_at, media.width, media.height))
+    known = KnownMedia(media.mime_type, media.deletes_at, media.width, media.height)
     return replace(file, copy=replace(file.copy, media=known))

@@ -21,20 +21,24 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_provider_getimg.api.errors import (
     AuthenticationError,
     CostLimitError,
+    FileGoneError,
     GetimgError,
     InsufficientBalanceError,
+    InvalidRequestError,
     KilledError,
     NoConnectionError,
     OutcomeUnknownError,
     PaidFilesGoneError,
     RateLimitError,
+    RequestRefusedError,
+    StoreRefusedError,
     UnavailableError,
 )
 from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.ledger import Ledger, LedgerError
 from airflow_provider_getimg.operators.batch.pace import PacedClient
 from airflow_provider_getimg.operators.batch.progress import Progress
-from airflow_provider_getimg.operators.batch.results import BatchResults, RowResult, cost_of
+from airflow_provider_getimg.operators.batch.results import BatchResults, RowResult
 from airflow_provider_getimg.operators.paid_generation import PaidGeneration
 
 if TYPE_CHECKING:
@@ -55,9 +59,12 @@ if TYPE_CHECKING:
 
 #: A row whose request found no connection is asked for so often within a try.
 CONNECTION_ATTEMPTS = 5
-#: So many in a row, and nothing more is asked for: it might all be billed, or all be lost.
+#: So many in a row, and nothing more is sent: it might all be billed, or all be lost. A refusal by S3 that will not pass needs
+#: no second one.
 UNKNOWN_IN_A_ROW = 5
 UNSAVED_IN_A_ROW = 5
+#: Until the first image is saved, so many that are billed and not saved hold further requests.
+UNPROVEN_BACKLOG = 1
 #: Seconds that requests in flight get to be answered once the task was told to end: Airflow kills it after five.
 GRACE_SECONDS = 3.0
 #: Seconds after that until files that have arrived are given up.
@@ -65,6 +72,8 @@ SAVE_SECONDS = 60.0
 _TICK_SECONDS = 0.25
 # Rows that are not sent, for an answer of theirs was lost, come after those with files that die.
 _LAST = datetime.max.replace(tzinfo=UTC)
+# What expires at a time that is not known may do so soon.
+_FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 class Stop:
@@ -160,28 +169,45 @@ class BatchRun:
         self._log = log
         self._lock = threading.Lock()
         self._results: dict[int, RowResult] = {}
+        #: Whether requests may have been sent.
+        self.is_started = False
         self._finished = threading.Event()
         self._fault: BaseException | None = None
         self._backlog = 0
         self._failed = 0
+        # Rows that earlier tries paid for and did not save: the next is sent once one of them is saved, or none is left.
+        self._owed: set[int] = set()
+        self._may_send = threading.Event()
+        self._refused_models: dict[str, GetimgError] = {}
         self._unknown_in_a_row = 0
         self._unsaved_in_a_row = 0
         # Enough for all slots' answers at once, on top of what the savers have in hand.
         self._backlog_at_most = 2 * (rules.askers + rules.savers)
+        self._has_saved = False
 
     @property
     def results(self) -> BatchResults:
         """What became of the rows, so far."""
-        rows = [self._results.get(row.index) or RowResult(row, "not asked") for row in self._rows]
+        rows = [
+            self._results.get(row.index) or self._history.known(row) or RowResult(row, "not asked")
+            for row in self._rows
+        ]
         return BatchResults(rows, self._stop.reason, self._budget.billed, self._budget.doubtful)
 
-    def run(self) -> BatchResults:
+    def run(self, check_store: Callable[[BatchResults], None]) -> BatchResults:
         """
         Ask for all rows, and save them.
 
+        :param check_store: Called with what is known beforehand: where it raises a ``GetimgError``, nothing is sent.
         :raises CostLimitError: All together are over the budget. Nothing was sent.
         """
         rows = self._in_order()
+        try:
+            check_store(self.results)
+        except GetimgError as error:
+            self._stop.because(error)
+            return self.results
+        self.is_started = True
         progress = Progress(len(rows), self._log)
         self._askers = ThreadPoolExecutor(self._rules.askers, "getimg-ask")
         self._savers = ThreadPoolExecutor(self._rules.savers, "getimg-save")
@@ -212,7 +238,9 @@ class BatchRun:
             entry = self._history.entry(row)
             if entry is not None and entry.answer is not None:
                 generation = Generation.from_json(entry.answer)
-                paid.append((min(file.deletes_at for file in generation.data), row))
+                paid.append((min(file.deletes_at or _FIRST for file in generation.data), row))
+                if self._history.saved(row) is None:
+                    self._owed.add(row.index)
             elif entry is not None and self._rules.on_unknown_outcome == "fail":
                 paid.append((_LAST, row))
             else:
@@ -226,6 +254,8 @@ class BatchRun:
             # What is paid is saved all the same.
             self._stop.because(error)
         self._history.list_objects(to_ask)
+        if not self._owed:
+            self._may_send.set()
         return [row for _, row in sorted(paid, key=lambda entry: entry[0])] + to_ask
 
     def _wait(self, progress: Progress) -> None:
@@ -270,8 +300,25 @@ class BatchRun:
         with self._lock:
             self._results[row.index] = result
             self._failed += not result.is_saved
+            self._settle_owed(row, result)
             if len(self._results) == len(self._rows):
                 self._finished.set()
+
+    def _settle_owed(self, row: Row, result: RowResult) -> None:
+        """
+        Let requests be sent once something that was paid for before could be saved.
+
+        A try that can save nothing of what earlier ones paid for must not buy more.
+        """
+        if row.index not in self._owed:
+            return
+        self._owed.remove(row.index)
+        if result.is_saved:
+            self._may_send.set()
+        elif not self._owed and not self._may_send.is_set():
+            if result.error is not None and not isinstance(result.error, FileGoneError | PaidFilesGoneError):
+                self._stop.because(result.error)
+            self._may_send.set()
 
     def _ask(self, row: Row) -> RowResult | None:
         if (saved := self._history.saved(row)) is not None:
@@ -285,6 +332,7 @@ class BatchRun:
             on_unknown_outcome=self._rules.on_unknown_outcome,
             rate_limit_wait=0,
             killed=self._stop.event,
+            is_gone=self._copier.is_gone,
             log=log,
             slot=self._pace.slot,
         )
@@ -294,17 +342,23 @@ class BatchRun:
             # A try that was given up for dead may have saved what it could no longer record.
             there = None
             with contextlib.suppress(GetimgError):
-                there = self._history.lying(row, afresh=True)
+                there = self._history.find_existing(row, refresh=True)
             if there is not None:
                 return there
             raise
         is_new = answer is None
         if answer is None:
+            while not self._may_send.wait(_TICK_SECONDS) and not self._stop.event.is_set():
+                pass
             if self._stop.event.is_set():
                 return RowResult(row, "not asked")
-            # What an earlier try asked for may lie there without a note; the listing is of the others.
-            afresh = self._history.entry(row) is not None
-            if (there := self._history.lying(row, afresh=afresh)) is not None:
+            if (refusal := self._refused_models.get(row.request.checked.model)) is not None:
+                raise RequestRefusedError(
+                    f"It was not sent, as another row with this model was refused. {refusal.message}"
+                )
+            # What an earlier try sent may be there without a note; the listing is of the others.
+            refresh = self._history.entry(row) is not None
+            if (there := self._history.find_existing(row, refresh=refresh)) is not None:
                 return there
             try:
                 answer = self._generate(paid, row, ledger.is_last_try)
@@ -346,9 +400,11 @@ class BatchRun:
                 self._budget.release(price)
                 if isinstance(error, AuthenticationError | InsufficientBalanceError | LedgerError):
                     self._stop.because(error)
+                if isinstance(error, InvalidRequestError) and error.param == "model":
+                    self._refused_models[row.request.checked.model] = error
                 raise
             else:
-                self._budget.settle(price, cost_of(Generation.from_json(answer)))
+                self._budget.settle(price, Generation.from_json(answer).cost)
                 self._unknown_in_a_row = 0
                 return answer
 
@@ -370,6 +426,8 @@ class BatchRun:
         try:
             files = self._saved(row, answer, is_new)
         except GetimgError as error:
+            if isinstance(error, FileGoneError):
+                self._history.note_gone(row)
             self._unsaved(error)
             return RowResult.of(row, "failed", generation, error=_bare(error))
         finally:
@@ -382,6 +440,7 @@ class BatchRun:
         copies = row.copies(answer)
         files = [self._copier.save(copy, is_new=is_new and copy.key == row.expected_key) for copy in copies]
         self._unsaved_in_a_row = 0
+        self._has_saved = True
         self._history.note_saved(row, files)
         return files
 
@@ -391,14 +450,15 @@ class BatchRun:
         with self._lock:
             self._unsaved_in_a_row += 1
             too_many = self._unsaved_in_a_row == UNSAVED_IN_A_ROW
-        if too_many:
+        if too_many or isinstance(error, StoreRefusedError):
             self._stop.because(error)
 
     def _count_unsaved(self, change: int) -> None:
-        """Hold requests while too much of what is paid is not saved yet."""
+        """Hold requests while too much of what is billed is not saved yet; little, until saving is proven to work."""
         with self._lock:
             self._backlog += change
-            self._pace.hold(self._backlog >= self._backlog_at_most)
+            most = self._backlog_at_most if self._has_saved else UNPROVEN_BACKLOG
+            self._pace.hold(self._backlog >= most)
 
 
 def _bare(error: GetimgError) -> GetimgError:
