@@ -20,6 +20,7 @@ KEY_MAX_BYTES = 1024
 #: What a file of a generation knows of itself.
 PLACEHOLDERS = ("generation_id", "index", "extension", "model", "width", "height", "sha256")
 
+_NAMES_TOLD = 30
 # No width and no precision above this: Python would build a text of any size.
 _FORMAT_MAX = 255
 _FORMAT_MAX_CHARACTERS = 32
@@ -33,6 +34,19 @@ _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]"
 )
 _SEPARATOR = re.compile(r"[/\\]")
+
+
+class _Unknown(str):
+    """What nobody told, in any format."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
+
+#: Stands in a key for what an answer does not tell, whatever the format.
+UNKNOWN = _Unknown("unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,7 @@ class KeyTemplate:
         """
         unknown = sorted(self.names - set(allowed))
         if unknown:
-            known = ", ".join(f"{{{name}}}" for name in allowed)
+            known = ", ".join(f"{{{name}}}" for name in list(allowed)[:_NAMES_TOLD])
             raise InvalidInputError(
                 f"s3_key has the unknown placeholder {quote(f'{{{unknown[0]}}}')}. Known placeholders: {known}."
             )

@@ -4,50 +4,41 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow_provider_getimg.api.errors import InvalidInputError, UnavailableError
+from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.media import extension
+from airflow_provider_getimg.api.quote import quote
+from airflow_provider_getimg.api.types import Generation
+from airflow_provider_getimg.operators.batch.labels import LABELS, ROW_PLACEHOLDERS, checked_labels
+from airflow_provider_getimg.operators.batch.requests_file import listed
 from airflow_provider_getimg.operators.written_request import FIELDS, WrittenRequest
-from airflow_provider_getimg.transfers.plan import PLACEHOLDERS as FILE_PLACEHOLDERS
-from airflow_provider_getimg.transfers.plan import (
-    FileCopy,
-    KnownMedia,
-    destination,
-    placeholders,
-    plan,
-)
+from airflow_provider_getimg.transfers.keys import PLACEHOLDERS as FILE_PLACEHOLDERS
+from airflow_provider_getimg.transfers.keys import UNKNOWN, KeyTemplate
+from airflow_provider_getimg.transfers.plan import FileCopy, KnownMedia, copies_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
     from mypy_boto3_s3 import S3Client
 
     from airflow_provider_getimg.api.types import MediaFile
 
-LABELS = "labels"
-REQUESTS_FILE_MAX_BYTES = 256 * 1024 * 1024
+#: The API's own default.
+_DEFAULT_FORMAT = "jpeg"
+#: What the end of a key promises.
+_FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 
 #: Placeholders whose values only an answer tells.
 _TOLD_BY_THE_ANSWER = frozenset({"generation_id", "sha256", "width", "height"})
-#: What stands for an answer while keys are checked.
-_SOME_ANSWER = {
-    "id": f"img_{'0' * 24}",
-    "data": [
-        {
-            "url": "https://x",
-            "mime_type": "",
-            "deletes_at": "2100-01-01T00:00Z",
-            "width": 99999,
-            "height": 99999,
-        }
-    ],
-}
+#: What stands for these while keys are checked.
+_ANY_ID = "0" * 28
+_ANY_ANSWER = {"generation_id": _ANY_ID, "index": 0, "width": 99999, "height": 99999, "sha256": "0" * 64}
+_NO_SIZE = {"width": UNKNOWN, "height": UNKNOWN}
 # Faults that are told one by one: the rest is a number.
 _FAULTS_TOLD = 3
 
@@ -59,18 +50,16 @@ class Row:
 
     :param index: Its place in the list, from 0.
     :param request: What is asked for.
-    :param labels: The user's own names for it.
+    :param labels: The user's own names for it, as plain JSON.
+    :param template: Where its files go.
     :param id: The same in each try: the request's fingerprint, and a number where several rows ask for the same.
-    :param bucket: Where its files go.
-    :param template: The template of their keys.
     """
 
     index: int
     request: WrittenRequest
     labels: Mapping[str, Any]
-    id: str
-    bucket: str
-    template: str
+    template: KeyTemplate
+    id: str = ""
 
     @property
     def name(self) -> str:
@@ -78,64 +67,97 @@ class Row:
         return f"Row {self.index}"
 
     @property
-    def _fields(self) -> dict[str, Any]:
-        """What its placeholders stand for, beside those that its files know themselves."""
-        request = self.request.checked
-        told = {name: getattr(request, name) for name in FIELDS if name != "images"}
-        told["output_format"] = request.output_format or "jpeg"
-        return {
-            **{name: "default" if value is None else value for name, value in told.items()},
-            **self.labels,
-            "row": self.index,
-        }
+    def bucket(self) -> str:
+        """Where its files go."""
+        return self.template.bucket
+
+    @property
+    def output_format(self) -> str:
+        """The format that is asked for."""
+        return self.request.checked.output_format or _DEFAULT_FORMAT
+
+    @property
+    def _extension(self) -> str:
+        return extension(f"image/{self.output_format}")
 
     @property
     def prompt_sha256(self) -> str:
         """A digest of the prompt, in hex."""
         return hashlib.sha256(self.request.checked.prompt.encode()).hexdigest()
 
+    @property
+    def _values(self) -> dict[str, Any]:
+        """
+        What placeholders stand for that are known before the request is sent.
+
+        The extension is among them: a row's key must not depend on what an answer says of its format.
+        """
+        request = self.request.checked
+        fields = {name: getattr(request, name) for name in FIELDS if name != "images"}
+        return {
+            **{name: "default" if value is None else value for name, value in fields.items()},
+            **self.labels,
+            "row": self.index,
+            "output_format": self.output_format,
+            "extension": self._extension,
+        }
+
+    def check_key(self) -> None:
+        """
+        Check that there will be a key for its file, whatever the answer tells.
+
+        :raises InvalidInputError: There won't, or it promises another format than the one that is asked for.
+        """
+        self.template.render({**self._values, **_ANY_ANSWER, **_NO_SIZE})
+        key = self._planned_key()
+        _, dot, suffix = key.lower().rpartition(".")
+        if dot and _FORMATS.get(suffix, self.output_format) != self.output_format:
+            default = "" if self.request.checked.output_format else ", the default"
+            raise InvalidInputError(
+                f"s3_key must end in {{extension}}, or in .{self._extension} where output_format is "
+                f"{self.output_format!r}{default}, got {quote(key)}."
+            )
+
+    def _planned_key(self) -> str:
+        return self.template.render({**self._values, **_ANY_ANSWER})
+
     def copies(self, answer: Mapping[str, Any]) -> list[FileCopy]:
-        """Return where the files of its answer go."""
-        return [
-            replace(copy, prompt_sha256=self.prompt_sha256, request_sha256=self.request.fingerprint)
-            for copy in plan(answer, self.template, self.bucket, self._fields)
-        ]
+        """Return where the files of its answer go. The answer is paid for: no key can be refused any more."""
+        generation = Generation.from_json(answer)
+        try:
+            copies = copies_of(generation, self.template, self._values)
+        except InvalidInputError:
+            # What the answer tells makes no key, or one that is too long. With these values it was checked.
+            digest = hashlib.sha256(generation.id.encode(errors="replace")).hexdigest()
+            safe = {"generation_id": digest[: len(_ANY_ID)], "index": 0, **_NO_SIZE}
+            copies = copies_of(generation, self.template, {**self._values, **safe})
+        return [self._named(copy) for copy in copies]
+
+    def _named(self, copy: FileCopy) -> FileCopy:
+        return replace(copy, prompt_sha256=self.prompt_sha256, request_sha256=self.request.fingerprint)
 
     @cached_property
     def expected_key(self) -> str | None:
         """The key of its first file; None where only the answer tells."""
-        # The key alone is kept: of thousands of rows, all else would add up.
-        if placeholders(self.template, (*FILE_PLACEHOLDERS, *self._fields)) & _TOLD_BY_THE_ANSWER:
-            return None
-        return self.some_copy().key
+        return None if self.template.names & _TOLD_BY_THE_ANSWER else self._planned_key()
 
-    @property
-    def has_key_of_its_own(self) -> bool:
-        """Whether its key is like no other row's, whatever they ask for."""
-        asked = placeholders(self.template, (*FILE_PLACEHOLDERS, *self._fields))
-        return bool(asked & {"generation_id", "sha256"})
-
-    def some_copy(self, *, told: bool = True) -> FileCopy:
-        """
-        Return where a file would go.
-
-        :param told: Whether its answer tells the size, as answers do, but need not.
-        """
-        [media] = _SOME_ANSWER["data"]
-        if not told:
-            media = {**media, "width": None, "height": None}  # type: ignore[dict-item]
-        mime_type = f"image/{self._fields['output_format']}"
-        answer = {
-            **_SOME_ANSWER,
-            "model": self.request.checked.model,
-            "data": [{**media, "mime_type": mime_type}],  # type: ignore[dict-item]
-        }
-        return self.copies(answer)[0]
+    def some_copy(self) -> FileCopy:
+        """Return where a file would go."""
+        return self._named(
+            FileCopy(
+                _ANY_ID,
+                0,
+                self.request.checked.model,
+                cast("MediaFile", KnownMedia(f"image/{self.output_format}", None)),
+                self.bucket,
+                self._planned_key(),
+            )
+        )
 
     def made_before(self, generation_id: str | None, model: str | None, mime_type: str | None) -> FileCopy:
         """Return the file that lies at its key, with what the object itself tells."""
         copy = self.some_copy()
-        media = cast("MediaFile", KnownMedia(mime_type or copy.media.mime_type, copy.media.deletes_at))
+        media = cast("MediaFile", KnownMedia(mime_type or copy.media.mime_type, None))
         return replace(copy, generation_id=generation_id or "unknown", model=model, media=media)
 
     def shown(self) -> dict[str, Any]:
@@ -146,9 +168,16 @@ class Row:
 
 @dataclass
 class _Faults:
-    """What is wrong with rows, gathered so that all of it can be mended at once."""
+    """What is wrong with rows: the first faults, so that they can be mended at once, and the number of all."""
 
-    found: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, fault: str) -> None:
+        """Add one."""
+        self.count += 1
+        if len(self.told) < _FAULTS_TOLD:
+            self.told.append(fault)
 
     def check(self) -> None:
         """
@@ -156,11 +185,9 @@ class _Faults:
 
         :raises InvalidInputError: Something is.
         """
-        if not self.found:
-            return
-        more = len(self.found) - _FAULTS_TOLD
-        told = " ".join(self.found[:_FAULTS_TOLD])
-        raise InvalidInputError(f"{told} And {more} more." if more > 0 else told)
+        if self.count:
+            more = f" And {self.count - len(self.told)} more." if self.count > len(self.told) else ""
+            raise InvalidInputError(" ".join(self.told) + more)
 
 
 def read_rows(
@@ -179,130 +206,79 @@ def read_rows(
     :raises InvalidInputError: Any row, or any key, can't be used. It names the first ones.
     :raises UnavailableError: S3 could not be asked for the file.
     """
-    bucket, template = destination(s3_key, s3_bucket)
-    shared = _checked_defaults(defaults)
-    faults = _Faults()
+    template = KeyTemplate.parse(s3_key, s3_bucket)
+    shared, shared_labels = _checked_defaults(defaults)
+    faults, unlabelled = _Faults(), _Faults()
     rows: list[Row] = []
     asked: Counter[str] = Counter()
-    for index, (where, fields) in enumerate(_listed(requests, s3_client)):
+    labels_seen: set[str] = set()
+    for index, (where, fields) in enumerate(listed(requests, s3_client, faults.add)):
         try:
-            request, labels = _request({**shared, **fields, LABELS: _labels(shared, fields)})
-            row = Row(index, request, labels, "", bucket, template)
-            row.some_copy()
-            row.some_copy(told=False)
+            request, labels = _request(shared, shared_labels, fields)
+            labels_seen.update(labels)
+            missing = template.names.difference(FILE_PLACEHOLDERS, ROW_PLACEHOLDERS, labels)
+            if missing:
+                unlabelled.add(f"{where} has no label {quote(min(missing))}, which s3_key names.")
+                continue
+            row = Row(index, request, labels, template)
+            row.check_key()
+            digest = request.fingerprint[:32]
         except InvalidInputError as error:
-            faults.found.append(f"{where}: {error.message}")
+            faults.add(f"{where}: {error.message}")
             continue
         except UnicodeEncodeError:
-            faults.found.append(f"{where} holds text that can't be encoded (half of a surrogate pair).")
+            faults.add(f"{where} holds text that can't be encoded (half of a surrogate pair).")
             continue
-        digest = request.fingerprint[:32]
         rows.append(replace(row, id=f"{digest}-{asked[digest]}"))
         asked[digest] += 1
     faults.check()
+    if unlabelled.count:
+        template.check_names(dict.fromkeys([*FILE_PLACEHOLDERS, *ROW_PLACEHOLDERS, *sorted(labels_seen)]))
+        unlabelled.check()
     _check_keys(rows)
     return rows
 
 
 def _check_keys(rows: Sequence[Row]) -> None:
+    # Width and height tell rows apart by chance alone.
+    if rows and rows[0].template.names & {"generation_id", "sha256"}:
+        return
     places: dict[str, Row] = {}
     for row in rows:
-        if row.has_key_of_its_own:
-            return
-        # Width and height tell rows apart by chance alone.
-        key = row.some_copy().key
+        key = row.expected_key or row.some_copy().key
         if key in places:
             raise InvalidInputError(
-                f"s3_key gives rows {places[key].index} and {row.index} the same key {key!r}: tell them apart "
+                f"s3_key gives rows {places[key].index} and {row.index} the same key {quote(key)}: tell them apart "
                 "with {row}, a field in which they differ, or {generation_id}."
             )
         places[key] = row
 
 
-def _request(fields: Mapping[str, Any]) -> tuple[WrittenRequest, dict[str, Any]]:
-    labels = fields[LABELS]
-    reserved = sorted(set(labels) & {*FIELDS, *FILE_PLACEHOLDERS, "row"})
-    if reserved:
-        raise InvalidInputError(f"labels holds {reserved[0]!r}, which is a placeholder of its own.")
-    unknown = sorted(str(name) for name in set(fields) - {*FIELDS, LABELS})
-    if unknown:
-        raise InvalidInputError(
-            f"{unknown[0]} is not a known field: {', '.join(FIELDS)} and {LABELS} are allowed."
-        )
-    return WrittenRequest({name: fields[name] for name in FIELDS if name in fields}), labels
+def _request(
+    shared: Mapping[str, Any], shared_labels: Mapping[str, Any], fields: Mapping[str, Any]
+) -> tuple[WrittenRequest, Mapping[str, Any]]:
+    labels = checked_labels(fields.get(LABELS))
+    return WrittenRequest({**shared, **_known(fields)}), {**shared_labels, **labels}
 
 
-def _labels(shared: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    labels: dict[str, Any] = {}
-    for source in (shared, fields):
-        own = source.get(LABELS) or {}
-        plain = isinstance(own, Mapping) and all(
-            isinstance(name, str)
-            and isinstance(value, str | int | float)
-            and (not isinstance(value, float) or math.isfinite(value))
-            for name, value in own.items()
-        )
-        if not plain:
-            raise InvalidInputError(
-                "labels is no dict of texts and numbers: names of your own are allowed, such as {'sku': 'A-17'}."
-            )
-        labels |= own
-    return labels
-
-
-def _checked_defaults(defaults: object) -> Mapping[str, Any]:
+def _checked_defaults(defaults: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the fields and the labels that all requests share."""
     if defaults is None:
-        return {}
+        return {}, {}
     if not isinstance(defaults, Mapping):
         raise InvalidInputError(
-            f"defaults is a {type(defaults).__name__}: a dict of the fields that the requests share is allowed."
+            f"defaults must be a dict of the fields that the requests share, got {quote(defaults)}."
         )
-    return defaults
-
-
-def _listed(requests: object, s3_client: Callable[[], S3Client]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each request with its place, for messages."""
-    if isinstance(requests, str) and requests.startswith("s3://"):
-        listed = _lines(requests, s3_client())
-    elif isinstance(requests, str | Mapping) or not isinstance(requests, Sequence):
-        raise InvalidInputError(
-            f"requests is a {type(requests).__name__}: a list of dicts, or the s3://bucket/key of a JSON Lines file, is "
-            "allowed. Pass an upstream task's .output rather than a Jinja text."
-        )
-    else:
-        listed = ((f"requests[{number}]", request) for number, request in enumerate(requests))
-    for where, request in listed:
-        if not isinstance(request, Mapping):
-            raise InvalidInputError(
-                f"{where} is a {type(request).__name__}: a dict with at least model and prompt is allowed."
-            )
-        yield where, request
-
-
-def _lines(uri: str, client: S3Client) -> Iterator[tuple[str, Any]]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket or not key:
-        raise InvalidInputError(f"requests is {uri!r}, which names no object: s3://bucket/key is allowed.")
     try:
-        answer = client.get_object(Bucket=bucket, Key=key)
-        if answer["ContentLength"] > REQUESTS_FILE_MAX_BYTES:
-            raise InvalidInputError(
-                f"requests ({uri}) is {answer['ContentLength']} bytes: at most {REQUESTS_FILE_MAX_BYTES} (256 MiB) are "
-                "allowed."
-            )
-        content = answer["Body"].read()
-    except (ClientError, BotoCoreError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else 0
-        kind = InvalidInputError if status in (400, 403, 404) else UnavailableError
-        raise kind(f"requests ({uri}) can't be read from S3: {reason}.") from None
-    for number, line in enumerate(content.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield f"{uri} line {number}", json.loads(line)
-            except (ValueError, RecursionError):
-                raise InvalidInputError(
-                    f"{uri} line {number} is not JSON: one object a line is allowed."
-                ) from None
+        return _known(defaults), checked_labels(defaults.get(LABELS))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"defaults: {error.message}") from None
+
+
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request proper."""
+    unknown = [name for name in fields if name not in FIELDS and name != LABELS]
+    if unknown:
+        known = ", ".join([*FIELDS, LABELS])
+        raise InvalidInputError(f"{quote(unknown[0])} is not a known field. Known fields: {known}.")
+    return {name: value for name, value in fields.items() if name != LABELS}

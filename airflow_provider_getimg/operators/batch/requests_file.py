@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the requests of a batch come from: a list, or a JSON Lines file in S3."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from airflow_provider_getimg.api.errors import InvalidInputError, UnavailableError
+from airflow_provider_getimg.api.quote import quote
+from airflow_provider_getimg.api.types import REQUEST_MAX_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+#: All rows are kept in memory, about 2 KB each beside what they hold. At 20 requests a minute, these take three and a half days.
+MAX_REQUESTS = 100_000
+REQUESTS_FILE_MAX_BYTES = 256 * 1024 * 1024
+#: A whole request, references as data URLs included, and what else may stand beside it.
+LINE_MAX_BYTES = REQUEST_MAX_BYTES + 1024 * 1024
+_BUFFER_BYTES = 1024 * 1024
+
+
+def listed(
+    requests: object, s3_client: Callable[[], S3Client], add_fault: Callable[[str], None]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """
+    Yield each request with its place, for messages.
+
+    :param requests: A list of dicts, or the ``s3://bucket/key`` of a JSON Lines file.
+    :param s3_client: Called for a client where a file is to be read.
+    :param add_fault: Called for each entry that is no dict.
+    :raises InvalidInputError: There is no such list or file, or it holds too much.
+    :raises UnavailableError: S3 could not be asked for the file.
+    """
+    if isinstance(requests, str) and requests.startswith("s3://"):
+        yield from _read(requests, s3_client, add_fault)
+        return
+    if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Sequence):
+        raise InvalidInputError(
+            f"requests must be a list of dicts, or the s3://bucket/key of a JSON Lines file, got {quote(requests)}. Pass an "
+            "upstream task's .output rather than a Jinja text."
+        )
+    if len(requests) > MAX_REQUESTS:
+        raise InvalidInputError(f"requests must be at most {MAX_REQUESTS}, got {len(requests)}.")
+    for number, request in enumerate(requests):
+        if isinstance(request, Mapping):
+            yield f"requests[{number}]", request
+        else:
+            add_fault(
+                f"requests[{number}] must be a dict with at least model and prompt, got {quote(request)}."
+            )
+
+
+def _read(
+    uri: str, s3_client: Callable[[], S3Client], add_fault: Callable[[str], None]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise InvalidInputError(f"requests must be s3://bucket/key, got {quote(uri)}.")
+    client = s3_client()
+    try:
+        answer = client.get_object(Bucket=bucket, Key=key)
+        with io.BufferedReader(cast("io.RawIOBase", answer["Body"]), _BUFFER_BYTES) as file:
+            if answer["ContentLength"] > REQUESTS_FILE_MAX_BYTES:
+                raise InvalidInputError(
+                    f"requests ({uri}) must be at most {REQUESTS_FILE_MAX_BYTES} bytes (256 MiB), got "
+                    f"{answer['ContentLength']}."
+                )
+            # All of it before the first is looked at: a file that is too long is refused at once.
+            read = list(_lines(uri, file, add_fault))
+    except (ClientError, BotoCoreError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else 0
+        final = isinstance(error, ParamValidationError) or status in (400, 403, 404)
+        raise (InvalidInputError if final else UnavailableError)(
+            f"requests ({uri}) can't be read from S3: {reason}."
+        ) from None
+    for number, request in read:
+        yield f"{uri} line {number}", request
+
+
+def _lines(
+    uri: str, file: BinaryIO, add_fault: Callable[[str], None]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    number = 0
+    while line := file.readline(LINE_MAX_BYTES + 1):
+        number += 1
+        if len(line) > LINE_MAX_BYTES:
+            raise InvalidInputError(f"{uri} line {number} must be at most {LINE_MAX_BYTES} bytes, got more.")
+        if number > MAX_REQUESTS:
+            raise InvalidInputError(f"requests ({uri}) must be at most {MAX_REQUESTS} lines, got more.")
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line.strip():
+            continue
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            request = None
+        if isinstance(request, Mapping):
+            yield number, request
+        else:
+            text = line[:200].decode(errors="replace").strip()
+            add_fault(
+                f"{uri} line {number} must be a JSON object with at least model and prompt, got {quote(text)}."
+            )
