@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many reference images a model takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.quote import quote
+from airflow_provider_getimg.api.types import MAX_REFERENCE_IMAGES
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.api.types import ImageRequest, Model
+
+
+def needs_the_catalogue(request: ImageRequest) -> bool:
+    """Tell whether a request has more references than every model is documented to take: the catalogue knows if its does."""
+    return len(request.images or ()) > MAX_REFERENCE_IMAGES
+
+
+def check_references(model: Model, request: ImageRequest) -> None:
+    """
+    Check that a model takes a request's references. The limits that it states win over the documented one.
+
+    :raises InvalidInputError: It doesn't.
+    """
+    counts = Counter(image.role for image in request.images or ())
+    for role, count in counts.items():
+        limit = model.supported_references.get(role)
+        if limit is not None and count > limit:
+            raise InvalidInputError(
+                f"images must hold at most {limit} with the role {quote(role)} for model {quote(model.id)}, got {count}."
+            )
+    # What the model doesn't limit by its role is limited as documented.
+    unstated = sum(count for role, count in counts.items() if role not in model.supported_references)
+    if unstated and counts.total() > MAX_REFERENCE_IMAGES:
+        raise InvalidInputError(
+            f"images must hold at most {MAX_REFERENCE_IMAGES} images for model {quote(model.id)}, which states no limit of "
+            f"its own, got {counts.total()}."
+        )
