@@ -59,7 +59,7 @@ class S3Fault:
     :param method: Only requests with this HTTP method.
     :param operation: Only requests for this operation of S3, such as ``PutObject`` or ``UploadPart``.
     :param key_contains: Only requests whose key holds this text.
-    :param header: Only requests that carry this header.
+    :param header: Only requests that carry this header, or this ``header: value``.
     :param status: What ``status`` answers; by default that of the code, or 503.
     :param code: The S3 error code; by default one that fits the status.
     :param message: The S3 error message.
@@ -114,8 +114,13 @@ class S3Fault:
             self.method in (None, request.method)
             and self.operation in (None, request.operation)
             and self.key_contains in request.key
-            and (not self.header or self.header.lower() in request.headers)
+            and self._is_carried_by(request)
         )
+
+    def _is_carried_by(self, request: ProxiedRequest) -> bool:
+        name, _, value = self.header.partition(": ")
+        carried = request.headers.get(name.lower())
+        return not name or (carried is not None and value in ("", carried))
 
 
 @dataclass

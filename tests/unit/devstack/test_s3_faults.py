@@ -188,8 +188,16 @@ def test_status_can_have_no_body(proxy: S3FaultProxy) -> None:
     assert (answer.status_code, answer.content) == (412, b"")
 
 
-def test_fault_hits_only_requests_with_its_header(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
-    proxy.set_faults([{"kind": "status", "status": 501, "header": "If-None-Match", "times": 9}])
+@pytest.mark.parametrize("header", ["If-None-Match", "If-None-Match: *"])
+def test_fault_hits_only_requests_with_its_header(
+    client: S3Client, proxy: S3FaultProxy, bucket: str, header: str
+) -> None:
+    proxy.set_faults(
+        [
+            {"kind": "status", "status": 500, "header": "If-None-Match: another", "times": 9},
+            {"kind": "status", "status": 501, "header": header, "times": 9},
+        ]
+    )
     client.put_object(Bucket=bucket, Key="a", Body=b"x")
     with pytest.raises(ClientError, match="NotImplemented"):
         client.put_object(Bucket=bucket, Key="b", Body=b"x", IfNoneMatch="*")
