@@ -62,7 +62,7 @@ def checked_file_size(name: str, value: Any) -> int:
     size = _number(value)
     if not 1 <= size <= FILE_MAX_BYTES or size != int(size):
         raise InvalidInputError(
-            f"{name} must be a whole number of bytes from 1 to {FILE_MAX_BYTES} (5 GiB), got {value!r}."
+            f"{name} must be a whole number of bytes from 1 to {FILE_MAX_BYTES} (5 GiB), got {quote(value)}."
         )
     return int(size)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.types import ImageRequest, Model
 
 
-def needs_the_catalogue(request: ImageRequest) -> bool:
+def references_beyond_documented(request: ImageRequest) -> bool:
     """Tell whether a request has more references than every model is documented to take: the catalogue knows if its does."""
     return len(request.images or ()) > MAX_REFERENCE_IMAGES
 

@@ -10,7 +10,6 @@ missing is an error. Source of every shape and limit: the vendor's pages "Genera
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 import unicodedata
@@ -70,7 +69,7 @@ class ReferenceImage(BaseModel):
     @classmethod
     def _is_https_or_a_data_url(cls, url: str) -> str:
         if url.startswith("https://"):
-            return url
+            return _encodable(url)
         head = _DATA_URL_HEAD.match(url)
         if head is None:
             raise ValueError(
@@ -79,7 +78,7 @@ class ReferenceImage(BaseModel):
             )
         try:
             size = len(base64.b64decode(url[head.end() :], validate=True))
-        except binascii.Error:
+        except ValueError:
             raise ValueError("must be a data URL with whole base64, got one that can't be decoded") from None
         if size > REFERENCE_IMAGE_MAX_BYTES:
             raise ValueError(
@@ -169,6 +168,15 @@ def _not_empty(text: str) -> str:
         raise ValueError("must not be empty")
     if all(_is_blank(character) for character in text):
         raise ValueError(f"must not be empty or invisible, got {quote(text)}")
+    return _encodable(text)
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, as a text that was cut has it.
+        raise ValueError(f"must be text that can be encoded, got {quote(text)}") from None
     return text
 
 

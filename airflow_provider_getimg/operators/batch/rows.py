@@ -226,9 +226,6 @@ def read_rows(
         except InvalidInputError as error:
             faults.add(f"{where}: {error.message}")
             continue
-        except UnicodeEncodeError:
-            faults.add(f"{where} holds text that can't be encoded (half of a surrogate pair).")
-            continue
         rows.append(replace(row, id=f"{digest}-{asked[digest]}"))
         asked[digest] += 1
     faults.check()

@@ -66,24 +66,42 @@ def test_a_reference_without_a_role_is_a_reference_image():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"prompt": ""}, "prompt is empty: 1 to 4096 characters are allowed."),
-        ({"prompt": " \n"}, "prompt is empty: 1 to 4096 characters are allowed."),
-        ({"prompt": "x" * 4097}, "prompt has 4097 characters: at most 4096 are allowed."),
+        ({"prompt": ""}, "prompt must not be empty."),
+        ({"prompt": " \n"}, r"prompt must not be empty or invisible, got ' \n'."),
+        (
+            {"prompt": "\u200b\u2060\ufeff\x00\u3164"},
+            r"prompt must not be empty or invisible, got '\u200b\u2060\ufeff\x00ㅤ'.",
+        ),
+        ({"prompt": "half \ud83d"}, r"prompt must be text that can be encoded, got 'half \ud83d'."),
+        (
+            {"images": [{"url": "https://a.test/\ud83d"}]},
+            r"images[0].url must be text that can be encoded, got 'https://a.test/\ud83d'.",
+        ),
+        ({"prompt": 7}, "prompt must be a text, got 7."),
+        ({"prompt": "None"}, "prompt must be a description, got 'None': a template rendered nothing."),
+        ({"prompt": "x" * 4097}, "prompt must have at most 4096 characters, got 4097."),
         ({"prompt": None}, "prompt is missing."),
-        ({"model": " "}, "model is empty."),
-        ({"resolution": ""}, "resolution is empty."),
-        ({"output_format": "gif"}, "output_format is 'gif': png, jpeg and webp are allowed."),
-        ({"images": [{"url": "https://a.test"}] * 9}, "images holds 9 images: at most 8 are allowed."),
-        ({"images": [{"url": "https://a.test", "role": ""}]}, "images[0].role is empty."),
+        ({"model": " "}, "model must not be empty or invisible, got ' '."),
+        ({"resolution": ""}, "resolution must not be empty."),
+        ({"output_format": "gif"}, "output_format must be 'png', 'jpeg' or 'webp', got 'gif'."),
+        ({"images": [{"url": "https://a.test"}] * 65}, "images must hold at most 64 images, got 65."),
+        ({"images": "https://a.test"}, "images must be a list, got 'https://a.test'."),
+        ({"images": ["https://a.test"]}, "images[0] must be a dict, got 'https://a.test'."),
+        ({"images": [{"url": None}]}, "images[0].url must be a text, got None."),
+        ({"images": [{"url": "https://a.test", "role": ""}]}, "images[0].role must not be empty."),
         ({"images": [{"role": "reference_image"}]}, "images[0].url is missing."),
         ({"images": [{"url": "https://a.test", "roll": "x"}]}, "images[0].roll is not a known field."),
         (
             {"images": [{"url": image(10 * 1024 * 1024 + 1)}]},
-            "images[0].url is an image of 10485761 bytes: at most 10485760 (10 MiB) are allowed.",
+            "images[0].url must be an image of at most 10485760 bytes (10 MiB), got 10485761.",
         ),
         (
             {"images": [{"url": "data:image/png;base64,%%"}]},
-            "images[0].url is a data URL whose base64 can't be decoded.",
+            "images[0].url must be a data URL with whole base64, got one that can't be decoded.",
+        ),
+        (
+            {"images": [{"url": "data:image/png;base64,AAA\u00e9"}]},
+            "images[0].url must be a data URL with whole base64, got one that can't be decoded.",
         ),
     ],
     ids=lambda value: str(value)[:40],
@@ -99,7 +117,7 @@ def test_a_value_that_the_api_would_refuse_is_one_sentence(fields, sentence):
 )
 def test_a_reference_is_https_or_a_data_url_and_a_signature_is_not_quoted(url):
     with pytest.raises(
-        InvalidInputError, match=r"^images\[0\]\.url is '.*an https:// URL or a data URL"
+        InvalidInputError, match=r"^images\[0\]\.url must be an https:// URL, or a data URL .*, got '"
     ) as error:
         ImageRequest.checked(model="m", prompt="p", images=[{"url": url}])
     assert "secret" not in str(error.value)

@@ -54,32 +54,40 @@ def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"prompt": ""}, "prompt is empty: 1 to 4096 characters are allowed."),
-        ({"prompt": "x" * 4097}, "prompt has 4097 characters: at most 4096 are allowed."),
+        ({"prompt": ""}, "prompt must not be empty."),
+        ({"prompt": "x" * 4097}, "prompt must have at most 4096 characters, got 4097."),
         ({"prompt": None}, "prompt is missing."),
-        ({"model": ""}, "model is empty."),
-        ({"output_format": "gif"}, "output_format is 'gif': png, jpeg and webp are allowed."),
-        ({"images": ["https://a.test/x.png"] * 9}, "images holds 9 images: at most 8 are allowed."),
-        ({"images": "https://a.test/x.png"}, "images is a str: a list of URLs"),
-        ({"images": [7]}, "images[0] is a int: a URL, or {'url': ..., 'role': ...}, is allowed."),
-        ({"images": [None]}, "images[0] is a NoneType: a URL, or {'url': ..., 'role': ...}, is allowed."),
+        ({"model": ""}, "model must not be empty."),
+        ({"output_format": "gif"}, "output_format must be 'png', 'jpeg' or 'webp', got 'gif'."),
+        ({"images": ["https://a.test/x.png"] * 65}, "images must hold at most 64 images, got 65."),
+        (
+            {"images": "https://a.test/x.png"},
+            "images must be a list of URLs, or of {'url': ..., 'role': ...}, got 'https://",
+        ),
+        ({"images": [7]}, "images[0] must be a URL, or {'url': ..., 'role': ...}, got 7."),
+        ({"images": [None]}, "images[0] must be a URL, or {'url': ..., 'role': ...}, got None."),
         ({"images": [{"url": "s3://b/k", "roll": "x"}]}, "images[0].roll is not a known field."),
-        ({"prompt": "None"}, "prompt is the text 'None': a template rendered nothing."),
+        ({"prompt": "None"}, "prompt must be a description, got 'None': a template rendered nothing."),
         ({"max_cost": ""}, "max_cost is '': an amount in USD is allowed, such as '0.05'."),
         ({"max_cost": "1_0"}, "max_cost is '1_0': an amount in USD is allowed, such as '0.05'."),
         (
-            {"images": ["http://a.test/x.png"]},
-            "images[0].url is 'http://a.test/x.png': an https:// URL or a data URL",
+            {"images": ["http://a.test/x.png?sig=secret"]},
+            "images[0] must be an https:// URL, the s3://bucket/key of an object, or a data URL (data:image/png;base64,... or "
+            "the same with jpeg or webp), got 'http://a.test/x.png?...'.",
+        ),
+        (
+            {"images": [{"url": "gs://bucket/x.png"}]},
+            "images[0] must be an https:// URL, the s3://bucket/key of an object, or",
         ),
         (
             {"on_unknown_outcome": "retry"},
-            "on_unknown_outcome is 'retry': 'fail' and 'resubmit' are allowed.",
+            "on_unknown_outcome must be 'fail' or 'resubmit', got 'retry'.",
         ),
         ({"max_cost": "cheap"}, "max_cost is 'cheap': an amount in USD is allowed, such as '0.05'."),
         ({"max_cost": -1}, "max_cost is -1: an amount in USD is allowed, such as '0.05'."),
         (
             {"rate_limit_wait": "long"},
-            "rate_limit_wait is 'long': a number of seconds, 0 or more, is allowed.",
+            "rate_limit_wait must be a number of seconds, 0 or more, got 'long'.",
         ),
     ],
     ids=lambda value: str(value)[:40],
@@ -142,11 +150,11 @@ class TestReferencesInS3:
         ("key", "body", "sentence"),
         [
             ("missing.png", None, "can't be read from S3: An error occurred (NoSuchKey)"),
-            ("text.png", b"<html>", "is no PNG, JPEG or WebP image, by its first bytes."),
+            ("text.png", b"<html>", "must be a PNG, JPEG or WebP image, and by its first bytes it is none."),
             (
                 "large.png",
                 PNG + b"\0" * (10 * 1024 * 1024),
-                "is 10485832 bytes: at most 10485760 (10 MiB) are allowed.",
+                "must be at most 10485760 bytes (10 MiB), got 10485832.",
             ),
         ],
         ids=["missing", "no image", "too large"],
@@ -164,13 +172,16 @@ class TestReferencesInS3:
     def test_objects_that_are_too_large_together_are_named(self, getimg_default, context, seaweedfs, bucket):
         seaweedfs.client().put_object(Bucket=bucket, Key="9.png", Body=PNG + b"\0" * (9 * 1024 * 1024))
         with pytest.raises(
-            errors.InvalidInputError, match=r"images\[2\] .* makes the request larger than 26214400"
+            errors.InvalidInputError, match=r"images\[2\] .* must leave the request within 26214400"
         ):
             operator(images=[f"s3://{bucket}/9.png"] * 3).execute(context())
         assert getimg_default.ledger()["posts"] == []
 
     def test_a_bucket_alone_names_no_object(self, getimg_default, context):
-        with pytest.raises(errors.InvalidInputError, match="names no object: s3://bucket/key is allowed"):
+        with pytest.raises(
+            errors.InvalidInputError,
+            match=r"^images\[0\] must be the s3://bucket/key of an object, got 's3://bucket'\.",
+        ):
             operator(images=["s3://bucket"]).execute(context())
 
 

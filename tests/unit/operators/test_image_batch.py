@@ -152,60 +152,71 @@ class TestBadInput:
         [
             (
                 {"requests": "rows"},
-                "requests is a str: a list of dicts, or the s3://bucket/key of a JSON Lines file",
+                "requests must be a list of dicts, or the s3://bucket/key of a JSON Lines file, got 'rows'.",
             ),
-            ({"requests": {"prompt": "x"}}, "requests is a dict: a list of dicts"),
-            ({"requests": ["x"]}, "requests[0] is a str: a dict with at least model and prompt is allowed."),
+            ({"requests": {"prompt": "x"}}, "requests must be a list of dicts, or"),
+            ({"requests": ["x"]}, "requests[0] must be a dict with at least model and prompt, got 'x'."),
             ({"requests": [{}]}, "requests[0]: prompt is missing."),
             (
                 {"requests": [{"prompt": ""}] * 5},
-                "requests[0]: prompt is empty: 1 to 4096 characters are allowed.",
+                "requests[0]: prompt must not be empty. requests[1]:",
             ),
             (
                 {"requests": [{"prompt": "x", "promt": "y"}]},
-                "requests[0]: promt is not a known field: model, prompt,",
+                "requests[0]: 'promt' is not a known field. Known fields: model, prompt,",
             ),
             (
                 {"requests": [{"prompt": "x", "labels": "y"}]},
-                "requests[0]: labels is no dict of texts and numbers",
+                "requests[0]: labels must be a dict of names of your own",
             ),
             (
                 {"requests": [{"prompt": "x", "labels": {"row": 1}}]},
-                "requests[0]: labels holds 'row', which is a",
+                "requests[0]: labels must not hold 'row', which is a",
             ),
             (
                 {"requests": [{"prompt": "x", "images": ["ftp://x"]}]},
-                "requests[0]: images[0].url is 'ftp://x': an",
+                "requests[0]: images[0] must be an https:// URL, the",
             ),
-            ({"requests": "s3://nowhere"}, "requests is 's3://nowhere', which names no object"),
+            ({"requests": "s3://nowhere"}, "requests must be s3://bucket/key, got 's3://nowhere'."),
             (
                 {"defaults": "x"},
-                "defaults is a str: a dict of the fields that the requests share is allowed.",
+                "defaults must be a dict of the fields that the requests share, got 'x'.",
             ),
-            ({"s3_key": "s3://b/{nothing}"}, "requests[0]: s3_key has the unknown placeholder {nothing}: "),
+            ({"s3_key": "s3://b/{nothing}"}, "s3_key has the unknown placeholder '{nothing}'. Known"),
             (
                 {"s3_key": "s3://b/same.jpg"},
                 "s3_key gives rows 0 and 1 the same key 'same.jpg': tell them apart with",
             ),
             (
                 {"s3_key": "s3://b/{prompt}/../x"},
-                "requests[0]: s3_key gives the key 'A red fox, number 0/../x': a",
+                "requests[0]: s3_key gives the key 'A red fox, number 0/../x': no",
             ),
-            ({"s3_key": "s3://b/{prompt:x}"}, "requests[0]: s3_key '{prompt:x}' can't be filled in"),
+            ({"s3_key": "s3://b/{prompt:x}"}, "requests[0]: s3_key has {prompt:x}, which can't format 'A"),
             (
                 {"s3_key": "s3://b/{width}.jpg"},
                 "s3_key gives rows 0 and 1 the same key '99999.jpg': tell them",
             ),
+            ({"s3_key": "s3://b/{row}.png"}, "requests[0]: s3_key must end in {extension}, or in .jpg where"),
+            ({"s3_key": "s3://b/{row}-{sku}"}, "s3_key has the unknown placeholder '{sku}'. Known"),
             (
-                {"s3_key": "s3://b/{row}-{width:05d}.jpg"},
-                "requests[0]: s3_key '{row}-{width:05d}.jpg' can't be",
+                {
+                    "requests": [{"prompt": "x", "labels": {"sku": 1}}, {"prompt": "y"}],
+                    "s3_key": "s3://b/{row}-{sku}",
+                },
+                "requests[1] has no label 'sku', which s3_key names.",
             ),
-            ({"requests": [{"prompt": "half \ud83d"}]}, "requests[0] holds text that can't be encoded"),
-            ({"s3_key": "{row}"}, "s3_key '{row}' and s3_bucket None name no object"),
-            ({"concurrency": 0}, "concurrency is 0: a whole number, 1 or more, is allowed."),
+            (
+                {"requests": [{"prompt": "half \ud83d"}]},
+                "requests[0]: prompt must be text that can be encoded, got",
+            ),
+            (
+                {"s3_key": "{row}"},
+                "or s3_key alone a full s3://bucket/key, got s3_key '{row}' and s3_bucket None.",
+            ),
+            ({"concurrency": 0}, "concurrency must be a whole number, 1 or more, got 0."),
             (
                 {"transfer_concurrency": "x"},
-                "transfer_concurrency is 'x': a whole number, 1 or more, is allowed.",
+                "transfer_concurrency must be a whole number, 1 or more, got 'x'.",
             ),
             (
                 {"max_failures": -1},
@@ -214,12 +225,12 @@ class TestBadInput:
             ({"max_failures": 1.5}, "max_failures is 1.5: a number of rows, or a share"),
             ({"max_failures": "many"}, "max_failures is 'many': a number of rows, or a share"),
             ({"max_cost": "cheap"}, "max_cost is 'cheap': an amount in USD is allowed, such as '0.05'."),
-            ({"if_exists": "ask"}, "if_exists is 'ask': 'skip', 'replace' and 'fail' are allowed."),
+            ({"if_exists": "ask"}, "if_exists must be 'skip', 'replace' or 'fail', got 'ask'."),
             (
                 {"on_unknown_outcome": "retry"},
-                "on_unknown_outcome is 'retry': 'fail' and 'resubmit' are allowed.",
+                "on_unknown_outcome must be 'fail' or 'resubmit', got 'retry'.",
             ),
-            ({"manifest_key": "x/"}, "manifest_key is 'x/': a key, or a full s3://bucket/key, is allowed."),
+            ({"manifest_key": "x/"}, "manifest_key must be a key or a full s3://bucket/key, got 'x/'."),
             ({"extra_args": {"StorageKlass": "x"}}, "extra_args has StorageKlass, which can't be set"),
         ],
         ids=lambda value: str(value)[:40],
@@ -239,7 +250,7 @@ class TestBadInput:
 
     def test_in_a_file_is_told_by_its_line(self, bench):
         bench.client.put_object(Bucket=bench.bucket, Key="in.jsonl", Body=b'{"prompt": "x"}\n\nnot json\n')
-        with pytest.raises(errors.InvalidInputError, match=r"in\.jsonl line 3 is not JSON"):
+        with pytest.raises(errors.InvalidInputError, match=r"in\.jsonl line 3 must be a JSON object with"):
             bench.run(f"s3://{bench.bucket}/in.jsonl")
 
     def test_a_missing_file_or_bucket(self, bench):

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_getimg.api.errors import InvalidInputError
@@ -198,6 +198,7 @@ FRAGMENTS = (
 TEMPLATES = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5)).map("".join)
 
 
+@settings(deadline=None)
 @given(
     template=TEMPLATES,
     model=TEXT,
@@ -217,6 +218,7 @@ def test_whatever_the_template_it_gives_a_sound_key_or_is_refused(template, mode
         assert "\x1b" not in refused
 
 
+@settings(deadline=None)
 @given(value=TEXT, index=st.integers(0, 10**9), folder=st.sampled_from(["", "a/", "a.b/", "x" * 1023 + "/"]))
 def test_whatever_an_answer_tells_makes_a_sound_key(value, index, folder):
     cleaned = clean_value(value)

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_getimg.api.errors import InvalidInputError
@@ -247,6 +247,7 @@ class TestAfterThePayment:
         assert copy.prompt_sha256 == row.prompt_sha256
         assert copy.request_sha256 == row.request.fingerprint
 
+    @settings(deadline=None)
     @given(
         s3_key=st.lists(
             st.sampled_from(["{generation_id}", "{width}", "{height:04}", "{index}", "{row}", "{sha256}", "/", "a", ".", "..", "é"])
