@@ -143,6 +143,11 @@ def test_a_value_that_makes_no_key_is_one_sentence(model, sentence):
     assert sentence in str(error.value)
 
 
+def test_a_format_that_no_character_fits_is_one_sentence():
+    with pytest.raises(InvalidInputError, match=r"s3_key has {index:c}, which can't format 1099511627776\."):
+        render("{index:c}", index=2**40)
+
+
 def test_names_may_be_checked_later():
     template = KeyTemplate.parse("{sku}", "b")
     template.check_names(["sku"])

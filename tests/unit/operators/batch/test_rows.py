@@ -50,6 +50,15 @@ class Colour(StrEnum):
     RED = "red"
 
 
+class NotATime(datetime.datetime):
+    """As pandas' NaT is."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+
 class TestALabel:
     @pytest.mark.parametrize(
         ("value", "plain"),
@@ -92,6 +101,7 @@ class TestALabel:
             {"a": 1},
             Fraction(1, 3),
             datetime.timedelta(1),
+            NotATime(2026, 1, 2),
         ],
         ids=lambda value: type(value).__name__,
     )
