@@ -29,11 +29,11 @@ with DAG(
     @task
     def list_pictures(triggering_asset_events: Any = None) -> list[str]:
         """Return a line for each new picture; a real DAG would publish or index it."""
-        lines = []
-        for events in (triggering_asset_events or {}).values():
-            for event in events:
-                picture = event.extra
-                lines.append(f"{event.asset.uri}: {picture['bytes']} bytes, {picture['cost_usd']} USD")
-        return lines
+        # Among all triggering events each is twice: under its asset, and under the alias.
+        events = triggering_asset_events[AssetAlias("getimg_pictures")]
+        return [
+            f"{event.asset.uri}: {event.extra['bytes']} bytes, {event.extra['cost_usd']} USD"
+            for event in events
+        ]
 
     list_pictures()

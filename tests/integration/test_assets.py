@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asset events of saved objects in a real Airflow: who is queued by them, and what they can't fail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from devstack import StackError
+from tests.conftest import STACK_BUCKET
+
+if TYPE_CHECKING:
+    from devstack import Airflow, SeaweedFS, Simulator
+
+
+def queued(airflow: Airflow, dag_id: str) -> list[str]:
+    """Return the URIs of the events that wait for the DAG's next run, which this Airflow doesn't make."""
+    assets = airflow.request("GET", "/assets", params={"dag_ids": dag_id})["assets"]
+    try:
+        events = airflow.request("GET", f"/dags/{dag_id}/assets/queuedEvents")["queued_events"]
+    except StackError:
+        # None is a 404.
+        return []
+    uris = {asset["id"]: asset["uri"] for asset in assets}
+    return [uris[event["asset_id"]] for event in events]
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "key", "uri"),
+    [
+        pytest.param("assets_read_by_name", "assets/poster.png", "assets/poster.png", id="name of its own"),
+        pytest.param(
+            "assets_read_by_uri", "assets/länge 1.png", "assets/l%C3%A4nge%201.png", id="encoded URI"
+        ),
+    ],
+)
+def test_a_dag_that_waits_for_an_object_is_queued_once_it_is_saved(
+    airflow_stack: Airflow, simulator: Simulator, run, dag_id, key, uri
+):
+    airflow_stack.wait_for_dag(dag_id)
+    airflow_stack.unpause(dag_id)
+    assert queued(airflow_stack, dag_id) == []
+    assert run("assets_write", key=key).state == "success"
+    assert queued(airflow_stack, dag_id) == [f"s3://{STACK_BUCKET}/{uri}"]
+
+
+def test_an_object_whose_event_airflow_cannot_take_is_saved_in_one_try(
+    simulator: Simulator, seaweedfs: SeaweedFS, run
+):
+    key = f"{'中' * 85}/{'文' * 83}.png"
+    assert len(key.encode()) <= 510
+    written = run("assets_write", key=key)
+    assert written.state == "success"
+    assert written.tries("save") == 1
+    assert f"{key} is saved, but no asset event tells of it: " in written.log("save")
+    [row] = written.xcom("save")
+    head = seaweedfs.client().head_object(Bucket=STACK_BUCKET, Key=key)
+    assert head["ContentLength"] == row["bytes"]
