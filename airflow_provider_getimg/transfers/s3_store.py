@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import os.path
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ SHA256 = "getimg-sha256"
 REQUEST_SHA256 = "getimg-request-sha256"
 
 _READ_BYTES = 1024 * 1024
+# Those of an answer, by their beginnings.
+_READ_HEADERS = ("content-", "etag", "x-amz-checksum-", "x-amz-meta-", "x-amz-request-id", "x-amz-id-2")
 # From so many keys on, one listing is less work than a look at each.
 _LIST_FROM = 16
 # Set by the write itself: a user's value would break it.
@@ -137,6 +140,7 @@ class S3Store:
         self.client.meta.events.register_first(
             "before-sign.s3", _sign_checksum, unique_id="getimg-sign-checksum"
         )
+        _read_leniently(self.client)
         self._members: dict[str, frozenset[str]] = {}
         self._extra_args = self._checked(extra_args)
         # What the store, or the connection, wants of a write; a refusal changes it for all that follow.
@@ -144,6 +148,7 @@ class S3Store:
             getattr(self.client.meta.config, "request_checksum_calculation", "when_supported")
             != "when_required"
         )
+        self._asks_for_checksums = self._sends_checksums
         self._sends_conditions = True
 
     @cached_property
@@ -153,6 +158,7 @@ class S3Store:
             return self.client
         config = Config(request_checksum_calculation="when_required")
         client: S3Client = _reconfigured(self._hook, config).get_conn()
+        _read_leniently(client)
         return client
 
     def object_args(self, copy: FileCopy, mime_type: str, sha256: str) -> dict[str, Any]:
@@ -213,10 +219,11 @@ class S3Store:
     ) -> str:
         uri = f"s3://{bucket}/{key}"
         while True:
-            if not replaces and not self._sends_conditions and self.head(bucket, key) is not None:
+            # Read once: another thread may change them between the look and the write.
+            conditions, checksums = self._sends_conditions, self._sends_checksums
+            if not replaces and not conditions and self.head(bucket, key) is not None:
                 raise OccupiedKeyError
-            condition = {} if replaces or not self._sends_conditions else {"IfNoneMatch": "*"}
-            checksums = self._sends_checksums
+            condition = {"IfNoneMatch": "*"} if conditions and not replaces else {}
             try:
                 own = {**args, **condition, "Bucket": bucket, "Key": key}
                 if checksums:
@@ -227,7 +234,7 @@ class S3Store:
                     own.pop("ChecksumAlgorithm", None)
                     own["ContentMD5"] = _md5(body)
                     answer = self._plain_client.put_object(**own, Body=_rewound(body))
-                return str(answer.get("ETag") or "").strip('"')
+                etag = str(answer.get("ETag") or "").strip('"')
             except ClientError as error:
                 if _status(error) == 412 and condition and not self._is_free(bucket, key):
                     raise OccupiedKeyError from None
@@ -235,15 +242,21 @@ class S3Store:
                     raise self.error("store", bucket, uri, error) from None
             except BotoCoreError as error:
                 raise self.error("store", bucket, uri, error) from None
+            else:
+                # Some stores give none; nor does a proxy that answers everything with 200.
+                if not etag and self._is_free(bucket, key):
+                    raise ObjectStoreError(f"S3 accepted {uri}, but the object is not there.")
+                return etag
 
     def _does_without(self, error: ClientError, condition: bool, checksums: bool) -> bool:
         """Decide whether a store refused what a write can do without: it is left out from now on."""
         status = _status(error)
         said = error.response.get("Error", {})
-        text = f"{said.get('Code', '')} {said.get('Message', '')} {said.get('ArgumentName', '')}".lower()
+        # Not all that it says: it repeats the key, which may hold any of these words.
+        text = " ".join(str(said.get(name)) for name in ("Code", "Message", "ArgumentName", "Header")).lower()
         if status not in (400, 411, 412, 501):
             return False
-        names_checksum = any(word in text for word in ("checksum", "trailer", "aws-chunked", "sdk-checksum"))
+        names_checksum = any(word in text for word in ("checksum", "trailer", "chunked", "content-sha256"))
         names_condition = any(word in text for word in ("if-none-match", "ifnonematch", "condition"))
         if condition and (status == 412 or names_condition):
             self._sends_conditions = False
@@ -281,7 +294,7 @@ class S3Store:
         :raises ObjectStoreError: S3 could not be asked.
         """
         uri = f"s3://{bucket}/{key}"
-        mode = {"ChecksumMode": "ENABLED"} if self._sends_checksums else {}
+        mode = {"ChecksumMode": "ENABLED"} if self._asks_for_checksums else {}
         try:
             answer = self.call("head_object", self._extra_args, Bucket=bucket, Key=key, **mode)
         except ClientError as error:
@@ -290,6 +303,10 @@ class S3Store:
                 return self._listed(bucket, key)
             if _status(error) in (403, 404):
                 return None
+            # The answer to a HEAD has no body: why it is refused is not said.
+            if mode and _status(error) in (400, 501):
+                self._asks_for_checksums = False
+                return self.head(bucket, key, list_fallback=list_fallback)
             raise self.error("look at", bucket, uri, error) from None
         except BotoCoreError as error:
             raise self.error("look at", bucket, uri, error) from None
@@ -298,7 +315,7 @@ class S3Store:
             answer.get("ContentLength", 0),
             answer.get("ETag", "").strip('"'),
             metadata,
-            _whole_checksum(answer.get("ChecksumSHA256", "")) or metadata.get(SHA256),
+            _whole_checksum(answer.get("ChecksumSHA256", "")) or _hex_digest(metadata.get(SHA256, "")),
             answer.get("ContentType"),
         )
 
@@ -456,6 +473,21 @@ def _reconfigured(hook: S3Hook, config: Config) -> S3Hook:
     return S3Hook(aws_conn_id=hook.aws_conn_id, config=own.merge(config) if own is not None else config)
 
 
+def _read_leniently(client: S3Client) -> None:
+    """Keep botocore from headers that nothing here reads: a date that is none would be an error of the whole call."""
+    for operation in ("PutObject", "HeadObject", "GetObject"):
+        client.meta.events.register(
+            f"before-parse.s3.{operation}", _keep_what_is_read, unique_id=f"getimg-headers-of-{operation}"
+        )
+
+
+def _keep_what_is_read(response_dict: dict[str, Any], **_: Any) -> None:
+    headers = response_dict["headers"]
+    for name in list(headers) if response_dict["status_code"] < 300 else ():
+        if not name.lower().startswith(_READ_HEADERS):
+            del headers[name]
+
+
 def _sign_checksum(request: Any, **_: Any) -> None:
     """
     Sign a body's SHA-256 once.
@@ -497,6 +529,10 @@ def _whole_checksum(checksum: str) -> str | None:
     except binascii.Error:
         return None
     return digest.hex() if len(digest) == hashlib.sha256().digest_size else None
+
+
+def _hex_digest(text: str) -> str | None:
+    return text if re.fullmatch("[0-9a-f]{64}", text) else None
 
 
 def _ascii(text: str) -> str:
