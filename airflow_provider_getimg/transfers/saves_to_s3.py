@@ -60,8 +60,8 @@ class SavesToS3Mixin(BaseOperator):
         from airflow_provider_getimg.transfers.lineage import collect_hook_lineage, emit_asset_events
 
         self._saved = saved
-        emit_asset_events(context, self.outlets, saved)
-        collect_hook_lineage(self.s3_hook, saved)
+        emit_asset_events(context, self.outlets, saved, self.log)
+        collect_hook_lineage(self.s3_hook, saved, self.log)
         if not saved:
             return
         client: S3Client = self.s3_hook.get_conn()

@@ -109,7 +109,9 @@ def test_asset_consumer(seaweedfs: SeaweedFS, simulator: Simulator, bucket: str,
                 for line in airflow.xcom("getimg_asset_consumer", run_id, "list_pictures")
             ]
 
-        assert airflow.poll(lambda: f"{row['uri']}: {row['bytes']} bytes, 0.04 USD" in lines(), 60)
+        expected = f"{row['uri']}: {row['bytes']} bytes, 0.04 USD"
+        assert airflow.poll(lambda: expected in lines(), 60)
+        assert lines().count(expected) == 1
 
 
 def test_mapped_prompts(airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, run):
