@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep the query strings of signed URLs out of worker logs and rendered template fields."""
+"""Keep the query strings and passwords of URLs out of worker logs and rendered template fields."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_getimg.api.signed_urls import queries_in, without_query
+from airflow_provider_getimg.api.signed_urls import secrets_in, url_without_query, without_query
 
 if TYPE_CHECKING:
     import jinja2
@@ -21,14 +21,14 @@ _masks: set[str] = set()
 
 
 def mask_signed_urls(value: object) -> None:
-    """Register the query string of every URL inside ``value``, however deep, with Airflow's secrets masker."""
+    """Register what is secret in each URL inside ``value``, however deep, with Airflow's secrets masker."""
     from airflow.sdk.log import mask_secret
 
     for text in _texts(value):
-        for query in queries_in(text):
-            if query not in _masks and len(_masks) < _MASKS_AT_MOST:
-                _masks.add(query)
-                mask_secret(query)
+        for secret in secrets_in(text):
+            if secret not in _masks and len(_masks) < _MASKS_AT_MOST:
+                _masks.add(secret)
+                mask_secret(secret)
 
 
 class Concealed:
@@ -55,11 +55,17 @@ def revealed(value: Any) -> Any:
 
 
 def without_queries(value: Any) -> Any:
-    """Return a value with the query strings of URLs cut off, however deep they lie."""
+    """Return a value with the query strings of URLs cut off, however deep they are."""
     if isinstance(value, str):
         return without_query(value)
     if isinstance(value, Mapping):
-        return {name: without_queries(part) for name, part in value.items()}
+        return {
+            # The field of a file: all of it is one URL, where a text may go on after one.
+            name: url_without_query(part)
+            if name == "url" and isinstance(part, str)
+            else without_queries(part)
+            for name, part in value.items()
+        }
     if isinstance(value, list | tuple):
         return [without_queries(part) for part in value]
     return value

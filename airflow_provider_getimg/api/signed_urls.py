@@ -2,35 +2,121 @@
 """
 Signed URLs in text that people read.
 
-The query string of a signed URL is a credential: whoever has it has the file. It must not stand in
-a log line or an error message.
+The query string of a signed URL is a credential: whoever has it has the file. So is the user part of one
+(``https://user:password@host``). They must not be in a log line or an error message.
 """
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-# Slashes may be escaped, as JSON allows. The scheme is bounded, and begins where a word does: without that a
-# long word takes quadratic time.
-_URL_WITH_QUERY = re.compile(
-    r"""(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{0,20}:\\?/\\?/[^\s"'<>?#]+)[?#]([^\s"'<>]*)"""
-)
+from airflow_provider_getimg.api.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Of a longer text the start is looked at and returned.
+MAX_CHARACTERS = 1_000_000
+
+# Slashes may be escaped, as JSON allows. What stands before is a scheme, or something that a server would take for one.
+_AUTHORITY_BEGINS = re.compile(r":\\?/\\?/")
+_SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+.-")
+_SCHEME_CHARACTERS = 20
+# A URL ends at white space, and one that follows a quote ends at the next such quote: other quotes may be part of it.
+# Within quotes a backslash escapes what follows. Where the quote itself is escaped, nobody knows how deep: to be on the safe
+# side the URL ends at white space.
+_UNQUOTED = re.compile(r"\S*")
+_QUOTED = {quote: re.compile(rf"[^\s\\{quote}]*(?:\\\S[^\s\\{quote}]*)*") for quote in "'\""}
+
+# Where the text around a URL may have gone on, though the URL could have.
+_PERHAPS_THE_END = re.compile(r"""["'<>]""")
+# A part that is shorter is no signature, and masking it would blot out half a log.
+_SECRET_CHARACTERS = 6
 
 
 def without_query(text: str) -> str:
     """
-    Cut the query string off every URL in ``text``.
+    Cut the query string and the user part off every URL in ``text``.
 
-    ``https://host/file?exp=1&sig=ab`` becomes ``https://host/file?...``.
+    ``https://user:pw@host/file?exp=1&sig=ab`` becomes ``https://***@host/file?...``. Takes linear time.
     """
-    return _URL_WITH_QUERY.sub(r"\1?...", text)
+    cut = text[:MAX_CHARACTERS]
+    shown: list[str] = []
+    position = 0
+    for begin, end in _urls(cut):
+        shown += cut[position:begin], _without_secrets(cut[begin:end])
+        position = end
+    shown.append(cut[position:] if len(cut) == len(text) else f"{cut[position:]}...")
+    return "".join(shown)
 
 
-def queries_in(text: str) -> list[str]:
-    """Return the query string of every URL in ``text``, wherever it stands."""
-    return [query for _, query in _URL_WITH_QUERY.findall(text) if query]
+def url_without_query(url: str) -> str:
+    """Do as :func:`without_query` for a text that is one URL, whatever characters it has."""
+    begins = _AUTHORITY_BEGINS.search(url, 0, MAX_CHARACTERS)
+    if begins is None:
+        return url
+    return url[: begins.end()] + _without_secrets(url[begins.end() : MAX_CHARACTERS])
+
+
+def secrets_in(text: str) -> list[str]:
+    """Return the query strings and the passwords of the URLs in ``text``, and of the URL that ``text`` is."""
+    cut = text[:MAX_CHARACTERS]
+    found: dict[str, None] = {}
+    begins = _AUTHORITY_BEGINS.search(cut)
+    if begins is not None and set(cut[: begins.start()]) <= _SCHEME:
+        found |= dict.fromkeys(_secrets_of(cut[begins.end() :]))
+    for begin, end in _urls(cut):
+        url = cut[begin:end]
+        found |= dict.fromkeys(_secrets_of(url))
+        for part in _PERHAPS_THE_END.split(url):
+            query = _split(part)[2].rstrip("\\")
+            if len(query) >= _SECRET_CHARACTERS:
+                found[query] = None
+    return list(found)
 
 
 def reason(error: BaseException) -> str:
     """Return what an exception says for the middle of a sentence: one line, nothing signed, no full stop."""
-    return " ".join(without_query(str(error)).split()).rstrip(".")[:300] or type(error).__name__
+    return " ".join(printable(without_query(str(error))).split()).rstrip(".")[:300] or type(error).__name__
+
+
+def _urls(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each URL of a text has its authority, and where the URL ends."""
+    position = 0
+    while begins := _AUTHORITY_BEGINS.search(text, position):
+        before = _before_scheme(text, begins.start())
+        url = _QUOTED.get(before, _UNQUOTED).match(text, begins.end())
+        position = begins.end() if url is None else url.end()
+        if before == "<" and text[position - 1] == ">":
+            position -= 1
+        yield begins.end(), position
+
+
+def _before_scheme(text: str, colon: int) -> str:
+    """Return the character before the scheme that ends at a colon; none where it is escaped, or there is none."""
+    start = colon
+    while start > max(0, colon - _SCHEME_CHARACTERS) and text[start - 1] in _SCHEME:
+        start -= 1
+    return "" if text[start - 2 : start - 1] == "\\" else text[start - 1 : start]
+
+
+def _split(rest: str) -> tuple[str, str, str, bool]:
+    """Take apart what follows ``://``: the user part, host and path, the query with the fragment, and whether it has one."""
+    path, mark, _ = rest.partition("?")
+    path = path.partition("#")[0]
+    has_query = bool(mark) or len(path) < len(rest)
+    authority = re.split(r"[/\\]", path, maxsplit=1)[0]
+    user = authority.rpartition("@")[0]
+    return user, path[len(user) + 1 if "@" in authority else 0 :], rest[len(path) + 1 :], has_query
+
+
+def _without_secrets(rest: str) -> str:
+    user, place, _, has_query = _split(rest)
+    return f"{'***@' if user else ''}{place}{'?...' if has_query else ''}"
+
+
+def _secrets_of(rest: str) -> list[str]:
+    user, _, query, _ = _split(rest)
+    password = user.partition(":")[2]
+    return [secret for secret in (query, password) if secret]
