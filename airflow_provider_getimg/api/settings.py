@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
+import json
 import logging
 import math
-import ssl
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -15,7 +15,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from airflow_provider_getimg.api.errors import ConnectionConfigError
+from airflow_provider_getimg.api.proxies import checked_proxy
+from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.api.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 DEFAULT_BASE_URL = "https://api.getimg.ai"
 DEFAULT_TIMEOUT = 300.0
 MAX_TIMEOUT = 86_400.0
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
@@ -33,20 +38,29 @@ class ClientSettings:
     :param base_url: With scheme, without a slash at its end.
     :param timeout: Seconds that a generation may take.
     :param proxy: URL of a proxy, or None. May hold a password: kept out of ``repr()``.
+    :param allowed_networks: Networks that downloads may reach though they are not the internet.
     """
 
     base_url: str = DEFAULT_BASE_URL
     timeout: float = DEFAULT_TIMEOUT
     proxy: str | None = field(default=None, repr=False)
+    allowed_networks: tuple[Network, ...] = ()
 
     @classmethod
-    def checked(cls, base_url: str | None, timeout: object, proxy: str | None) -> Self:
+    def checked(
+        cls, base_url: str | None, timeout: object, proxy: object, allowed_networks: object = None
+    ) -> Self:
         """
         Build settings from what a user typed; empty values mean the defaults.
 
         :raises ConnectionConfigError: One of them can't be used.
         """
-        return cls(checked_base_url(base_url), checked_timeout(timeout), checked_proxy(proxy))
+        return cls(
+            checked_base_url(base_url),
+            checked_timeout(timeout),
+            checked_proxy(proxy),
+            checked_networks(allowed_networks),
+        )
 
 
 # Filters don't reach the records of child loggers: each is named.
@@ -59,7 +73,7 @@ _TALKATIVE_LOGGERS = (
     "httpcore.socks",
 )
 
-_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+_API_KEY = re.compile(r"(?<![A-Za-z0-9])sk_[A-Za-z0-9]")
 
 
 def checked_api_key(api_key: str | None) -> str:
@@ -85,19 +99,21 @@ def checked_base_url(base_url: str | None) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        holds_more = bool(parts.username or parts.password or parts.query or parts.fragment)
         # As the request will do: a host that can't be encoded is found here, and not after a POST was noted.
         httpx.URL(url).raw_host.decode().encode("idna")
     except (ValueError, httpx.InvalidURL):
-        usable = False
-    if not usable:
+        usable = holds_more = False
+    if holds_more or _API_KEY.search(url):
         raise ConnectionConfigError(
-            f"The base URL is {url!r}: it must start with https:// (or http://) and name a host, such as "
-            f"{DEFAULT_BASE_URL}."
+            "The base URL must not contain a user, a password, a query, a fragment or an API key: the API key "
+            "belongs in the password field."
         )
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if not usable:
+        # Without a scheme it may be anything, such as a key.
+        got = f", got {_quoted(url)}" if "://" in url else ""
         raise ConnectionConfigError(
-            "The base URL must not hold a user, a password, a query or a fragment: the API key belongs in "
-            "the password field."
+            f"The base URL must start with https:// (or http://) and name a host, such as {DEFAULT_BASE_URL}{got}."
         )
     return url
 
@@ -108,56 +124,64 @@ def checked_timeout(timeout: object) -> float:
         return DEFAULT_TIMEOUT
     try:
         seconds = math.nan if isinstance(timeout, bool) else float(timeout)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 < seconds <= MAX_TIMEOUT:
         raise ConnectionConfigError(
-            f"The timeout is {timeout!r}: a positive number of seconds, at most {MAX_TIMEOUT:g}, is allowed, such as 300."
+            f"timeout must be a positive number of seconds, at most {MAX_TIMEOUT:g}, got {_quoted(timeout)}."
         )
     return seconds
 
 
-def checked_proxy(proxy: str | None) -> str | None:
-    """Return the proxy's URL, or None where none is given. Its password is never quoted."""
-    url = str(proxy or "").strip()
-    if not url:
-        return None
+def checked_networks(networks: object) -> tuple[Network, ...]:
+    """Return the networks of a list, or of a text with commas or spaces between them; none where none is given."""
+    entries = networks
+    if isinstance(networks, str):
+        try:
+            # A connection given as a URI holds a list as its JSON.
+            entries = json.loads(networks)
+        except (ValueError, RecursionError):
+            entries = networks.replace(",", " ").split()
+    if entries is None:
+        return ()
+    if not isinstance(entries, list | tuple):
+        entries = [entries]
+    return tuple(map(_network, entries))
+
+
+def _network(entry: object) -> Network:
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+        # Numbers are addresses to ip_network().
+        return ipaddress.ip_network(entry.strip() if isinstance(entry, str) else "")
     except ValueError:
-        usable = False
-    if not usable:
         raise ConnectionConfigError(
-            "The proxy is no URL that can be used: it must start with http://, https:// or socks5:// and "
-            "name a host, such as http://proxy.example.com:3128."
-        )
-    if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
-        raise ConnectionConfigError("A SOCKS proxy needs one more package: pip install 'httpx[socks]'.")
-    return url
+            f"allowed_networks must be a list of networks such as 10.0.0.0/8 or fd00::/8, got {_quoted(entry)}."
+        ) from None
 
 
-def http_client(*, headers: Mapping[str, str], **options: Any) -> httpx.Client:
+def _quoted(value: object) -> str:
+    """Quote what was typed into a field, but for what may be an API key that went into the wrong one."""
+    quoted = quote(value)
+    return "'***'" if _API_KEY.search(quoted) else quoted
+
+
+def http_client(*, headers: Mapping[str, str], proxy: str | None = None, **options: Any) -> httpx.Client:
     """
-    Return an httpx client that uses each connection once. It also reads the environment's proxies and certificates.
+    Return an httpx client that uses each connection once, with the proxies and certificates that we decide on.
 
-    :raises ConnectionConfigError: One of those can't be used.
+    :param proxy: URL of the connection's proxy; without one the environment decides.
+    :raises ConnectionConfigError: The environment's proxies or certificates can't be used.
     """
     for name in _TALKATIVE_LOGGERS:
         logging.getLogger(name).addFilter(_strip_queries)
-    try:
-        return httpx.Client(
-            # Not to the pool alone: between the end of an answer and the closing of its connection, another thread's
-            # request may be given that connection, and dies with it. This header makes it unusable at once.
-            headers={**headers, "Connection": "close"},
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            **options,
-        )
-    except (ValueError, ImportError, OSError, ssl.SSLError) as error:
-        raise ConnectionConfigError(
-            "The worker's environment can't be used (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE): "
-            f"{type(error).__name__}."
-        ) from None
+    return httpx.Client(
+        transport=Transport(proxy),
+        trust_env=False,
+        # Not to the pool alone: between the end of an answer and the closing of its connection, another thread's
+        # request may be given that connection, and dies with it. This header makes it unusable at once.
+        headers={**headers, "Connection": "close"},
+        **options,
+    )
 
 
 def _strip_queries(record: logging.LogRecord) -> bool:

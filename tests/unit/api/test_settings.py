@@ -22,29 +22,111 @@ def test_settings_are_read_as_a_form_or_a_uri_gives_them():
     assert "pw" not in repr(settings)
 
 
-@pytest.mark.parametrize("url", ["api.getimg.ai", "ftp://api.getimg.ai", "https://", "https://h:port", "//h"])
-def test_a_base_url_that_is_none_is_named_with_what_is_allowed(url):
-    with pytest.raises(ConnectionConfigError, match=r"^The base URL is '.*': it must start with https://"):
+@pytest.mark.parametrize(
+    ("url", "got"),
+    [
+        ("ftp://api.getimg.ai", ", got 'ftp://api.getimg.ai'"),
+        ("https://h:port", ", got 'https://h:port'"),
+        ("https://a..b", ", got 'https://a..b'"),
+        ("https://", ""),
+        ("//h", ""),
+        ("api.getimg.ai", ""),
+        ("Tq7cZk2kQv8mW1x", ""),
+    ],
+)
+def test_a_base_url_that_is_none_is_refused_and_quoted_where_it_can_be_no_key(url, got):
+    with pytest.raises(ConnectionConfigError) as error:
         ClientSettings.checked(url, None, None)
-
-
-def test_a_base_url_holds_no_credentials_and_the_message_does_not_show_them():
-    with pytest.raises(ConnectionConfigError, match="password field") as error:
-        ClientSettings.checked("https://user:sk_hidden@api.getimg.ai", None, None)
-    assert "sk_hidden" not in str(error.value)
+    assert error.value.message == (
+        "The base URL must start with https:// (or http://) and name a host, such as https://api.getimg.ai"
+        f"{got}."
+    )
 
 
 @pytest.mark.parametrize(
-    "timeout", ["soon", 0, -3, "-3", float("nan"), float("inf"), 1e10, True, [1]], ids=repr
+    "url",
+    [
+        "sk_hidden",
+        "sk_hidden@api.getimg.ai",
+        "https://sk_hidden",
+        "https://user:sk_hidden@api.getimg.ai",
+        "https://api.getimg.ai/sk_hidden",
+        "https://api.getimg.ai?key=hidden",
+        "https://api.getimg.ai#hidden",
+    ],
+)
+def test_a_base_url_holds_no_credentials_and_the_message_does_not_show_them(url):
+    with pytest.raises(ConnectionConfigError, match="belongs in the password field") as error:
+        ClientSettings.checked(url, None, None)
+    assert "hidden" not in str(error.value)
+
+
+def test_a_key_in_another_field_is_not_shown_either():
+    for timeout, networks in (("sk_hidden", None), (None, ["sk_hidden"])):
+        with pytest.raises(ConnectionConfigError, match=r"got '\*\*\*'\.") as error:
+            ClientSettings.checked(None, timeout, None, networks)
+        assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "networks",
+    [
+        ["198.18.0.0/15", "fd00::/8", "10.1.2.3"],
+        "198.18.0.0/15, fd00::/8,10.1.2.3",
+        " 198.18.0.0/15\nfd00::/8 10.1.2.3/32",
+        '["198.18.0.0/15", "fd00::/8", "10.1.2.3"]',
+    ],
+    ids=["list", "commas", "spaces", "json"],
+)
+def test_allowed_networks_are_a_list_or_a_text(networks):
+    settings = ClientSettings.checked(None, None, None, networks)
+    assert list(map(str, settings.allowed_networks)) == ["198.18.0.0/15", "fd00::/8", "10.1.2.3/32"]
+
+
+@pytest.mark.parametrize("networks", [None, "", [], "[]"], ids=repr)
+def test_no_networks_are_allowed_by_default(networks):
+    assert ClientSettings.checked(None, None, None, networks).allowed_networks == ()
+
+
+@pytest.mark.parametrize(
+    ("networks", "got"),
+    [
+        ("gateway.internal", "'gateway.internal'"),
+        ("10.0.0.1/8", "'10.0.0.1/8'"),
+        ("10.0.0.0/33", "'10.0.0.0/33'"),
+        ([10], "10"),
+        (True, "True"),
+        ([None], "None"),
+        ({"a": 1}, "{'a': 1}"),
+    ],
+    ids=str,
+)
+def test_a_network_that_is_none_is_named(networks, got):
+    with pytest.raises(ConnectionConfigError) as error:
+        ClientSettings.checked(None, None, None, networks)
+    assert error.value.message == (
+        f"allowed_networks must be a list of networks such as 10.0.0.0/8 or fd00::/8, got {got}."
+    )
+
+
+@pytest.mark.parametrize(
+    "timeout",
+    ["soon", 0, -3, "-3", float("nan"), float("inf"), 1e10, 10**400, True, [1]],
+    ids=lambda value: repr(value)[:9],
 )
 def test_a_timeout_that_is_no_positive_number_is_named(timeout):
-    with pytest.raises(ConnectionConfigError, match=r"^The timeout is .*: a positive number of seconds"):
+    with pytest.raises(
+        ConnectionConfigError, match=r"^timeout must be a positive number of seconds, at most 86400, got"
+    ):
         ClientSettings.checked(None, timeout, None)
 
 
-@pytest.mark.parametrize("proxy", ["proxy.test:3128", "ftp://user:secret@proxy.test", "http://:99"])
+@pytest.mark.parametrize(
+    "proxy",
+    ["proxy.test:3128", "ftp://user:secret@proxy.test", "http://:99", "http://p:99999", "http://p\x01.test"],
+)
 def test_a_proxy_that_is_none_is_refused_without_showing_its_password(proxy):
-    with pytest.raises(ConnectionConfigError, match=r"^The proxy is no URL") as error:
+    with pytest.raises(ConnectionConfigError, match=r"^The proxy must start with http://") as error:
         ClientSettings.checked(None, None, proxy)
     assert "secret" not in str(error.value)
 

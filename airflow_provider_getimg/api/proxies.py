@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which proxy a request goes through: the connection's, or the one of the worker's environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import httpx
+
+from airflow_provider_getimg.api.errors import ConnectionConfigError
+
+_SCHEMES = ("http", "https", "socks5", "socks5h")
+# Around all of an entry, or the address of a network: what follows [::1]: is a port.
+_BRACKETS = re.compile(r"^\[([^\]]*)\](?=$|/)")
+_DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """
+    A proxy and where it was configured.
+
+    :param url: With scheme. May hold a password: kept out of ``repr()``.
+    :param source: The variable that names it, or "the connection's proxy".
+    """
+
+    url: str = field(repr=False)
+    source: str
+
+    @property
+    def host(self) -> str:
+        """Its host name or address, in lower case."""
+        return urlsplit(self.url).hostname or ""
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.url)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{parts.port or _DEFAULT_PORTS[parts.scheme]} ({self.source})"
+
+
+class Proxies:
+    """
+    The one decision on proxies, for API calls and downloads alike.
+
+    The connection's proxy is for all requests. Otherwise the environment decides: ``HTTPS_PROXY``, ``HTTP_PROXY`` and
+    ``ALL_PROXY``, but for the hosts in ``NO_PROXY``. Both are read once.
+
+    :param configured: URL of the connection's proxy, if it has one.
+    :raises ConnectionConfigError: A proxy of the environment can't be used.
+    """
+
+    def __init__(self, configured: str | None = None) -> None:
+        self._configured = Proxy(configured, "the connection's proxy") if configured else None
+        self._by_scheme: dict[str, Proxy] = {}
+        self._direct = NoProxy("")
+        if self._configured is None:
+            found = getproxies()
+            self._direct = NoProxy(found.get("no", ""))
+            for scheme in () if self._direct.everything else ("http", "https"):
+                kind = scheme if found.get(scheme) else "all"
+                if url := found.get(kind):
+                    self._by_scheme[scheme] = _of_environment(url, kind)
+
+    def of(self, url: httpx.URL) -> Proxy | None:
+        """Return the proxy that a request for ``url`` goes through, or None where it goes straight to the host."""
+        if self._configured is not None:
+            return self._configured
+        proxy = self._by_scheme.get(url.scheme)
+        if proxy is None or self._direct.holds(url):
+            return None
+        return proxy
+
+
+class NoProxy:
+    """
+    The hosts of ``NO_PROXY``: names with their subdomains, addresses, networks (CIDR), each with a port if it has one.
+
+    An entry that is none of these is ignored.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._entries = [entry.lower() for entry in text.replace(",", " ").split()]
+        self.everything = "*" in self._entries
+
+    def holds(self, url: httpx.URL) -> bool:
+        """Tell whether the host of ``url`` is among them."""
+        host = url.raw_host.decode("ascii").lower().rstrip(".")
+        port = url.port or _DEFAULT_PORTS.get(url.scheme)
+        return any(_matches(entry, url.scheme, host, port) for entry in self._entries)
+
+
+def _matches(entry: str, scheme: str, host: str, port: int | None) -> bool:
+    entry_scheme, separator, rest = entry.rpartition("://")
+    if separator and entry_scheme not in (scheme, "all"):
+        return False
+    address = _address(host)
+    network = _network(rest)
+    if network is not None:
+        return address in network if address is not None else False
+    try:
+        parts = urlsplit(f"//{rest}")
+        entry_port, name = parts.port, (parts.hostname or "").strip(".")
+    except ValueError:
+        return False
+    if entry_port is not None and entry_port != port:
+        return False
+    if address is not None:
+        return _address(name) == address
+    name = name.removeprefix("*.")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """Return the network that an entry names, be it a single address; IPv6 may be in brackets."""
+    try:
+        return ipaddress.ip_network(_BRACKETS.sub(r"\1", text), strict=False)
+    except ValueError:
+        return None
+
+
+def checked_proxy(proxy: object) -> str | None:
+    """Return the URL of the connection's proxy, or None where none is given. Its password is never quoted."""
+    url = str(proxy or "").strip()
+    if not url:
+        return None
+    _check(url, "The proxy")
+    return url
+
+
+def _of_environment(url: str, kind: str) -> Proxy:
+    # Where both are set, the lower case wins.
+    name = f"{kind}_proxy" if os.environ.get(f"{kind}_proxy") else f"{kind.upper()}_PROXY"
+    # A host and a port alone are common there, and mean plain http to the proxy.
+    url = url.strip() if "://" in url else f"http://{url.strip()}"
+    _check(url, name)
+    return Proxy(url, name)
+
+
+def _check(url: str, name: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+        httpx.Proxy(url).url.raw_host.decode().encode("idna")
+    except (ValueError, httpx.InvalidURL):
+        usable = False
+    if not usable:
+        raise ConnectionConfigError(
+            f"{name} must start with http://, https:// or socks5:// and name a host, such as "
+            "http://proxy.example.com:3128."
+        )
+    if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise ConnectionConfigError(
+            f"{name} is a SOCKS proxy, which needs one more package: pip install 'httpx[socks]'."
+        )
