@@ -7,8 +7,10 @@ import json
 import math
 import time
 from collections.abc import Callable
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow_provider_getimg.api.errors import (
     AuthenticationError,
@@ -21,7 +23,9 @@ from airflow_provider_getimg.api.errors import (
     RequestRefusedError,
     UnavailableError,
 )
+from airflow_provider_getimg.api.printable import printable
 from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.api.transport import PROXY_EXTENSION
 from airflow_provider_getimg.api.types import RateLimit
 
 if TYPE_CHECKING:
@@ -29,8 +33,8 @@ if TYPE_CHECKING:
 
 Redact = Callable[[str], str]
 
-# Documented as refusals, and so as not billed. Any other status on a generation is an unknown outcome,
-# but for those that say that another server than the API answered.
+# Documented as refusals, and so as not billed. Any other status on a generation is an unknown outcome, but for those that
+# say that another server than the API answered (_MOVED), or a proxy that wants a password (407).
 _REFUSALS: dict[int, type[RequestRefusedError]] = {
     400: InvalidRequestError,
     401: AuthenticationError,
@@ -40,9 +44,8 @@ _REFUSALS: dict[int, type[RequestRefusedError]] = {
     413: RequestRefusedError,
     422: ContentPolicyError,
 }
-# The request was not taken: it stands elsewhere (a base URL that moved), or a proxy wants a password.
-# 302 and 303 are not here: after a POST they may mean "done, look there".
-_NOT_TAKEN = frozenset({301, 307, 308, 407})
+# The request was not taken, it belongs elsewhere. 302 and 303 are not here: after a POST they may mean "done, look there".
+_MOVED = frozenset({301, 307, 308})
 
 _EXCERPT_CHARACTERS = 300
 _MESSAGE_CHARACTERS = 500
@@ -69,28 +72,53 @@ def _error(
     detail = one_line(said.get("message", ""), _MESSAGE_CHARACTERS, redact) or None
     code = one_line(said.get("code", ""), 60, redact) or None
     param = one_line(said.get("param", ""), 60, redact) or None
-    where = f"({status}{f' {code}' if code else ''}{f', {param}' if param else ''})"
+    doc_url = _doc_url(said.get("doc_url", ""))
+    # A code that only repeats the status says nothing.
+    where = ", ".join(
+        filter(None, [str(status) if code in (None, str(status)) else f"{status} {code}", param])
+    )
     message = detail or (
-        excerpt(content, redact) if content.strip() else response.reason_phrase or "no reason given"
+        excerpt(content, redact) if content.strip() else _reason_phrase(response, redact) or "no reason given"
     )
     message = message if message.endswith((".", "!", "?")) else f"{message}."
-    facts: dict[str, Any] = {"status": status, "code": code, "param": param, "detail": detail}
+    proxy = response.extensions.get(PROXY_EXTENSION)
+    if proxy and not said:
+        message += f" It came through the proxy {proxy}."
+    if doc_url:
+        message += f" See {doc_url}."
+    facts: dict[str, Any] = {
+        "status": status,
+        "code": code,
+        "param": param,
+        "detail": detail,
+        "doc_url": doc_url,
+    }
+    if status == 402:
+        message += " API credits are prepaid and separate from the consumer plans."
     if status in _REFUSALS:
-        return _REFUSALS[status](f"getimg.ai refused the request {where}: {message}", **facts)
-    if status in _NOT_TAKEN:
-        target = redact(response.headers.get("location", "nowhere").partition("?")[0])
+        return _REFUSALS[status](f"getimg.ai refused the request ({where}): {message}", **facts)
+    if status == 407:
         return RequestRefusedError(
-            f"The request was not taken ({status}, location {target}): check the connection's base URL and "
-            "proxy. Redirects of a generation are never followed.",
+            f"The proxy {proxy or 'on the way'} refused the request (407): check its user and password.",
+            **facts,
+        )
+    if status in _MOVED:
+        location = response.headers.get("location")
+        target = one_line(location.partition("?")[0], 200, redact) if location else "no readable location"
+        return RequestRefusedError(
+            f"The request was redirected ({status}, to {target}): check the connection's base URL. Redirects of a "
+            "generation are never followed.",
             **facts,
         )
     if status == 429:
         wait = wait_before_next(response)
         hint = "" if wait is None else f" It asks to wait {wait:.0f} seconds."
         return RateLimitError(
-            f"getimg.ai is limiting requests {where}: {message}{hint}", retry_after=wait, **facts
+            f"getimg.ai is limiting requests ({where}): {message}{hint}", retry_after=wait, **facts
         )
-    return otherwise(f"getimg.ai failed {where}: {message}", retry_after=wait_before_next(response), **facts)
+    return otherwise(
+        f"getimg.ai failed ({where}): {message}", retry_after=wait_before_next(response), **facts
+    )
 
 
 def _said_by_the_api(content: bytes) -> dict[str, str]:
@@ -102,12 +130,32 @@ def _said_by_the_api(content: bytes) -> dict[str, str]:
         return {}
 
 
+def _doc_url(url: str) -> str | None:
+    """Return the API's link to a page about an error, if it can be shown: https, without a user part or a query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    shown = f"https://{parts.netloc}{parts.path}"
+    usable = parts.scheme == "https" and parts.netloc and "@" not in parts.netloc and len(shown) <= 200
+    return shown if usable and shown.isascii() and " " not in shown and shown.isprintable() else None
+
+
+def _reason_phrase(response: httpx.Response, redact: Redact) -> str:
+    return one_line(response.reason_phrase, _EXCERPT_CHARACTERS, redact)
+
+
+# What reads headers never raises: beside a header that makes no sense there may be an answer that is paid for.
+
+
 def wait_before_next(response: httpx.Response) -> float | None:
     """Return the seconds until another try, from ``Retry-After`` or ``X-RateLimit-Reset``; None if not told."""
     asked = response.headers.get("retry-after")
     if asked is not None:
         wait = _seconds(asked)
-        return _bounded(wait if wait is not None else _seconds_until_date(asked))
+        if wait is None and (moment := _moment(asked)) is not None:
+            wait = max(0.0, moment - time.time())
+        return wait if wait is not None and wait <= MAX_WAIT else None
     reset = _seconds(response.headers.get("x-ratelimit-reset"))
     # A limit that has requests left is not the one that was hit: its reset says nothing.
     if reset is not None and response.headers.get("x-ratelimit-remaining") in (None, "0"):
@@ -123,11 +171,8 @@ def rate_limit(response: httpx.Response) -> RateLimit | None:
     if remaining is None or reset is None:
         return None
     # By the server's own clock where it tells the time: the two need not agree.
-    try:
-        now = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
-    except ValueError:
-        now = time.time()
-    resets_in = reset - now
+    now = _moment(response.headers.get("date", ""))
+    resets_in = reset - (time.time() if now is None else now)
     return RateLimit(int(remaining), resets_in) if 0 < resets_in <= MAX_WAIT else None
 
 
@@ -139,14 +184,13 @@ def _seconds(text: str | None) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _bounded(wait: float | None) -> float | None:
-    return wait if wait is not None and wait <= MAX_WAIT else None
-
-
-def _seconds_until_date(text: str) -> float | None:
+def _moment(text: str) -> float | None:
+    """Return the Unix time of a date in a header."""
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except Exception:
+        # ValueError, TypeError, IndexError, OverflowError: its parser fails in as many ways as a date can be wrong.
         return None
 
 
@@ -158,8 +202,8 @@ def excerpt(content: bytes, redact: Redact) -> str:
 
 
 def one_line(text: str, characters: int, redact: Redact) -> str:
-    """Return the start of a text on one line, with nothing secret in it."""
-    line = " ".join(redact(text[: 40 * characters]).split())
+    """Return the start of a text on one line, with nothing secret in it and no control characters."""
+    line = " ".join(printable(redact(text[: 40 * characters])).split())
     return line if len(line) <= characters else f"{line[:characters]}..."
 
 

@@ -122,7 +122,8 @@ def test_a_refusal_carries_what_the_api_said(client):
     assert error.value.param == "resolution"
     assert str(error.value) == (
         "getimg.ai refused the request (400 invalid_parameter, resolution): "
-        "Unsupported resolution '4K' for model 'seedream-5-lite'. Nothing was billed."
+        "Unsupported resolution '4K' for model 'seedream-5-lite'. See https://docs.getimg.ai/guides/errors. "
+        "Nothing was billed."
     )
 
 
@@ -231,14 +232,14 @@ def test_a_signature_in_escaped_json_is_not_quoted(simulator, client):
     "url", ["https://a..b", "https://.example.test", f"https://{'x' * 64}.test", "https://a\tb"]
 )
 def test_a_host_that_can_t_be_encoded_is_found_before_anything_else(url):
-    with pytest.raises(errors.ConnectionConfigError, match=r"^The base URL is "):
+    with pytest.raises(errors.ConnectionConfigError, match=r"^The base URL must start with"):
         GetimgClient("sk_x", base_url=url)
 
 
 @pytest.mark.parametrize("proxy", ["ftp://proxy.test", "socks5://proxy.test"])
 def test_a_proxy_of_the_environment_that_can_t_be_used_is_one_sentence(monkeypatch, proxy):
     monkeypatch.setenv("HTTPS_PROXY", proxy)
-    with pytest.raises(errors.ConnectionConfigError, match=r"^The worker's environment can't be used"):
+    with pytest.raises(errors.ConnectionConfigError, match=r"^HTTPS_PROXY (must start|is a SOCKS)"):
         GetimgClient("sk_x")
 
 
