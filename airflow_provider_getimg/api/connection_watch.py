@@ -16,6 +16,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_provider_getimg.api.transport import ROUTE_EVENT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,11 +28,15 @@ class Peer:
     The other end of a connection.
 
     :param host: The name or address that was asked for.
+    :param port: The port.
     :param address: The IP address that it led to.
+    :param is_proxy: It is the proxy that this request goes through.
     """
 
     host: str
+    port: int
     address: str
+    is_proxy: bool = False
 
 
 class ConnectionWatch:
@@ -39,8 +45,8 @@ class ConnectionWatch:
 
     :param method: Method of the request that counts as sent: a proxy's CONNECT doesn't.
     :param deadline: Seconds from entering the context until the connection is cut.
-    :param check_peer: Called with the peer of each new connection before anything is sent; what it raises ends the
-        request.
+    :param check_peer: Called with the peer of each new connection, before it is connected to and again before anything is
+        sent; what it raises ends the request.
     """
 
     def __init__(
@@ -48,7 +54,8 @@ class ConnectionWatch:
     ) -> None:
         self._method = method.encode()
         self._check_peer = check_peer
-        self._connecting_to = ""
+        self._connecting_to = ("", 0)
+        self._through_proxy = False
         # Reentrant: a signal handler may cut the connection in the thread that holds the lock.
         self._lock = threading.RLock()
         self._sockets: list[socket.socket] = []
@@ -66,8 +73,11 @@ class ConnectionWatch:
         return {"trace": self._on_event}
 
     def _on_event(self, name: str, info: dict[str, Any]) -> None:
-        if name.endswith(".connect_tcp.started"):
-            self._connecting_to = str(info.get("host", ""))
+        if name == ROUTE_EVENT:
+            self._through_proxy = info["proxy"] is not None
+        elif name.endswith(".connect_tcp.started"):
+            self._connecting_to = str(info.get("host", "")), int(info.get("port", 0))
+            self._let_addresses_be_checked()
         elif name.endswith((".connect_tcp.complete", ".start_tls.complete")):
             stream = info.get("return_value")
             if name.endswith(".connect_tcp.complete"):
@@ -84,11 +94,34 @@ class ConnectionWatch:
                 raise TimeoutError("the time was up before the request was sent")
             self.sent = self.sent or info["request"].method == self._method
 
+    def _let_addresses_be_checked(self) -> None:
+        """Have the connection refused before it is made, where none of the host's addresses may be connected to."""
+        if self._check_peer is None or self._through_proxy:
+            return
+        host, port = self._connecting_to
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            # Connecting will fail with the same, and say it.
+            return
+        refusals = []
+        for *_, address in found:
+            try:
+                self._check_peer(Peer(host, port, str(address[0])))
+            except Exception as refusal:
+                refusals.append(refusal)
+            else:
+                return
+        if refusals:
+            raise refusals[0]
+
     def _let_peer_be_checked(self, stream: Any) -> None:
         if self._check_peer is None:
             return
+        host, port = self._connecting_to
         try:
-            self._check_peer(Peer(self._connecting_to, str(stream.get_extra_info("server_addr")[0])))
+            address = str(stream.get_extra_info("server_addr")[0])
+            self._check_peer(Peer(host, port, address, is_proxy=self._through_proxy))
         except BaseException:
             # Nobody else holds the new connection yet.
             stream.close()
