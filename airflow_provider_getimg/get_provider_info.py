@@ -59,6 +59,12 @@ def get_provider_info() -> dict[str, Any]:
                         "schema": {"type": ["string", "null"]},
                         "description": "URL of an HTTP(S) or SOCKS proxy. Empty means the worker's environment.",
                     },
+                    "allowed_networks": {
+                        "label": "Allowed networks",
+                        "schema": {"type": ["string", "null"]},
+                        "description": "Private networks that downloads may reach, such as 10.0.0.0/8, 100.64.0.0/10. "
+                        "Empty means the internet alone.",
+                    },
                 },
                 "ui-field-behaviour": {
                     "hidden-fields": ["login", "schema", "port", "extra"],

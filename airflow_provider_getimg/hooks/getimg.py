@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+
+from airflow_provider_getimg.api.quote import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.client import GetimgClient
     from airflow_provider_getimg.api.settings import ClientSettings
+
+#: What the connection's extra may hold.
+EXTRA_NAMES = ("timeout", "proxy", "allowed_networks")
 
 
 class GetimgHook(BaseHook):
@@ -29,8 +35,10 @@ class GetimgHook(BaseHook):
     - **Base URL** (host): with scheme; empty means ``https://api.getimg.ai``.
     - **Timeout** (extra ``timeout``): seconds that a generation may take, default 300.
     - **Proxy** (extra ``proxy``): URL of a proxy; empty means what the environment says.
+    - **Allowed networks** (extra ``allowed_networks``): networks that downloads may reach though they are not the
+      internet, such as ``10.0.0.0/8``.
 
-    Nothing else of the connection reaches the client. One hook holds one client; close it with
+    Any other name in the extra is an error. One hook holds one client; close it with
     :meth:`close`, or use the hook as a context manager.
 
     :param getimg_conn_id: The connection. Default ``getimg_default``.
@@ -54,26 +62,24 @@ class GetimgHook(BaseHook):
     @cached_property
     def settings(self) -> ClientSettings:
         """
-        Base URL, timeout and proxy of the connection, without the key.
+        Base URL, timeout, proxy and allowed networks of the connection, without the key.
 
-        :raises ConnectionConfigError: One of them can't be used.
+        :raises ConnectionConfigError: There is no such connection, or one of them can't be used.
         """
         # Here, not above: importing httpx and pydantic would slow down every DAG file that is parsed.
         from airflow.sdk.log import mask_secret
 
-        from airflow_provider_getimg.api.errors import ConnectionConfigError
         from airflow_provider_getimg.api.settings import ClientSettings
 
-        extra = self._connection.extra_dejson
-        if not isinstance(extra, dict):
-            raise ConnectionConfigError(f"{self._name_in_messages}The extra field must be a JSON object.")
-        if proxy_password := _password_of(extra.get("proxy")):
-            mask_secret(proxy_password)
+        connection = self._connection
         with self._naming_the_connection():
+            extra = _extra_of(connection)
+            mask_secret(extra)
+            if proxy_password := _password_of(extra.get("proxy")):
+                mask_secret(proxy_password)
             return ClientSettings.checked(
-                base_url=_base_url(self._connection.host, self._connection.port),
-                timeout=extra.get("timeout"),
-                proxy=extra.get("proxy"),
+                base_url=_base_url(connection.host, connection.port),
+                **{name: extra.get(name) for name in EXTRA_NAMES},
             )
 
     @cached_property
@@ -103,7 +109,15 @@ class GetimgHook(BaseHook):
 
     @cached_property
     def _connection(self) -> Connection:
-        return self.get_connection(self.getimg_conn_id)
+        from airflow_provider_getimg.api.errors import ConnectionConfigError
+
+        try:
+            return self.get_connection(self.getimg_conn_id)
+        except AirflowNotFoundException:
+            raise ConnectionConfigError(
+                f"Connection {self.getimg_conn_id!r} does not exist, or can't be read: create it with the type 'getimg', or "
+                "name another one in getimg_conn_id."
+            ) from None
 
     @property
     def _name_in_messages(self) -> str:
@@ -139,6 +153,27 @@ class GetimgHook(BaseHook):
         except GetimgError as error:
             # Airflow tests under a made-up id, which would only puzzle.
             return False, str(error).removeprefix(self._name_in_messages)
+
+
+def _extra_of(connection: Connection) -> dict[str, Any]:
+    """
+    Return the extra of a connection. One that can't be read must not mean the defaults, which are the real API.
+
+    :raises ConnectionConfigError: It is no JSON object, or has a name that means nothing here.
+    """
+    from airflow_provider_getimg.api.errors import ConnectionConfigError
+
+    try:
+        extra = json.loads(connection.extra or "{}")
+    except (ValueError, TypeError, RecursionError):
+        extra = None
+    if not isinstance(extra, dict):
+        raise ConnectionConfigError("The extra field must be a JSON object.")
+    if unknown := sorted(extra.keys() - set(EXTRA_NAMES)):
+        raise ConnectionConfigError(
+            f"The extra field must have no names but {', '.join(EXTRA_NAMES)}, got {quote(unknown[0])}."
+        )
+    return extra
 
 
 def _base_url(host: str | None, port: int | None) -> str | None:

@@ -136,7 +136,9 @@ def test_the_form_asks_for_what_the_api_needs_and_nothing_else(connections):
     expect(form.get_by_label("API key", exact=True)).to_have_attribute("type", "password")
 
     form.get_by_role("button", name="Extra Fields", exact=True).click()
-    expect(labels).to_have_text(["Connection ID *", "Connection Type *", "Timeout (seconds)", "Proxy"])
+    expect(labels).to_have_text(
+        ["Connection ID *", "Connection Type *", "Timeout (seconds)", "Proxy", "Allowed networks"]
+    )
     expect(form.get_by_text("How long a generation may take. Empty means 300.")).to_be_visible()
 
 
@@ -147,7 +149,7 @@ def test_what_the_form_saves_is_a_connection_of_our_type(connections, simulator)
     assert saved["conn_type"] == "getimg"
     assert saved["host"] == simulator.url
     assert saved["password"] == "***"
-    assert json.loads(saved["extra"]) == {"timeout": 120, "proxy": None}
+    assert json.loads(saved["extra"]) == {"timeout": 120, "proxy": None, "allowed_networks": None}
     assert {saved["login"], saved["schema"], saved["port"]} == {None}
 
 

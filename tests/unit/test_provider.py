@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
 
 import airflow_provider_getimg
 from airflow_provider_getimg.get_provider_info import get_provider_info
-from airflow_provider_getimg.hooks.getimg import GetimgHook
+from airflow_provider_getimg.hooks.getimg import EXTRA_NAMES, GetimgHook
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -193,7 +193,7 @@ class TestConnectionType:
 def test_the_form_asks_for_what_the_hook_reads():
     [form] = INFO["connection-types"]
     assert form["connection-type"] == GetimgHook.conn_type
-    assert set(form["conn-fields"]) == {"timeout", "proxy"}
+    assert set(form["conn-fields"]) == set(EXTRA_NAMES)
 
 
 def test_all_that_is_declared_can_be_imported():

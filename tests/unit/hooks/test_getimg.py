@@ -28,9 +28,10 @@ def test_a_connection_as_json_becomes_a_client(connect):
         {
             "password": "sk_json",
             "host": "https://gateway.test/getimg/",
-            "extra": {"timeout": 42, "proxy": None, "verify": False},
+            "extra": {"timeout": 42, "proxy": None, "allowed_networks": "10.0.0.0/8"},
         }
     )
+    assert list(map(str, hook.settings.allowed_networks)) == ["10.0.0.0/8"]
     assert hook.client.base_url == "https://gateway.test/getimg"
     assert hook.client.timeout == 42.0
 
@@ -61,16 +62,44 @@ def test_a_connection_as_uri_becomes_a_client(connect, uri, base_url, timeout):
         ({"password": "***"}, "The API key is Airflow's mask for it (***), not the key: type it in again."),
         (
             {"password": "sk_x", "host": "api.getimg.ai"},
-            "The base URL is 'api.getimg.ai': it must start with https://",
+            "The base URL must start with https:// (or http://) and name a host",
         ),
         (
             {"password": "sk_x", "extra": {"timeout": "soon"}},
-            "The timeout is 'soon': a positive number of seconds",
+            "timeout must be a positive number of seconds, at most 86400, got 'soon'.",
         ),
-        ({"password": "sk_x", "extra": {"timeout": 0}}, "The timeout is 0: a positive number of seconds"),
-        ({"password": "sk_x", "extra": {"proxy": "proxy:3128"}}, "The proxy is no URL that can be used"),
+        (
+            {"password": "sk_x", "extra": {"timeout": 0}},
+            "timeout must be a positive number of seconds, at most 86400, got 0.",
+        ),
+        ({"password": "sk_x", "extra": {"proxy": "proxy:3128"}}, "The proxy must start with http://"),
+        (
+            {"password": "sk_x", "extra": {"allowed_networks": "10/8"}},
+            "allowed_networks must be a list of networks",
+        ),
+        (
+            {"password": "sk_x", "extra": {"timeout": 60, "time_out": 60}},
+            "The extra field must have no names but timeout, proxy, allowed_networks, got 'time_out'.",
+        ),
+        ({"password": "sk_x", "extra": {"state_folder": None}}, "got 'state_folder'."),
+        ({"password": "sk_x", "extra": "{'timeout': 60}"}, "The extra field must be a JSON object."),
+        ({"password": "sk_x", "extra": "timeout=60"}, "The extra field must be a JSON object."),
+        ({"password": "sk_x", "extra": ["timeout"]}, "The extra field must be a JSON object."),
     ],
-    ids=["no key", "mask", "no scheme", "no number", "not positive", "proxy"],
+    ids=[
+        "no key",
+        "mask",
+        "no scheme",
+        "no number",
+        "not positive",
+        "proxy",
+        "network",
+        "unknown name",
+        "reserved name",
+        "no json",
+        "a text",
+        "list",
+    ],
 )
 def test_a_connection_that_can_t_be_used_is_one_sentence(connect, connection, sentence):
     hook = connect(connection)
@@ -79,6 +108,31 @@ def test_a_connection_that_can_t_be_used_is_one_sentence(connect, connection, se
     assert str(error.value).startswith("Connection 'getimg_default': ")
     assert sentence in str(error.value)
     assert "sk_x" not in str(error.value)
+
+
+@pytest.mark.parametrize("attribute", ["settings", "client"])
+def test_a_connection_that_does_not_exist_is_one_sentence(attribute):
+    with pytest.raises(ConnectionConfigError) as error:
+        getattr(GetimgHook("nowhere"), attribute)
+    assert str(error.value) == (
+        "Connection 'nowhere' does not exist, or can't be read: create it with the type 'getimg', or name another "
+        "one in getimg_conn_id. Nothing was billed."
+    )
+
+
+@pytest.mark.parametrize(
+    ("uri", "timeout"),
+    [
+        ("getimg://:sk_uri@/?__extra__=%7B%22timeout%22%3A+60%7D", 60.0),
+        ("getimg://:sk_uri@/?timeout=60&allowed_networks=10.0.0.0%2F8", 60.0),
+        ('{"conn_type": "getimg", "password": "sk", "extra": "{\\"timeout\\": 60}"}', 60.0),
+        ('{"conn_type": "getimg", "password": "sk", "extra": {}}', 300.0),
+        ('{"conn_type": "getimg", "password": "sk", "extra": ""}', 300.0),
+    ],
+    ids=["__extra__", "query", "text", "empty object", "empty"],
+)
+def test_an_extra_is_read_in_each_way_that_airflow_writes_one(connect, uri, timeout):
+    assert connect(uri).settings.timeout == timeout
 
 
 def test_a_port_of_zero_is_none(connect):
