@@ -190,6 +190,10 @@ class FileRefusedError(TransferError):
     """The file must not be saved: its URL leads where it may not, it is larger than allowed, or it is no image."""
 
 
+class NetworkRefusedError(FileRefusedError):
+    """The file's URL leads to an address that the connection does not allow, as all others will."""
+
+
 class ObjectExistsError(TransferError):
     """Another object is at the key, and ``if_exists`` says to leave it alone."""
 

@@ -51,8 +51,8 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
     :param aspect_ratio: Such as ``16:9``. Default: the model's. (templated)
     :param resolution: Such as ``2K``. Default: the model's. (templated)
     :param output_format: ``png``, ``jpeg`` or ``webp``. Default: the API's, ``jpeg``. (templated)
-    :param images: At most 8 reference images: a list of ``{"url": ..., "role": ...}``, or of plain URLs, whose
-        role is ``reference_image``. A URL is ``https://``, a ``data:`` URL, or ``s3://bucket/key``, which is
+    :param images: Reference images, at most 8, or as many as the catalogue says that the model takes: a list of
+        ``{"url": ..., "role": ...}``, or of plain URLs, whose role is ``reference_image``. A URL is ``https://``, a ``data:`` URL, or ``s3://bucket/key``, which is
         read with ``aws_conn_id`` and sent as a data URL. PNG, JPEG or WebP, at most 10 MiB each and 25 MiB
         for the whole request, base64-encoded. (templated)
     :param on_unknown_outcome: ``"fail"`` (default) stops the task, without further retries, when a request may have
@@ -131,6 +131,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         from airflow_provider_getimg.api.pricing import check_price, checked_max_cost
+        from airflow_provider_getimg.api.references import check_references, references_beyond_documented
         from airflow_provider_getimg.ledger import Ledger
         from airflow_provider_getimg.operators.paid_generation import UNKNOWN_OUTCOME, PaidGeneration
         from airflow_provider_getimg.operators.written_request import FIELDS, WrittenRequest
@@ -153,16 +154,28 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         answer = paid.recorded()
         if answer is None:
             with self.hook:
-                if max_cost is not None:
+                if max_cost is not None or references_beyond_documented(request.checked):
                     model = self.hook.client.get_model(request.checked.model)
-                    check_price(model, request.checked.resolution, max_cost)
+                    check_references(model, request.checked)
+                    if max_cost is not None:
+                        check_price(model, request.checked.resolution, max_cost)
                 answer = paid.generate(self.hook.client)
         mask_signed_urls(answer["data"])
         if self.do_xcom_push:
-            # Before the answer counts as delivered, and not by Airflow afterwards: where this fails, a Clear must not pay again.
-            context["ti"].xcom_push(key="return_value", value=answer)
+            self._push(context, answer)
         paid.delivered()
         return answer
+
+    def _push(self, context: Context, answer: dict[str, Any]) -> None:
+        """Push the answer before it counts as delivered, and not by Airflow afterwards: a Clear must not pay for a failed push."""
+        try:
+            context["ti"].xcom_push(key="return_value", value=answer)
+        except Exception:
+            self.log.error(
+                "Generation %s was billed and could not be pushed to XCom. Neither a retry nor a Clear pays for it again.",
+                answer["id"],
+            )
+            raise
 
     def _is_gone(self, file: FileCopy) -> bool:
         from airflow_provider_getimg.parameters import FILE_MAX_BYTES

@@ -121,6 +121,14 @@ class Copier:
         except GetimgError as error:
             raise error.of_unsaved([copy.generation_id], copy.cost) from None
 
+    def check_before_payment(self) -> None:
+        """
+        Refuse, while nothing is paid yet, what every download would be refused for.
+
+        :raises NetworkRefusedError: Files are served where the connection does not allow downloads.
+        """
+        self._downloads.check_before_payment()
+
     def is_gone(self, copy: FileCopy) -> bool:
         """Ask the server whether a file whose time should be over is gone."""
         return self._downloads.is_gone(copy)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from airflow_provider_getimg.api.errors import FileRefusedError
+from airflow_provider_getimg.api.errors import FileRefusedError, NetworkRefusedError
 from airflow_provider_getimg.api.proxies import Proxies
 from airflow_provider_getimg.api.settings import DEFAULT_BASE_URL, is_loopback
 from airflow_provider_getimg.api.signed_urls import url_without_query
@@ -97,16 +97,16 @@ class NetworkGuard:
         Files are served by the base URL's own host, which is always allowed, or behind a gateway by the API's: that one is
         looked up here.
 
-        :raises FileRefusedError: The API's host has none but addresses that downloads may not reach.
+        :raises NetworkRefusedError: The API's host has none but addresses that downloads may not reach.
         """
         files = httpx.URL(DEFAULT_BASE_URL)
         if is_loopback(str(self._base_url)) or self._proxies.of(files) is not None:
             return
-        refusals = []
+        refusals: list[NetworkRefusedError] = []
         for address in _resolved(_host(files)):
             try:
                 self._check(_host(files), _port(files), address)
-            except FileRefusedError as refusal:
+            except NetworkRefusedError as refusal:
                 refusals.append(refusal)
             else:
                 return
@@ -120,7 +120,7 @@ class NetworkGuard:
             host == _host(self._base_url) or address in self._own_addresses
         ):
             return
-        raise FileRefusedError(
+        raise NetworkRefusedError(
             f"The URL's host {host!r} is the private address {_shown(address)}, which is neither the connection's base URL "
             "nor in its allowed_networks: nothing was requested."
         )
