@@ -278,8 +278,6 @@ class MediaFile(_Answer):
     One generated file. ``url`` is signed: it works without the API key until ``deletes_at``.
 
     All but the URL is None where the API didn't say, or not in a way that can be read.
-
-    :param index: Its place in the answer's ``data``, from 0.
     """
 
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)

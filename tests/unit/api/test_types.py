@@ -6,7 +6,6 @@ import pickle
 from decimal import Decimal
 
 import pytest
-from pydantic import ValidationError
 
 from airflow_provider_getimg.api.errors import InvalidInputError, RateLimitError
 from airflow_provider_getimg.api.signed_urls import without_query
@@ -141,15 +140,87 @@ def test_an_answer_without_figures_still_holds_paid_files(missing):
     "answer",
     [
         {**ANSWER, "data": []},
-        {**ANSWER, "id": ""},
-        {**ANSWER, "data": [{**ANSWER["data"][0], "deletes_at": "some day"}]},
+        {**ANSWER, "data": None},
         {**ANSWER, "data": [{**ANSWER["data"][0], "url": "file:///etc/passwd"}]},
+        {**ANSWER, "data": [{**ANSWER["data"][0], "url": "https://"}]},
+        [ANSWER],
     ],
-    ids=["no files", "no id", "no time", "no web address"],
+    ids=["no files", "null", "no web address", "no host", "a list"],
 )
-def test_an_answer_without_what_a_transfer_needs_is_refused(answer):
-    with pytest.raises(ValidationError):
+def test_an_answer_without_any_url_is_refused(answer):
+    with pytest.raises(ValueError, match="it "):
         Generation.from_json(answer)
+
+
+FILE = ANSWER["data"][0]
+
+
+@pytest.mark.parametrize(
+    ("data", "indexes"),
+    [
+        ([FILE, {"error": {"code": "x"}}], [0]),
+        ([None, FILE], [1]),
+        ([{**FILE, "url": ""}, FILE, FILE], [1, 2]),
+        ([FILE["url"]], [0]),
+        (FILE, [0]),
+        ({"a": FILE, "b": 1}, [0]),
+    ],
+    ids=["error", "null", "empty url", "text", "no list", "by name"],
+)
+def test_no_file_is_lost_to_its_neighbours(data, indexes):
+    generation = Generation.from_json({**ANSWER, "data": data})
+    assert [file.index for file in generation.data] == indexes
+    assert {file.url for file in generation.data} == {FILE["url"]}
+    lost = set(range(len(data))) - set(indexes) if isinstance(data, list) else set()
+    for index in lost:
+        assert any(f"data[{index}] has no URL" in oddity for oddity in generation.oddities)
+
+
+@pytest.mark.parametrize(
+    "deletes_at",
+    [
+        None,
+        "some day",
+        "Mon, 01 Jan 2029 00:00:00 GMT",
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T23:59:59-14:00",
+        True,
+        {},
+    ],
+    ids=str,
+)
+def test_an_expiry_that_can_t_be_read_is_not_known(deletes_at):
+    [file] = Generation.from_json({**ANSWER, "data": [{**FILE, "deletes_at": deletes_at}]}).data
+    assert file.deletes_at is None
+
+
+@pytest.mark.parametrize("cost", [None, "free", -1, True, 1e300, "NaN", [], {}], ids=str)
+def test_a_cost_that_can_t_be_read_is_not_known(cost):
+    generation = Generation.from_json({**ANSWER, "usage": {"total_cost": cost}})
+    assert generation.cost is None
+    assert "its cost is not given" in generation.oddities
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [("req-1", "req-1"), (7, "7"), ("a\x1b[2Jb\u202e", "a[2Jb"), (" x\n", "x")],
+    ids=["text", "number", "controls", "white space"],
+)
+def test_an_id_has_no_control_characters(given, used):
+    assert Generation.from_json({**ANSWER, "id": given}).id == used
+
+
+@pytest.mark.parametrize("given", [None, "", {}, True, "\x00"], ids=str)
+def test_an_answer_without_an_id_gets_the_same_one_each_time(given):
+    ids = {Generation.from_json({**ANSWER, "id": given}).id for _ in range(2)}
+    assert len(ids) == 1
+    assert ids.pop().startswith("no-id-")
+
+
+def test_a_long_id_is_cut_and_stays_distinct():
+    ids = {Generation.from_json({**ANSWER, "id": "x" * 5000 + end}).id for end in "ab"}
+    assert len(ids) == 2
+    assert {len(name) for name in ids} == {128}
 
 
 def test_no_rates_are_an_unknown_price():
