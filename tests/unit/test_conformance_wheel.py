@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -20,15 +21,27 @@ PACKAGE = "airflow_provider_getimg"
 INFO = f"{PACKAGE}-{__version__}.dist-info"
 
 
+def build(target: Path, *options: str) -> Path:
+    """Build with the project's own backend, and return the folder with what was built."""
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(target), *options]
+    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True)
+    return target
+
+
+def wheel_in(folder: Path) -> zipfile.ZipFile:
+    [path] = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """Build the wheel with the project's own backend."""
-    target = tmp_path_factory.mktemp("wheel")
-    code = f"from flit_core import buildapi; print(buildapi.build_wheel({str(target)!r}))"
-    name = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    return zipfile.ZipFile(target / name)
+    return wheel_in(build(tmp_path_factory.mktemp("wheel"), "--wheel"))
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> Path:
+    """An sdist, and the wheel that was built from it."""
+    return build(tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +59,21 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     assert f"{PACKAGE}/py.typed" in source
     about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
     assert set(wheel.namelist()) == source | {f"{INFO}/{name}" for name in about}
+
+
+def test_the_sdist_builds_the_very_same(wheel, release):
+    other = wheel_in(release)
+    assert {name: wheel.read(name) for name in wheel.namelist()} == {
+        name: other.read(name) for name in other.namelist()
+    }
+
+
+def test_the_sdist_has_the_licence_the_changelog_and_the_example_dags(release):
+    [sdist] = release.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    examples = {f"dags/{path.name}" for path in (REPOSITORY / "dags").glob("*.py")}
+    assert {"CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml", *examples} <= names
 
 
 def test_it_is_for_every_machine(wheel):

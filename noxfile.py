@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The provider's wheel, tested where this repository can't be imported: ``make test-matrix`` and ``make release-check``.
+
+``matrix`` is a cell of ``docs/versions.md``: a Python, a set of versions, and the tests in there. It leaves its result in
+``.matrix/results/``, from where ``make versions`` writes the page. ``release`` takes the wheel in ``dist/``, and nothing else.
+What a command prints is shown if it fails. A cell that failed keeps its environment.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import xml.etree.ElementTree as ElementTree
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nox
+
+from devstack.example_dags import run_example_dags
+from devstack.network import clean_environment
+
+REPOSITORY = Path(__file__).parent
+PACKAGE = "airflow_provider_getimg"
+PROJECT = nox.project.load_toml("pyproject.toml")
+RESULTS = REPOSITORY / ".matrix" / "results"
+# What `uv pip compile` is told beside the project's own bounds, and further bounds. Airflow 3.3.0 came out on 6 July 2026.
+SETS = {
+    "3.3.0": (["--exclude-newer=2026-07-08T00:00:00Z"], "apache-airflow==3.3.0"),
+    "newest": ([], "apache-airflow>=3.3,<3.4"),
+    "lowest": (["--resolution=lowest-direct"], ""),
+}
+STAGED = ("dags", "devstack", "pyproject.toml", "tests")
+# What needs a file of the repository that is not in STAGED, a browser, or a whole Airflow.
+ELSEWHERE = (
+    "devstack",
+    "test_architecture.py",
+    "test_compose.py",
+    "test_conformance_wheel.py",
+    "test_docs*.py",
+)
+TESTS = ("tests/unit", "tests/integration/test_transfer.py")
+HANGING = ("-o", "faulthandler_timeout=1800", "-o", "faulthandler_exit_on_timeout=true")
+VERSIONS = f"""
+import importlib.metadata, json, platform, {PACKAGE}
+found = {{package.name: package.version for package in importlib.metadata.distributions()}}
+print(json.dumps({{"python": platform.python_version(), "provider": {PACKAGE}.__file__}} | found))
+"""
+
+# Nox would show what boto3 and httpx log.
+logging.disable(logging.DEBUG)
+logging.getLogger("httpx").setLevel(logging.WARNING)
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
+nox.options.envdir = ".matrix"
+
+
+@nox.session(python=nox.project.python_versions(PROJECT))
+@nox.parametrize("versions", [nox.param(name, id=name, tags=[name]) for name in SETS])
+def matrix(session: nox.Session, versions: str) -> None:
+    """Run the package's tests and the example DAGs on a set of versions."""
+    result = RESULTS / f"{session.python}-{versions}.json"
+    result.unlink(missing_ok=True)
+    folder = isolate(session)
+    session.run(
+        sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir=dist", REPOSITORY, silent=True
+    )
+    [wheel] = Path("dist").glob("*.whl")
+    options, bound = SETS[versions]
+    Path("bounds.txt").write_text(bound)
+    # The project's own bounds first, then the tools on top: a tool that is newer than the set, or wants a newer
+    # library, must not change what is tested.
+    session.run_install(
+        *("uv", "pip", "compile", "--quiet", "--extra=testing", f"--python={session.python}"),
+        *("--constraints=bounds.txt", "--output-file=pins.txt", *options, str(REPOSITORY / "pyproject.toml")),
+        silent=True,
+    )
+    session.install("--requirements=pins.txt", str(wheel), *nox.project.dependency_groups(PROJECT, "cell"))
+    found = checked_versions(session)
+    cell = {"set": versions, "versions": found, "passed": False, "day": datetime.now(UTC).date().isoformat()}
+    RESULTS.mkdir(exist_ok=True)
+    result.write_text(json.dumps(cell))
+
+    for name in STAGED:
+        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
+        copy(REPOSITORY / name, name)
+    left_out = [f"--ignore-glob=*/tests/unit/{name}" for name in ELSEWHERE]
+    chosen = [*TESTS, *left_out, "-m", "not long", *HANGING]
+    session.run(
+        "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=tests.xml", *chosen, silent=True
+    )
+    [suite] = ElementTree.parse("tests.xml").iter("testsuite")
+    cell["tests"] = int(suite.attrib["tests"]) - int(suite.attrib["skipped"])
+    cell["dags"] = example_dags(session, folder)
+    result.write_text(json.dumps(cell | {"passed": True}))
+    session.log(f"{cell['tests']} tests passed, {cell['dags']} example DAGs ran")
+    # Byte code is no hard link: nine environments would take gigabytes.
+    shutil.rmtree(session.virtualenv.location)
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Install the wheel in dist/ with nothing but what it asks for, and run the example DAGs."""
+    [wheel] = (REPOSITORY / "dist").glob("*.whl")
+    folder = isolate(session)
+    session.install(f"{wheel}[simulator]")
+    checked_versions(session)
+    listed = session.run(
+        "airflow", "providers", "list", "--output=json", silent=True, env={"AIRFLOW_HOME": str(folder)}
+    )
+    if "airflow-provider-getimg" not in str(listed):
+        session.error(f"Airflow does not list the provider: {listed}")
+    example_dags(session, folder)
+
+
+def isolate(session: nox.Session) -> Path:
+    """Go to an empty folder, with an environment that leads neither back here nor to the user's accounts."""
+    folder = Path(f"{session.virtualenv.location}-files")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    session.chdir(folder)
+    session.env.update(dict.fromkeys([*os.environ.keys() - clean_environment().keys(), "PYTHONPATH"]))
+    return folder
+
+
+def checked_versions(session: nox.Session) -> dict[str, str]:
+    """Return the versions of what is installed, which must fit each other, the provider's being the wheel's."""
+    session.run("uv", "pip", "check", silent=True)
+    found: dict[str, str] = json.loads(str(session.run("python", "-c", VERSIONS, silent=True)))
+    if not Path(found.pop("provider")).is_relative_to(session.virtualenv.location):
+        session.error("The provider is not imported from its wheel.")
+    return found
+
+
+def example_dags(session: nox.Session, folder: Path) -> int:
+    """Run the example DAGs, and return how many there are."""
+    venv = Path(session.virtualenv.location)
+    ran = list(run_example_dags(venv, folder / "airflow", REPOSITORY / "dags"))
+    for dag, saved in ran:
+        session.log(f"{dag} ran: images saved and paid for: {saved}")
+    return len(ran)
