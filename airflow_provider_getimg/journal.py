@@ -112,14 +112,18 @@ class Journal:
 
     def _read(self) -> None:
         latest: dict[str, tuple[int, Any]] = {}
-        number = 0
-        while (segment := self._segment_at(number)) is not None:
-            epoch, entries = segment
-            latest |= {key: (epoch, value) for key, value in entries.items()}
-            self.bytes += len(json.dumps(entries))
+        number = missing = 0
+        # A user may have deleted one that could not be read: those behind it count all the same.
+        while missing < 2:
+            segment = self._segment_at(number)
             number += 1
+            missing = 0 if segment is not None else missing + 1
+            if segment is not None:
+                epoch, entries = segment
+                latest |= {key: (epoch, value) for key, value in entries.items()}
+                self.bytes += len(json.dumps(entries))
         # What is there already is never written again: a commit that fails can't spoil it.
-        self._number = number
+        self._number = number - missing
         owed = {
             key
             for key, (epoch, _) in latest.items()
@@ -130,8 +134,8 @@ class Journal:
         }
         if any(epoch != self._epoch for epoch, _ in latest.values()):
             self._log.info(
-                "The task was cleared: of %d rows that were paid for and not saved before, the images are saved without "
-                "another payment; all others are generated again.",
+                "The task was cleared. Rows that were billed and not saved before: %d. Their images are saved without another "
+                "payment.",
                 len(owed),
             )
 

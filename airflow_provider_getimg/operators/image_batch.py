@@ -186,7 +186,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         try:
             results.check(max_failures, uri, manifest_error)
         except BatchIncompleteError:
-            self._push(context, results.summary(uri))
+            self._push(context, results.summary(uri if manifest_error is None else None))
             raise
         self.log.info(
             "%d of %d rows are saved, %d of them from before; %s USD in all. Manifest: %s",
@@ -248,18 +248,22 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
             try:
                 results = batch.run(check_store)
             except CostLimitError:
-                # Raised before anything was sent: there is no more to report.
+                # Raised before anything was sent or written.
+                self._push(context, batch.results.summary(None))
                 raise
             except BaseException:
                 # The first error is the one to raise; what was billed comes before it.
                 self.log.error("%s", batch.results.bill())
+                written = None
                 with contextlib.suppress(GetimgError):
                     manifest.write(store, *place, batch.results.manifest())
-                self._push(context, batch.results.summary(f"s3://{place[0]}/{place[1]}"))
+                    written = f"s3://{place[0]}/{place[1]}"
+                self._push(context, batch.results.summary(written))
                 raise
+        if batch.store_error is not None:
+            return results, batch.store_error
         try:
-            if batch.is_started:
-                manifest.write(store, *place, results.manifest())
+            manifest.write(store, *place, results.manifest())
         except GetimgError as error:
             return results, error
         return results, None

@@ -115,4 +115,3 @@ class Budget:
         with self._lock:
             self._set_aside -= price
             self.billed += price if cost is None else cost
-            self.doubtful += cost is None and not price

@@ -77,7 +77,9 @@ class History:
             budget.spent_before(cost or Decimal(0))
         for (row, entry), cost in zip(entries, costs, strict=True):
             price = budget.price(row.request.checked)
-            budget.doubtful_before(price, entry.sent_before + (cost is None))
+            budget.doubtful_before(price, entry.sent_before + (entry.answer is None))
+            if entry.answer is not None and cost is None:
+                budget.spent_before(price)
 
     def list_objects(self, rows: Sequence[Row]) -> None:
         """List what lies at the keys of these rows, where one listing takes less than a look at each."""
@@ -91,6 +93,11 @@ class History:
             saved_key(row.id),
             [[file.copy.uri, file.size, file.sha256, file.etag, file.mime_type] for file in files],
         )
+
+    def forget_saved(self, row: Row) -> None:
+        """Take back the note on an earlier answer's files before another request is sent: it says nothing of the next one."""
+        if self._journal.earlier(saved_key(row.id)) is not None:
+            self._journal.write_later(saved_key(row.id), None)
 
     def note_gone(self, row: Row) -> None:
         """Record that a row's files are gone: after a Clear, it is sent again."""

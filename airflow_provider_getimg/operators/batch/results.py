@@ -122,7 +122,11 @@ class BatchResults:
         )
 
     def summary(self, manifest_uri: str | None) -> dict[str, Any]:
-        """Return the XCom."""
+        """
+        Return the XCom.
+
+        :param manifest_uri: Where the manifest is; None if it could not be written.
+        """
         summary: dict[str, Any] = {
             "requested": len(self.rows),
             "saved": self.count("saved", "reused"),
@@ -167,9 +171,11 @@ class BatchResults:
     def bill(self) -> str:
         """Return how many rows are saved and what all of them cost, as a sentence."""
         failed, not_asked = self.count("failed"), self.count("not asked")
+        unknown = sum(result.is_billed and result.cost is None for result in self.rows)
+        without = f"; the API gave no cost for {unknown}" if unknown else ""
         parts = [
             f"{self.count('saved', 'reused')} of {len(self.rows)} rows are saved",
-            f"{self.billed} were billed ({self.total_cost} USD in all)",
+            f"{_were(self.billed)} billed ({self.total_cost} USD in all{without})",
         ]
         if self.doubtful:
             requests = "request" if self.doubtful == 1 else "requests"
@@ -177,7 +183,7 @@ class BatchResults:
         if failed:
             parts.append(f"{failed} failed")
         if not_asked:
-            parts.append(f"{not_asked} were not sent")
+            parts.append(f"{_were(not_asked)} not sent")
         return f"{', '.join(parts)}."
 
     def _sentences(
@@ -213,6 +219,10 @@ class BatchResults:
                 "Neither a retry nor a Clear pays again for an image that was billed and is not saved."
             )
         return " ".join(parts)
+
+
+def _were(number: int) -> str:
+    return f"{number} {'was' if number == 1 else 'were'}"
 
 
 def checked_max_failures(value: object, requested: int) -> int:

@@ -13,20 +13,23 @@ import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_getimg.api.errors import (
     AuthenticationError,
+    ConnectionConfigError,
     CostLimitError,
     FileGoneError,
+    FileRefusedError,
     GetimgError,
     InsufficientBalanceError,
     InvalidRequestError,
     KilledError,
     NoConnectionError,
+    ObjectExistsError,
     OutcomeUnknownError,
     PaidFilesGoneError,
     RateLimitError,
@@ -34,6 +37,7 @@ from airflow_provider_getimg.api.errors import (
     StoreRefusedError,
     UnavailableError,
 )
+from airflow_provider_getimg.api.references import check_references, references_beyond_documented
 from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.ledger import Ledger, LedgerError
 from airflow_provider_getimg.operators.batch.pace import PacedClient
@@ -42,13 +46,14 @@ from airflow_provider_getimg.operators.batch.results import BatchResults, RowRes
 from airflow_provider_getimg.operators.paid_generation import PaidGeneration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk.types import Logger
     from mypy_boto3_s3 import S3Client
 
     from airflow_provider_getimg.api.client import GetimgClient
+    from airflow_provider_getimg.api.types import ImageRequest
     from airflow_provider_getimg.journal import Journal
     from airflow_provider_getimg.operators.batch.budget import Budget
     from airflow_provider_getimg.operators.batch.history import History
@@ -169,15 +174,18 @@ class BatchRun:
         self._log = log
         self._lock = threading.Lock()
         self._results: dict[int, RowResult] = {}
-        #: Whether requests may have been sent.
-        self.is_started = False
+        #: Why S3 takes no write, if so: no request was sent.
+        self.store_error: GetimgError | None = None
         self._finished = threading.Event()
         self._fault: BaseException | None = None
         self._backlog = 0
         self._failed = 0
         # Rows that earlier tries paid for and did not save: the next is sent once one of them is saved, or none is left.
         self._owed: set[int] = set()
+        self._owed_error: GetimgError | None = None
         self._may_send = threading.Event()
+        # Faults of one row's file, which say little of the others'.
+        self._rows_own_faults: tuple[type[GetimgError], ...] = (FileGoneError, PaidFilesGoneError)
         self._refused_models: dict[str, GetimgError] = {}
         self._unknown_in_a_row = 0
         self._unsaved_in_a_row = 0
@@ -205,9 +213,9 @@ class BatchRun:
         try:
             check_store(self.results)
         except GetimgError as error:
+            self.store_error = error
             self._stop.because(error)
             return self.results
-        self.is_started = True
         progress = Progress(len(rows), self._log)
         self._askers = ThreadPoolExecutor(self._rules.askers, "getimg-ask")
         self._savers = ThreadPoolExecutor(self._rules.savers, "getimg-save")
@@ -234,29 +242,44 @@ class BatchRun:
         """Check the budget, and put first what is paid and dies first."""
         paid: list[tuple[datetime, Row]] = []
         to_ask = []
+        has_saved = is_owed_now = False
         for row in self._rows:
             entry = self._history.entry(row)
             if entry is not None and entry.answer is not None:
                 generation = Generation.from_json(entry.answer)
                 paid.append((min(file.deletes_at or _FIRST for file in generation.data), row))
-                if self._history.saved(row) is None:
-                    self._owed.add(row.index)
+                if self._history.saved(row) is not None:
+                    has_saved = True
+                    continue
+                self._owed.add(row.index)
+                is_owed_now = is_owed_now or entry.epoch == int(self._context["ti"].max_tries)
             elif entry is not None and self._rules.on_unknown_outcome == "fail":
                 paid.append((_LAST, row))
             else:
                 to_ask.append(row)
         try:
             self._history.count(self._rows, self._budget)
+            self._check_references(row.request.checked for row in to_ask)
             self._budget.check(row.request.checked for row in to_ask)
         except GetimgError as error:
-            if not paid:
+            if not (paid or self._budget.billed or self._budget.doubtful):
                 raise
-            # What is paid is saved all the same.
+            # What is paid is saved all the same, and the bill reported.
             self._stop.because(error)
         self._history.list_objects(to_ask)
+        if has_saved or not is_owed_now:
+            # Saving works, or a user has cleared the task since: a page in the place of one file must not hold up the rest.
+            self._rows_own_faults += (FileRefusedError, ObjectExistsError)
         if not self._owed:
             self._may_send.set()
         return [row for _, row in sorted(paid, key=lambda entry: entry[0])] + to_ask
+
+    def _check_references(self, requests: Iterable[ImageRequest]) -> None:
+        """Let the catalogue say whether a model takes more references than are documented."""
+        get_model = cache(self._client.get_model)
+        for request in requests:
+            if references_beyond_documented(request):
+                check_references(get_model(request.model), request)
 
     def _wait(self, progress: Progress) -> None:
         """Wait until all rows have ended; once told to end, not for long."""
@@ -288,7 +311,9 @@ class BatchRun:
         try:
             result = step(row, *args)
         except GetimgError as error:
-            result = RowResult(row, "failed", error=_bare(error))
+            # An earlier try may have paid for it.
+            known = self._history.known(row) or RowResult(row, "failed")
+            result = replace(known, outcome="failed", error=_bare(error))
         except BaseException as fault:
             # Ours, and so for the user to see; but what is under way is brought to its end.
             self._fault = self._fault or fault
@@ -304,20 +329,25 @@ class BatchRun:
             if len(self._results) == len(self._rows):
                 self._finished.set()
 
-    def _settle_owed(self, row: Row, result: RowResult) -> None:
+    def _settle_owed(self, row: Row, result: RowResult | None) -> None:
         """
         Let requests be sent once something that was paid for before could be saved.
 
         A try that can save nothing of what earlier ones paid for must not buy more.
+
+        :param result: None where nothing is left to save: the row is generated again.
         """
         if row.index not in self._owed:
             return
         self._owed.remove(row.index)
-        if result.is_saved:
+        error = result.error if result is not None else None
+        if error is not None and not isinstance(error, self._rows_own_faults):
+            self._owed_error = error
+        if result is not None and result.is_saved:
             self._may_send.set()
         elif not self._owed and not self._may_send.is_set():
-            if result.error is not None and not isinstance(result.error, FileGoneError | PaidFilesGoneError):
-                self._stop.because(result.error)
+            if self._owed_error is not None:
+                self._stop.because(self._owed_error)
             self._may_send.set()
 
     def _ask(self, row: Row) -> RowResult | None:
@@ -334,7 +364,7 @@ class BatchRun:
             killed=self._stop.event,
             is_gone=self._copier.is_gone,
             log=log,
-            slot=self._pace.slot,
+            slot=self._slot,
         )
         try:
             answer = paid.recorded()
@@ -348,6 +378,8 @@ class BatchRun:
             raise
         is_new = answer is None
         if answer is None:
+            with self._lock:
+                self._settle_owed(row, None)
             while not self._may_send.wait(_TICK_SECONDS) and not self._stop.event.is_set():
                 pass
             if self._stop.event.is_set():
@@ -360,13 +392,22 @@ class BatchRun:
             refresh = self._history.entry(row) is not None
             if (there := self._history.find_existing(row, refresh=refresh)) is not None:
                 return there
+            self._history.forget_saved(row)
             try:
                 answer = self._generate(paid, row, ledger.is_last_try)
             except KilledError:
                 return RowResult(row, "not asked")
-        self._count_unsaved(1)
+        else:
+            self._count_unsaved(1)
         self._savers.submit(self._guarded, self._save, row, answer, is_new)
         return None
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        with self._pace.slot():
+            yield
+            # Answered, and so billed. Counted before the slot is another's.
+            self._count_unsaved(1)
 
     def _generate(self, paid: PaidGeneration, row: Row, is_last_try: bool) -> dict[str, Any]:
         """Send the row's request, however often rate limits send it back."""
@@ -450,7 +491,7 @@ class BatchRun:
         with self._lock:
             self._unsaved_in_a_row += 1
             too_many = self._unsaved_in_a_row == UNSAVED_IN_A_ROW
-        if too_many or isinstance(error, StoreRefusedError):
+        if too_many or isinstance(error, StoreRefusedError | ConnectionConfigError):
             self._stop.because(error)
 
     def _count_unsaved(self, change: int) -> None:
