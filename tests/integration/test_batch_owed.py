@@ -309,7 +309,9 @@ class TestARefusalMidway:
         assert batches.paid() == paid
 
     def test_lets_no_later_try_buy_more_where_nothing_can_be_downloaded(self, batches):
-        batches.simulator.set_faults([{"on": "download", "kind": "status", "status": 404, "times": 9999}])
+        # Longer than a try waits.
+        not_now = {"status": 503, "headers": {"Retry-After": "3000"}, "times": 9999}
+        batches.simulator.set_faults([{"on": "download", "kind": "status", **not_now}])
         batches.simulator.set_balance(str(2 * PRICE))
         batches.failure(8, concurrency=1)
         batches.simulator.set_balance("100")

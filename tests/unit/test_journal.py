@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_getimg.journal import SEGMENT_BYTES, Journal
+from airflow_provider_getimg.journal import KEY, SEGMENT_BYTES, Journal, saved_key
 from airflow_provider_getimg.ledger import LedgerError
 
 LOG = SimpleNamespace(info=lambda *_: None)
@@ -114,13 +114,95 @@ def test_what_was_written_before_a_clear_does_not_count():
     with Journal(store, 3, LOG) as journal:
         for n in range(60):
             journal.write(f"row {n}", {"text": "x" * 1000})
+    before = dict(store.values)
     with Journal(store, 7, LOG) as journal:
         assert journal.earlier("row 1") is None
         journal.write("new", {"n": 1})
     again = reread(store, 7)
     assert again.earlier("new") == {"n": 1}
-    # Later segments of the old epoch are still there, and not read.
     assert again.earlier("row 59") is None
+    # What the Clear after a mended bucket needs is still there.
+    assert {key: store.values[key] for key in before} == before
+
+
+PAID = {"state": "answered", "answer": {"id": "req-1"}}
+PAID_AGAIN = {"state": "answered", "answer": {"id": "req-2"}}
+SENT = {"state": "submitted"}
+NOTE = saved_key("row")
+
+# What was written in which epoch, and what a try of a later one is told.
+OWED = {
+    "nothing": ([], None),
+    "sent, not answered": ([(3, "row", SENT)], None),
+    "refused": ([(3, "row", SENT), (3, "row", None)], None),
+    "paid, not saved": ([(3, "row", SENT), (3, "row", PAID)], PAID),
+    "paid and saved": ([(3, "row", PAID), (3, NOTE, ["s3"])], None),
+    "paid and gone": ([(3, "row", PAID), (3, NOTE, "gone")], None),
+    "gone, paid again, not saved": (
+        [(3, "row", PAID), (3, NOTE, "gone"), (3, NOTE, None), (3, "row", PAID_AGAIN)],
+        PAID_AGAIN,
+    ),
+    "saved, cleared, paid again, not saved": (
+        [(3, "row", PAID), (3, NOTE, ["s3"]), (7, "row", PAID_AGAIN)],
+        PAID_AGAIN,
+    ),
+    "saved, cleared, sent, not answered": ([(3, "row", PAID), (3, NOTE, ["s3"]), (7, "row", SENT)], None),
+    "not saved, cleared, saved": ([(3, "row", PAID), (7, NOTE, ["s3"])], None),
+    "not saved, cleared, gone": ([(3, "row", PAID), (7, NOTE, "gone")], None),
+    "not saved, cleared, gone, refused": (
+        [(3, "row", PAID), (7, "row", SENT), (7, "row", PAID)],
+        PAID,
+    ),
+    "not saved, cleared, paid again, saved": (
+        [(3, "row", PAID), (7, "row", PAID_AGAIN), (7, NOTE, ["s3"])],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("epochs_after", [0, 4], ids=["one Clear", "two Clears"])
+@pytest.mark.parametrize(("written", "owed"), OWED.values(), ids=OWED)
+def test_after_a_clear_what_was_paid_for_and_not_saved_is_owed(written, owed, epochs_after):
+    store = MemoryStore()
+    for epoch, key, value in written:
+        with Journal(store, epoch, LOG) as journal:
+            journal.write(key, value)
+    now = max([epoch for epoch, *_ in written], default=3) + 4
+    if epochs_after:
+        # A Clear that wrote nothing.
+        assert reread(store, now).earlier("row") == owed
+    journal = reread(store, now + epochs_after)
+    assert journal.earlier("row") == owed
+    assert journal.earlier(NOTE) is None
+
+
+@pytest.mark.parametrize("note", [["s3"], "gone"], ids=str)
+def test_what_a_clear_saved_of_what_was_owed_is_known_to_its_retries(note):
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("row", PAID)
+    with Journal(store, 7, LOG) as journal:
+        assert journal.earlier("row") == PAID
+        journal.write(NOTE, note)
+    again = reread(store, 7)
+    assert (again.earlier("row"), again.earlier(NOTE)) == (PAID, note)
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 2])
+def test_a_segment_that_a_user_deleted_hides_no_other(deleted):
+    store = MemoryStore()
+    for n in range(3):
+        with Journal(store, 3, LOG) as journal:
+            journal.write(f"row {n}", {"n": n})
+    del store.values[KEY.format(number=deleted)]
+    with Journal(store, 3, LOG) as journal:
+        assert [journal.earlier(f"row {n}") for n in range(3)] == [
+            None if n == deleted else {"n": n} for n in range(3)
+        ]
+        journal.write("new", {"n": 3})
+    again = reread(store)
+    assert again.earlier("new") == {"n": 3}
+    assert all(again.earlier(f"row {n}") == {"n": n} for n in range(3) if n != deleted)
 
 
 def test_a_write_that_fails_is_told_to_who_waits_and_leaves_no_trace():
@@ -169,13 +251,3 @@ def test_whatever_is_written_in_whatever_tries_the_last_word_holds(entries, trie
                 expected[key] = {"value": value}
     again = reread(store)
     assert {key: again.earlier(key) for key in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "stored"), [("half \ud83d", "half ?"), (2**70, float(2**70)), (2**62, 2**62)]
-)
-def test_what_airflow_can_not_pass_on_is_kept_as_well_as_it_can_be(value, stored):
-    store = MemoryStore()
-    with Journal(store, 3, LOG) as journal:
-        journal.write("a", {"odd": value})
-    assert reread(store).earlier("a") == {"odd": stored}

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image that was paid for is owed until it has reached XCom: also after a Clear."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import time_machine
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.ledger import KEY
+from airflow_provider_getimg.operators.image import GenerateImageOperator
+
+CLEARED = {"try_number": 5, "max_tries": 7}
+
+
+class PushError(Exception):
+    """As a database, a network or an XCom backend of one's own raises it."""
+
+
+def operator(**fields: Any) -> GenerateImageOperator:
+    return GenerateImageOperator(
+        task_id="generate",
+        **({"model": "seedream-5-lite", "prompt": "A red fox", "rate_limit_wait": 0} | fields),
+    )
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise PushError("XCom is away")
+
+
+@pytest.fixture
+def run(getimg_default, context):
+    """Run a try, whose push to XCom may fail."""
+
+    def run_try(try_number: int = 1, max_tries: int = 3, *, pushes: bool = True, **fields: Any) -> Any:
+        made = context(try_number=try_number, max_tries=max_tries)
+        if not pushes:
+            made["ti"].xcom_push = refuse
+        return operator(**fields).execute(made)
+
+    return run_try
+
+
+@pytest.fixture
+def posts(getimg_default):
+    return lambda: len(getimg_default.ledger()["posts"])
+
+
+@pytest.fixture
+def undelivered(run, store) -> str:
+    """Let all tries fail to push what the first one paid for, and return its id."""
+    for try_number in (1, 2, 3, 4):
+        with pytest.raises(PushError):
+            run(try_number, pushes=False)
+    return store.get(KEY)["answer"]["id"]
+
+
+def test_an_answer_is_pushed_and_then_marked(run, context, store):
+    answer = run()
+    assert context.xcoms == {"return_value": answer}
+    assert store.get(KEY)["delivered"] is True
+
+
+def test_a_retry_after_a_push_that_failed_returns_the_answer(run, posts, capsys):
+    with pytest.raises(PushError):
+        run(pushes=False)
+    log = capsys.readouterr().out
+    assert "was billed and could not be pushed to XCom. Neither a retry nor a Clear pays for it again." in log
+    assert "sig=" not in log
+    assert run(2)["status"] == "completed"
+    assert posts() == 1
+
+
+def test_a_clear_after_the_last_retry_returns_the_answer(run, posts, undelivered):
+    assert run(**CLEARED)["id"] == undelivered
+    # And so do the retries of that Clear.
+    assert run(6, 7)["id"] == undelivered
+    assert posts() == 1
+    # Now it was delivered: the next Clear means another image.
+    assert run(9, 11)["id"] != undelivered
+    assert posts() == 2
+
+
+def test_two_clears_without_a_push_pay_nothing(run, posts, undelivered):
+    for try_number, max_tries in ((5, 7), (9, 11)):
+        with pytest.raises(PushError):
+            run(try_number, max_tries, pushes=False)
+    assert run(13, 15)["id"] == undelivered
+    assert posts() == 1
+
+
+def test_a_clear_of_a_delivered_image_generates_another(run, posts):
+    first = run()
+    assert run(**CLEARED)["id"] != first["id"]
+    assert posts() == 2
+
+
+def test_an_image_paid_after_a_clear_is_owed_as_well(run, posts, store):
+    run()
+    with pytest.raises(PushError):
+        run(**CLEARED, pushes=False)
+    second = store.get(KEY)["answer"]["id"]
+    assert run(9, 11)["id"] == second
+    assert posts() == 2
+
+
+def test_a_task_that_pushes_nothing_delivers_by_ending(run, posts, context):
+    run(do_xcom_push=False)
+    assert context.xcoms == {}
+    run(**CLEARED, do_xcom_push=False)
+    assert posts() == 2
+
+
+def test_a_clear_with_another_request_generates_it(run, posts, undelivered):
+    assert run(**CLEARED, prompt="A blue fox")["id"] != undelivered
+    assert posts() == 2
+
+
+def test_a_mark_that_can_not_be_written_costs_nothing(run, posts, store, monkeypatch):
+    write = store.set
+
+    def refuse_the_mark(key: str, value: Any, **options: Any) -> None:
+        if value.get("delivered"):
+            raise ConnectionError("the API server is away")
+        write(key, value, **options)
+
+    monkeypatch.setattr(store, "set", refuse_the_mark)
+    first = run()
+    # Not known to be delivered: returned once more rather than paid once more.
+    assert run(**CLEARED) == first
+    assert posts() == 1
+
+
+class TestFilesPastTheirTime:
+    @pytest.fixture(autouse=True)
+    def _past(self, undelivered, store):
+        entry = store.get(KEY)
+        entry["answer"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+        store.set(KEY, entry)
+
+    @pytest.fixture
+    def gone(self, getimg_default) -> None:
+        getimg_default.set_faults([{"on": "download", "kind": "status", "status": 403}])
+
+    @pytest.mark.usefixtures("gone")
+    def test_are_an_error_of_a_retry_once_the_server_has_deleted_them(self, run, posts, undelivered):
+        with pytest.raises(errors.PaidFilesGoneError) as error:
+            run(4)
+        assert (error.value.billed, error.value.cost) == ("yes", Decimal("0.04"))
+        assert error.value.generation_ids == (undelivered,)
+        assert posts() == 1
+
+    @pytest.mark.usefixtures("gone")
+    def test_are_generated_again_after_a_clear(self, run, posts, undelivered, capsys):
+        assert run(**CLEARED)["id"] != undelivered
+        assert "The task was cleared since: a new image is generated, and billed." in capsys.readouterr().out
+        assert posts() == 2
+
+    @pytest.mark.parametrize("later", [{"try_number": 4}, CLEARED], ids=["retry", "clear"])
+    def test_are_returned_where_the_server_has_them_still(self, run, posts, undelivered, later):
+        assert run(**later)["id"] == undelivered
+        assert posts() == 1
+
+    @pytest.mark.parametrize("later", [{"try_number": 4}, CLEARED], ids=["retry", "clear"])
+    def test_are_not_gone_where_the_server_can_not_be_asked(
+        self, run, posts, undelivered, getimg_default, later
+    ):
+        getimg_default.set_faults([{"on": "download", "kind": "status", "status": 503}])
+        assert run(**later)["id"] == undelivered
+        assert posts() == 1
+
+
+@pytest.mark.parametrize("later", [{"try_number": 4}, CLEARED], ids=["retry", "clear"])
+def test_a_worker_s_clock_alone_does_not_decide_that_files_are_gone(run, posts, undelivered, later):
+    with time_machine.travel(timedelta(days=400), tick=True):
+        assert run(**later)["id"] == undelivered
+    assert posts() == 1
