@@ -28,6 +28,7 @@ from airflow_provider_getimg.api.errors import (
     InsufficientBalanceError,
     InvalidRequestError,
     KilledError,
+    NetworkRefusedError,
     NoConnectionError,
     ObjectExistsError,
     OutcomeUnknownError,
@@ -211,6 +212,7 @@ class BatchRun:
         """
         rows = self._in_order()
         try:
+            self._copier.check_before_payment()
             check_store(self.results)
         except GetimgError as error:
             self.store_error = error
@@ -491,7 +493,7 @@ class BatchRun:
         with self._lock:
             self._unsaved_in_a_row += 1
             too_many = self._unsaved_in_a_row == UNSAVED_IN_A_ROW
-        if too_many or isinstance(error, StoreRefusedError | ConnectionConfigError):
+        if too_many or isinstance(error, StoreRefusedError | NetworkRefusedError | ConnectionConfigError):
             self._stop.because(error)
 
     def _count_unsaved(self, change: int) -> None:
