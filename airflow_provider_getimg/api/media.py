@@ -8,7 +8,12 @@ would run, such as ``text/html``, must not reach an object's content type.
 
 from __future__ import annotations
 
+import os
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 #: File extension by MIME type, as users expect it at the end of a key: the content types that an object can get.
 EXTENSIONS = {
@@ -54,9 +59,14 @@ _BRANDS = {
 #: So many bytes from a file's start are enough for :func:`type_of` and :func:`text_in`.
 HEAD_BYTES = 1024
 
+# A file that seems to consist of more pieces is not looked through.
+_MAX_PIECES = 100_000
+_PIECE_BYTES = 1024 * 1024
+
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"+/v8", b"+/v9")
 _CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_SVG = re.compile(rb"(?:<\?xml[^>]*>|<!--.*?-->|<!doctype[^>]*>|\s)*<svg[\s>]", re.IGNORECASE | re.DOTALL)
+# Atomic: what was taken for a comment is not tried as another one, which would take time without end.
+_SVG = re.compile(rb"(?>(?:<\?xml[^>]*>|<!--.*?-->|<!doctype[^>]*>|\s)*)<svg[\s>]", re.IGNORECASE | re.DOTALL)
 _ACTIVE = re.compile(rb"<\s*script|javascript:|\son\w+\s*=", re.IGNORECASE)
 
 
@@ -116,32 +126,95 @@ def text_in(head: bytes) -> str | None:
             if re.search(rb"<!doctype html|<html|<head|<body", plain, re.IGNORECASE)
             else "markup"
         )
-    if _CONTROLS.search(head) or not plain:
+    if _CONTROLS.search(head):
         return None
-    try:
-        # A cut may go through the middle of a character.
-        plain[:-3].decode()
-    except UnicodeDecodeError:
+    # In some character set or other: what is not ASCII is the smaller part of a page's or a message's beginning.
+    if sum(byte < 0x80 for byte in plain) < len(plain) / 2 and not _is_utf8(plain):
         return None
     return "JSON" if plain.startswith((b"{", b"[")) else "a text"
 
 
-def is_whole(head: bytes, tail: bytes, size: int) -> bool | None:
-    """
-    Tell by a file's own format whether it is complete; None where that can't be told.
+def _is_utf8(text: bytes) -> bool:
+    try:
+        # A cut may go through the middle of a character.
+        text[:-3].decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
-    :param head: Its first bytes.
-    :param tail: Its last bytes, 64 or more where it has them.
+
+def is_whole(file: BinaryIO, size: int) -> bool | None:
     """
+    Tell by a file's own format whether it is complete; None where that can't be told. What follows its end does not matter.
+
+    :param file: Its position is changed.
+    :param size: Its size in bytes.
+    """
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
     match type_of(head):
         case "image/png":
-            return b"IEND" in tail[-64:]
+            return _png_ends(file)
         case "image/jpeg":
-            return b"\xff\xd9" in tail[-64:]
+            return _jpeg_ends(file)
         case "image/webp":
             return size >= int.from_bytes(head[4:8], "little") + 8
         case "image/gif":
-            return tail.rstrip(b"\x00").endswith(b";")
+            file.seek(max(0, size - HEAD_BYTES))
+            return file.read().rstrip(b"\x00").endswith(b";")
+        case "image/avif" | "image/heic" | "video/mp4" | "video/quicktime":
+            return _boxes_end(file, size)
+    return None
+
+
+def _png_ends(file: BinaryIO) -> bool | None:
+    """Go from chunk to chunk, each with its length before it, to the one that ends the picture."""
+    file.seek(8)
+    for _ in range(_MAX_PIECES):
+        length, name = file.read(4), file.read(4)
+        if len(name) < 4:
+            return False
+        if name == b"IEND":
+            return len(file.read(4)) == 4
+        file.seek(int.from_bytes(length, "big") + 4, os.SEEK_CUR)
+    return None
+
+
+def _jpeg_ends(file: BinaryIO) -> bool | None:
+    """Go over the segments, which may hold a preview with an end of its own, and look for the end in what follows."""
+    file.seek(2)
+    for _ in range(_MAX_PIECES):
+        marker = file.read(4)
+        if len(marker) < 4:
+            return False
+        length = int.from_bytes(marker[2:], "big")
+        if marker[0] != 0xFF or length < 2:
+            return None
+        file.seek(length - 2, os.SEEK_CUR)
+        if marker[1] == 0xDA:
+            break
+    last = b""
+    while piece := file.read(_PIECE_BYTES):
+        if b"\xff\xd9" in last + piece:
+            return True
+        last = piece[-1:]
+    return False
+
+
+def _boxes_end(file: BinaryIO, size: int) -> bool | None:
+    """Go from box to box, each with its length at its beginning, and see whether the last one is all there."""
+    position = 0
+    for _ in range(_MAX_PIECES):
+        file.seek(position)
+        length, name = int.from_bytes(file.read(4), "big"), file.read(4)
+        if length == 1:
+            length = int.from_bytes(file.read(8), "big")
+        # 0 stands for all that follows, however much that is; and what follows the last box is none.
+        if length < 8 or not name.isascii():
+            return None
+        position += length
+        if position >= size:
+            return position == size
     return None
 
 

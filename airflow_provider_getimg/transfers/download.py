@@ -105,7 +105,7 @@ class Downloads:
         self._max_bytes = max_bytes
         self._log = log
         self._slots = threading.Semaphore(concurrency)
-        self._guard = NetworkGuard(settings.base_url, settings.proxy)
+        self._guard = NetworkGuard(settings.base_url, settings.proxy, settings.allowed_networks)
         self._aborted = False
         self._watches: set[ConnectionWatch] = set()
         # Each connection is used once: a watch can only cut one whose beginning it saw.
@@ -142,10 +142,11 @@ class Downloads:
         """
         with self._request(copy, deadline) as (response, watch):
             spool = Spool(copy.name, self._max_bytes)
+            may_be_deflate = "deflate" in response.headers.get("content-encoding", "").lower()
             try:
                 self._receive(copy, response, watch, spool)
                 for _ in range(_MAX_LAYERS):
-                    spool = spool.decoded()
+                    spool = spool.decoded(is_deflate=may_be_deflate and type_of(spool.head) is None)
                 return spool, self._content_type(copy, spool)
             except TooLargeError:
                 spool.close()
@@ -153,6 +154,14 @@ class Downloads:
             except BaseException:
                 spool.close()
                 raise
+
+    def check_before_payment(self) -> None:
+        """
+        Refuse, while nothing is paid yet, what every download would be refused for.
+
+        :raises NetworkRefusedError: Files are served where the connection does not allow downloads.
+        """
+        self._guard.check_before_payment()
 
     def is_gone(self, copy: FileCopy) -> bool:
         """
@@ -250,15 +259,16 @@ class Downloads:
             whole = _whole_size(response)
             if whole is not None and whole != spool.size:
                 raise EOFError(f"{spool.size} of {whole} bytes came, as a part of the file")
-            if announced is None and response.headers.get("transfer-encoding", "").lower() != "chunked":
+            is_part = response.status_code == 206 and whole is None
+            if is_part or (announced is None and not _is_chunked(response)):
                 # Its end may be the server's, or that of the connection alone: the file itself tells.
-                if is_whole(spool.head, spool.tail, spool.size) is False:
+                if is_whole(spool.file(), spool.size) is False:
                     raise EOFError(f"{spool.size} bytes came without a length, and the file's end is missing")
                 self._log.warning("The download of %s came without a length.", copy.name)
 
     def _content_type(self, copy: FileCopy, spool: Spool) -> str:
         """Return the content type that the bytes speak for."""
-        promised = copy.media.mime_type
+        promised = copy.media.mime_type or "nothing"
         if not spool.size:
             raise NotAnImageError(f"The download of {copy.name} was empty.", spool.sha256)
         found = type_of(spool.head)
@@ -302,20 +312,30 @@ def _server_time(response: httpx.Response) -> datetime:
     try:
         told = parsedate_to_datetime(response.headers.get("date", ""))
         return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)
-    except (ValueError, ArithmeticError):
+    except Exception:
+        # ValueError, OverflowError and others: its parser fails in as many ways as a date can be wrong.
         return datetime.now(UTC)
 
 
 def _announced(response: httpx.Response) -> int | None:
     """Return the announced length of the body in bytes, however many zeros it begins with."""
-    length = response.headers.get("content-length", "").strip()
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
+    # A body in chunks has its length in them, whatever is said beside.
+    return None if _is_chunked(response) else _number(response.headers.get("content-length", ""))
 
 
 def _whole_size(response: httpx.Response) -> int | None:
     """Return the size of the file that a partial answer (206) is a part of; None where it is not told, or is no part."""
-    total = response.headers.get("content-range", "").rpartition("/")[2].strip()
-    return int(total) if response.status_code == 206 and total.isdigit() and len(total) < 20 else None
+    total = response.headers.get("content-range", "").rpartition("/")[2]
+    return _number(total) if response.status_code == 206 else None
+
+
+def _number(text: str) -> int | None:
+    digits = text.strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits.lstrip("0")) < 20 else None
+
+
+def _is_chunked(response: httpx.Response) -> bool:
+    return "transfer-encoding" in response.headers
 
 
 def _body(response: httpx.Response, timeout: float) -> Iterator[bytes]:
@@ -328,7 +348,7 @@ def _body(response: httpx.Response, timeout: float) -> Iterator[bytes]:
     """
     chunks = response.iter_raw()
     left = _announced(response)
-    if left is None or "transfer-encoding" in response.headers or response.http_version != "HTTP/1.1":
+    if left is None or response.http_version != "HTTP/1.1":
         yield from chunks
         return
     # What came with the head is in httpx's buffer, all of it in the first chunk.

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import tempfile
 import zlib
 from contextlib import contextmanager, suppress
@@ -16,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
-#: Up to this many bytes, a file is kept in memory.
-MEMORY_BYTES = 8 * 1024 * 1024
+#: Up to this many bytes, a file is kept in memory: 16 at once, with what else they take, stay below 200 MiB.
+MEMORY_BYTES = 5 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _GZIP = b"\x1f\x8b\x08"
-_TAIL_BYTES = 64
+_GZIP_WINDOW = zlib.MAX_WBITS | 16
 
 
 class TooLargeError(Exception):
@@ -38,13 +40,13 @@ class Spool:
     def __init__(self, name: str, max_bytes: int) -> None:
         self._name = name
         self._max_bytes = max_bytes
-        self._file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
+        # No SpooledTemporaryFile: that gives its bytes away as a copy alone, which doubles the memory.
+        self._memory = io.BytesIO()
+        self._disk: BinaryIO | None = None
         self._digest = hashlib.sha256()
-        self._closed_content: bytes | None = None
-        #: Bytes written so far, and the first and the last of them.
+        #: Bytes written so far, and the first of them.
         self.size = 0
         self.head = b""
-        self.tail = b""
 
     def __enter__(self) -> Self:
         return self
@@ -54,9 +56,11 @@ class Spool:
 
     def close(self) -> None:
         """Free what it takes. Idempotent."""
-        # Closing writes what a full disk did not take.
-        with suppress(OSError):
-            self._file.close()
+        self._memory.close()
+        if self._disk is not None:
+            # Closing writes what a full disk did not take.
+            with suppress(OSError):
+                self._disk.close()
 
     @property
     def sha256(self) -> str:
@@ -75,9 +79,12 @@ class Spool:
             raise TooLargeError
         if len(self.head) < HEAD_BYTES:
             self.head = (self.head + chunk[:HEAD_BYTES])[:HEAD_BYTES]
-        self.tail = chunk[-_TAIL_BYTES:] if len(chunk) >= _TAIL_BYTES else (self.tail + chunk)[-_TAIL_BYTES:]
         self._digest.update(chunk)
         with self._faults_of_the_disk():
+            if self._disk is None and self.size > MEMORY_BYTES:
+                self._disk = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
+                self._disk.write(self._memory.getbuffer())
+                self._memory.close()
             self._file.write(chunk)
 
     def seal(self) -> None:
@@ -89,44 +96,54 @@ class Spool:
         with self._faults_of_the_disk():
             self._file.flush()
 
+    @property
+    def _file(self) -> BinaryIO:
+        return self._memory if self._disk is None else self._disk
+
     @contextmanager
     def _faults_of_the_disk(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            # Python looks for a folder once. On a full disk, or in a read-only container, it finds none.
+            folder = tempfile.tempdir or os.environ.get("TMPDIR") or "temporary folder"
             raise DownloadError(
-                f"The download of {self._name} could not be buffered in the worker's {tempfile.gettempdir()} "
-                f"({error.strerror}). Free space there, point TMPDIR to a larger disk, or lower the concurrency."
+                f"The download of {self._name} could not be buffered in the worker's {folder} "
+                f"({error.strerror or type(error).__name__}). Free space there, point TMPDIR to a larger disk, or lower the "
+                "concurrency."
             ) from None
 
     def body(self) -> bytes | BinaryIO:
         """Return all of it, as boto3 takes it: bytes where it is in memory, otherwise a file at its beginning."""
-        if self.size > MEMORY_BYTES:
-            self._file.seek(0)
-            return cast("BinaryIO", self._file)
-        if self._closed_content is None:
-            self._file.seek(0)
-            self._closed_content = self._file.read()
-            # Once is enough.
-            self._file.close()
-        return self._closed_content
+        # The bytes of a BytesIO are its own, not a copy.
+        return self._memory.getvalue() if self._disk is None else self.file()
 
-    def decoded(self) -> Spool:
+    def file(self) -> BinaryIO:
+        """Return all of it as a file at its beginning."""
+        self._file.seek(0)
+        return self._file
+
+    def decoded(self, *, is_deflate: bool = False) -> Spool:
         """
-        Return the file without the compression (gzip) that it came in; itself where it came in none.
+        Return the file without the compression that it came in; itself where it came in none.
 
+        :param is_deflate: Whether it is said to be compressed by deflate, which its bytes don't show as gzip's do.
         :raises TooLargeError: It unpacks to more than ``max_bytes``.
         :raises DownloadError: It can't be unpacked, or the disk is full.
         """
-        if not self.head.startswith(_GZIP):
+        is_gzip = self.head.startswith(_GZIP)
+        if not is_gzip and not is_deflate:
             return self
         plain = Spool(self._name, self._max_bytes)
         try:
-            for chunk in _unpacked(self._chunks()):
+            for chunk in _unpacked(self._chunks(), _GZIP_WINDOW if is_gzip else _deflate_window(self.head)):
                 plain.write(chunk)
             plain.seal()
         except zlib.error:
             plain.close()
+            if not is_gzip:
+                # It was said to be compressed, and is not.
+                return self
             raise DownloadError(
                 f"The download of {self._name} came compressed and can't be unpacked."
             ) from None
@@ -137,18 +154,29 @@ class Spool:
         return plain
 
     def _chunks(self) -> Iterator[bytes]:
-        self._file.seek(0)
-        while chunk := self._file.read(_READ_BYTES):
+        file = self.file()
+        while chunk := file.read(_READ_BYTES):
             yield chunk
 
 
-def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Unpack gzip in pieces of bounded size: a few bytes may stand for gigabytes."""
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+def _deflate_window(head: bytes) -> int:
+    """Return how zlib is to read deflate: with the header that the standard wants, or without it, as some send it."""
+    has_header = head[:1] == b"\x78" and int.from_bytes(head[:2], "big") % 31 == 0
+    return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
+
+
+def _unpacked(chunks: Iterator[bytes], window: int) -> Iterator[bytes]:
+    """Unpack in pieces of bounded size: a few bytes may stand for gigabytes."""
+    unpacker = zlib.decompressobj(window)
     for chunk in chunks:
-        while chunk and not unpacker.eof:
+        while chunk:
+            if unpacker.eof:
+                # Gzip may come in several members; what else follows is no part of it.
+                if window != _GZIP_WINDOW or not chunk.startswith(_GZIP[: len(chunk)]):
+                    return
+                unpacker = zlib.decompressobj(window)
             yield unpacker.decompress(chunk, _READ_BYTES)
-            chunk = unpacker.unconsumed_tail
+            chunk = unpacker.unused_data or unpacker.unconsumed_tail
     yield unpacker.flush()
     if not unpacker.eof:
         raise zlib.error("cut off")
