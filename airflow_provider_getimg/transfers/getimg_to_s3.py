@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk import RetryPolicy
 
+    from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.transfers.copier import Saved
     from airflow_provider_getimg.transfers.download import Downloads
     from airflow_provider_getimg.transfers.plan import FileCopy
@@ -30,7 +31,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
     """
     Save the files of generations to S3.
 
-    Files are downloaded ``concurrency`` at once, those nearest to their ``deletes_at`` first, into memory up to 8 MiB and a
+    Files are downloaded ``concurrency`` at once, those nearest to their ``deletes_at`` first, into memory up to 5 MiB and a
     temporary file beyond, verified as a whole, and written with one ``PutObject`` each: an object appears complete or not
     at all, and S3 itself compares the SHA-256.
 
@@ -61,7 +62,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         ``"fail"``: an error, unless this very file was saved there. Where the store knows conditional writes, no object can
         slip in between. (templated)
     :param concurrency: How many downloads run at once. Default 8. As many files may be on their way into S3 beside them,
-        each in memory (up to 8 MiB) or in the worker's temporary folder. (templated)
+        each in memory (up to 5 MiB) or in the worker's temporary folder. (templated)
     :param max_bytes: The largest file to accept, in bytes, at most 5 GiB. Default 2 GiB. (templated)
     :param aws_conn_id: The AWS connection; None for boto3's own credentials. (templated)
     :param getimg_conn_id: The getimg.ai connection, for its proxy and its timeout, which holds for each file. The API key
@@ -127,14 +128,16 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         from airflow_provider_getimg.api.errors import GetimgError
         from airflow_provider_getimg.transfers.plan import generations, total_cost
 
-        generation = revealed(self.generation)
-        answers = generations(generation)
+        answers, gaps = generations(revealed(self.generation))
+        if gaps and not answers:
+            raise AirflowSkipException("All upstream tasks were skipped: there is nothing to save.")
+        if gaps:
+            self.log.info("Outputs of skipped tasks (None) are left out: %d.", gaps)
         if not answers:
-            if generation is None or generation:
-                raise AirflowSkipException("All upstream tasks were skipped: there is nothing to save.")
             self.log.info("generation is an empty list: there is nothing to save.")
+            return []
         try:
-            saved = self._save(context, generation) if answers else []
+            saved = self._save(answers)
         except GetimgError as error:
             if error.generation_ids:
                 raise
@@ -148,7 +151,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
 
         return threads_for(checked_count("concurrency", self.concurrency))
 
-    def _save(self, context: Context, generation: Any) -> list[Saved]:
+    def _save(self, answers: Sequence[Generation]) -> list[Saved]:
         from airflow_provider_getimg.parameters import checked_choice, checked_count, checked_file_size
         from airflow_provider_getimg.transfers.copier import IF_EXISTS, Copier
         from airflow_provider_getimg.transfers.copy_many import copy_many
@@ -159,7 +162,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
         concurrency = checked_count("concurrency", self.concurrency)
         max_bytes = checked_file_size("max_bytes", self.max_bytes)
-        copies = plan(generation, self.s3_key, self.s3_bucket)
+        copies = plan(answers, self.s3_key, self.s3_bucket)
         self._warn_of_short_time(copies)
         store = S3Store(self.s3_hook, self.extra_args)
         with Downloads(

@@ -14,13 +14,15 @@ from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.transfers.keys import PLACEHOLDERS, UNKNOWN, KeyTemplate, clean_value, numbered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from airflow_provider_getimg.api.types import MediaFile
 
 # Of one length and form with what they stand for, so that a key can be checked before the file is there.
 _ANY_CONTENT = {"sha256": "0" * 64, "extension": "webp"}
+# Whatever is promised, the bytes of files may turn out to be of one kind.
+_ONE_KIND = {"extension": "x"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +79,34 @@ class FileCopy:
         return replace(self, key=numbered(key, self.index) if shared else key, _unlocated=None)
 
 
-def plan(generation: object, s3_key: object, s3_bucket: object) -> list[FileCopy]:
+def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> list[FileCopy]:
     """
     Return a copy for each file of each generation.
 
-    :param generation: An answer of the API as a dict, or a list of them. None in a list, as a skipped task leaves it, is
-        passed over.
     :param s3_key: A key with placeholders, or a full ``s3://bucket/key``.
     :param s3_bucket: The bucket where ``s3_key`` is no full URI; None otherwise.
-    :raises InvalidInputError: No generation, an unknown placeholder, an unusable key, or one key for two generations.
+    :raises InvalidInputError: An unknown placeholder, an unusable key, or one key for two generations.
     """
     template = KeyTemplate.parse(s3_key, s3_bucket, PLACEHOLDERS)
-    copies: dict[str, FileCopy] = {}
-    for answer in generations(generation):
-        for copy in copies_of(answer, template):
-            # Files that are named by their content share a key if, and only if, they are the same.
-            place = copy.key or copy.name
-            if place in copies:
-                raise InvalidInputError(
-                    f"s3_key gives {copies[place].name} and {copy.name} the same key {place!r}: tell them apart with "
-                    "{generation_id} and {index}."
-                )
-            copies[place] = copy
-    return list(copies.values())
+    copies = [copy for answer in answers for copy in copies_of(answer, template)]
+    _check_distinct(copies)
+    if not all(copy.key for copy in copies):
+        # Those whose extension only their bytes tell may all be of one kind.
+        _check_distinct(copy for answer in answers for copy in copies_of(answer, template, _ONE_KIND))
+    return copies
+
+
+def _check_distinct(copies: Iterable[FileCopy]) -> None:
+    seen: dict[str, FileCopy] = {}
+    for copy in copies:
+        # Files that are named by their content share a key if, and only if, they are the same.
+        place = copy.key or copy.name
+        if place in seen:
+            raise InvalidInputError(
+                f"s3_key gives {seen[place].name} and {copy.name} the same key {place!r}: tell them apart with "
+                "{generation_id} and {index}."
+            )
+        seen[place] = copy
 
 
 def copies_of(
@@ -126,9 +133,10 @@ def copies_of(
             known["extension"] = extension(promised)
         known |= values or {}
         key = template.render(_ANY_CONTENT | known)
-        shared = key in copies
+        place = template.render(_ANY_CONTENT | known | _ONE_KIND)
+        shared = place in copies
         missing = template.names - known.keys()
-        copies[f"{key} {media.index}" if shared else key] = FileCopy(
+        copies[f"{place} {media.index}" if shared else place] = FileCopy(
             answer.id,
             media.index,
             answer.model,
@@ -148,30 +156,42 @@ def total_cost(billed: Iterable[Generation | FileCopy]) -> Decimal | None:
     return sum(known, Decimal(0)) if len(known) == len(costs) else None
 
 
-def generations(generation: object) -> list[Generation]:
+def generations(generation: object) -> tuple[list[Generation], int]:
     """
-    Return the answers that a task's ``generation`` holds, without the gaps that skipped tasks leave.
+    Return the answers that a task's ``generation`` holds, and how often it holds None, as skipped tasks leave it.
 
-    :raises InvalidInputError: It is no answer, or no list of them.
+    :raises InvalidInputError: It is no answer, or no list of them. It reports the bill of those that are.
     """
+    answers: list[Generation] = []
+    gaps = 0
+    try:
+        for name, answer in _entries(generation):
+            if answer is None:
+                gaps += 1
+            else:
+                answers.append(_generation(answer, name))
+    except InvalidInputError as error:
+        raise error.of_unsaved([answer.id for answer in answers], total_cost(answers)) from None
+    return answers, gaps
+
+
+def _entries(generation: object) -> Iterator[tuple[str, object]]:
     if generation is None or isinstance(generation, Mapping):
-        return [] if generation is None else [_generation(generation, "generation")]
+        yield "generation", generation
+        return
     if isinstance(generation, str) or not isinstance(generation, Sequence):
         raise InvalidInputError(
             "generation must be the answer of a generation (a dict), or a list of them, got "
             f"{type(generation).__name__}. Pass the upstream task's .output rather than a Jinja text."
         )
-    answers: list[Generation] = []
     for position, answer in enumerate(generation):
         name = f"generation[{position}]"
         # A list of outputs, one of which is a mapped task's.
         if isinstance(answer, Sequence) and not isinstance(answer, str):
-            answers += [
-                _generation(one, f"{name}[{number}]") for number, one in enumerate(answer) if one is not None
-            ]
-        elif answer is not None:
-            answers.append(_generation(answer, name))
-    return answers
+            for number, one in enumerate(answer):
+                yield f"{name}[{number}]", one
+        else:
+            yield name, answer
 
 
 def _generation(answer: object, name: str) -> Generation:
