@@ -12,7 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from airflow_provider_getimg.api.errors import GetimgError, TransferIncompleteError
+from airflow_provider_getimg.api.errors import GetimgError, TransferError, TransferIncompleteError
+from airflow_provider_getimg.api.signed_urls import reason
+from airflow_provider_getimg.transfers.download import capital
 from airflow_provider_getimg.transfers.plan import total_cost
 
 if TYPE_CHECKING:
@@ -56,10 +58,8 @@ def copy_many(
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
-                try:
-                    outcomes[futures[future]] = future.result()
-                except GetimgError as error:
-                    outcomes[futures[future]] = error
+                copy, error = futures[future], future.exception()
+                outcomes[copy] = future.result() if error is None else _reported(copy, error, log)
     except BaseException:
         # A time-out, a signal or a fault of ours: nothing new begins, what runs is cut short, and nobody waits for a
         # request to S3 to end.
@@ -73,6 +73,17 @@ def copy_many(
             log.error("%s", _table(copies, outcomes))
         raise _failure(copies, failures)
     return [outcome for copy in copies if not isinstance(outcome := outcomes[copy], GetimgError)]
+
+
+def _reported(copy: FileCopy, error: BaseException, log: Logger) -> GetimgError:
+    """Return why a file was not saved. A fault of ours, or of a library, stops no other file and hides no bill."""
+    if isinstance(error, GetimgError):
+        return error
+    log.error("Saving %s failed.", copy.name, exc_info=error)
+    fault = TransferError(
+        f"{capital(copy.name)} was not saved: {type(error).__name__} ({reason(error)}), see the log."
+    )
+    return fault.of_unsaved([copy.generation_id], copy.cost)
 
 
 def _expiry(copy: FileCopy) -> datetime:

@@ -14,16 +14,19 @@ import hashlib
 import os.path
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
+from airflow.providers.common.compat.sdk import AirflowException
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,
+    HTTPClientError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
@@ -38,8 +41,11 @@ from airflow_provider_getimg.api.errors import (
     ObjectStoreError,
     StoreRefusedError,
 )
+from airflow_provider_getimg.api.signed_urls import reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from mypy_boto3_s3 import S3Client
 
@@ -132,11 +138,13 @@ class S3Store:
     :param hook: Of the AWS connection.
     :param extra_args: Options as ``put_object`` takes them; copied, never changed.
     :raises InvalidInputError: ``extra_args`` is no dict, or holds what can't be set.
+    :raises ConnectionConfigError: The connection can't be used.
     """
 
     def __init__(self, hook: S3Hook, extra_args: object) -> None:
         self._hook = hook
-        self.client: S3Client = hook.get_conn()
+        with _faults_of_the_connection(hook.aws_conn_id):
+            self.client: S3Client = hook.get_conn()
         self.client.meta.events.register_first(
             "before-sign.s3", _sign_checksum, unique_id="getimg-sign-checksum"
         )
@@ -390,11 +398,9 @@ class S3Store:
             return StoreRefusedError(
                 f"S3 could not {action} {uri}: there is no bucket {bucket!r}.", status=status, code=code
             )
-        passing = status >= 500 and status != 501
-        passing = passing or status in _PASSING_STATUSES or code in _PASSING or "throttl" in code.lower()
         message = " ".join((said.get("Message") or "no reason given").split()).rstrip(".")
         where = f"({status})" if code == str(status) else f"({status} {code})"
-        return (ObjectStoreError if passing or not status else StoreRefusedError)(
+        return (ObjectStoreError if _passes(error) else StoreRefusedError)(
             f"S3 refused to {action} {uri} {where}: {message}.", status=status, code=code
         )
 
@@ -459,7 +465,8 @@ def s3_hook(aws_conn_id: str | None, connections: int) -> S3Hook:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     hook = S3Hook(aws_conn_id=aws_conn_id)
-    own = hook.conn_config.botocore_config
+    with _faults_of_the_connection(aws_conn_id):
+        own = hook.conn_config.botocore_config
     if connections <= (own or Config()).max_pool_connections:  # type: ignore[attr-defined]
         return hook
     return _reconfigured(hook, Config(max_pool_connections=connections))
@@ -486,6 +493,28 @@ def _keep_what_is_read(response_dict: dict[str, Any], **_: Any) -> None:
     for name in list(headers) if response_dict["status_code"] < 300 else ():
         if not name.lower().startswith(_READ_HEADERS):
             del headers[name]
+
+
+@contextmanager
+def _faults_of_the_connection(aws_conn_id: str | None) -> Iterator[None]:
+    """Say in one sentence what is wrong with an AWS connection, whoever finds it."""
+    try:
+        yield
+    except (
+        BotoCoreError,
+        ClientError,
+        AirflowException,
+        AttributeError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+    ) as error:
+        # A role is assumed with a request, which may fail this time alone.
+        passes = isinstance(error, ConnectionError | HTTPClientError) or (
+            isinstance(error, ClientError) and _passes(error)
+        )
+        kind = ObjectStoreError if passes else ConnectionConfigError
+        raise kind(f"The AWS connection {aws_conn_id!r} can't be used: {reason(error)}.") from None
 
 
 def _sign_checksum(request: Any, **_: Any) -> None:
@@ -542,3 +571,11 @@ def _ascii(text: str) -> str:
 
 def _status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _passes(error: ClientError) -> bool:
+    """Tell whether another request may not meet this refusal."""
+    status, code = _status(error), error.response.get("Error", {}).get("Code") or ""
+    if code in _PASSING or "throttl" in code.lower() or status in _PASSING_STATUSES:
+        return True
+    return (status >= 500 and status != 501) or not status
