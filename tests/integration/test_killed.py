@@ -81,7 +81,7 @@ def check_killed(
             assert paid == (2 if "sent again now" in second and paid == 2 else 1), where
             if paid == 2:
                 assert resubmits, where
-            seen["reused" if "reused, nothing was billed" in second else "generated"] += 1
+            seen["reused" if "Reusing generation" in second else "generated"] += 1
         else:
             assert task["state"] == "failed", where
             assert not resubmits, where

@@ -82,6 +82,7 @@ PARAMS: dict[str, Any] = {
     "on_unknown_outcome": "fail",
     "if_exists": "skip",
     "conn": "getimg_default",
+    "aws_conn": "aws_default",
     "moments": [],
     "witness": "",
 }
@@ -95,6 +96,7 @@ FIELDS: dict[str, Any] = {
     "on_unknown_outcome": "{{ params.on_unknown_outcome }}",
     "if_exists": "{{ params.if_exists }}",
     "getimg_conn_id": "{{ params.conn }}",
+    "aws_conn_id": "{{ params.aws_conn }}",
     "retries": 6,
     "retry_delay": QUICK,
 }
@@ -107,6 +109,32 @@ with DAG("batch", schedule=None, start_date=START, params=PARAMS, render_templat
         moments="{{ params.moments }}",
         witness="{{ params.witness }}",
         **FIELDS,
+    )
+
+
+def write_bill(context: Any) -> None:
+    """Write down what a callback can tell of a failure without reading its text."""
+    error = context["exception"]
+    bill = {"billed": error.billed, "cost": str(error.cost), "generation_ids": error.generation_ids}
+    Path(context["params"]["witness"]).write_text(json.dumps(bill))
+
+
+with DAG(
+    "batch_reported", schedule=None, start_date=START, params=PARAMS, render_template_as_native_obj=True
+):
+
+    @task(trigger_rule="all_done")
+    def report(ti: Any = None) -> Any:
+        return ti.xcom_pull(task_ids="generate")
+
+    (
+        GenerateImagesToS3Operator(
+            task_id="generate",
+            requests="{{ params.requests }}",
+            on_failure_callback=write_bill,
+            **FIELDS,
+        )
+        >> report()
     )
 
 with DAG(

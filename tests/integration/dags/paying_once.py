@@ -20,11 +20,11 @@ QUICK = timedelta(seconds=1)
 
 class KilledGenerateImageOperator(GenerateImageOperator):
     """
-    Ends the first try's process with SIGKILL when it is about to execute its ``moment``-th line.
+    Ends the process of the first tries, ``deaths`` of them, with SIGKILL when it comes to ``moment``.
 
-    Lines count from the start of ``execute`` in the provider and, for the push of the XCom, in Airflow's
-    task runner. ``moment`` 0 kills nothing: the file ``witness`` gets the place of each line instead; for any other
-    moment, the place of death.
+    That is a line's number or its place, see :class:`LineCount`. Lines count from the start of ``execute`` in the provider
+    and, for the push of the XCom, in Airflow's task runner. ``moment`` 0 kills nothing: the file ``witness`` gets the place
+    of each line instead; for any other moment, the place of death.
     """
 
     template_fields = (*GenerateImageOperator.template_fields, "moment", "witness")
@@ -35,9 +35,22 @@ class KilledGenerateImageOperator(GenerateImageOperator):
         self.witness = witness
 
     def execute(self, context: Any) -> Any:
-        if context["ti"].try_number == 1:
+        if context["ti"].try_number <= context["params"]["deaths"]:
             LineCount(self.moment, Path(self.witness)).start()
         return super().execute(context)
+
+
+class Unpushed:
+    """A task instance whose XCom is out of reach."""
+
+    def __init__(self, ti: Any) -> None:
+        self._ti = ti
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ti, name)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        raise ConnectionError("XCom is out of reach")
 
 
 class AlwaysRetry(RetryPolicy):
@@ -107,7 +120,7 @@ with DAG(
     "killed",
     schedule=None,
     start_date=START,
-    params={"moments": [0], "witnesses": "/tmp", "on_unknown_outcome": "fail"},
+    params={"moments": [0], "witnesses": "/tmp", "on_unknown_outcome": "fail", "deaths": 1},
     max_active_tasks=4,
 ):
 
@@ -136,7 +149,7 @@ with DAG(
 ):
 
     class FailsAfterwards(GenerateImageOperator):
-        """Fails once the answer is there, in as many tries as the run's conf says: as a broken XCom push does."""
+        """Fails once the answer is in XCom, in as many tries as the run's conf says."""
 
         def execute(self, context: Any) -> Any:
             answer = super().execute(context)
@@ -154,6 +167,18 @@ with DAG(
         retries=2,
         retry_delay=QUICK,
     )
+
+with DAG("push_fails", schedule=None, start_date=START, params={"fails": 1}):
+
+    class FailsToPush(GenerateImageOperator):
+        """Can't push its answer, in as many tries as the run's conf says."""
+
+        def execute(self, context: Any) -> Any:
+            if context["ti"].try_number <= context["params"]["fails"]:
+                context = {**context, "ti": Unpushed(context["ti"])}
+            return super().execute(context)
+
+    FailsToPush(task_id="generate", model=MODEL, prompt="A red fox", retries=1, retry_delay=QUICK)
 
 with DAG("expired_on_retry", schedule=None, start_date=START, params={"on_unknown_outcome": "fail"}):
     # The files live for a second (the test sees to it), the retry comes later.
