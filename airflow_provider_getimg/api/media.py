@@ -8,6 +8,7 @@ would run, such as ``text/html``, must not reach an object's content type.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from typing import TYPE_CHECKING
@@ -77,9 +78,8 @@ def known_type(mime_type: str | None) -> str | None:
     ``image/jpeg`` for ``Image/JPG; q=1``; None for ``image/*``, ``application/octet-stream`` and ``text/html``.
     """
     name = (mime_type or "").partition(";")[0].strip().lower()
-    name = _OTHER_NAMES.get(name, name)
-    plain = name.replace("/x-", "/", 1)
-    return next((known for known in (name, plain) if known in EXTENSIONS), None)
+    spellings = (_OTHER_NAMES.get(each, each) for each in (name, name.replace("/x-", "/", 1)))
+    return next((known for known in spellings if known in EXTENSIONS), None)
 
 
 def type_of(head: bytes) -> str | None:
@@ -136,8 +136,8 @@ def text_in(head: bytes) -> str | None:
 
 def _is_utf8(text: bytes) -> bool:
     try:
-        # A cut may go through the middle of a character.
-        text[:-3].decode()
+        # It may be cut in the middle of a character.
+        codecs.getincrementaldecoder("utf-8")().decode(text)
     except UnicodeDecodeError:
         return False
     return True
@@ -193,6 +193,8 @@ def _jpeg_ends(file: BinaryIO) -> bool | None:
         file.seek(length - 2, os.SEEK_CUR)
         if marker[1] == 0xDA:
             break
+    else:
+        return None
     last = b""
     while piece := file.read(_PIECE_BYTES):
         if b"\xff\xd9" in last + piece:
@@ -210,7 +212,7 @@ def _boxes_end(file: BinaryIO, size: int) -> bool | None:
         if length == 1:
             length = int.from_bytes(file.read(8), "big")
         # 0 stands for all that follows, however much that is; and what follows the last box is none.
-        if length < 8 or not name.isascii():
+        if length < 8 or len(name) < 4 or not name.isascii():
             return None
         position += length
         if position >= size:
