@@ -8,22 +8,22 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 
+from airflow_provider_getimg.testing.server import GUARD
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 T = TypeVar("T")
 
-GUARD = Path(__file__).with_name("guard.py")
 POLL_SECONDS = 0.1
 KILL_POLL_SECONDS = 0.01
-# The guard's own deadline after the grace period (see guard.py), and a little more.
+# The guard's own deadline after the grace period (see airflow_provider_getimg/testing/guard.py), and a little more.
 GUARD_EXIT_SECONDS = 12.0
 LOG_TAIL_LINES = 25
 
@@ -88,7 +88,7 @@ class GuardedProcess:
         program = shutil.which(str(command[0]), path=env.get("PATH"))
         if program is None:
             raise StackError(f"{name}: there is no program {command[0]}.")
-        guard = [sys.executable, "-I", str(GUARD), "--grace", str(grace)]
+        guard = [*GUARD, "--grace", str(grace)]
         for path in remove:
             guard += ["--remove", str(path)]
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ class GuardedProcess:
         return found
 
     def kill(self) -> None:
-        """End the command and all its descendants with SIGKILL, none of them warned by anything."""
+        """End the command and all its descendants with SIGKILL, none of them warned by anything. Nothing is deleted."""
         if not self.running:
             return
         # Halted, or it would send a SIGTERM to the children of what it sees die.
@@ -163,15 +163,20 @@ class GuardedProcess:
                     process.kill()
             time.sleep(KILL_POLL_SECONDS)
         os.kill(self._guard.pid, signal.SIGCONT)
-        self.end()
+        self.end(keep=True)
 
     def log_tail(self) -> str:
         """Return the last lines of its output."""
         return tail(self.log)
 
-    def end(self) -> None:
-        """End the command and all its descendants, and wait for that; any number of times."""
+    def end(self, *, keep: bool = False) -> None:
+        """End the command and all its descendants, and wait for that; any number of times.
+
+        :param keep: Delete nothing.
+        """
         stdin = self._guard.stdin
+        if keep and self.running:
+            self._guard.terminate()
         if stdin is not None and not stdin.closed:
             # From here on the guard works by itself: a second Ctrl-C can't stop the clean-up.
             stdin.close()
@@ -182,7 +187,7 @@ class GuardedProcess:
                 os.killpg(self._guard.pid, signal.SIGKILL)
             self._guard.wait()
         # Once more: the guard leaves them alone where the command died by itself, or the guard did.
-        for path in self._remove:
+        for path in () if keep else self._remove:
             with contextlib.suppress(OSError):
                 path.unlink()
             shutil.rmtree(path, ignore_errors=True)

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's simulator of the getimg.ai API as a local server: the test kit's, in the words of a stack."""
+"""The test kit's simulator in the words of the project's tests, failing as the other servers do."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
-
-import psutil  # type: ignore[import-untyped]
 
 from airflow_provider_getimg.testing.server import PROGRAM, SimulatorError, SimulatorProcess
 from airflow_provider_getimg.testing.simulator import GetimgSimulator
@@ -17,58 +15,34 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class MeasurableProcess(SimulatorProcess):
-    """A process whose memory can be measured as that of the other servers."""
-
-    def descendants(self) -> list[psutil.Process]:
-        """Return the simulator itself, while it runs: it has neither a guard nor children."""
-        return [psutil.Process(self.pid)] if self.running else []
-
-
-class Simulator:
+class Simulator(SimulatorProcess):
     """A simulator on a free loopback port, and its control endpoints.
 
-    :param options: Its command-line options, with underscores: ``latency=0.5`` is
-        ``--latency 0.5``.
-    :param log: File for its output; by default nobody sees it.
     :param program: Command to start instead of the simulator; the options are appended.
+    :param options: Its command-line options, with underscores: ``latency=0.5`` is ``--latency 0.5``.
     """
 
+    #: What the test kit makes of it. Only while it runs.
+    kit: GetimgSimulator
+
     def __init__(self, *, log: Path | None = None, program: Sequence[str] = PROGRAM, **options: Any) -> None:
-        self.process = MeasurableProcess(log=log, program=program, env=clean_environment(), **options)
-        self._kit: GetimgSimulator | None = None
+        super().__init__(log=log, program=program, env=clean_environment(), **options)
 
     @classmethod
     def seen_through(cls, kit: GetimgSimulator) -> Self:
         """Return one that runs already, as the test kit's fixture started it."""
-        simulator = cls()
-        simulator._kit = kit
+        simulator = cls(api_key=kit.api_key)
+        simulator.kit, simulator.url = kit, kit.url
         return simulator
 
-    @property
-    def kit(self) -> GetimgSimulator:
-        """The same as the test kit shows it. Only while it runs."""
-        assert self._kit is not None, "the simulator was not started"
-        return self._kit
-
-    @property
-    def url(self) -> str:
-        """Its base URL; empty until it runs."""
-        return self._shown.url
-
-    @property
-    def api_key(self) -> str:
-        """The key that it takes."""
-        return self._shown.api_key
-
     def start(self) -> Self:
-        """Start the server and wait until its control endpoints answer.
+        """Start the server and wait until it answers.
 
         :raises devstack.StackError: It died or was not ready in time.
         """
         try:
-            self.process.start()
-            self._kit = GetimgSimulator(self.process)
+            super().start()
+            self.kit = GetimgSimulator(self)
         except BaseException as error:
             self.end()
             if isinstance(error, SimulatorError):
@@ -76,16 +50,8 @@ class Simulator:
             raise
         return self
 
-    def end(self) -> None:
-        """End the server."""
-        self.process.end()
-
-    def connection(self) -> str:
-        """Return the value for ``AIRFLOW_CONN_GETIMG_DEFAULT``."""
-        return self._shown.connection()
-
     def ledger(self) -> dict[str, Any]:
-        """Return what was asked and billed: ``{"posts": [...], "billed_total": ...}``."""
+        """Return what was sent and billed: ``{"posts": [...], "billed_total": ...}``."""
         return self.kit.ledger.raw()
 
     def clear_ledger(self) -> None:
@@ -111,13 +77,3 @@ class Simulator:
     def reset(self) -> None:
         """Go back to the start: settings as started, no faults, an empty ledger, enough money."""
         self.kit.reset()
-
-    @property
-    def _shown(self) -> SimulatorProcess:
-        return self._kit.process if self._kit else self.process
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.end()

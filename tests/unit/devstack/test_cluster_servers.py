@@ -163,7 +163,7 @@ def test_the_folder_is_deleted_after_the_last_guard_when_its_owner_is_killed(tmp
         script = ("trap 'sleep 0.5; mkdir -p $FOLDER/late; echo late > $FOLDER/late/log; exit' TERM;"
                   "echo ready; while :; do sleep 0.05; done")
         part = Component("part", ["sh", "-c", script], os.environ | {{"FOLDER": str(folder.path)}},
-                         folder.log("part"), on_start=folder.wait_for)
+                         folder.log("part"), remove=folder.temporary)
         part.start()
         part.process.wait_until(lambda: "ready" in part.log.read_text(), timeout=10)
         print("up", flush=True)

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one command and ends everything that it started, whatever happens to either side.
+"""
+Runs one command and ends everything that it started, whatever happens to either side.
 
-``python -I guard.py [--grace SECONDS] [--remove PATH] -- COMMAND...``
+``python -P guard.py [--grace SECONDS] [--remove PATH] -- COMMAND...``
 
 The guard ends the command and all its descendants when its standard input reaches its end (the
-process that started the guard closed the pipe, or died, by SIGKILL too) or when the guard gets
-SIGTERM; then it deletes the paths. It also ends what a command leaves behind that exits by
-itself, and passes its exit code on.
+process that started the guard closed the pipe, or died, by SIGKILL too); then it deletes the paths.
+SIGTERM ends them as well, and deletes nothing. The guard also ends what a command leaves behind that
+exits by itself, and passes its exit code on. Where several guards delete one folder, the last to end
+deletes it for good: each has waited for whatever of its own could write there.
 
 Descendants are found by parenthood, not by process group or environment: Airflow's task runners
 make process groups of their own, and ``setproctitle`` overwrites ``/proc/PID/environ``. On Linux
 the guard is the "child subreaper", so that even an orphan of an orphan becomes its child.
 
-Run as a file, in isolated mode: it imports nothing of this project.
+Run as a file: it imports nothing of this project, and psutil, which comes with Airflow.
 """
 
 from __future__ import annotations
@@ -108,17 +110,17 @@ def spawn(command: list[str]) -> int:
     )
 
 
-def wait_for_end(pid: int, wakeup: int) -> int | None:
-    """Block until the command exits (its code) or somebody wants it to end (None)."""
+def wait_for_end(pid: int, wakeup: int) -> tuple[int | None, bool]:
+    """Block until the command exits or must end; return its exit code, and whether to delete the paths."""
     while True:
         ready, _, _ = select.select([0, wakeup], [], [])
         if wakeup in ready and signal.SIGTERM in os.read(wakeup, 1024):
-            return None
+            return None, False
         codes = reap()
         if pid in codes:
-            return codes[pid]
+            return codes[pid], False
         if 0 in ready and not os.read(0, 1024):
-            return None
+            return None, True
 
 
 def main() -> int:
@@ -140,14 +142,14 @@ def main() -> int:
 
     adopt_orphans()
     pid = spawn(arguments.command)
-    code = wait_for_end(pid, wakeup)
+    code, remove_paths = wait_for_end(pid, wakeup)
     codes = end_descendants(arguments.grace)
+    # After the last process that writes there, or the directory comes back. Not when the command died by
+    # itself: its log may be there, and the parent is about to read it.
+    for path in arguments.remove if remove_paths else ():
+        remove(path)
     if code is None:
         code = codes.get(pid, 0)
-        # After the last process that writes there, or the directory comes back. Not when the
-        # command died by itself: its log may lie there, and somebody is about to read it.
-        for path in arguments.remove:
-            remove(path)
     return code if code >= 0 else 128 - code
 
 
