@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 import time
@@ -28,12 +31,14 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
+from airflow_provider_getimg.api.client import GetimgClient
+from airflow_provider_getimg.api.errors import GetimgError
+from airflow_provider_getimg.api.pricing import image_price
 from devstack import Airflow, SeaweedFS, Simulator, StackError
-from devstack.price import model_in, price_of
-from devstack.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from decimal import Decimal
     from types import FrameType
 
     from mypy_boto3_s3.client import S3Client
@@ -43,6 +48,8 @@ DAG_ID = "getimg_daily_image"
 GENERATE, SAVE = "generate_image", "save_to_s3"
 LOCAL_BUCKET = "getimg-demo"
 REAL_API = "https://api.getimg.ai"
+# Proves that the folder is ours to empty, and its lock that no other run uses it.
+MARKER = ".airflow-provider-getimg-demo"
 RUN_SECONDS = 600.0
 SHOWN_STATES = {"running", "success", "failed", "up_for_retry", "upstream_failed", "skipped"}
 
@@ -73,7 +80,7 @@ class Demo:
         :raises devstack.StackError: A server did not start, or the run failed.
         """
         started = time.monotonic()
-        with Workspace(self.folder):
+        with emptied(self.folder):
             with contextlib.ExitStack() as servers:
                 try:
                     self._run_on(servers)
@@ -102,14 +109,25 @@ class Demo:
             simulator = servers.enter_context(Simulator(log=self._log("simulator"), latency=1.0))
             say(f"Simulator of getimg.ai {simulator.url}: nothing is billed")
             return simulator.connection()
-        model = model_in(self.dags / f"{DAG_ID}.py")
-        price = price_of(model, api_url=self.api_url, api_key=self.api_key)
+        model, price = self._price(self.api_key)
         say(f"The real API {self.api_url} with your GETIMG_API_KEY")
-        say(f"This run is billed: one image of {model} costs {price}")
+        say(f"This run is billed: one image of {model} costs {price} USD")
         connection = {"conn_type": "getimg", "password": self.api_key}
         if self.api_url != REAL_API:
             connection["host"] = self.api_url
         return json.dumps(connection)
+
+    def _price(self, api_key: str) -> tuple[str, Decimal]:
+        """Return the DAG's model and what its image costs, which the API says for free."""
+        [name] = re.findall(r'model="(.+?)"', (self.dags / f"{DAG_ID}.py").read_text())
+        try:
+            with GetimgClient(api_key, base_url=self.api_url) as client:
+                price = image_price(client.get_model(name), None)
+        except GetimgError as error:
+            raise StackError(str(error)) from None
+        if price is None:
+            raise StackError(f"{self.api_url} has no price for {name}. No image was requested.")
+        return name, price
 
     def _s3(self, servers: contextlib.ExitStack, say: Any) -> tuple[str, S3Client, str]:
         """Start SeaweedFS, or check the user's bucket; return connection, client and bucket."""
@@ -195,6 +213,29 @@ class Demo:
         self._say(title)
         with self.console.status(f"{title} …"):
             yield say
+
+
+@contextlib.contextmanager
+def emptied(folder: Path) -> Iterator[None]:
+    """Empty the demo's own folder, and keep other runs out of it meanwhile.
+
+    :raises devstack.StackError: Another run uses it, or something else made it.
+    """
+    marker = folder / MARKER
+    if folder.is_symlink() or (folder.exists() and not marker.is_file() and any(folder.iterdir())):
+        raise StackError(f"{folder} was not made by the demo. Move it away.")
+    folder.mkdir(exist_ok=True)
+    with marker.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"Another demo is running in {folder}. End it first (Ctrl-C).") from None
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry != marker:
+                entry.unlink()
+        yield
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:

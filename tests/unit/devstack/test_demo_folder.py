@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo checks before it starts anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from devstack import Simulator, StackError
+from devstack.demo import Demo, emptied
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def demo(simulator: Simulator, **changes: str) -> Demo:
+    settings = {"api_key": simulator.api_key, "api_url": simulator.url} | changes
+    return Demo(Console(), **settings)
+
+
+def test_files_of_the_last_run_are_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / ".demo"
+    with emptied(folder):
+        (folder / "images").mkdir()
+        (folder / "images" / "a.png").touch()
+        (folder / "link").symlink_to(tmp_path)
+    assert (folder / "images" / "a.png").exists()
+    with emptied(folder):
+        assert len(list(folder.iterdir())) == 1
+    assert tmp_path.exists()
+
+
+def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / ".demo"
+    folder.mkdir()
+    (folder / "thesis.tex").touch()
+    with pytest.raises(StackError, match="was not made by the demo"), emptied(folder):
+        pass
+    assert (folder / "thesis.tex").exists()
+
+
+def test_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".demo").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StackError, match="was not made by the demo"), emptied(tmp_path / ".demo"):
+        pass
+
+
+def test_second_run_at_once_is_refused_and_deletes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / ".demo"
+    with emptied(folder):
+        (folder / "logs").mkdir()
+        with pytest.raises(StackError, match="Another demo is running"), emptied(folder):
+            pass
+        assert (folder / "logs").exists()
+
+
+def test_price_comes_from_the_api_for_nothing(simulator: Simulator) -> None:
+    model, price = demo(simulator)._price(simulator.api_key)
+    assert model == "seedream-5-lite"
+    assert price > 0
+    assert simulator.ledger()["posts"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"api_key": "sk_wrong_key"}, "401"), ({"api_url": "http://127.0.0.1:9"}, r"127\.0\.0\.1:9")],
+    ids=["key", "address"],
+)
+def test_refusal_is_one_sentence_without_the_key(simulator: Simulator, changes: dict, reason: str) -> None:
+    refused = demo(simulator, **changes)
+    with pytest.raises(StackError, match=reason) as caught:
+        refused._price(refused.api_key)
+    assert "sk_" not in str(caught.value)
