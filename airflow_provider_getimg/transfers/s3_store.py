@@ -262,7 +262,8 @@ class S3Store:
         said = error.response.get("Error", {})
         # Not all that it says: it repeats the key, which may hold any of these words.
         text = " ".join(str(said.get(name)) for name in ("Code", "Message", "ArgumentName", "Header")).lower()
-        if status not in (400, 411, 412, 501):
+        # A body that broke on the way is not a header that is refused, though its message names the checksum.
+        if status not in (400, 411, 412, 501) or said.get("Code") in _PASSING:
             return False
         names_checksum = any(word in text for word in ("checksum", "trailer", "chunked", "content-sha256"))
         names_condition = any(word in text for word in ("if-none-match", "ifnonematch", "condition"))
