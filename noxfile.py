@@ -33,7 +33,7 @@ SETS = {
     "newest": ([], "apache-airflow>=3.3,<3.4"),
     "lowest": (["--resolution=lowest-direct"], ""),
 }
-STAGED = ("dags", "devstack", "pyproject.toml", "tests")
+STAGED = ("dags", "devstack", "tests")
 # What needs a file of the repository that is not in STAGED, a browser, or a whole Airflow.
 ELSEWHERE = (
     "devstack",
@@ -43,7 +43,6 @@ ELSEWHERE = (
     "test_docs*.py",
 )
 TESTS = ("tests/unit", "tests/integration/test_transfer.py")
-HANGING = ("-o", "faulthandler_timeout=1800", "-o", "faulthandler_exit_on_timeout=true")
 VERSIONS = f"""
 import importlib.metadata, json, platform, {PACKAGE}
 found = {{package.name: package.version for package in importlib.metadata.distributions()}}
@@ -65,9 +64,8 @@ def matrix(session: nox.Session, versions: str) -> None:
     result = RESULTS / f"{session.python}-{versions}.json"
     result.unlink(missing_ok=True)
     folder = isolate(session)
-    session.run(
-        sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir=dist", REPOSITORY, silent=True
-    )
+    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir=dist"]
+    session.run(*build, REPOSITORY, external=True, silent=True)
     [wheel] = Path("dist").glob("*.whl")
     options, bound = SETS[versions]
     Path("bounds.txt").write_text(bound)
@@ -85,12 +83,12 @@ def matrix(session: nox.Session, versions: str) -> None:
     result.write_text(json.dumps(cell))
 
     for name in STAGED:
-        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
-        copy(REPOSITORY / name, name)
-    left_out = [f"--ignore-glob=*/tests/unit/{name}" for name in ELSEWHERE]
-    chosen = [*TESTS, *left_out, "-m", "not long", *HANGING]
+        shutil.copytree(REPOSITORY / name, name, ignore=shutil.ignore_patterns(*ELSEWHERE))
+    shutil.copy(REPOSITORY / "pyproject.toml", "pyproject.toml")
     session.run(
-        "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=tests.xml", *chosen, silent=True
+        *("python", "-m", "pytest", "-q", "-m", "not long", "-p", "no:cacheprovider", "--junitxml=tests.xml"),
+        *("-o", "faulthandler_timeout=1800", "-o", "faulthandler_exit_on_timeout=true", *TESTS),
+        silent=True,
     )
     [suite] = ElementTree.parse("tests.xml").iter("testsuite")
     cell["tests"] = int(suite.attrib["tests"]) - int(suite.attrib["skipped"])
