@@ -117,6 +117,37 @@ def test_a_task_that_is_killed_never_pays_twice_by_itself(
     assert seen["reused"] >= 3
 
 
+# Where both tries of a task die, and how often its image is then paid for in all once the task was cleared.
+DEAD_BEFORE = {
+    "ledger.py:submit:": 1,  # nothing was sent
+    "client.py:generate_image:": 1,  # noted, and not sent: the second try stops
+    "ledger.py:answered:": 2,  # paid, and the answer is lost with its process
+    "image.py:_push:": 1,  # paid, and not in XCom
+    "task_runner.py:_xcom_push:": 1,
+    "ledger.py:delivered:": 1,  # in XCom, and not known to be
+    "task_runner.py:_push_xcom_if_needed:": 2,  # delivered: the Clear means another image
+}
+
+
+@pytest.mark.long
+def test_a_clear_of_a_task_that_died_pays_only_for_what_was_delivered_or_lost(simulator, run, tmp_path):
+    moments = list(DEAD_BEFORE)
+    ended = run("killed", moments=moments, witnesses=str(tmp_path), deaths=2, timeout=240)
+    for index, task in enumerate(ended.tasks("generate")):
+        assert (task["state"], task["try_number"]) == ("failed", 2), (moments[index], task)
+    before = Counter(post["prompt"] for post in simulator.ledger()["posts"] if post["billed"])
+    ended.clear("generate")
+    assert ended.state == "success"
+    posts = simulator.ledger()["posts"]
+    after = Counter(post["prompt"] for post in posts if post["billed"])
+    for index, (moment, paid) in enumerate(DEAD_BEFORE.items()):
+        prompt = f"moment {moment} ({index})"
+        assert after[prompt] == paid, (moment, before[prompt], after[prompt])
+        ids = [post["id"] for post in posts if post["prompt"] == prompt]
+        assert ended.xcom("generate", map_index=index)["id"] == ids[-1], moment
+    assert simulator.ledger()["billed_total"] == pytest.approx(PRICE * sum(DEAD_BEFORE.values()))
+
+
 @pytest.mark.parametrize(("on_unknown_outcome", "paid"), [("fail", 1), ("resubmit", 2)])
 def test_a_task_that_is_killed_while_the_image_is_made(
     airflow_stack: Airflow, simulator: Simulator, on_unknown_outcome, paid
