@@ -55,9 +55,10 @@ release-check: $(READY)  ## build what a release would be, and run it in an empt
 bench: $(READY)  ## measure speed and memory, side by side with others (about 16 minutes)
 	$(PYTHON) -m benchmarks
 
-lint: $(READY)  ## check style and types
+lint: $(READY)  ## check style, types and who imports whom
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
+	.venv/bin/lint-imports --no-cache --no-logo
 	$(PYTHON) -m mypy --strict airflow_provider_getimg
 	$(PYTHON) -m mypy devstack benchmarks noxfile.py
 

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo and the tests ask of an Airflow, over its public REST API alone."""
+"""
+What the demo and the tests ask of an Airflow, over its public REST API alone.
+
+Not ``apache-airflow-client``: nearly all of this is waiting, and what SQLite needs of whoever writes to it. A request
+is one line here, returns the plain JSON that the tests compare, and works with every Airflow that the provider does;
+the client's models are those of one release, and need a line each to build and another to take apart.
+"""
 
 from __future__ import annotations
 
