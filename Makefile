@@ -13,7 +13,7 @@ SETS := 3.3.0 newest lowest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo ui cluster test test-long bench lint test-matrix versions release-check docs lock clean
+.PHONY: help setup demo ui cluster test test-long bench lint style test-matrix versions release-check docs lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | \
@@ -61,6 +61,9 @@ lint: $(READY)  ## check style, types and who imports whom
 	.venv/bin/lint-imports --no-cache --no-logo
 	$(PYTHON) -m mypy --strict airflow_provider_getimg
 	$(PYTHON) -m mypy devstack benchmarks noxfile.py
+
+style: $(READY)  ## find words in docs and messages that a reader stumbles over
+	$(PYTHON) tests/style.py
 
 docs: $(READY)  ## build the handbook into site/; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet

@@ -3,7 +3,8 @@
 The package's docstrings are Sphinx's; the handbook is Markdown. Here the one becomes the other.
 
 An extension of griffe, which reads the docstrings for mkdocstrings. ``:param x:`` and the like are griffe's own
-business; what is left are roles, code blocks and tables.
+business; what is left are roles, code blocks and tables. No extension on PyPI is for these: griffe-sphinx reads the
+``#:`` comments of attributes alone.
 """
 
 from __future__ import annotations

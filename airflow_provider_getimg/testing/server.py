@@ -51,7 +51,7 @@ class SimulatorProcess:
     :class:`~airflow_provider_getimg.testing.simulator.GetimgSimulator` for what a test does with it.
 
     :param api_key: The key that it takes. Default: a random one.
-    :param log: File for its output, appended. Default: one that nobody sees but messages about its failure.
+    :param log: File for its output, appended. Default: a temporary one, whose last lines are in the error if it fails.
     :param env: Its environment. Default: that of this process.
     :param program: Command to start instead; the options are appended.
     :param options: Options of ``getimg-simulator``, with underscores: ``latency=0.5`` is ``--latency=0.5``.

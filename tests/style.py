@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Finds words that a reader stumbles over, in the docs and in the package's docstrings and messages: ``make style``.
+
+Not ``vale``, which does the same for Markdown: its package on PyPI has no binary, but downloads one when it is run.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REPOSITORY = Path(__file__).parents[1]
+# A pattern, in which a space is any white space, and what to write instead.
+RULES = {
+    r"(lies?|lay|lying|lain)": "is, is stored, already exists",
+    r"(told|(tell|tells|telling) of)": "says, reports, lists, shows",
+    r"nobody": "no one, or say who",
+    r"anew": "again; regenerate",
+    r"in a row": "consecutive",
+    r"(is|are|was|were|be|been|being|not|nothing|images?) asked for": "sent, requested",
+    r"what (is|was|has been|is already) paid( for)?": "paid images",
+    r"doubt\w*": "unknown outcome",
+    r"(leave|leaves|left) to": "let … decide, permission to",
+    r"mend(s|ed|ing)?": "fix, repair",
+    r"(is|are) allowed": "X must be Y, got V",
+    r"byte for byte": "identical content",
+    r"patience": "max_wait, the maximum wait",
+}
+
+
+def findings(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield the line, the words and the better ones, of each rule that a text breaks."""
+    for pattern, better in RULES.items():
+        for found in re.finditer(rf"\b{pattern}\b".replace(" ", r"\s+"), text, re.IGNORECASE):
+            yield text.count("\n", 0, found.start()), " ".join(found[0].split()), better
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the texts of a file with their lines: a whole page, or the strings of a module."""
+    if path.suffix == ".md":
+        yield 1, path.read_text()
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        # Of an f-string, what is between its fields; a word alone is a name.
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
+            yield node.lineno, node.value
+
+
+def main() -> int:
+    """Print what breaks a rule."""
+    pages = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    broken = 0
+    for path in [*pages, *sorted((REPOSITORY / "airflow_provider_getimg").rglob("*.py"))]:
+        for first, text in texts(path):
+            for line, words, better in findings(text):
+                print(f"{path.relative_to(REPOSITORY)}:{first + line}: {words!r}: {better}")
+                broken += 1
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
