@@ -97,7 +97,11 @@ class Demo:
             airflow.create_pool("getimg", 4)
             say(f"Airflow {airflow.url}")
         with self._step(f"Running the DAG {DAG_ID}") as say:
-            run_id = self._run_dag(airflow, say)
+            run_id = airflow.run_dag(
+                DAG_ID,
+                timeout=RUN_SECONDS,
+                on_change=lambda task, state: say(f"{task}: {state}") if state in SHOWN_STATES else None,
+            )
         self._show_files(airflow, run_id, client)
         if self.keep:
             self._say(f"Airflow stays up at {airflow.url} (no login needed) until Ctrl-C.")
@@ -158,18 +162,6 @@ class Demo:
             keep_aws=self.bucket is not None,
             log=self._log("airflow"),
         )
-
-    def _run_dag(self, airflow: Airflow, say: Any) -> str:
-        def report(task: str, state: str) -> None:
-            if state in SHOWN_STATES:
-                say(f"{task}: {state}")
-
-        airflow.wait_for_dag(DAG_ID)
-        airflow.unpause(DAG_ID)
-        run_id = airflow.trigger(DAG_ID)
-        if airflow.wait(DAG_ID, run_id, RUN_SECONDS, report) != "success":
-            raise StackError(f"The run of {DAG_ID} failed.", airflow.failed_log(DAG_ID, run_id))
-        return run_id
 
     def _show_files(self, airflow: Airflow, run_id: str, client: S3Client) -> None:
         """Print one line per file, and save a copy of each."""

@@ -100,6 +100,25 @@ class AirflowRest:
         run_id: str = self.request("POST", f"/dags/{dag_id}/dagRuns", body=body)["dag_run_id"]
         return run_id
 
+    def run_dag(
+        self,
+        dag_id: str,
+        conf: dict[str, Any] | None = None,
+        timeout: float = 300.0,
+        on_change: Callable[[str, str], None] | None = None,
+    ) -> str:
+        """Run a DAG to its end, and return the run's id.
+
+        :param on_change: As for :meth:`wait`.
+        :raises devstack.StackError: There is no such DAG, time is up, or the run failed.
+        """
+        self.wait_for_dag(dag_id)
+        self.unpause(dag_id)
+        run_id = self.trigger(dag_id, conf)
+        if self.wait(dag_id, run_id, timeout, on_change) != "success":
+            raise StackError(f"The run of {dag_id} failed.", self.failed_log(dag_id, run_id))
+        return run_id
+
     def wait(
         self,
         dag_id: str,

@@ -35,7 +35,6 @@ SUBJECTS = ["a lighthouse", "a red fox", "a night train"]
 WIDTH = 1400
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-RUN_SECONDS = 180.0
 PATIENCE_MS = 30_000
 # In the strip of images.
 HEIGHT, GAP = 240, 12
@@ -66,21 +65,12 @@ def take_all(folder: Path) -> None:
             )
         )
         airflow.create_pool("getimg", 4)
-        daily = _run(airflow, DAILY)
-        mapped = _run(airflow, MAPPED, {"subjects": SUBJECTS})
+        daily = airflow.run_dag(DAILY)
+        mapped = airflow.run_dag(MAPPED, {"subjects": SUBJECTS})
         rows = airflow.xcom(DAILY, daily, "save_to_s3") + airflow.xcom(MAPPED, mapped, "save_to_s3")
         _strip(_images(seaweedfs.client(), rows), folder / "images.png")
         page = stack.enter_context(_browser())
         _take_ui(page, airflow.url, daily, mapped, folder)
-
-
-def _run(airflow: Airflow, dag_id: str, conf: dict[str, Any] | None = None) -> str:
-    airflow.wait_for_dag(dag_id)
-    airflow.unpause(dag_id)
-    run_id = airflow.trigger(dag_id, conf)
-    if airflow.wait(dag_id, run_id, RUN_SECONDS) != "success":
-        raise StackError(f"The run of {dag_id} failed.", airflow.failed_log(dag_id, run_id))
-    return run_id
 
 
 def _images(client: S3Client, rows: Sequence[dict[str, Any]]) -> list[Image.Image]:

@@ -26,17 +26,12 @@ if TYPE_CHECKING:
 # One without a schedule: unpausing another starts a run of its own, beside the one that is triggered here.
 EXAMPLE = "getimg_mapped_prompts"
 BATCH = "getimg_nightly_batch"
-RUN_SECONDS = 300.0
 
 
 def run_example(cluster: Cluster, console: Console) -> None:
     """Run the example DAG, and tell on which worker each task ran and where its files are."""
     rest = cluster.rest
-    rest.wait_for_dag(EXAMPLE)
-    rest.unpause(EXAMPLE)
-    run_id = rest.trigger(EXAMPLE)
-    if rest.wait(EXAMPLE, run_id, RUN_SECONDS) != "success":
-        raise StackError(f"The run of {EXAMPLE} failed.", rest.failed_log(EXAMPLE, run_id))
+    run_id = rest.run_dag(EXAMPLE)
     for task in rest.task_instances(EXAMPLE, run_id):
         index = f"[{task['map_index']}]" if task["map_index"] >= 0 else ""
         _say(console, f"{task['task_id']}{index}: {task['state']} on {task['hostname']}")
