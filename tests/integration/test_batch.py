@@ -10,6 +10,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,11 @@ import pytest
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
-from devstack.s3_faults import open_uploads
+from devstack.s3_faults import S3FaultProxy, open_uploads
 from tests.conftest import STACK_BUCKET
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from devstack import Airflow, SeaweedFS, Simulator
 
@@ -172,7 +173,10 @@ class TestALaterTry:
     ):
         simulator.set_faults([undisturbed(2), {"on": "image", "kind": "status", "status": 400}])
         fields = {"if_exists": if_exists, "on_unknown_outcome": on_unknown_outcome, "concurrency": 1}
-        with pytest.raises(errors.BatchIncompleteError, match="5 of 6 rows are saved, 1 failed"):
+        with pytest.raises(
+            errors.BatchIncompleteError,
+            match=r"^5 of 6 rows are saved, 5 were billed \(0\.20 USD in all\), 1 failed\.",
+        ):
             execute(rows(6), **fields)
         for key, value in store.values.items():
             store.values[key] = re.sub(
@@ -186,7 +190,10 @@ class TestALaterTry:
         simulator.set_faults([undisturbed(4), {"on": "image", "kind": "drop_after_billing"}])
         simulator.set_faults([undisturbed(2, "download"), NOT_NOW])
         fields = {"max_cost": "0.32", "on_unknown_outcome": "resubmit", "concurrency": 1}
-        with pytest.raises(errors.BatchIncompleteError, match="6 of 8 rows are saved, 2 failed"):
+        with pytest.raises(
+            errors.BatchIncompleteError,
+            match=r"^6 of 8 rows are saved, 7 were billed \(0\.28 USD in all\), 1 more request may have been billed, 2 f",
+        ):
             execute(rows(8), **fields)
         # The row whose answer was lost may have been billed: to ask for it again may cost more than is allowed.
         with pytest.raises(errors.GetimgError, match="max_cost"):
@@ -344,8 +351,11 @@ def test_one_refused_row_stops_no_other(simulator, seaweedfs, run, prefix, key, 
     assert len(saved_objects(seaweedfs, prefix, but=manifest)) == 11
     if state == "failed":
         log = last_log(ended)
-        assert "11 of 12 rows are saved, 1 failed. Row 5: " in log
-        assert f"All rows are in {manifest}. 0.44 USD were billed in all" in log
+        assert "11 of 12 rows are saved, 11 were billed (0.44 USD in all), 1 failed. Row 5: " in log
+        assert f"All rows are in {manifest}. Neither a retry nor a Clear pays again" in log
+        summary = ended.xcom()
+        assert (summary["saved"], summary["failed"], summary["manifest"]) == (11, 1, manifest)
+        assert summary["total_cost"] == pytest.approx(0.44)
     else:
         assert (ended.xcom()["saved"], ended.xcom()["failed"]) == (11, 1)
 
@@ -361,7 +371,7 @@ def test_an_empty_account_stops_the_batch_and_a_clear_pays_for_what_is_missing(
     # At once: no more than were under way, and one more in each asker's hands.
     assert 1 <= posts_by_status(simulator)[402] <= 4
     log = last_log(ended)
-    assert "10 of 40 rows are saved" in log
+    assert "10 of 40 rows are saved, 10 were billed (0.40 USD in all), " in log
     assert "The batch was stopped: " in log
     assert len(saved_objects(seaweedfs, prefix)) == 11
     simulator.set_balance("100")
@@ -371,6 +381,99 @@ def test_an_empty_account_stops_the_batch_and_a_clear_pays_for_what_is_missing(
     assert summary["reused"] == 10
     assert summary["total_cost"] == pytest.approx(30 * PRICE)
     check_complete(simulator, seaweedfs, prefix, summary)
+
+
+@contextmanager
+def refusing_connection(
+    airflow_stack: Airflow, seaweedfs: SeaweedFS, connection_id: str
+) -> Iterator[S3FaultProxy]:
+    """Make an AWS connection that leads through a proxy, which plays faults."""
+    with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+        connection = json.loads(proxy.aws_connection(seaweedfs.aws_connection()))
+        connection["extra"]["config_kwargs"]["retries"] = {"total_max_attempts": 1}
+        body = connection | {"connection_id": connection_id, "extra": json.dumps(connection["extra"])}
+        airflow_stack.request("POST", "/connections", body=body)
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def refusing(airflow_stack: Airflow, seaweedfs: SeaweedFS) -> Iterator[S3FaultProxy]:
+    with refusing_connection(airflow_stack, seaweedfs, "aws_refusing") as proxy:
+        yield proxy
+
+
+def denied(key_contains: str, skip: int = 0) -> dict[str, Any]:
+    """Return the fault of an S3 that refuses to write at some keys."""
+    where = {"operation": "PutObject", "key_contains": key_contains, "skip": skip}
+    return {"kind": "status", "code": "AccessDenied", "times": 9999, **where}
+
+
+def test_a_batch_that_can_not_save_pays_nothing_and_reports_it(
+    simulator, refusing, run, prefix, key, tmp_path
+):
+    refusing.set_faults([denied(prefix)])
+    witness = tmp_path / "bill.json"
+    ended = run("batch_reported", requests=rows(12), key=key, aws_conn="aws_refusing", witness=str(witness))
+    assert (ended.tasks("generate")[0]["state"], ended.tries()) == ("failed", 1)
+    assert simulator.ledger() == {"posts": [], "billed_total": 0}
+    log = last_log(ended)
+    assert (
+        "0 of 12 rows are saved, 0 were billed (0 USD in all), 12 were not sent. The batch was stopped: S3 refused to store"
+        in log
+    )
+    reported = ended.xcom("report")
+    assert (reported["requested"], reported["saved"], reported["total_cost"]) == (12, 0, 0)
+    assert reported["manifest"] is None
+    assert json.loads(witness.read_text()) == {"billed": "no", "cost": "0", "generation_ids": []}
+
+
+def test_a_batch_that_s3_refuses_midway_owes_what_was_paid(
+    simulator, seaweedfs, refusing, run, prefix, tmp_path
+):
+    refusing.set_faults([denied(".jpg", skip=4)])
+    witness = tmp_path / "bill.json"
+    ended = run(
+        "batch_reported",
+        requests=rows(40),
+        # A Clear generates what was delivered again, for this key is not known beforehand.
+        key=f"{prefix}/{{row:04}}-{{generation_id}}.{{extension}}",
+        aws_conn="aws_refusing",
+        concurrency=4,
+        witness=str(witness),
+    )
+    assert (ended.tasks("generate")[0]["state"], ended.tries()) == ("failed", 1)
+    posts = [post for post in simulator.ledger()["posts"] if post["billed"]]
+    assert 4 < len(posts) <= 16
+    assert (
+        f"4 of 40 rows are saved, {len(posts)} were billed ({PRICE * len(posts):.2f} USD in all), "
+        in last_log(ended)
+    )
+    # Tasks downstream, and callbacks, are told.
+    reported = ended.xcom("report")
+    assert (reported["requested"], reported["saved"], reported["failed"]) == (40, 4, 36)
+    assert reported["total_cost"] == pytest.approx(PRICE * len(posts))
+    lines = manifest_of(seaweedfs, reported["manifest"])
+    bill = json.loads(witness.read_text())
+    assert (bill["billed"], float(bill["cost"])) == ("yes", pytest.approx(PRICE * len(posts)))
+    assert sorted(bill["generation_ids"]) == sorted(post["id"] for post in posts)
+    delivered = {line["request"]["prompt"] for line in lines if line["outcome"] == "saved"}
+    assert len(delivered) == 4
+
+    # Cleared before anything was mended: nothing is paid for.
+    refusing.set_faults([denied(prefix)])
+    ended.clear("generate")
+    assert ended.tasks("generate")[0]["state"] == "failed"
+    assert len(simulator.ledger()["posts"]) == len(posts)
+
+    refusing.clear()
+    ended.clear("generate", "report")
+    assert ended.tasks("generate")[0]["state"] == "success", last_log(ended)
+    assert billed_prompts(simulator) == {
+        request["prompt"]: 2 if request["prompt"] in delivered else 1 for request in rows(40)
+    }
+    summary = ended.xcom("report")
+    assert (summary["saved"], summary["failed"]) == (40, 0)
+    assert summary["total_cost"] == pytest.approx(40 * PRICE)
 
 
 def test_a_clear_of_a_saved_batch_pays_nothing(simulator, seaweedfs, run, prefix, key):

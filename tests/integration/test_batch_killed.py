@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Batches killed with SIGKILL: Airflow retries by itself, and then each row is paid once, and saved or told of.
+Batches killed with SIGKILL: Airflow retries by itself, and then each row is paid once, and saved or reported.
 
 A moment is a line of the provider's code, in any thread of a batch, or of Airflow's task runner after it (the push of the
 XCom): the process dies right before executing it. Meanwhile the simulator plays faults of every kind.
@@ -15,15 +15,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from devstack.process import StackError
-from tests.integration.test_batch import FILE_BYTES, PRICE, manifest_of, rows, saved_objects, undisturbed
+from tests.integration.test_batch import (
+    FILE_BYTES,
+    PRICE,
+    denied,
+    manifest_of,
+    refusing_connection,
+    rows,
+    saved_objects,
+    undisturbed,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from devstack import SeaweedFS, Simulator
+    from devstack import Airflow, SeaweedFS, Simulator
+    from devstack.s3_faults import S3FaultProxy
 
 ROWS = 60
-MIB = 1024 * 1024
 CONCURRENCY = 8
 # The API refuses them: a word of the content policy, and a resolution that the model doesn't have.
 REFUSED = {7: {"prompt": "gore"}, 23: {"resolution": "4K"}, 41: {"prompt": "gore, again"}}
@@ -73,12 +83,12 @@ TURNING_POINTS = (
     "ledger.py:lost:#2",
     "pace.py:limited:#2",
     "run.py:_save:#60",  # paid and written, not saved
-    "download.py:open:#90",
-    "s3_upload.py:complete:#50",  # downloaded, there is no object
+    "download.py:_receive:#90",
+    "s3_store.py:_put:#100",  # downloaded, there is no object
     "run.py:_saved:#99",
     "run.py:_saved:#200",
-    "manifest.py:write:#1",  # all saved, nothing told
-    "manifest.py:write:#4",
+    "manifest.py:write:#1",  # nothing sent
+    "manifest.py:write:#2",  # all saved, nothing reported
     "lineage.py:",
     "task_runner.py:_push_xcom_if_needed:",
 )
@@ -97,26 +107,23 @@ def killed_batch(simulator: Simulator, seaweedfs: SeaweedFS, run, tmp_path: Path
         moments: list[int | str],
         on_unknown_outcome: str = "fail",
         *,
-        count: int = ROWS,
-        file_size: int = FILE_BYTES,
         name: str = "killed",
         **params: Any,
     ) -> tuple[Any, Counter[str]]:
         resubmits = on_unknown_outcome == "resubmit"
-        refused = {row: fields for row, fields in REFUSED.items() if row < count}
         simulator.reset()
-        simulator.settings(latency=0.1, file_size=file_size)
+        simulator.settings(latency=0.1, file_size=FILE_BYTES)
         simulator.set_faults(faults())
         witness = tmp_path / name
         witness.mkdir()
         prefix = f"{tmp_path.name}/{name}"
         ended = run(
             "batch",
-            requests=rows(count, refused),
+            requests=rows(ROWS, REFUSED),
             key=f"{prefix}/{{row:04}}.{{extension}}",
             concurrency=CONCURRENCY,
             # Under "resubmit" what was lost is asked for again, until the rows that are refused alone are left.
-            max_failures=len(refused) if resubmits else count // 2,
+            max_failures=len(REFUSED) if resubmits else ROWS // 2,
             on_unknown_outcome=on_unknown_outcome,
             moments=moments,
             witness=str(witness),
@@ -125,7 +132,7 @@ def killed_batch(simulator: Simulator, seaweedfs: SeaweedFS, run, tmp_path: Path
         )
         where = {path.name: path.read_text()[-200:] for path in witness.iterdir() if path.name.isdecimal()}
         deaths = sum(bool(place) for place in where.values()) if moments != [0] else 0
-        seen = check_batch(ended, simulator, seaweedfs, prefix, refused, deaths, resubmits, str(where))
+        seen = check_batch(ended, simulator, seaweedfs, prefix, deaths, resubmits, str(where))
         seen["deaths"] = deaths
         return ended, seen
 
@@ -146,7 +153,6 @@ def check_batch(
     simulator: Simulator,
     seaweedfs: SeaweedFS,
     prefix: str,
-    refused: dict[int, Any],
     deaths: int,
     resubmits: bool,
     where: str,
@@ -165,7 +171,7 @@ def check_batch(
     assert len(saved) + len(failed) == len(lines), where
     assert all(line["error"] for line in failed), where
     assert saved_objects(seaweedfs, prefix, but=summary["manifest"]) == saved, where
-    assert set(refused) <= {line["row"] for line in failed}, where
+    assert set(REFUSED) <= {line["row"] for line in failed}, where
 
     answered = {post["id"]: post["prompt"] for post in ledger["posts"] if post["billed"]}
     extra = 0
@@ -173,7 +179,7 @@ def check_batch(
         prompt = line["request"]["prompt"]
         paid = billed.pop(prompt, 0)
         extra += max(0, paid - 1)
-        if line["row"] in refused:
+        if line["row"] in REFUSED:
             assert paid == 0, (where, line)
         elif line["outcome"] == "failed":
             assert not resubmits, (where, line)
@@ -186,7 +192,7 @@ def check_batch(
     if not resubmits:
         assert extra == 0, where
         # What was in flight or not written yet when a try died, what the simulator lost, and one refused by a fault.
-        assert len(failed) <= len(refused) + deaths * 2 * CONCURRENCY + LOST + 1, where
+        assert len(failed) <= len(REFUSED) + deaths * 2 * CONCURRENCY + LOST + 1, where
     assert extra <= sum(log.count("sent again now, and may be paid twice") for log in logs), where
 
     assert (summary["saved"], summary["failed"]) == (len(saved), len(failed)), where
@@ -199,7 +205,7 @@ def check_batch(
 
 
 def test_a_batch_that_is_killed_three_times_pays_each_row_once(killed_batch):
-    ended, seen = killed_batch(["ledger.py:answered:#50", "run.py:_saved:#60", "manifest.py:write:"])
+    ended, seen = killed_batch(["ledger.py:answered:#50", "run.py:_saved:#60", "manifest.py:write:#2"])
     assert seen["deaths"] == 3
     assert ended.tries() >= 4
     assert seen["reused"] >= 20
@@ -234,16 +240,73 @@ def test_a_batch_that_is_killed_at_any_moment_pays_each_row_once(killed_batch, t
     assert reused >= 5 * len(moments)
 
 
-@pytest.mark.long
+@pytest.fixture(scope="module")
+def refusing(airflow_stack: Airflow, seaweedfs: SeaweedFS) -> Iterator[S3FaultProxy]:
+    with refusing_connection(airflow_stack, seaweedfs, "aws_refusing_killed") as proxy:
+        yield proxy
+
+
 @pytest.mark.parametrize(
-    "moment",
+    "moments",
     [
-        "unfinished_uploads.py:note:#3",
-        "s3_upload.py:_complete_parts:",
-        "s3_upload.py:_complete_parts:#40",
-        "unfinished_uploads.py:forget:#5",
+        [],
+        pytest.param(["ledger.py:answered:#20", "run.py:_save:#30"], marks=pytest.mark.long),
+        pytest.param(["s3_store.py:_put:#300"], marks=pytest.mark.long),
+        pytest.param(["history.py:note_saved:#8", "client.py:_send:#150"], marks=pytest.mark.long),
+        pytest.param(["results.py:check:", "manifest.py:write:#2"], marks=pytest.mark.long),
     ],
+    ids=str,
 )
-def test_a_killed_batch_of_files_in_parts_leaves_no_upload_open(killed_batch, moment):
-    _, seen = killed_batch([moment], count=16, file_size=6 * MIB)
-    assert seen["deaths"] == 1
+def test_a_killed_batch_whose_bucket_refuses_pays_after_a_clear_for_what_was_delivered_alone(
+    simulator, seaweedfs, refusing, run, tmp_path, moments
+):
+    """S3 refuses midway, a Clear finds it refusing all, and the next one finds it mended; processes die all the while."""
+    simulator.settings(latency=0.1, file_size=FILE_BYTES)
+    refusing.set_faults([denied(".jpg", skip=12)])
+    prefix = f"{tmp_path.name}/images"
+    key = f"{prefix}/{{row:04}}-{{generation_id}}.{{extension}}"
+    params = {
+        "key": key,
+        "concurrency": CONCURRENCY,
+        "aws_conn": "aws_refusing_killed",
+        "witness": str(tmp_path),
+    }
+    ended = run("batch", requests=rows(ROWS), moments=moments, timeout=240, **params)
+    assert ended.state == "failed"
+    first = billed_by_prompt(simulator)
+    delivered = prompts_in_s3(simulator, seaweedfs, prefix)
+    lost = [
+        line["request"]["prompt"]
+        for line in lines_of(ended, seaweedfs)
+        if "sent this request" in str(line["error"])
+    ]
+
+    # A preflight that fails bills nothing.
+    refusing.set_faults([denied(prefix)])
+    ended.clear("generate")
+    assert ended.state == "failed"
+    assert billed_by_prompt(simulator) == first
+
+    refusing.clear()
+    ended.clear("generate")
+    assert ended.state == "success", logs_of(ended)[-1][-3000:]
+    assert ended.xcom()["saved"] == ROWS
+    for prompt, paid in billed_by_prompt(simulator).items():
+        again = prompt in delivered or (prompt in lost and first[prompt])
+        assert paid == first[prompt] + (again or not first[prompt]), prompt
+        assert paid <= 2, prompt
+
+
+def billed_by_prompt(simulator: Simulator) -> Counter[str]:
+    return Counter(post["prompt"] for post in simulator.ledger()["posts"] if post["billed"])
+
+
+def lines_of(ended: Any, seaweedfs: SeaweedFS) -> list[dict[str, Any]]:
+    return manifest_of(seaweedfs, ended.xcom()["manifest"])
+
+
+def prompts_in_s3(simulator: Simulator, seaweedfs: SeaweedFS, prefix: str) -> set[str]:
+    """Return the prompts of the images that were saved."""
+    ids = {post["id"]: post["prompt"] for post in simulator.ledger()["posts"]}
+    images = [uri for uri in saved_objects(seaweedfs, prefix) if uri.endswith(".jpg")]
+    return {ids[uri.rpartition("/")[2].partition("-")[2].removesuffix(".jpg")] for uri in images}
