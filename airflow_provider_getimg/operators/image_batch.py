@@ -43,23 +43,26 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
     :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` and
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` do for one image.
 
-    The XCom is a summary: ``requested``, ``saved`` (rows whose files lie in S3), ``reused`` (of these, the ones that an earlier
-    try paid for, or that lay there already), ``failed``, ``total_cost`` (in USD, over all tries since the last Clear),
-    ``manifest`` (the URI of a JSON Lines object with a line for each row: ``row``, ``outcome``, ``request``, ``uri``,
-    ``sha256``, ``bytes``, ``generation_id``, ``cost``, ``error``), and, for up to 100 files, ``uris``.
+    The XCom is a summary: ``requested``, ``saved`` (rows whose files are in S3), ``reused`` (of these, the ones that an earlier
+    try paid for, or that were there already), ``failed``, ``total_cost`` (in USD, over all tries since the last Clear, with
+    images from before it that were still owed), ``manifest`` (the URI of a JSON Lines object with a line for each row:
+    ``row``, ``outcome``, ``request``, ``uri``, ``sha256``, ``bytes``, ``generation_id``, ``cost``, ``error``), and, for up to
+    100 files, ``uris``. A batch that fails pushes it, too.
 
-    Each row is billed. What each try asks for, is answered and saves is written into the task state store as it happens:
+    Each row is billed. What each try sends, is answered and saves is written into the task state store as it happens:
 
-    - A **retry**, also after a killed worker, goes on where the last try stood: what is saved is left, what is paid is only
-      saved, and ``on_unknown_outcome`` decides about requests whose answer was lost.
-    - A **Clear** means "make it again" for what is not there: with ``if_exists="skip"`` a row whose object lies at its key, made
-      from the same request, is neither asked for nor billed. That takes a key which is known beforehand, without
-      ``{generation_id}``, ``{sha256}``, ``{width}`` or ``{height}``; with these, or with ``"replace"``, all rows are billed
-      anew.
+    - A **retry**, also after a killed worker, continues: saved images stay, billed ones are only saved, and
+      ``on_unknown_outcome`` decides about requests whose answer was lost. A retry that can save none of the billed images
+      sends nothing new.
+    - A **Clear** saves the images that were billed and never saved, without another payment while their URLs work, and
+      regenerates what was delivered. With ``if_exists="skip"`` a row whose object is at its key, made from the same request,
+      is not billed; that takes a key which is known beforehand, without ``{generation_id}``, ``{sha256}``, ``{width}`` or
+      ``{height}``.
 
-    A row that fails stops no other. A refused key or an empty account (401, 402), five lost answers or five files
-    that could not be saved in a row, and ``max_cost`` stop the asking; what has arrived is saved all the same. A 429 fails no row: the pace follows the
-    account's limits. All rows and keys are checked before the first is sent.
+    All rows and keys are checked before the first request, and the manifest is written: where S3 refuses it, nothing is sent. A
+    row that fails stops no other. A write that S3 refuses for good, a refused key or an empty account (401, 402), five
+    consecutive answers that were lost or files that could not be saved, and ``max_cost`` stop the sending; answers that have
+    arrived are saved. A 429 fails no row: the pace follows the account's limits.
 
     :param requests: A list of dicts with the fields of ``GenerateImageOperator`` (``model``, ``prompt``, ``aspect_ratio``,
         ``resolution``, ``output_format``, ``images``) and ``labels``, a dict of names of your own; an upstream task's output;
@@ -79,7 +82,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         ``"resubmit"``: a retry sends it again, and it may be paid twice. (templated)
     :param rate_limit_wait: Where the API asks to wait for more seconds than this, a retry waits, which frees the worker slot;
         the last try waits itself. Default 300. (templated)
-    :param if_exists: What to do where an object lies at a row's key, as for ``TransferToS3Operator``. Under ``"skip"``
+    :param if_exists: What to do if an object is at a row's key already, as for ``TransferToS3Operator``. Under ``"skip"``
         (default) and ``"fail"`` it is found before the request is sent, where the key is known beforehand. (templated)
     :param manifest_key: The manifest's key, or a full URI. Default: ``manifests/<dag>/<run>/<task>.jsonl`` in the folder that the keys share, with the
         map index of a mapped task. (templated)
@@ -350,7 +353,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         return f"To regenerate it (billed{kept}), clear this task."
 
     def on_kill(self) -> None:
-        """Ask for nothing more. What arrives within seconds is saved; what is in flight is noted."""
+        """Send nothing more. What arrives within seconds is saved; what is in flight is recorded as an unknown outcome."""
         from airflow_provider_getimg.api.errors import KilledError
 
         self._stop.because(KilledError("The task was told to end."))

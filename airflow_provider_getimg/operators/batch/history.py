@@ -82,7 +82,7 @@ class History:
                 budget.spent_before(price)
 
     def list_objects(self, rows: Sequence[Row]) -> None:
-        """List what lies at the keys of these rows, where one listing takes less than a look at each."""
+        """List what is at the keys of these rows, where one listing takes less than a look at each."""
         if rows and self._if_exists != "replace":
             self._listed = self._store.keys_among([row.expected_key for row in rows], rows[0].bucket)
 
@@ -164,7 +164,7 @@ class History:
 
 
 def _saved_before(copies: Sequence[FileCopy], noted: Any) -> list[Saved] | None:
-    """Return the files as an earlier try noted them; None if it didn't, or if they are to lie elsewhere now."""
+    """Return the files as an earlier try noted them; None if it didn't, or if they belong elsewhere now."""
     if not isinstance(noted, list) or len(noted) != len(copies):
         return None
     files = []

@@ -35,7 +35,7 @@ class RowResult:
     What became of one row.
 
     :param is_billed: Whether there is an answer to its request that was paid for since the last Clear, or is owed from before.
-    :param cost: In USD, as far as the API told; over all tries where an earlier one paid.
+    :param cost: In USD, as the API gave it.
     """
 
     row: Row
@@ -96,8 +96,8 @@ class BatchResults:
     """
     The results of all rows.
 
-    :param stopped_by: Why not all rows were asked for, if so.
-    :param total_cost: What all tries since the last Clear were billed, in USD, as far as the API told.
+    :param stopped_by: Why not all rows were sent, if so.
+    :param total_cost: What all tries since the last Clear were billed, in USD, as far as it is known.
     :param doubtful: How many requests of those tries were, or may have been, billed besides.
     """
 

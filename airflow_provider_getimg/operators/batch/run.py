@@ -86,7 +86,7 @@ class Stop:
     """Whether nothing more is to be asked for, and why. Safe to set from a signal handler."""
 
     def __init__(self) -> None:
-        #: Set once nothing more is to be sent.
+        #: Set once nothing more is sent.
         self.event = threading.Event()
         self._reasons: list[GetimgError] = []
 
@@ -132,7 +132,7 @@ class BatchRun:
     :param context: The task's context.
     :param journal: What earlier tries asked and paid for; open.
     :param client: Sends the requests.
-    :param s3_client: Reads references that lie in S3.
+    :param s3_client: Reads references in S3.
     :param history: What there was before this try.
     :param copier: Saves them.
     :param abandon: Ends the copies in flight.
@@ -266,7 +266,7 @@ class BatchRun:
         except GetimgError as error:
             if not (paid or self._budget.billed or self._budget.doubtful):
                 raise
-            # What is paid is saved all the same, and the bill reported.
+            # Billed images are saved all the same, and the bill is reported.
             self._stop.because(error)
         self._history.list_objects(to_ask)
         if has_saved or not is_owed_now:
