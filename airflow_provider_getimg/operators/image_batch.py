@@ -7,7 +7,7 @@ import contextlib
 import math
 import threading
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
@@ -239,7 +239,13 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         from airflow_provider_getimg.operators.batch import manifest
         from airflow_provider_getimg.transfers.s3_store import S3Store
 
-        store = S3Store(self.s3_hook, self.extra_args)
+        stack = contextlib.ExitStack()
+        try:
+            store = S3Store(self.s3_hook, self.extra_args)
+            batch = stack.enter_context(self._batch(context, rows, journal, store))
+        except GetimgError as error:
+            self._report_earlier(context, rows, journal, error)
+            raise
 
         def check_store(results: BatchResults) -> None:
             # Free, and with the options of the images: where this fails, they could not be saved.
@@ -247,7 +253,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
             if rows:
                 manifest.check_writes(store, rows[0].template, *place)
 
-        with self._batch(context, rows, journal, store) as batch:
+        with stack:
             try:
                 results = batch.run(check_store)
             except CostLimitError:
@@ -270,6 +276,33 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         except GetimgError as error:
             return results, error
         return results, None
+
+    def _report_earlier(
+        self, context: Context, rows: list[Row], journal: Journal, error: GetimgError
+    ) -> None:
+        """
+        Report what earlier tries did, where this one can't begin.
+
+        :raises BatchIncompleteError: Something was, or may have been, billed.
+        """
+        from decimal import Decimal
+
+        from airflow_provider_getimg.operators.batch.history import History
+        from airflow_provider_getimg.operators.batch.results import BatchResults, RowResult
+
+        # No object is looked at.
+        history = History(journal, cast("S3Store", None), self.if_exists, self.log)
+        known = [history.known(row) or RowResult(row, "not asked") for row in rows]
+        entries = [entry for row in rows if (entry := history.entry(row)) is not None]
+        results = BatchResults(
+            known,
+            error,
+            sum((result.cost for result in known if result.cost is not None), Decimal(0)),
+            sum(entry.sent_before + (entry.answer is None) for entry in entries),
+        )
+        self._push(context, results.summary(None))
+        if results.billed or results.doubtful:
+            results.check(0, None, error)
 
     def _push(self, context: Context, summary: dict[str, Any]) -> None:
         """Push the summary of a batch that fails: for tasks downstream that run all the same."""

@@ -347,6 +347,41 @@ class TestARefusalMidway:
         assert {line["outcome"] for line in batches.manifest()} == {"reused"}
 
 
+class TestATryThatCanNotBegin:
+    """reports the bill all the same."""
+
+    @pytest.fixture(params=["getimg_conn_id", "aws_conn_id"])
+    def fields(self, request, monkeypatch) -> dict[str, str]:
+        """A connection that is missing, or can't be used."""
+        monkeypatch.setenv("AIRFLOW_CONN_BROKEN", '{"conn_type": "aws", "extra": {"role_arn": 7}}')
+        return {request.param: "there_is_none" if request.param == "getimg_conn_id" else "broken"}
+
+    def test_of_nothing(self, batches, context, fields):
+        context.xcoms.clear()
+        with pytest.raises(errors.ConnectionConfigError, match=r"Nothing was billed\.$"):
+            batches.run(4, **fields)
+        assert batches.posts() == 0
+        assert (batches.pushed["requested"], batches.pushed["failed"]) == (4, 4)
+        assert batches.pushed["total_cost"] == 0
+
+    def test_of_earlier_tries(self, batches, fields):
+        batches.refuse(IMAGES_DENIED | {"skip": 2})
+        batches.failure(12)
+        batches.refuse()
+        paid = batches.paid().total()
+        error = batches.failure(12, try_number=2, **fields)
+        assert begins(error, 2, 12, paid)
+        assert (error.billed, error.cost) == ("yes", PRICE * paid)
+        assert len(error.generation_ids) == paid
+        assert "The batch was stopped: " in str(error)
+        assert "Nothing was billed" not in str(error)
+        assert decision(error) is RetryAction.FAIL
+        assert batches.pushed["saved"] == 2
+        assert batches.pushed["total_cost"] == pytest.approx(float(PRICE * paid))
+        assert batches.run(12, **CLEARED)["saved"] == 12
+        assert set(batches.paid().values()) == {1}
+
+
 class TestAClear:
     """pays for what was delivered, and for nothing that is owed."""
 
