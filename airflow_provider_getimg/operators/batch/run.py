@@ -480,8 +480,17 @@ class BatchRun:
 
     def _saved(self, row: Row, answer: dict[str, Any], is_new: bool) -> list[Saved]:
         """Save the files of an answer, and note that they are."""
-        copies = row.copies(answer)
-        files = [self._copier.save(copy, is_new=is_new and copy.key == row.expected_key) for copy in copies]
+        files: list[Saved] = []
+        failures: list[GetimgError] = []
+        for copy in row.copies(answer):
+            try:
+                files.append(self._copier.save(copy, is_new=is_new and copy.key == row.expected_key))
+            except GetimgError as error:
+                # It is no reason to lose the others.
+                failures.append(error)
+        if failures:
+            # The one that a retry may help, if any.
+            raise min(failures, key=lambda error: isinstance(error, FileGoneError | FileRefusedError))
         self._unsaved_in_a_row = 0
         self._has_saved = True
         self._history.note_saved(row, files)

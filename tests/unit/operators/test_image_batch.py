@@ -472,6 +472,16 @@ class TestFailures:
         ]
         assert "422" in bench.manifest()[2]["error"]
 
+    def test_of_one_file_do_not_lose_the_others_of_its_answer(self, bench):
+        play(
+            bench.simulator,
+            {"on": "image", "kind": "answer", "data": [{"$file": 0}, {"$file": 1}]},
+            {"on": "download", "kind": "file", "bytes": "html", "times": 2},
+        )
+        error = bench.failure(rows(1))
+        assert "brought a web page instead of an image" in str(error)
+        assert list(bench.files()) == ["night/000-1.jpg"]
+
     @pytest.mark.parametrize("max_failures", [2, "2", 0.34, "34%"])
     def test_are_let_pass_up_to_max_failures(self, bench, max_failures):
         requests = rows(6)
