@@ -18,6 +18,18 @@ class TooLongError(ValueError):
     """A body is longer than the limit."""
 
 
+class CutOffError(Exception):
+    """
+    A body broke off; the cause is why.
+
+    :param content: What had come of it.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__("the body broke off")
+        self.content = content
+
+
 def read(chunks: Iterator[bytes], content_encoding: str, max_bytes: int) -> bytes:
     """
     Read a body and decompress it.
@@ -28,13 +40,22 @@ def read(chunks: Iterator[bytes], content_encoding: str, max_bytes: int) -> byte
     :param chunks: The body as it was sent.
     :raises TooLongError: It is longer than ``max_bytes`` before or after any layer of compression: no more than that is
         kept in memory.
+    :raises CutOffError: The connection broke, or what frames the body is wrong. It may be all there nevertheless.
     """
     body = bytearray()
-    for chunk in chunks:
-        body += chunk
-        if len(body) > max_bytes:
-            raise TooLongError
-    content = bytes(body)
+    try:
+        for chunk in chunks:
+            body += chunk
+            if len(body) > max_bytes:
+                raise TooLongError
+    except TooLongError:
+        raise
+    except Exception as error:
+        raise CutOffError(_decoded(bytes(body), content_encoding, max_bytes)) from error
+    return _decoded(bytes(body), content_encoding, max_bytes)
+
+
+def _decoded(content: bytes, content_encoding: str, max_bytes: int) -> bytes:
     may_be_deflate = "deflate" in content_encoding.lower()
     for _ in range(_MAX_LAYERS):
         if content.startswith(_GZIP_BEGINS):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -41,6 +42,8 @@ COSTS_MAX_DAYS = 180
 
 # An answer holds URLs and figures, a few KB. Past this it isn't one, and must not fill the memory.
 _ANSWER_MAX_BYTES = 16 * 1024 * 1024
+# The response extension of an answer that is whole, though its body is not what was announced.
+_CUT_OFF = "getimg_cut_off"
 
 
 class GetimgClient:
@@ -132,6 +135,8 @@ class GetimgClient:
         received = self._json(response, content, OutcomeUnknownError)
         generation = self._parse(Generation, received, response, content, OutcomeUnknownError)
         generation._rate_limit = answers.rate_limit(response)
+        if response.extensions.get(_CUT_OFF):
+            generation._oddities += ("the connection broke before its body's announced end",)
         return generation
 
     def list_models(self, type: Literal["image", "video"] | None = None) -> list[Model]:
@@ -208,6 +213,8 @@ class GetimgClient:
                         f"{_ANSWER_MAX_BYTES} bytes.",
                         status=response.status_code,
                     ) from None
+                except answer_body.CutOffError as cut:
+                    content = self._despite(cut, response, watch, method, timeout)
                 return response, content
         except GetimgError:
             raise
@@ -217,6 +224,33 @@ class GetimgClient:
             raise self._transport_error(error, watch, method, timeout, lost) from None
         finally:
             self._watches.discard(watch)
+
+    def _despite(
+        self,
+        cut: answer_body.CutOffError,
+        response: httpx.Response,
+        watch: ConnectionWatch,
+        method: str,
+        timeout: float,
+    ) -> bytes:
+        """Return what came of a body that broke off, if it is a whole answer that was paid for; otherwise quote it."""
+        cause = cut.__cause__
+        if method != "POST" or not isinstance(cause, Exception):
+            raise cause or cut
+        if response.is_success:
+            with contextlib.suppress(ValueError):
+                lenient_json.loads(cut.content)
+                response.extensions[_CUT_OFF] = True
+                return cut.content
+        error = self._transport_error(cause, watch, method, timeout, OutcomeUnknownError)
+        if not cut.content.strip():
+            raise error
+        quoted = OutcomeUnknownError(
+            f"{error.message} Until then it said: {answers.excerpt(cut.content, self._redact)}.",
+            status=response.status_code,
+        )
+        quoted.received = cut.content.decode("utf-8", errors="replace")
+        raise quoted
 
     def _transport_error(
         self,

@@ -23,7 +23,6 @@ LOST = {
     "drop before billing": ({"kind": "drop_before_billing"}, 0),
     "drop after billing": ({"kind": "drop_after_billing"}, 1),
     "cut-off 200": ({"kind": "truncate"}, 1),
-    "wrong length": ({"kind": "wrong_length"}, 1),
     "html": ({"kind": "html"}, 1),
     "hang": ({"kind": "hang", "seconds": 60}, 1),
     "slow first byte": ({"kind": "slow_first_byte", "seconds": 60}, 1),

@@ -16,6 +16,7 @@ import pytest
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.types import ImageRequest
+from tests.support import raw_servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,14 +128,48 @@ def test_a_refusal_carries_what_the_api_said(client):
     )
 
 
-@pytest.mark.parametrize(
-    "kind", ["drop_before_billing", "drop_after_billing", "truncate", "wrong_length", "html"]
-)
+@pytest.mark.parametrize("kind", ["drop_before_billing", "drop_after_billing", "truncate", "html"])
 def test_an_answer_that_is_lost_is_an_unknown_outcome(simulator, client, kind):
     fault(simulator, kind, times=9)
     with pytest.raises(errors.OutcomeUnknownError, match="It may have been billed"):
         client.generate_image(REQUEST)
     assert len(simulator.ledger()["posts"]) == 1
+
+
+_WHOLE = json.dumps(
+    {"id": "img_1", "status": "completed", "data": [{"url": "https://a.test/f?sig=secret"}]}
+).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        raw_servers.answer(_WHOLE, length=len(_WHOLE) + 9),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(_WHOLE), _WHOLE),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\nno trailer\r\n\r\n"
+        % (len(_WHOLE), _WHOLE),
+    ],
+    ids=["length too large", "no last chunk", "bad trailer"],
+)
+def test_an_answer_that_is_all_there_is_read_though_its_connection_broke(answer):
+    with (
+        raw_servers.RawServer(answer) as server,
+        GetimgClient("sk_test", base_url=server.url, timeout=20) as client,
+    ):
+        generation = client.generate_image(REQUEST)
+    assert [file.url for file in generation.data] == ["https://a.test/f?sig=secret"]
+    assert any("broke before" in oddity for oddity in generation.oddities)
+
+
+def test_an_answer_that_breaks_off_is_quoted_and_kept():
+    with (
+        raw_servers.RawServer(raw_servers.answer(_WHOLE[:-2], length=len(_WHOLE))) as server,
+        GetimgClient("sk_test", base_url=server.url, timeout=20) as client,
+        pytest.raises(errors.OutcomeUnknownError, match=r"Until then it said: .*img_1") as error,
+    ):
+        client.generate_image(REQUEST)
+    assert "secret" not in str(error.value)
+    assert error.value.received == _WHOLE[:-2].decode()
 
 
 @pytest.mark.parametrize("kind", ["hang", "slow_first_byte", "slow_body"])
