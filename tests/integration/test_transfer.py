@@ -533,7 +533,7 @@ print(memory("VmHWM") - idle)
         # The largest that are kept in memory, and larger ones.
         pytest.param(MEMORY_BYTES, 24, id="in memory"),
         pytest.param(100 * MIB, 8, id="on disk"),
-        pytest.param(1024 * MIB, 2, id="1 GiB", marks=pytest.mark.long),
+        pytest.param(1024 * MIB, 1, id="1 GiB", marks=pytest.mark.long),
     ],
 )
 def test_memory_is_bounded_whatever_the_size_of_the_files(
