@@ -19,7 +19,7 @@ import pytest
 
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.types import ImageRequest
-from devstack.s3_faults import S3FaultProxy, open_uploads
+from devstack.s3_faults import S3FaultProxy
 from tests.conftest import STACK_BUCKET
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from devstack import Airflow, SeaweedFS, Simulator
 
 MIB = 1024 * 1024
-# Bytes of each file of a task, or 0 for a picture as it is: three of one part, one of three parts.
+# Bytes of each file of a task, or 0 for a picture as it is: three that are kept in memory, one on disk.
 SIZES = (0, 0, 0, 12 * MIB)
 
 
@@ -55,7 +55,6 @@ def check_saved(
     }
     listed = client.list_objects_v2(Bucket=STACK_BUCKET, Prefix=f"{prefix}/").get("Contents", [])
     assert [entry["Key"] for entry in listed] == sorted(wanted)
-    assert [key for key in open_uploads(client, STACK_BUCKET) if key.startswith(f"{prefix}/")] == []
     assert [row["key"] for row in rows] == list(wanted)
     for row, (key, content) in zip(rows, wanted.items(), strict=True):
         head = client.get_object(Bucket=STACK_BUCKET, Key=key)
@@ -72,16 +71,14 @@ def turning_points(places: list[str]) -> list[str]:
         assert place, f"nothing executes {starts}"
         return place
 
-    def after(start: str) -> str:
-        """Return the first place outside a function, once it was left."""
-        entered = places.index(first(start))
-        return next(place for place in places[entered:] if not place.startswith(start))
+    def last(start: str) -> str:
+        return first(*[place for place in reversed(places) if place.startswith(start)][:1])
 
     return [
-        first("download.py:"),  # looked, nothing downloaded
-        after("unfinished_uploads.py:_write:"),  # the upload in parts is noted, and not begun
-        first("s3_upload.py:_complete_parts:"),  # all parts are sent, there is no object
-        first("unfinished_uploads.py:forget:"),  # the object is whole, the note is still there
+        first("download.py:_request:"),  # looked, nothing downloaded
+        first("spool.py:seal:"),  # downloaded, not verified
+        first("s3_store.py:_put:"),  # verified, not written
+        last("copier.py:_write:"),  # one is written, nothing told
         first("lineage.py:"),  # all saved, nothing told
         first("task_runner.py:_xcom_push:", "task_runner.py:_push_xcom_if_needed:"),  # all told but the XCom
     ]
@@ -132,7 +129,7 @@ def test_a_transfer_that_is_killed_loses_nothing_and_leaves_nothing(
     assert killed >= len(moments) - 3
 
 
-def test_a_transfer_that_is_killed_while_a_part_is_sent(
+def test_a_transfer_that_is_killed_while_an_object_is_sent_leaves_none(
     airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, tmp_path
 ):
     answers = generate(simulator, tmp_path / "answers.json")
@@ -145,7 +142,8 @@ def test_a_transfer_that_is_killed_while_a_part_is_sent(
             body=connection
             | {"login": aws["login"], "password": aws["password"], "extra": json.dumps(aws["extra"])},
         )
-        proxy.set_faults([{"kind": "slow", "operation": "UploadPart", "skip": 1, "seconds": 60}])
+        large = f"{tmp_path.name}/{answers[-1]['id']}-0.jpg"
+        proxy.set_faults([{"kind": "slow", "operation": "PutObject", "key_contains": large, "seconds": 60}])
         airflow_stack.wait_for_dag("transfer_interrupted")
         airflow_stack.unpause("transfer_interrupted")
         run_id = airflow_stack.trigger(
@@ -164,17 +162,15 @@ def test_a_transfer_that_is_killed_while_a_part_is_sent(
 
         pid = airflow_stack.poll(sending, 60)
         assert pid
-        [left] = [key for key in open_uploads(seaweedfs.client(), STACK_BUCKET) if tmp_path.name in key]
         proxy.clear()
         os.kill(pid, signal.SIGKILL)
         assert airflow_stack.wait("transfer_interrupted", run_id, timeout=120) == "success"
-        operations = proxy.operations(left)
-    assert operations.count("AbortMultipartUpload") == 1
-    assert operations.count("CompleteMultipartUpload") == 1
+        # Nothing was at the key: what was sent of it is no object, and no upload.
+        assert proxy.operations(large) == ["HeadObject", "PutObject"]
     [task] = airflow_stack.task_instances("transfer_interrupted", run_id)
     assert task["try_number"] == 2
     log = airflow_stack.task_log("transfer_interrupted", run_id, "copy", try_number=2)
-    assert f"Aborted an upload to s3://{STACK_BUCKET}/{left} that was left unfinished." in log
+    assert f"is already saved: s3://{STACK_BUCKET}/{large}" not in log
     check_saved(seaweedfs, tmp_path.name, answers, airflow_stack.xcom("transfer_interrupted", run_id, "copy"))
 
 
@@ -193,11 +189,13 @@ def test_a_second_try_downloads_only_what_the_first_did_not_save(simulator, seaw
     )
     ended = run("transfer_resumed", prefix=tmp_path.name)
     assert (ended.state, ended.tries("save")) == ("success", 2)
-    assert "2 of 3 files were saved, 1 were not." in ended.log("save", try_number=1)
+    assert "2 of 3 files are saved; the other 1, billed at 0.04 USD, are not." in ended.log(
+        "save", try_number=1
+    )
     assert downloads() == 3
     assert len(simulator.ledger()["posts"]) == 3
     second = ended.log("save", try_number=2)
-    assert (second.count("is saved already"), second.count("Saved file")) == (2, 1)
+    assert (second.count("is already saved"), second.count("Saved file")) == (2, 1)
     simulator.clear_faults()
     answers = [ended.xcom("generate", map_index=index) for index in range(3)]
     check_saved(seaweedfs, tmp_path.name, answers, ended.xcom("save"))
