@@ -603,6 +603,43 @@ def test_a_model_that_the_api_does_not_know_is_sent_once(batches):
     assert decision(error) is RetryAction.FAIL
 
 
+@pytest.mark.parametrize(
+    ("status", "fields"),
+    [
+        (404, {"code": "not_found"}),
+        (404, {"message": "Not found."}),
+        (400, {"code": "model_not_found", "param": None}),
+        (403, {"code": "model_not_available"}),
+    ],
+    ids=["404", "404 without a code", "400 by its code", "403 by its code"],
+)
+def test_so_is_one_that_is_refused_in_other_words(batches, status, fields):
+    body = {"error": {"message": "No such model.", **fields}}
+    fault = {"on": "image", "kind": "status", "status": status, "body": body, "times": 12}
+    batches.simulator.set_faults([fault])
+    error = batches.failure(12, concurrency=1)
+    assert begins(error, 0, 12, 0)
+    # One has the slot, one is ready for it.
+    assert batches.posts() <= 2
+    assert decision(error) is RetryAction.FAIL
+
+
+def test_settings_that_the_model_does_not_take_are_sent_once(batches):
+    requests = [{"prompt": f"Picture {n}"} | ({"resolution": "99K"} if n % 2 else {}) for n in range(12)]
+    error = batches.failure(requests, concurrency=1)
+    assert begins(error, 6, 12, 6)
+    statuses = Counter(post["status"] for post in batches.simulator.ledger()["posts"])
+    assert statuses == {200: 6, 400: 1}
+    assert "It was not sent, as another row with these settings was refused. " in str(error)
+
+
+def test_a_refusal_of_one_prompt_stops_no_other(batches):
+    body = {"error": {"message": "Refused.", "code": "invalid_parameter", "param": "prompt"}}
+    batches.simulator.set_faults([{"on": "image", "kind": "status", "status": 400, "body": body}])
+    error = batches.failure(6, concurrency=1)
+    assert begins(error, 5, 6, 5)
+
+
 def test_a_budget_that_earlier_tries_used_up_is_reported_with_the_bill(batches):
     batches.simulator.set_faults([{"on": "image", "kind": "status", "status": 500, "times": 2}])
     fields = {"max_cost": str(2 * PRICE), "on_unknown_outcome": "resubmit"}

@@ -26,7 +26,6 @@ from airflow_provider_getimg.api.errors import (
     FileRefusedError,
     GetimgError,
     InsufficientBalanceError,
-    InvalidRequestError,
     KilledError,
     NetworkRefusedError,
     NoConnectionError,
@@ -76,6 +75,8 @@ GRACE_SECONDS = 3.0
 #: Seconds after that until files that have arrived are given up.
 SAVE_SECONDS = 60.0
 _TICK_SECONDS = 0.25
+# Whether they go together is the same for all rows that ask for them.
+_SETTINGS = ("model", "aspect_ratio", "resolution", "output_format")
 # Rows that are not sent, for an answer of theirs was lost, come after those with files that die.
 _LAST = datetime.max.replace(tzinfo=UTC)
 # What expires at a time that is not known may do so soon.
@@ -187,7 +188,8 @@ class BatchRun:
         self._may_send = threading.Event()
         # Faults of one row's file, which say little of the others'.
         self._rows_own_faults: tuple[type[GetimgError], ...] = (FileGoneError, PaidFilesGoneError)
-        self._refused_models: dict[str, GetimgError] = {}
+        # By model, and by all that is asked for but the picture itself.
+        self._refused: dict[tuple[str | None, ...], GetimgError] = {}
         self._unknown_in_a_row = 0
         self._unsaved_in_a_row = 0
         # Enough for all slots' answers at once, on top of what the savers have in hand.
@@ -386,10 +388,7 @@ class BatchRun:
                 pass
             if self._stop.event.is_set():
                 return RowResult(row, "not asked")
-            if (refusal := self._refused_models.get(row.request.checked.model)) is not None:
-                raise RequestRefusedError(
-                    f"It was not sent, as another row with this model was refused. {refusal.message}"
-                )
+            self._check_refused(row)
             # What an earlier try sent may be there without a note; the listing is of the others.
             refresh = self._history.entry(row) is not None
             if (there := self._history.find_existing(row, refresh=refresh)) is not None:
@@ -443,13 +442,26 @@ class BatchRun:
                 self._budget.release(price)
                 if isinstance(error, AuthenticationError | InsufficientBalanceError | LedgerError):
                     self._stop.because(error)
-                if isinstance(error, InvalidRequestError) and error.param == "model":
-                    self._refused_models[row.request.checked.model] = error
+                if _is_of_the_model(error):
+                    self._refused[(row.request.checked.model,)] = error
+                elif error.status == 400 and error.param in _SETTINGS:
+                    self._refused[_settings(row)] = error
                 raise
             else:
                 self._budget.settle(price, Generation.from_json(answer).cost)
                 self._unknown_in_a_row = 0
                 return answer
+
+    def _check_refused(self, row: Row) -> None:
+        """Refuse what the API would refuse as it refused another row; a list of hundreds would be sent for nothing."""
+        if (refusal := self._refused.get((row.request.checked.model,))) is not None:
+            raise RequestRefusedError(
+                f"It was not sent, as another row with this model was refused. {refusal.message}"
+            )
+        if (refusal := self._refused.get(_settings(row))) is not None:
+            raise RequestRefusedError(
+                f"It was not sent, as another row with these settings was refused. {refusal.message}"
+            )
 
     def _unknown(self, error: OutcomeUnknownError) -> None:
         with self._lock:
@@ -511,6 +523,18 @@ class BatchRun:
             self._backlog += change
             most = self._backlog_at_most if self._has_saved else UNPROVEN_BACKLOG
             self._pace.hold(self._backlog >= most)
+
+
+def _settings(row: Row) -> tuple[str | None, ...]:
+    return tuple(getattr(row.request.checked, name) for name in _SETTINGS)
+
+
+def _is_of_the_model(error: GetimgError) -> bool:
+    """Tell whether a refusal is of the model, in any of the words that an API has for that, and so of all its rows."""
+    if not isinstance(error, RequestRefusedError) or error.status not in (400, 403, 404):
+        return False
+    # Nothing else of a generation can be missing.
+    return error.param == "model" or "model" in (error.code or "").lower() or error.status == 404
 
 
 def _bare(error: GetimgError) -> GetimgError:

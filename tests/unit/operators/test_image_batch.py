@@ -460,7 +460,9 @@ class TestFailures:
             "4 of 6 rows are saved, 4 were billed (0.0100 USD in all), 2 failed. Row 2: getimg.ai refused the "
         )
         assert "Row 4: getimg.ai refused the request (400 " in str(error)
-        assert f"All rows are in s3://{bench.bucket}/{MANIFEST}. 0.0100 USD were billed in all;" in str(error)
+        assert f"All rows are in s3://{bench.bucket}/{MANIFEST}. Neither a retry nor a Clear pays" in str(
+            error
+        )
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
         assert [line["outcome"] for line in bench.manifest()] == [
             "saved",
