@@ -136,7 +136,9 @@ def _doc_url(url: str) -> str | None:
         parts = urlsplit(url)
     except ValueError:
         return None
-    shown = f"https://{parts.netloc}{parts.path}"
+    # The place on the page, unless it holds values as a query does.
+    place = f"#{parts.fragment}" if parts.fragment and "=" not in parts.fragment else ""
+    shown = f"https://{parts.netloc}{parts.path}{place}"
     usable = parts.scheme == "https" and parts.netloc and "@" not in parts.netloc and len(shown) <= 200
     return shown if usable and shown.isascii() and " " not in shown and shown.isprintable() else None
 

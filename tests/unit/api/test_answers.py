@@ -248,7 +248,8 @@ def test_an_answer_without_a_body_is_told_by_its_status():
     ("url", "shown"),
     [
         ("https://docs.getimg.ai/errors/x", "https://docs.getimg.ai/errors/x"),
-        ("https://docs.getimg.ai/errors?key=secret#part", "https://docs.getimg.ai/errors"),
+        ("https://docs.getimg.ai/errors?key=secret#part", "https://docs.getimg.ai/errors#part"),
+        ("https://docs.getimg.ai/errors#key=secret", "https://docs.getimg.ai/errors"),
         ("http://docs.getimg.ai/errors", None),
         ("https://user:secret@docs.getimg.ai/", None),
         ("javascript:alert(1)", None),
