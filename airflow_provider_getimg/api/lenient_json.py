@@ -37,7 +37,7 @@ def loads(content: bytes) -> Any:
 
 def _integer(digits: str) -> int | float | None:
     # Long digits are no integer to Python itself, past a few thousand of them.
-    if len(digits) < 20 and abs(whole := int(digits)) < _MAX_INTEGER:
+    if len(digits.lstrip("-")) < 20 and abs(whole := int(digits)) < _MAX_INTEGER:
         return whole
     return _number(digits)
 
