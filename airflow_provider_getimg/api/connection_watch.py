@@ -5,7 +5,7 @@ One request on the wire: was anything sent, and has it taken too long.
 httpx limits the wait for each read, not for all of them: a server that drips a byte a second can
 hold a caller for hours. And its exceptions don't always tell whether a request left the machine.
 Both follow from httpcore's ``trace`` extension, which hands out the socket and the moment at which
-the request's first byte is written.
+the request's first byte is written. What is read from the connection goes through :class:`ResponseHeads`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_provider_getimg.api.response_heads import ResponseHeads
 from airflow_provider_getimg.api.transport import ROUTE_EVENT
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class ConnectionWatch:
             stream = info.get("return_value")
             if name.endswith(".connect_tcp.complete"):
                 self._let_peer_be_checked(stream)
+            if stream is not None:
+                stream.read = ResponseHeads(stream.read).read
             sock = stream.get_extra_info("socket") if stream is not None else None
             if isinstance(sock, socket.socket):
                 with self._lock:
