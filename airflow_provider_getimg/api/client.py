@@ -131,12 +131,26 @@ class GetimgClient:
             )
         response, content = self._send("POST", "/v2/images/generations", self.timeout, content=body)
         if not response.is_success:
-            raise answers.generation_error(response, content, self._redact)
+            return self._made_nevertheless(response, content)
         received = self._json(response, content, OutcomeUnknownError)
         generation = self._parse(Generation, received, response, content, OutcomeUnknownError)
         generation._rate_limit = answers.rate_limit(response)
         if response.extensions.get(_CUT_OFF):
             generation._oddities += ("the connection broke before its body's announced end",)
+        return generation
+
+    def _made_nevertheless(self, response: httpx.Response, content: bytes) -> Generation:
+        """Return the files and the bill that come with a status that says nothing of either."""
+        error = answers.generation_error(response, content, self._redact)
+        if not isinstance(error, OutcomeUnknownError):
+            raise error
+        try:
+            generation = Generation.from_json(lenient_json.loads(content))
+        except ValueError:
+            raise error from None
+        if generation.cost is None:
+            raise error
+        generation._oddities += (f"its HTTP status is {response.status_code}",)
         return generation
 
     def list_models(self, type: Literal["image", "video"] | None = None) -> list[Model]:

@@ -161,6 +161,15 @@ def test_an_answer_that_is_all_there_is_read_though_its_connection_broke(answer)
     assert any("broke before" in oddity for oddity in generation.oddities)
 
 
+@pytest.mark.parametrize("status", [303, 409, 500, 502])
+def test_files_with_a_bill_are_taken_whatever_the_status_says(simulator, client, status):
+    answer = {"id": "img_1", "data": [{"url": "https://a.test/f"}], "usage": {"total_cost": 0.04}}
+    fault(simulator, "status", status=status, body=json.dumps(answer))
+    generation = client.generate_image(REQUEST)
+    assert (generation.id, generation.cost) == ("img_1", Decimal("0.04"))
+    assert f"its HTTP status is {status}" in generation.oddities
+
+
 def test_an_answer_that_breaks_off_is_quoted_and_kept():
     with (
         raw_servers.RawServer(raw_servers.answer(_WHOLE[:-2], length=len(_WHOLE))) as server,
