@@ -31,6 +31,8 @@ _QUOTED = {quote: re.compile(rf"[^\s\\{quote}]*(?:\\\S[^\s\\{quote}]*)*") for qu
 
 # Where the text around a URL may have gone on, though the URL could have.
 _PERHAPS_THE_END = re.compile(r"""["'<>]""")
+# In a URL without a scheme, or one that broke off before its query: by its name. Bounded, for linear time.
+_SIGNATURE = re.compile(r"([?&;][\w-]{0,32}(?:sig|signature|token))=[^\s&\"'<>\\]+", re.IGNORECASE)
 # A part that is shorter is no signature, and masking it would blot out half a log.
 _SECRET_CHARACTERS = 6
 
@@ -48,14 +50,15 @@ def without_query(text: str) -> str:
         shown += cut[position:begin], _without_secrets(cut[begin:end])
         position = end
     shown.append(cut[position:] if len(cut) == len(text) else f"{cut[position:]}...")
-    return "".join(shown)
+    return _SIGNATURE.sub(r"\1=***", "".join(shown))
 
 
 def url_without_query(url: str) -> str:
     """Do as :func:`without_query` for a text that is one URL, whatever characters it has."""
     begins = _AUTHORITY_BEGINS.search(url, 0, MAX_CHARACTERS)
     if begins is None:
-        return url
+        path, mark, _ = url.partition("?")
+        return f"{path}?..." if mark else url
     return url[: begins.end()] + _without_secrets(url[begins.end() : MAX_CHARACTERS])
 
 

@@ -48,6 +48,27 @@ def test_a_secret_is_cut_off_wherever_a_url_is(url, place):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "{'url': '/v2/downloads/a/0?exp=1&sig=SECRET1'}",
+        '{"url": "//h.test/f?X-Amz-Signature=SECRET1"}',
+        "h.test/f?token=SECRET1",
+        "https://h.test/a b.png?sig=SECRET1 and more",
+        "https:\\u002f\\u002fh.test/f?exp=1\\u0026a=b&sig=SECRET1",
+    ],
+)
+def test_a_signature_is_cut_off_by_its_name_where_no_url_is_seen(text):
+    shown = without_query(text)
+    assert "SECRET1" not in shown
+    assert shown[-1] == text[-1] or text.endswith("SECRET1")
+
+
+@pytest.mark.parametrize("url", ["/v2/downloads/a/0?exp=1&x=SECRET1", "//h.test/f?SECRET1"])
+def test_a_url_without_a_scheme_is_one_as_well(url):
+    assert url_without_query(url) == f"{url.partition('?')[0]}?..."
+
+
+@pytest.mark.parametrize(
     "url", [*URLS, "https://h.test/a b.png?sig=SECRET1", "https://h.test/f?a=b c&sig=SECRET1"]
 )
 def test_all_of_a_url_is_looked_at(url):
