@@ -68,6 +68,8 @@ _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"+/v8", b"+/v9"
 _CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 # Atomic: what was taken for a comment is not tried as another one, which would take time without end.
 _SVG = re.compile(rb"(?>(?:<\?xml[^>]*>|<!--.*?-->|<!doctype[^>]*>|\s)*)<svg[\s>]", re.IGNORECASE | re.DOTALL)
+# Behind characters that browsers show as nothing.
+_PAGE = re.compile(rb"[\x00-\x20\x7f]*<(?:!doctype html|html|head|body|script)\b", re.IGNORECASE)
 _ACTIVE = re.compile(rb"<\s*script|javascript:|\son\w+\s*=", re.IGNORECASE)
 
 
@@ -100,6 +102,8 @@ def type_of(head: bytes) -> str | None:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
     if head[4:8] == b"ftyp":
+        if head[8:12] in (b"mif1", b"msf1") and b"avif" in head[16 : int.from_bytes(head[:4], "big")]:
+            return "image/avif"
         return _BRANDS.get(head[8:12], "video/mp4")
     # Two letters alone would be a text's as well: a bitmap's header has four zero bytes that are reserved.
     if head[:2] == b"BM" and head[6:10] == b"\x00\x00\x00\x00":
@@ -127,7 +131,7 @@ def text_in(head: bytes) -> str | None:
             else "markup"
         )
     if _CONTROLS.search(head):
-        return None
+        return "a web page" if _PAGE.match(plain) else None
     # In some character set or other: what is not ASCII is the smaller part of a page's or a message's beginning.
     if sum(byte < 0x80 for byte in plain) < len(plain) / 2 and not _is_utf8(plain):
         return None

@@ -108,6 +108,8 @@ class TestBytes:
         [
             (b"\0\0\0\x18ftypmp42", "video/mp4"),
             (b"\0\0\0\x14ftypqt  ", "video/quicktime"),
+            (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "image/avif"),
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heicavif", "image/heic"),
             (b"\0\0\0\x18ftypheic", "image/heic"),
             (b"\x1aE\xdf\xa3\x01", "video/webm"),
             (b"\xff\x0a\x7f", "image/jxl"),
@@ -165,6 +167,8 @@ class TestTexts:
             (b" " * HEAD_BYTES, "a text"),
             (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "markup"),
             (b"<script>alert(1)</script>", "markup"),
+            (b"\x01\x02<script>alert(1)</script>", "a web page"),
+            (b"\x01 \x7f<HTML>", "a web page"),
             (SVG.replace(b"<rect", b"<script>alert(1)</script><rect"), "markup"),
             (SVG.replace(b"<rect", b"<rect onload = 'alert(1)'"), "markup"),
             (SVG.replace(b"<rect", b"<a href='javascript:alert(1)'/><rect"), "markup"),
