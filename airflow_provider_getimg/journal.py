@@ -88,6 +88,15 @@ class Journal:
         """Return what earlier tries wrote last under this key; None for nothing."""
         return self._earlier.get(key)
 
+    def unsaved(self) -> list[Any]:
+        """Return the entries of earlier tries without a note that says where their files are saved."""
+        notes = {saved_key(key) for key in self._earlier}
+        return [
+            value
+            for key, value in self._earlier.items()
+            if key not in notes and not isinstance(self.earlier(saved_key(key)), list)
+        ]
+
     def write(self, key: str, value: Any) -> None:
         """
         Write an entry; it is durable once this returns.

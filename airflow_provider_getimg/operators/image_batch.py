@@ -163,27 +163,33 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
 
         :raises GetimgError: Its message says what failed, what it cost, and what to do.
         """
-        from airflow_provider_getimg.api.errors import BatchIncompleteError
+        from airflow_provider_getimg.api.errors import BatchIncompleteError, GetimgError
         from airflow_provider_getimg.journal import Journal
         from airflow_provider_getimg.operators.batch import manifest
+        from airflow_provider_getimg.operators.batch.history import unsaved
         from airflow_provider_getimg.operators.batch.results import checked_max_failures
         from airflow_provider_getimg.operators.batch.rows import read_rows
+        from airflow_provider_getimg.transfers.plan import total_cost
 
         self._check_settings()
-        rows = read_rows(
-            revealed(self.requests),
-            revealed(self.defaults),
-            self.s3_key,
-            self.s3_bucket,
-            self.s3_hook.get_conn,
-        )
-        max_failures = checked_max_failures(self.max_failures, len(rows))
-        place = manifest.place(self.manifest_key, self.s3_key, self.s3_bucket, context)
-        uri = f"s3://{place[0]}/{place[1]}"
         with (
             self.hook,
             Journal(context["task_state_store"], int(context["ti"].max_tries), self.log) as journal,
         ):
+            try:
+                rows = read_rows(
+                    revealed(self.requests),
+                    revealed(self.defaults),
+                    self.s3_key,
+                    self.s3_bucket,
+                    self.s3_hook.get_conn,
+                )
+                max_failures = checked_max_failures(self.max_failures, len(rows))
+                place = manifest.place(self.manifest_key, self.s3_key, self.s3_bucket, context)
+            except GetimgError as error:
+                owed = unsaved(journal)
+                raise error.of_unsaved([answer.id for answer in owed], total_cost(owed)) from None
+            uri = f"s3://{place[0]}/{place[1]}"
             results, manifest_error = self._run(context, rows, journal, place)
         self._remember(context, results.saved_files)
         try:

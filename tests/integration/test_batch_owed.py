@@ -52,7 +52,7 @@ class Batches:
         self._context = context
 
     def run(
-        self, rows: int | list[Any] = 20, *, try_number: int = 1, max_tries: int = 3, **fields: Any
+        self, rows: int | list[Any] | str = 20, *, try_number: int = 1, max_tries: int = 3, **fields: Any
     ) -> dict[str, Any]:
         requests = [{"prompt": f"Picture {n}"} for n in range(rows)] if isinstance(rows, int) else rows
         given = {"s3_bucket": self.bucket, "s3_key": BY_ROW, "concurrency": 4, "defaults": {"model": MODEL}}
@@ -379,6 +379,27 @@ class TestATryThatCanNotBegin:
         assert batches.pushed["saved"] == 2
         assert batches.pushed["total_cost"] == pytest.approx(float(PRICE * paid))
         assert batches.run(12, **CLEARED)["saved"] == 12
+        assert set(batches.paid().values()) == {1}
+
+    @pytest.mark.parametrize("code", ["SlowDown", "NoSuchKey"])
+    def test_for_its_requests_can_not_be_read(self, batches, code):
+        content = "\n".join(json.dumps({"prompt": f"Picture {n}"}) for n in range(6)).encode()
+        batches.client.put_object(Bucket=batches.bucket, Key="requests.jsonl", Body=content)
+        requests = f"s3://{batches.bucket}/requests.jsonl"
+        batches.refuse(IMAGES_DENIED | {"skip": 1})
+        batches.failure(requests)
+        unsaved = batches.paid().total() - 1
+        status = 503 if code == "SlowDown" else 404
+        batches.refuse({"kind": "status", "code": code, "status": status, "operation": "GetObject"})
+        with pytest.raises(errors.GetimgError) as caught:
+            batches.run(requests, try_number=2)
+        error = caught.value
+        assert f"({PRICE * unsaved} USD" in str(error)
+        assert " not saved. requests (s3://" in str(error)
+        assert (error.billed, error.cost, len(error.generation_ids)) == ("yes", PRICE * unsaved, unsaved)
+        assert "Nothing was billed" not in str(error)
+        batches.refuse()
+        assert batches.run(requests, **CLEARED)["saved"] == 6
         assert set(batches.paid().values()) == {1}
 
 

@@ -9,6 +9,7 @@ where the try that saved it could no longer write a note.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,18 @@ class History:
         self._log.info("%s already exists, nothing was billed: %s.", row.name, copy.uri)
         file = Saved(copy, stored.size, sha256, stored.etag, stored.mime_type, copied=False)
         return RowResult(row, "reused", [file], copy.generation_id)
+
+
+def unsaved(journal: Journal) -> list[Generation]:
+    """Return what earlier tries were billed and did not save, whatever rows it was for."""
+    found = []
+    for value in journal.unsaved():
+        # What can't be read is told by the ledger of its row.
+        with suppress(ValueError):
+            entry = Entry.from_json(value)
+            if entry is not None and entry.answer is not None:
+                found.append(Generation.from_json(entry.answer))
+    return found
 
 
 def _saved_before(copies: Sequence[FileCopy], noted: Any) -> list[Saved] | None:
