@@ -123,7 +123,7 @@ def test_a_refusal_carries_what_the_api_said(client):
     assert error.value.param == "resolution"
     assert str(error.value) == (
         "getimg.ai refused the request (400 invalid_parameter, resolution): "
-        "Unsupported resolution '4K' for model 'seedream-5-lite'. See https://docs.getimg.ai/guides/errors. "
+        "Unsupported resolution '4K' for model 'seedream-5-lite'. See https://docs.getimg.ai/guides/errors#invalid_parameter. "
         "Nothing was billed."
     )
 
