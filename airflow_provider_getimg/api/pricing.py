@@ -51,7 +51,7 @@ def checked_max_cost(max_cost: object) -> Decimal | None:
     except InvalidOperation:
         limit = Decimal("NaN")
     if not limit.is_finite() or limit < 0:
-        raise InvalidInputError(f"max_cost is {max_cost!r}: an amount in USD is allowed, such as '0.05'.")
+        raise InvalidInputError(f"max_cost must be an amount in USD, such as '0.05', got {max_cost!r}.")
     return limit
 
 

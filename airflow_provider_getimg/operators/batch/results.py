@@ -247,7 +247,7 @@ def checked_max_failures(value: object, requested: int) -> int:
         if not is_share and number == int(number):
             return int(number)
     raise InvalidInputError(
-        f"max_failures is {value!r}: a number of rows, or a share such as 0.05 or '5%', is allowed."
+        f"max_failures must be a number of rows, or a share such as 0.05 or '5%', got {value!r}."
     )
 
 

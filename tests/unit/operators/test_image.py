@@ -68,8 +68,8 @@ def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
         ({"images": [None]}, "images[0] must be a URL, or {'url': ..., 'role': ...}, got None."),
         ({"images": [{"url": "s3://b/k", "roll": "x"}]}, "images[0].roll is not a known field."),
         ({"prompt": "None"}, "prompt must be a description, got 'None': a template rendered nothing."),
-        ({"max_cost": ""}, "max_cost is '': an amount in USD is allowed, such as '0.05'."),
-        ({"max_cost": "1_0"}, "max_cost is '1_0': an amount in USD is allowed, such as '0.05'."),
+        ({"max_cost": ""}, "max_cost must be an amount in USD, such as '0.05', got ''."),
+        ({"max_cost": "1_0"}, "max_cost must be an amount in USD, such as '0.05', got '1_0'."),
         (
             {"images": ["http://a.test/x.png?sig=secret"]},
             "images[0] must be an https:// URL, the s3://bucket/key of an object, or a data URL (data:image/png;base64,... or "
@@ -83,8 +83,8 @@ def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
             {"on_unknown_outcome": "retry"},
             "on_unknown_outcome must be 'fail' or 'resubmit', got 'retry'.",
         ),
-        ({"max_cost": "cheap"}, "max_cost is 'cheap': an amount in USD is allowed, such as '0.05'."),
-        ({"max_cost": -1}, "max_cost is -1: an amount in USD is allowed, such as '0.05'."),
+        ({"max_cost": "cheap"}, "max_cost must be an amount in USD, such as '0.05', got 'cheap'."),
+        ({"max_cost": -1}, "max_cost must be an amount in USD, such as '0.05', got -1."),
         (
             {"rate_limit_wait": "long"},
             "rate_limit_wait must be a number of seconds, 0 or more, got 'long'.",

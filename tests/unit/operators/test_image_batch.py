@@ -222,11 +222,17 @@ class TestBadInput:
             ),
             (
                 {"max_failures": -1},
-                "max_failures is -1: a number of rows, or a share such as 0.05 or '5%', is",
+                "max_failures must be a number of rows, or a share such as 0.05 or '5%', got -1.",
             ),
-            ({"max_failures": 1.5}, "max_failures is 1.5: a number of rows, or a share"),
-            ({"max_failures": "many"}, "max_failures is 'many': a number of rows, or a share"),
-            ({"max_cost": "cheap"}, "max_cost is 'cheap': an amount in USD is allowed, such as '0.05'."),
+            (
+                {"max_failures": 1.5},
+                "max_failures must be a number of rows, or a share such as 0.05 or '5%', got 1.5.",
+            ),
+            (
+                {"max_failures": "many"},
+                "max_failures must be a number of rows, or a share such as 0.05 or '5%', got 'many'.",
+            ),
+            ({"max_cost": "cheap"}, "max_cost must be an amount in USD, such as '0.05', got 'cheap'."),
             ({"if_exists": "ask"}, "if_exists must be 'skip', 'replace' or 'fail', got 'ask'."),
             (
                 {"on_unknown_outcome": "retry"},
