@@ -250,9 +250,23 @@ class Downloads:
     ) -> None:
         """Read the body; raise where it is not all of it."""
         with self._faults_of(copy, watch):
-            for chunk in _body(response, self.timeout):
-                spool.write(chunk)
+            broken: httpx.RemoteProtocolError | None = None
+            try:
+                for chunk in _body(response, self.timeout):
+                    spool.write(chunk)
+            except httpx.RemoteProtocolError as error:
+                if not _is_chunked(response):
+                    raise
+                broken = error
             spool.seal()
+            if broken is not None:
+                # What frames the chunks is wrong, or missing at the end: the file itself tells.
+                if not is_whole(spool.file(), spool.size):
+                    raise broken
+                self._log.warning(
+                    "The download of %s broke off (%s), but the file is whole.", copy.name, reason(broken)
+                )
+                return
             announced = _announced(response)
             if announced is not None and announced != spool.size:
                 raise EOFError(f"{spool.size} of {announced} bytes came")

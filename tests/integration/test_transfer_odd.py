@@ -191,6 +191,40 @@ class TestHowABodyComes:
             [row] = saving.transfer(served_by(server, generation))
         check_saved(saving, row, content)
 
+    @pytest.mark.parametrize("end", [b"", b"0\r\nno trailer\r\n\r\n"], ids=["no last chunk", "bad trailer"])
+    @pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
+    def test_chunks_that_end_oddly_are_saved_if_the_file_is_whole(self, saving, output_format, end):
+        generation = saving.generate(output_format=output_format)
+        content = bytes_of(generation)
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with RawServer(head + b"%x\r\n%s\r\n" % (len(content), content) + end) as server:
+            [row] = saving.transfer(served_by(server, generation))
+        check_saved(saving, row, content, f"image/{output_format}")
+        saving.client.delete_object(Bucket=saving.bucket, Key=row["key"])
+        cut = content[:-1]
+        with RawServer(head + b"%x\r\n%s\r\n" % (len(cut), cut) + end) as server:
+            check_not_saved(
+                saving, served_by(server, generation), errors.DownloadError, r"The download of .* broke: "
+            )
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            b"X Foo: a",
+            b"X-Foo: \x00",
+            b"Content-Length:",
+            b"Content-Length: many",
+            b"Transfer-Encoding: identity",
+        ],
+        ids=repr,
+    )
+    def test_a_header_that_can_t_be_parsed_costs_no_file(self, saving, header):
+        generation = saving.generate()
+        content = bytes_of(generation)
+        with RawServer(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n%s" % (header, content)) as server:
+            [row] = saving.transfer(served_by(server, generation))
+        check_saved(saving, row, content)
+
     @pytest.mark.parametrize("status", [200, 201, 203, 206, 226])
     def test_each_success_that_has_all_of_it_is_fine(self, simulator, saving, status):
         generation = saving.generate()
