@@ -88,6 +88,8 @@ def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> li
     :raises InvalidInputError: An unknown placeholder, an unusable key, or one key for two generations.
     """
     template = KeyTemplate.parse(s3_key, s3_bucket, PLACEHOLDERS)
+    # An output that is passed twice is saved once.
+    answers = list({(answer.id, *(file.url for file in answer.data)): answer for answer in answers}.values())
     copies = [copy for answer in answers for copy in copies_of(answer, template)]
     _check_distinct(copies)
     if not all(copy.key for copy in copies):
