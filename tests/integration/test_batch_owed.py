@@ -531,15 +531,17 @@ class TestWhatIsOwedAndGone:
 
     def test_and_paid_again_is_owed_once_more(self, batches, store, owed):
         fields = {"on_unknown_outcome": "resubmit"}
+        # Those that were paid, which need not be the first ones.
+        rows = [{"prompt": prompt} for prompt in batches.paid()]
         batches.simulator.set_faults([{"on": "download", "kind": "status", "status": 410, "times": owed}])
-        batches.failure(owed, **fields, try_number=2)
+        batches.failure(rows, **fields, try_number=2)
         expire(batches, store, owed)
         batches.refuse(IMAGES_DENIED)
         # Each is paid again, as was asked for; and none is saved.
-        batches.failure(owed, **fields, try_number=3)
+        batches.failure(rows, **fields, try_number=3)
         assert batches.paid().total() == 2 * owed
         batches.refuse()
-        assert batches.run(owed, **fields, **CLEARED)["saved"] == owed
+        assert batches.run(rows, **fields, **CLEARED)["saved"] == owed
         assert batches.paid().total() == 2 * owed
 
 

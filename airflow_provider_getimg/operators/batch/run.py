@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_getimg.api.errors import (
@@ -368,7 +368,7 @@ class BatchRun:
             killed=self._stop.event,
             is_gone=self._copier.is_gone,
             log=log,
-            slot=self._slot,
+            slot=partial(self._slot, row),
         )
         try:
             answer = paid.recorded()
@@ -404,10 +404,16 @@ class BatchRun:
         return None
 
     @contextlib.contextmanager
-    def _slot(self) -> Iterator[None]:
+    def _slot(self, row: Row) -> Iterator[None]:
+        """Wait for a slot. What an answer means for the other rows is noted before the slot is another's."""
         with self._pace.slot():
-            yield
-            # Answered, and so billed. Counted before the slot is another's.
+            self._check_refused(row)
+            try:
+                yield
+            except GetimgError as error:
+                self._note_refusal(row, error)
+                raise
+            # Answered, and so billed.
             self._count_unsaved(1)
 
     def _generate(self, paid: PaidGeneration, row: Row, is_last_try: bool) -> dict[str, Any]:
@@ -442,15 +448,17 @@ class BatchRun:
                 self._budget.release(price)
                 if isinstance(error, AuthenticationError | InsufficientBalanceError | LedgerError):
                     self._stop.because(error)
-                if _is_of_the_model(error):
-                    self._refused[(row.request.checked.model,)] = error
-                elif error.status == 400 and error.param in _SETTINGS:
-                    self._refused[_settings(row)] = error
                 raise
             else:
                 self._budget.settle(price, Generation.from_json(answer).cost)
                 self._unknown_in_a_row = 0
                 return answer
+
+    def _note_refusal(self, row: Row, error: GetimgError) -> None:
+        if _is_of_the_model(error):
+            self._refused[(row.request.checked.model,)] = error
+        elif error.status == 400 and error.param in _SETTINGS:
+            self._refused[_settings(row)] = error
 
     def _check_refused(self, row: Row) -> None:
         """Refuse what the API would refuse as it refused another row; a list of hundreds would be sent for nothing."""
