@@ -68,7 +68,7 @@ def by_operator(job: dict[str, Any]) -> Callable[[], object]:
     from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 
     # It imports them when it runs; here that is not to be counted.
-    for part in ("api", "operators", "transfers"):
+    for part in ("api", "batch", "durable", "operators", "s3"):
         package = f"{airflow_provider_getimg.__name__}.{part}"
         path = importlib.import_module(package).__path__
         for module in pkgutil.walk_packages(path, f"{package}."):
@@ -99,7 +99,7 @@ def by_threads(job: dict[str, Any]) -> Callable[[], object]:
     import httpx
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-    from airflow_provider_getimg.transfers.s3_store import s3_hook
+    from airflow_provider_getimg.s3.store import s3_hook
 
     S3Hook(AWS_CONNECTION).get_conn()
     headers = {"Authorization": f"Bearer {job['api_key']}"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.masking import MaskedTemplatesMixin, mask_signed_urls
+from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls
 from airflow_provider_getimg.retry import RETRY_POLICY
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import RetryPolicy
     from mypy_boto3_s3 import S3Client
 
-    from airflow_provider_getimg.transfers.plan import FileCopy
+    from airflow_provider_getimg.api.types import Generation
 
 
 class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
@@ -130,12 +130,12 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
+        from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
         from airflow_provider_getimg.api.pricing import check_price, checked_max_cost
         from airflow_provider_getimg.api.references import check_references, references_beyond_documented
-        from airflow_provider_getimg.ledger import Ledger
-        from airflow_provider_getimg.operators.paid_generation import UNKNOWN_OUTCOME, PaidGeneration
-        from airflow_provider_getimg.operators.written_request import FIELDS, WrittenRequest
-        from airflow_provider_getimg.parameters import checked_choice, checked_seconds
+        from airflow_provider_getimg.durable.ledger import Ledger
+        from airflow_provider_getimg.durable.paid_generation import UNKNOWN_OUTCOME, PaidGeneration
+        from airflow_provider_getimg.durable.request_spec import FIELDS, WrittenRequest
 
         max_cost = checked_max_cost(self.max_cost)
         on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
@@ -148,7 +148,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
             on_unknown_outcome=on_unknown_outcome,
             rate_limit_wait=rate_limit_wait,
             killed=self._killed,
-            is_gone=self._is_gone,
+            all_gone=self._all_gone,
             log=self.log,
         )
         answer = paid.recorded()
@@ -177,14 +177,14 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
             )
             raise
 
-    def _is_gone(self, file: FileCopy) -> bool:
-        from airflow_provider_getimg.parameters import FILE_MAX_BYTES
-        from airflow_provider_getimg.transfers.download import Downloads
+    def _all_gone(self, generation: Generation) -> bool:
+        from airflow_provider_getimg.api.parameters import FILE_MAX_BYTES
+        from airflow_provider_getimg.s3.download import Downloads
 
         with Downloads(
             self.hook.settings, "", max_bytes=FILE_MAX_BYTES, concurrency=1, log=self.log
         ) as downloads:
-            return downloads.is_gone(file)
+            return downloads.all_gone(generation)
 
     def _s3_client(self) -> S3Client:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook

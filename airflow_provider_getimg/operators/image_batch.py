@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.masking import MaskedTemplatesMixin, revealed
+from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, revealed
 from airflow_provider_getimg.retry import RETRY_POLICY
-from airflow_provider_getimg.transfers.saves_to_s3 import SavesToS3Mixin
+from airflow_provider_getimg.s3.s3_output import SavesToS3Mixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from airflow.sdk import RetryPolicy
 
     from airflow_provider_getimg.api.errors import GetimgError
-    from airflow_provider_getimg.journal import Journal
-    from airflow_provider_getimg.operators.batch.results import BatchResults
-    from airflow_provider_getimg.operators.batch.rows import Row
-    from airflow_provider_getimg.operators.batch.run import BatchRun, Stop
-    from airflow_provider_getimg.transfers.s3_store import S3Store
+    from airflow_provider_getimg.batch.engine import BatchRun, Stop
+    from airflow_provider_getimg.batch.report import BatchResults
+    from airflow_provider_getimg.batch.rows import Row
+    from airflow_provider_getimg.durable.journal import Journal
+    from airflow_provider_getimg.s3.store import S3Store
 
 GIB = 1024**3
 # Askers beside those that have a slot: each has a row ready, and holds its reference images.
@@ -46,7 +46,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
     The XCom is a summary: ``requested``, ``saved`` (rows whose files are in S3), ``reused`` (of these, the ones that an earlier
     try paid for, or that were there already), ``failed``, ``total_cost`` (in USD, over all tries since the last Clear, with
     images from before it that were still owed), ``manifest`` (the URI of a JSON Lines object with a line for each row:
-    ``row``, ``outcome``, ``request``, ``uri``, ``sha256``, ``bytes``, ``generation_id``, ``cost``, ``error``), and, for up to
+    ``row``, ``outcome``, ``request``, ``uri``, ``sha256``, ``bytes``, ``mime_type``, ``generation_id``, ``cost``, ``error``), and, for up to
     100 files, ``uris``. A batch that fails pushes it, too.
 
     Each row is billed. What each try sends, is answered and saves is written into the task state store as it happens:
@@ -164,12 +164,12 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         :raises GetimgError: Its message says what failed, what it cost, and what to do.
         """
         from airflow_provider_getimg.api.errors import BatchIncompleteError, GetimgError
-        from airflow_provider_getimg.journal import Journal
-        from airflow_provider_getimg.operators.batch import manifest
-        from airflow_provider_getimg.operators.batch.history import unsaved
-        from airflow_provider_getimg.operators.batch.results import checked_max_failures
-        from airflow_provider_getimg.operators.batch.rows import read_rows
-        from airflow_provider_getimg.transfers.plan import total_cost
+        from airflow_provider_getimg.batch import manifest
+        from airflow_provider_getimg.batch.history import unsaved
+        from airflow_provider_getimg.batch.report import checked_max_failures
+        from airflow_provider_getimg.batch.rows import read_rows
+        from airflow_provider_getimg.durable.journal import Journal
+        from airflow_provider_getimg.s3.plan import total_cost
 
         self._check_settings()
         with (
@@ -208,15 +208,15 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         return results.summary(uri)
 
     def _check_settings(self) -> None:
-        from airflow_provider_getimg.api.pricing import checked_max_cost
-        from airflow_provider_getimg.operators.paid_generation import UNKNOWN_OUTCOME
-        from airflow_provider_getimg.parameters import (
+        from airflow_provider_getimg.api.parameters import (
             checked_choice,
             checked_count,
             checked_file_size,
             checked_seconds,
         )
-        from airflow_provider_getimg.transfers.copier import IF_EXISTS
+        from airflow_provider_getimg.api.pricing import checked_max_cost
+        from airflow_provider_getimg.durable.paid_generation import UNKNOWN_OUTCOME
+        from airflow_provider_getimg.s3.copier import IF_EXISTS
 
         # Made here, and not by the signal handler that may need it first.
         _ = self._stop
@@ -229,7 +229,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         self._patience = checked_seconds("rate_limit_wait", self.rate_limit_wait)
 
     def _s3_connections(self) -> int:
-        from airflow_provider_getimg.transfers.copy_many import threads_for
+        from airflow_provider_getimg.s3.copy_many import threads_for
 
         return self._askers + threads_for(self._transfers)
 
@@ -242,8 +242,8 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
     ) -> tuple[BatchResults, GetimgError | None]:
         """Run the batch, and write its manifest, however it ends. An error is of the manifest alone."""
         from airflow_provider_getimg.api.errors import CostLimitError, GetimgError
-        from airflow_provider_getimg.operators.batch import manifest
-        from airflow_provider_getimg.transfers.s3_store import S3Store
+        from airflow_provider_getimg.batch import manifest
+        from airflow_provider_getimg.s3.store import S3Store
 
         stack = contextlib.ExitStack()
         try:
@@ -293,8 +293,8 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         """
         from decimal import Decimal
 
-        from airflow_provider_getimg.operators.batch.history import History
-        from airflow_provider_getimg.operators.batch.results import BatchResults, RowResult
+        from airflow_provider_getimg.batch.history import History
+        from airflow_provider_getimg.batch.report import BatchResults, RowResult
 
         # No object is looked at.
         history = History(journal, cast("S3Store", None), self.if_exists, self.log)
@@ -324,13 +324,13 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         self, context: Context, rows: list[Row], journal: Journal, store: S3Store
     ) -> Iterator[BatchRun]:
         """Put together what a run needs, and put it away afterwards."""
-        from airflow_provider_getimg.operators.batch.budget import Budget
-        from airflow_provider_getimg.operators.batch.history import History
-        from airflow_provider_getimg.operators.batch.pace import Pace
-        from airflow_provider_getimg.operators.batch.run import BatchRun, Rules
-        from airflow_provider_getimg.transfers.copier import Copier
-        from airflow_provider_getimg.transfers.copy_many import threads_for
-        from airflow_provider_getimg.transfers.download import Downloads
+        from airflow_provider_getimg.batch.budget import Budget
+        from airflow_provider_getimg.batch.engine import BatchRun, Rules
+        from airflow_provider_getimg.batch.history import History
+        from airflow_provider_getimg.batch.limiter import Pace
+        from airflow_provider_getimg.s3.copier import Copier
+        from airflow_provider_getimg.s3.copy_many import threads_for
+        from airflow_provider_getimg.s3.download import Downloads
 
         stop = self._stop
         abandoned = threading.Event()
@@ -383,7 +383,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
     @cached_property
     def _stop(self) -> Stop:
         # Not in __init__: an operator must stay copyable, and a lock is not.
-        from airflow_provider_getimg.operators.batch.run import Stop
+        from airflow_provider_getimg.batch.engine import Stop
 
         return Stop()
 

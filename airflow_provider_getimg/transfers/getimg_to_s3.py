@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.masking import MaskedTemplatesMixin, revealed
+from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, revealed
 from airflow_provider_getimg.retry import RETRY_POLICY
-from airflow_provider_getimg.transfers.saves_to_s3 import SavesToS3Mixin
+from airflow_provider_getimg.s3.s3_output import SavesToS3Mixin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from airflow.sdk import RetryPolicy
 
     from airflow_provider_getimg.api.types import Generation
-    from airflow_provider_getimg.transfers.copier import Saved
-    from airflow_provider_getimg.transfers.download import Downloads
-    from airflow_provider_getimg.transfers.plan import FileCopy
+    from airflow_provider_getimg.s3.copier import Saved
+    from airflow_provider_getimg.s3.download import Downloads
+    from airflow_provider_getimg.s3.plan import FileCopy
 
 GIB = 1024**3
 
@@ -126,7 +126,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         from airflow.sdk.exceptions import AirflowSkipException
 
         from airflow_provider_getimg.api.errors import GetimgError
-        from airflow_provider_getimg.transfers.plan import generations, total_cost
+        from airflow_provider_getimg.s3.plan import generations, total_cost
 
         answers, gaps = generations(revealed(self.generation))
         if gaps and not answers:
@@ -146,18 +146,18 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         return [file.row() for file in saved]
 
     def _s3_connections(self) -> int:
-        from airflow_provider_getimg.parameters import checked_count
-        from airflow_provider_getimg.transfers.copy_many import threads_for
+        from airflow_provider_getimg.api.parameters import checked_count
+        from airflow_provider_getimg.s3.copy_many import threads_for
 
         return threads_for(checked_count("concurrency", self.concurrency))
 
     def _save(self, answers: Sequence[Generation]) -> list[Saved]:
-        from airflow_provider_getimg.parameters import checked_choice, checked_count, checked_file_size
-        from airflow_provider_getimg.transfers.copier import IF_EXISTS, Copier
-        from airflow_provider_getimg.transfers.copy_many import copy_many
-        from airflow_provider_getimg.transfers.download import Downloads
-        from airflow_provider_getimg.transfers.plan import plan
-        from airflow_provider_getimg.transfers.s3_store import S3Store
+        from airflow_provider_getimg.api.parameters import checked_choice, checked_count, checked_file_size
+        from airflow_provider_getimg.s3.copier import IF_EXISTS, Copier
+        from airflow_provider_getimg.s3.copy_many import copy_many
+        from airflow_provider_getimg.s3.download import Downloads
+        from airflow_provider_getimg.s3.plan import plan
+        from airflow_provider_getimg.s3.store import S3Store
 
         if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
         concurrency = checked_count("concurrency", self.concurrency)

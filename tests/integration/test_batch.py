@@ -328,6 +328,7 @@ def test_a_batch_returns_a_summary_and_leaves_a_manifest(simulator, seaweedfs, r
         "uri": uris[3],
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
+        "mime_type": "image/png",
     }
     log = last_log(ended)
     assert "12 of 12 rows are saved, 0 of them from before; 0.48 USD in all." in log

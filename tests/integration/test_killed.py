@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_provider_getimg.ledger import KEY
+from airflow_provider_getimg.durable.ledger import KEY
 
 if TYPE_CHECKING:
     from pathlib import Path

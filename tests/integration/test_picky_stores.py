@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from airflow_provider_getimg.api import errors
-from airflow_provider_getimg.transfers import copier
+from airflow_provider_getimg.s3 import copier
 from devstack.s3_faults import S3FaultProxy
 from tests.support.saving import Saving, bytes_of
 

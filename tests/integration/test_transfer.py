@@ -18,9 +18,9 @@ from airflow.sdk import Asset, AssetAlias
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.types import ImageRequest
-from airflow_provider_getimg.transfers import copier
+from airflow_provider_getimg.s3 import copier
+from airflow_provider_getimg.s3.spool import MEMORY_BYTES
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
-from airflow_provider_getimg.transfers.spool import MEMORY_BYTES
 from tests.support.raw_servers import RawServer
 from tests.support.raw_servers import answer as raw_answer
 
@@ -511,7 +511,9 @@ def test_files_that_die_before_the_last_retry_are_warned_of(simulator, generate,
 MEASURED = """
 import json, sys
 from pathlib import Path
-from airflow_provider_getimg.transfers import copier, copy_many, s3_store
+from airflow_provider_getimg.s3 import copy_many
+from airflow_provider_getimg.s3 import copier
+from airflow_provider_getimg.s3 import store as s3_store
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 
 def memory(name):

@@ -21,9 +21,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.retry import GetimgRetryPolicy
+from airflow_provider_getimg.s3 import copier
+from airflow_provider_getimg.s3.copier import ATTEMPTS
 from airflow_provider_getimg.simulator.odd import TEXTS
-from airflow_provider_getimg.transfers import copier
-from airflow_provider_getimg.transfers.copier import ATTEMPTS
 from tests.support.raw_servers import RawServer, answer
 from tests.support.saving import Saving, bytes_of
 
@@ -708,7 +708,7 @@ class TestAnAwsConnectionThatCanNotBeUsed:
 LIMITED = """
 import json, resource, signal, sys
 from airflow_provider_getimg.api.errors import GetimgError
-from airflow_provider_getimg.transfers import copier
+from airflow_provider_getimg.s3 import copier
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 
 copier.BACKOFF_FIRST = 0.01

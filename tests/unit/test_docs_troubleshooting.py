@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_getimg.api import errors
-from airflow_provider_getimg.ledger import LedgerError
+from airflow_provider_getimg.durable.ledger import LedgerError
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "airflow_provider_getimg"

@@ -11,7 +11,7 @@ import pytest
 import time_machine
 
 from airflow_provider_getimg.api import errors
-from airflow_provider_getimg.ledger import KEY
+from airflow_provider_getimg.durable.ledger import KEY
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 
 CLEARED = {"try_number": 5, "max_tries": 7}

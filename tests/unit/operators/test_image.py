@@ -15,8 +15,8 @@ from airflow.sdk import DAG, RetryAction
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_provider_getimg.api import errors
-from airflow_provider_getimg.ledger import KEY, LedgerError
-from airflow_provider_getimg.operators import reference_images
+from airflow_provider_getimg.durable import reference_images
+from airflow_provider_getimg.durable.ledger import KEY, LedgerError
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.retry import RETRY_POLICY, GetimgRetryPolicy
 

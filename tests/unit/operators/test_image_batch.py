@@ -21,7 +21,7 @@ from devstack.s3_faults import S3FaultProxy, open_uploads
 if TYPE_CHECKING:
     from devstack import SeaweedFS, Simulator
 
-TELL = "airflow_provider_getimg.operators.batch.progress.Progress.tell"
+TELL = "airflow_provider_getimg.batch.progress.Progress.tell"
 MODEL = "sketch-mini"
 PRICE = 0.0025
 MANIFEST = "night/manifests/a_dag/manual__2026-01-01T00_00_00_00_00/a_task.jsonl"
@@ -559,7 +559,7 @@ class TestFailures:
         def broken(*_: Any) -> None:
             raise ZeroDivisionError("a fault of ours")
 
-        monkeypatch.setattr("airflow_provider_getimg.operators.batch.results._slim", broken)
+        monkeypatch.setattr("airflow_provider_getimg.batch.report._slim", broken)
         with pytest.raises(ZeroDivisionError):
             bench.run(rows(20), concurrency=1)
         assert len(bench.files()) == bench.posts() < 20

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels: what users call their rows, as a database, a file or another task gives it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import date, time
+from decimal import Decimal
+from numbers import Integral
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.quote import quote
+from airflow_provider_getimg.durable.request_spec import FIELDS
+from airflow_provider_getimg.s3.keys import PLACEHOLDERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LABELS = "labels"
+#: What a row's key may name beside its labels and what its file knows: all of it is known before the request is sent.
+ROW_PLACEHOLDERS = (*(name for name in FIELDS if name != "images"), "row")
+
+_RESERVED = frozenset({*FIELDS, *PLACEHOLDERS, *ROW_PLACEHOLDERS})
+# Beyond it, an integer has more digits than JSON's readers take.
+_NUMBER_LIMIT = 1e300
+
+
+def checked_labels(labels: object) -> dict[str, str | int | float]:
+    """
+    Return labels as plain JSON: None becomes an empty text, and dates, UUIDs and decimal fractions become texts.
+
+    :raises InvalidInputError: They are no dict, or one of them can't be used.
+    """
+    if labels is None:
+        return {}
+    if not isinstance(labels, Mapping):
+        raise InvalidInputError(
+            f"labels must be a dict of names of your own, such as {{'sku': 'A-17'}}, got {quote(labels)}."
+        )
+    return dict(_checked(labels))
+
+
+def _checked(labels: Mapping[object, object]) -> Iterator[tuple[str, str | int | float]]:
+    for name, value in labels.items():
+        if not isinstance(name, str) or not name.isprintable():
+            raise InvalidInputError(f"The name of a label must be a printable text, got {quote(name)}.")
+        if name in _RESERVED:
+            raise InvalidInputError(f"labels must not hold {quote(name)}, which is a placeholder of its own.")
+        plain = _plain(value)
+        if plain is None:
+            raise InvalidInputError(
+                f"labels[{quote(name)}] must be a text, a finite number, a date, a time, a UUID or None, got {quote(value)}."
+            )
+        yield name, plain
+
+
+def _plain(value: object) -> str | int | float | None:
+    """Return a value as plain JSON; None if it is none that a label can have."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return str.__str__(value)
+    # True is a flag that slipped in, rather than anybody's name for an image.
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Integral):
+        number = int(value)
+        return number if abs(number) < _NUMBER_LIMIT else None
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return _plain_decimal(value)
+    if isinstance(value, UUID):
+        return str(value)
+    # A date that isn't like itself is pandas' NaT.
+    if isinstance(value, date | time) and value == value:
+        return value.isoformat()
+    return None
+
+
+def _plain_decimal(value: Decimal) -> str | int | None:
+    """Return a whole number as such, so that a format such as ``{size:03}`` fits it, and a fraction as it is written."""
+    if not value.is_finite() or abs(value) >= _NUMBER_LIMIT:
+        return None
+    return int(value) if value.as_tuple().exponent == 0 else str(value)

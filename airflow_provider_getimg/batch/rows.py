@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a batch: read, completed with the defaults, and all checked before anything is sent."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.media import extension
+from airflow_provider_getimg.api.quote import quote
+from airflow_provider_getimg.api.types import Generation
+from airflow_provider_getimg.batch.labels import LABELS, ROW_PLACEHOLDERS, checked_labels
+from airflow_provider_getimg.batch.requests_file import listed
+from airflow_provider_getimg.durable.request_spec import FIELDS, WrittenRequest
+from airflow_provider_getimg.s3.keys import PLACEHOLDERS as FILE_PLACEHOLDERS
+from airflow_provider_getimg.s3.keys import UNKNOWN, KeyTemplate
+from airflow_provider_getimg.s3.plan import FileCopy, KnownMedia, copies_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mypy_boto3_s3 import S3Client
+
+    from airflow_provider_getimg.api.types import MediaFile
+
+#: The API's own default.
+_DEFAULT_FORMAT = "jpeg"
+#: What the end of a key promises.
+_FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
+
+#: Placeholders whose values only an answer tells.
+_TOLD_BY_THE_ANSWER = frozenset({"generation_id", "sha256", "width", "height"})
+#: What stands for these while keys are checked.
+_ANY_ID = "0" * 28
+_ANY_ANSWER = {"generation_id": _ANY_ID, "index": 0, "width": 99999, "height": 99999, "sha256": "0" * 64}
+_NO_SIZE = {"width": UNKNOWN, "height": UNKNOWN}
+# Faults that are told one by one: the rest is a number.
+_FAULTS_TOLD = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """
+    One image of a batch.
+
+    :param index: Its place in the list, from 0.
+    :param request: What is asked for.
+    :param labels: The user's own names for it, as plain JSON.
+    :param template: Where its files go.
+    :param id: The same in each try: the request's fingerprint, and a number where several rows ask for the same.
+    """
+
+    index: int
+    request: WrittenRequest
+    labels: Mapping[str, Any]
+    template: KeyTemplate
+    id: str = ""
+
+    @property
+    def name(self) -> str:
+        """How the row is called in messages."""
+        return f"Row {self.index}"
+
+    @property
+    def bucket(self) -> str:
+        """Where its files go."""
+        return self.template.bucket
+
+    @property
+    def output_format(self) -> str:
+        """The format that is asked for."""
+        return self.request.checked.output_format or _DEFAULT_FORMAT
+
+    @property
+    def _extension(self) -> str:
+        return extension(f"image/{self.output_format}")
+
+    @property
+    def prompt_sha256(self) -> str:
+        """A digest of the prompt, in hex."""
+        return hashlib.sha256(self.request.checked.prompt.encode()).hexdigest()
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        """
+        What placeholders stand for that are known before the request is sent.
+
+        The extension is among them: a row's key must not depend on what an answer says of its format.
+        """
+        request = self.request.checked
+        fields = {name: getattr(request, name) for name in FIELDS if name != "images"}
+        return {
+            **{name: "default" if value is None else value for name, value in fields.items()},
+            **self.labels,
+            "row": self.index,
+            "output_format": self.output_format,
+            "extension": self._extension,
+        }
+
+    def check_key(self) -> None:
+        """
+        Check that there will be a key for its file, whatever the answer tells.
+
+        :raises InvalidInputError: There won't, or it promises another format than the one that is asked for.
+        """
+        self.template.render({**self._values, **_ANY_ANSWER, **_NO_SIZE})
+        key = self._planned_key()
+        _, dot, suffix = key.lower().rpartition(".")
+        if dot and _FORMATS.get(suffix, self.output_format) != self.output_format:
+            default = "" if self.request.checked.output_format else ", the default"
+            raise InvalidInputError(
+                f"s3_key must end in {{extension}}, or in .{self._extension} where output_format is "
+                f"{self.output_format!r}{default}, got {quote(key)}."
+            )
+
+    def _planned_key(self) -> str:
+        return self.template.render({**self._values, **_ANY_ANSWER})
+
+    def copies(self, answer: Mapping[str, Any]) -> list[FileCopy]:
+        """Return where the files of its answer go. The answer is paid for: no key can be refused any more."""
+        generation = Generation.from_json(answer)
+        try:
+            copies = copies_of(generation, self.template, self._values)
+        except InvalidInputError:
+            # What the answer tells makes no key, or one that is too long. With these values it was checked.
+            digest = hashlib.sha256(generation.id.encode(errors="replace")).hexdigest()
+            safe = {"generation_id": digest[: len(_ANY_ID)], "index": 0, **_NO_SIZE}
+            copies = copies_of(generation, self.template, {**self._values, **safe})
+        return [self._named(copy) for copy in copies]
+
+    def _named(self, copy: FileCopy) -> FileCopy:
+        return replace(copy, prompt_sha256=self.prompt_sha256, request_sha256=self.request.fingerprint)
+
+    @cached_property
+    def expected_key(self) -> str | None:
+        """The key of its first file; None where only the answer tells."""
+        return None if self.template.names & _TOLD_BY_THE_ANSWER else self._planned_key()
+
+    def some_copy(self) -> FileCopy:
+        """Return where a file would go."""
+        return self._named(
+            FileCopy(
+                _ANY_ID,
+                0,
+                self.request.checked.model,
+                cast("MediaFile", KnownMedia(f"image/{self.output_format}", None)),
+                self.bucket,
+                self._planned_key(),
+            )
+        )
+
+    def made_before(self, generation_id: str | None, model: str | None, mime_type: str | None) -> FileCopy:
+        """Return the file that lies at its key, with what the object itself tells."""
+        copy = self.some_copy()
+        media = cast("MediaFile", KnownMedia(mime_type or copy.media.mime_type, None))
+        return replace(copy, generation_id=generation_id or "unknown", model=model, media=media)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the request for people."""
+        shown = self.request.shown()
+        return {**shown, LABELS: dict(self.labels)} if self.labels else shown
+
+
+@dataclass
+class _Faults:
+    """What is wrong with rows: the first faults, so that they can be mended at once, and the number of all."""
+
+    told: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, fault: str) -> None:
+        """Add one."""
+        self.count += 1
+        if len(self.told) < _FAULTS_TOLD:
+            self.told.append(fault)
+
+    def check(self) -> None:
+        """
+        Check that nothing is wrong.
+
+        :raises InvalidInputError: Something is.
+        """
+        if self.count:
+            more = f" And {self.count - len(self.told)} more." if self.count > len(self.told) else ""
+            raise InvalidInputError(" ".join(self.told) + more)
+
+
+def read_rows(
+    requests: object,
+    defaults: object,
+    s3_key: object,
+    s3_bucket: object,
+    s3_client: Callable[[], S3Client],
+) -> list[Row]:
+    """
+    Return the rows of a batch.
+
+    :param requests: A list of dicts, or the ``s3://bucket/key`` of a JSON Lines file.
+    :param defaults: Fields that they share; None for none.
+    :param s3_client: Called for a client where a file is to be read.
+    :raises InvalidInputError: Any row, or any key, can't be used. It names the first ones.
+    :raises UnavailableError: S3 could not be asked for the file.
+    """
+    template = KeyTemplate.parse(s3_key, s3_bucket)
+    shared, shared_labels = _checked_defaults(defaults)
+    faults, unlabelled = _Faults(), _Faults()
+    rows: list[Row] = []
+    asked: Counter[str] = Counter()
+    labels_seen: set[str] = set()
+    for index, (where, fields) in enumerate(listed(requests, s3_client, faults.add)):
+        try:
+            request, labels = _request(shared, shared_labels, fields)
+            labels_seen.update(labels)
+            missing = template.names.difference(FILE_PLACEHOLDERS, ROW_PLACEHOLDERS, labels)
+            if missing:
+                unlabelled.add(f"{where} has no label {quote(min(missing))}, which s3_key names.")
+                continue
+            row = Row(index, request, labels, template)
+            row.check_key()
+            digest = request.fingerprint[:32]
+        except InvalidInputError as error:
+            faults.add(f"{where}: {error.message}")
+            continue
+        rows.append(replace(row, id=f"{digest}-{asked[digest]}"))
+        asked[digest] += 1
+    faults.check()
+    if unlabelled.count:
+        template.check_names(dict.fromkeys([*FILE_PLACEHOLDERS, *ROW_PLACEHOLDERS, *sorted(labels_seen)]))
+        unlabelled.check()
+    _check_keys(rows)
+    return rows
+
+
+def _check_keys(rows: Sequence[Row]) -> None:
+    # Width and height tell rows apart by chance alone.
+    if rows and rows[0].template.names & {"generation_id", "sha256"}:
+        return
+    places: dict[str, Row] = {}
+    for row in rows:
+        key = row.expected_key or row.some_copy().key
+        if key in places:
+            raise InvalidInputError(
+                f"s3_key gives rows {places[key].index} and {row.index} the same key {quote(key)}: tell them apart "
+                "with {row}, a field in which they differ, or {generation_id}."
+            )
+        places[key] = row
+
+
+def _request(
+    shared: Mapping[str, Any], shared_labels: Mapping[str, Any], fields: Mapping[str, Any]
+) -> tuple[WrittenRequest, Mapping[str, Any]]:
+    labels = checked_labels(fields.get(LABELS))
+    return WrittenRequest({**shared, **_known(fields)}), {**shared_labels, **labels}
+
+
+def _checked_defaults(defaults: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the fields and the labels that all requests share."""
+    if defaults is None:
+        return {}, {}
+    if not isinstance(defaults, Mapping):
+        raise InvalidInputError(
+            f"defaults must be a dict of the fields that the requests share, got {quote(defaults)}."
+        )
+    try:
+        return _known(defaults), checked_labels(defaults.get(LABELS))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"defaults: {error.message}") from None
+
+
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request proper."""
+    unknown = [name for name in fields if name not in FIELDS and name != LABELS]
+    if unknown:
+        known = ", ".join([*FIELDS, LABELS])
+        raise InvalidInputError(f"{quote(unknown[0])} is not a known field. Known fields: {known}.")
+    return {name: value for name, value in fields.items() if name != LABELS}

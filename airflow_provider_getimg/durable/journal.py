@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Many entries in the task state store, written together.
+
+The store has no list call, and a write takes some 10 ms however little is written. So the entries of a batch's rows are
+kept in numbered segments: a commit rewrites the last one with all changes that came up since the commit before, and
+each change waits for one commit only. A segment that is full is left as it is, also after a Clear. Reading goes through
+the segments in order; what is said later of a row holds.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+from airflow_provider_getimg.api.signed_urls import reason
+from airflow_provider_getimg.durable.ledger import LedgerError
+
+if TYPE_CHECKING:
+    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
+    from airflow.sdk.types import Logger
+
+#: Keys of the segments in the task state store.
+KEY = "getimg_batch_{number:04}"
+#: Where a segment ends. Airflow warns from 64 KB on, and each commit writes the whole segment.
+SEGMENT_BYTES = 24 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """An entry that waits to be written, with its size in bytes."""
+
+    key: str
+    value: Any
+    size: int
+    written: Future[None] = field(default_factory=Future)
+
+
+class Journal:
+    """
+    The entries of a batch. Use it as a context manager: leaving it writes what is left to write.
+
+    :param store: The task state store.
+    :param epoch: ``ti.max_tries``. Of what was written in another epoch, before a Clear, only that counts which is owed: an
+        answer that was paid for, without a note that its files are saved.
+    :param log: The task's log.
+    :raises LedgerError: On entering: the store, or what is in it, could not be read.
+    """
+
+    def __init__(self, store: TaskStateStoreAccessor, epoch: int, log: Logger) -> None:
+        self._store = store
+        self._epoch = epoch
+        self._log = log
+        self._earlier: dict[str, Any] = {}
+        self._number = 0
+        self._segment: dict[str, Any] = {}
+        self._segment_bytes = 0
+        self._changed = threading.Condition()
+        self._queue: deque[_Change] = deque()
+        self._closing = False
+        self._writer = threading.Thread(target=self._write_queued, name="getimg-journal", daemon=True)
+        #: How many commits were made, and how many bytes the segments hold together.
+        self.commits = 0
+        self.bytes = 0
+
+    def __enter__(self) -> Self:
+        self._read()
+        self._writer.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left to write. Idempotent."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._writer.join()
+
+    def earlier(self, key: str) -> Any:
+        """Return what earlier tries wrote last under this key; None for nothing."""
+        return self._earlier.get(key)
+
+    def unsaved(self) -> list[Any]:
+        """Return the entries of earlier tries without a note that says where their files are saved."""
+        notes = {saved_key(key) for key in self._earlier}
+        return [
+            value
+            for key, value in self._earlier.items()
+            if key not in notes and not isinstance(self.earlier(saved_key(key)), list)
+        ]
+
+    def write(self, key: str, value: Any) -> None:
+        """
+        Write an entry; it is durable once this returns.
+
+        :raises Exception: Whatever the store raised.
+        """
+        self.write_later(key, value).result()
+
+    def write_later(self, key: str, value: Any) -> Future[None]:
+        """Write an entry with the next commit. None says that there is none."""
+        change = _Change(key, value, len(key) + len(json.dumps(value)))
+        with self._changed:
+            if self._closing:
+                raise RuntimeError("The journal is closed.")
+            self._queue.append(change)
+            self._changed.notify_all()
+        return change.written
+
+    def place(self, key: str) -> JournalPlace:
+        """Return the place of one entry, for a :class:`~airflow_provider_getimg.durable.ledger.Ledger`."""
+        return JournalPlace(self, key)
+
+    def _read(self) -> None:
+        latest: dict[str, tuple[int, Any]] = {}
+        number = missing = 0
+        # A user may have deleted one that could not be read: those behind it count all the same.
+        while missing < 2:
+            segment = self._segment_at(number)
+            number += 1
+            missing = 0 if segment is not None else missing + 1
+            if segment is not None:
+                epoch, entries = segment
+                latest |= {key: (epoch, value) for key, value in entries.items()}
+                self.bytes += len(json.dumps(entries))
+        # What is there already is never written again: a commit that fails can't spoil it.
+        self._number = number - missing
+        owed = {
+            key
+            for key, (epoch, _) in latest.items()
+            if epoch != self._epoch and _is_owed(key, latest, self._epoch)
+        }
+        self._earlier = {
+            key: value for key, (epoch, value) in latest.items() if epoch == self._epoch or key in owed
+        }
+        if any(epoch != self._epoch for epoch, _ in latest.values()):
+            self._log.info(
+                "The task was cleared. Rows that were billed and not saved before: %d. Their images are saved without another "
+                "payment.",
+                len(owed),
+            )
+
+    def _segment_at(self, number: int) -> tuple[int, dict[str, Any]] | None:
+        key = KEY.format(number=number)
+        try:
+            segment = cast("Any", self._store.get(key))
+        except Exception as error:
+            raise LedgerError(f"The task state store could not be read: {reason(error)}.") from None
+        if segment is None:
+            return None
+        try:
+            return int(segment["epoch"]), dict(segment["entries"])
+        except (TypeError, LookupError, ValueError):
+            raise LedgerError(
+                f"What an earlier try did is not known, {key!r} in the task's state can't be read: this try sent nothing. Delete "
+                "it to go on; it may hold paid answers.",
+                billed="unknown",
+            ) from None
+
+    def _write_queued(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                changes = self._next()
+            if not changes:
+                return
+            try:
+                self._commit({change.key: change.value for change in changes}, sum(c.size for c in changes))
+            except BaseException as error:
+                for change in changes:
+                    change.written.set_exception(error)
+            else:
+                for change in changes:
+                    change.written.set_result(None)
+
+    def _next(self) -> list[_Change]:
+        """Take from the queue what fits into one segment; one change at least."""
+        changes: list[_Change] = []
+        size = 0
+        while self._queue and (not changes or size + self._queue[0].size <= SEGMENT_BYTES):
+            changes.append(self._queue.popleft())
+            size += changes[-1].size
+        return changes
+
+    def _commit(self, changes: dict[str, Any], size: int) -> None:
+        number, segment, held = self._number, self._segment, self._segment_bytes
+        if segment and held + size > SEGMENT_BYTES:
+            number, segment, held = number + 1, {}, 0
+        segment = segment | changes
+        self._store.set(
+            KEY.format(number=number), {"epoch": self._epoch, "entries": segment}, retention=NEVER_EXPIRE
+        )
+        self._number, self._segment, self._segment_bytes = number, segment, held + size
+        self.commits += 1
+        self.bytes += size
+
+
+def saved_key(key: str) -> str:
+    """Return the key of the note that says where the files of an entry's answer are saved, or that they are gone."""
+    return f"{key}/saved"
+
+
+def _is_owed(key: str, latest: dict[str, tuple[int, Any]], now: int) -> bool:
+    """Tell whether an entry of an earlier epoch holds an answer whose files were not saved before the Clear."""
+    epoch, value = latest[key]
+    if not isinstance(value, dict) or value.get("answer") is None:
+        return False
+    noted_in, note = latest.get(saved_key(key), (epoch, None))
+    # A note that is older is of the image before; one of now is of this image, saved after the Clear.
+    return note is None or noted_in < epoch or noted_in == now
+
+
+class JournalPlace:
+    """The place of one entry in a journal."""
+
+    def __init__(self, journal: Journal, key: str) -> None:
+        self._journal = journal
+        self._key = key
+        self.name = KEY.format(number=0)
+
+    def read(self) -> Any:
+        """Return what earlier tries wrote last; None for nothing."""
+        return self._journal.earlier(self._key)
+
+    def write(self, value: dict[str, Any] | None) -> None:
+        """Write an entry; it is durable once this returns."""
+        self._journal.write(self._key, value)

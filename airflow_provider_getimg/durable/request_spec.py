@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request as the user wrote it: checked without S3, known again by the next try, and made ready to be sent."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.durable import reference_images
+from airflow_provider_getimg.durable.ledger import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mypy_boto3_s3 import S3Client
+
+#: What a request consists of, as :class:`~airflow_provider_getimg.api.types.ImageRequest` has it.
+FIELDS = tuple(ImageRequest.model_fields)
+
+
+class WrittenRequest:
+    """
+    One request.
+
+    :param fields: ``model``, ``prompt`` and so on; None means: not given.
+    :raises InvalidInputError: A value that the API is known to refuse.
+    """
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._images = reference_images.as_written(fields.get("images"))
+        self._fields = {name: value for name, value in fields.items() if name != "images"}
+        #: The request, with stand-ins for images that lie in S3.
+        self.checked = ImageRequest.checked(**self._fields, images=reference_images.without_s3(self._images))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest that is the same in each try, whatever became of references in S3 and of signatures."""
+        return fingerprint({**self.checked.to_json(), "images": reference_images.identity(self._images)})
+
+    def as_sent(self, s3_client: Callable[[], S3Client]) -> ImageRequest:
+        """
+        Return the request as it is sent: what lies in S3 is read now.
+
+        :param s3_client: Called for a client where there is something to read.
+        :raises InvalidInputError: A reference that is missing, too large or no image.
+        :raises UnavailableError: S3 could not be asked.
+        """
+        images = reference_images.as_sent(self._images, s3_client)
+        return ImageRequest.checked(**self._fields, images=images)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the request for people: references without signatures, and without the bytes of data URLs."""
+        shown = self.checked.to_json()
+        if self._images:
+            shown["images"] = reference_images.shown(self._images)
+        return shown

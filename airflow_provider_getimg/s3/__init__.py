@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a signed URL to an object in S3."""

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copy one file from its signed URL into S3: download and verify all of it, then write it with one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
+
+from airflow_provider_getimg.api.errors import (
+    DownloadError,
+    FileRefusedError,
+    GetimgError,
+    KilledError,
+    ObjectExistsError,
+    ObjectStoreError,
+)
+from airflow_provider_getimg.retry import backoff
+from airflow_provider_getimg.s3.download import Deadline, NotAnImageError, capital
+from airflow_provider_getimg.s3.store import OccupiedKeyError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from airflow.sdk.types import Logger
+    from tenacity import RetryCallState
+
+    from airflow_provider_getimg.api.types import Generation
+    from airflow_provider_getimg.s3.download import Downloads
+    from airflow_provider_getimg.s3.plan import FileCopy
+    from airflow_provider_getimg.s3.spool import Spool
+    from airflow_provider_getimg.s3.store import S3Store, StoredObject
+
+IF_EXISTS = ("skip", "replace", "fail")
+
+#: A download is free to repeat: so often within a try, waiting at most so many seconds in between.
+ATTEMPTS = 5
+BACKOFF_FIRST = 0.5
+BACKOFF_LIMIT = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """
+    A file that is in S3.
+
+    :param mime_type: Its content type, as its bytes say.
+    :param etag: As S3 gave it; empty where it gave none.
+    :param copied: False where it was there already.
+    """
+
+    copy: FileCopy
+    size: int
+    sha256: str
+    etag: str
+    mime_type: str | None
+    copied: bool
+
+    def row(self) -> dict[str, Any]:
+        """Return the file's row of the XCom."""
+        return {
+            "uri": self.copy.uri,
+            "bucket": self.copy.bucket,
+            "key": self.copy.key,
+            "bytes": self.size,
+            "sha256": self.sha256,
+            "etag": self.etag,
+            "mime_type": self.mime_type,
+            "width": self.copy.media.width,
+            "height": self.copy.media.height,
+            "generation_id": self.copy.generation_id,
+            "index": self.copy.index,
+            "model": self.copy.model,
+        }
+
+
+class Copier:
+    """
+    Copies files, each in any thread.
+
+    :param store: S3 with the user's options.
+    :param downloads: The download session.
+    :param if_exists: ``skip``, ``replace`` or ``fail``: what to do where an object is at the key.
+    :param killed: Set when the task is told to end.
+    :param log: The task's log.
+    """
+
+    def __init__(
+        self,
+        store: S3Store,
+        downloads: Downloads,
+        *,
+        if_exists: str,
+        killed: threading.Event,
+        log: Logger,
+    ) -> None:
+        self._store = store
+        self._downloads = downloads
+        self._if_exists = if_exists
+        self._killed = killed
+        self._log = log
+
+    def save(self, copy: FileCopy, *, is_new: bool = False) -> Saved:
+        """
+        Save a file, or find that it is saved. Downloads that fail are repeated, within the connection's timeout.
+
+        :param is_new: Whether nothing was at the key a moment ago: the look before the download is spared.
+        :raises GetimgError: Its message says which file failed, why, what it had cost, and what to do.
+        """
+        deadline = Deadline(self._downloads.timeout)
+        try:
+            if copy.key and self._if_exists != "replace" and not is_new:
+                stored = self._store.head(copy.bucket, copy.key)
+                if stored is not None:
+                    return self._settle(copy, stored, None, deadline)
+            spool, mime_type = self._downloaded(copy, deadline)
+            with spool:
+                return self._write(copy.located(spool.sha256, mime_type), spool, mime_type, deadline)
+        except GetimgError as error:
+            raise error.of_unsaved([copy.generation_id], copy.cost) from None
+
+    def check_before_payment(self) -> None:
+        """
+        Refuse, while nothing is paid yet, what every download would be refused for.
+
+        :raises NetworkRefusedError: Files are served where the connection does not allow downloads.
+        """
+        self._downloads.check_before_payment()
+
+    def all_gone(self, generation: Generation) -> bool:
+        """Tell whether all files of an answer are deleted, by its times and by the server."""
+        return self._downloads.all_gone(generation)
+
+    def _write(self, copy: FileCopy, spool: Spool, mime_type: str, deadline: Deadline) -> Saved:
+        args = self._store.object_args(copy, mime_type, spool.sha256)
+        try:
+            etag: str = self._retrying(deadline, None, _is_conflict)(
+                self._store.put, copy, spool.body(), spool.sha256, args, replaces=self._if_exists == "replace"
+            )
+        except OccupiedKeyError:
+            return self._settle_occupied(copy, spool, deadline)
+        self._log.info("Saved %s: %s, %d bytes.", copy.name, copy.uri, spool.size)
+        return Saved(copy, spool.size, spool.sha256, etag, mime_type, copied=True)
+
+    def _settle_occupied(self, copy: FileCopy, spool: Spool, deadline: Deadline) -> Saved:
+        """Look at what S3 refused to replace: it may be our own write, whose answer was lost."""
+        stored = self._store.head(copy.bucket, copy.key)
+        if stored is None:
+            raise ObjectExistsError(
+                f"{copy.uri} already exists, but cannot be read (s3:GetObject denied), so {copy.name} was not saved. Permit "
+                "s3:GetObject, or set if_exists='replace'."
+            )
+        return self._settle(copy, stored, spool.sha256, deadline)
+
+    def _settle(self, copy: FileCopy, stored: StoredObject, sha256: str | None, deadline: Deadline) -> Saved:
+        """Decide about an object that is at the key. ``sha256`` is the file's, where it is known already."""
+        theirs = stored.sha256 or self._store.sha256_of(copy)
+
+        def found() -> Saved:
+            return Saved(copy, stored.size, theirs, stored.etag, stored.mime_type, copied=False)
+
+        if stored.is_copy_of(copy) and sha256 in (None, theirs):
+            self._log.info("%s is already saved: %s.", capital(copy.name), copy.uri)
+            return found()
+        if self._if_exists == "fail":
+            raise ObjectExistsError(
+                f"{copy.uri} already exists, and if_exists is 'fail': {copy.name} was not saved."
+            )
+        if sha256 is None:
+            spool, _ = self._downloaded(copy, deadline)
+            with spool:
+                sha256 = spool.sha256
+        if sha256 != theirs:
+            raise ObjectExistsError(
+                f"{copy.uri} already exists with different content: its SHA-256 is {theirs}, that of {copy.name} is "
+                f"{sha256}. Give the file another key, or set if_exists='replace'."
+            )
+        self._log.info("%s already exists with identical content: %s.", capital(copy.name), copy.uri)
+        return found()
+
+    def _downloaded(self, copy: FileCopy, deadline: Deadline) -> tuple[Spool, str]:
+        """Download a file, repeatedly where that may help."""
+        seen: set[str] = set()
+
+        def fetch() -> tuple[Spool, str]:
+            if self._killed.is_set():
+                raise KilledError(f"The task was told to end before {copy.name} was saved.")
+            try:
+                return self._downloads.fetch(copy, deadline)
+            except NotAnImageError as error:
+                # A page that says "wait" may be followed by the file; the same page again won't.
+                if error.sha256 in seen:
+                    raise FileRefusedError(f"{error.message} It is the same each time.") from None
+                seen.add(error.sha256)
+                raise
+
+        fetched: tuple[Spool, str] = self._retrying(deadline, copy, _is_download_error)(fetch)
+        return fetched
+
+    def _retrying(
+        self, deadline: Deadline, copy: FileCopy | None, is_worth_it: Callable[[BaseException], bool]
+    ) -> Retrying:
+        """
+        Return what repeats a call.
+
+        :param copy: The file that has to be there still; None where it is downloaded.
+        """
+        ends = copy.media.deletes_at if copy is not None else None
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.retry_after if isinstance(error, DownloadError) else None
+            seconds = backoff(state.attempt_number, BACKOFF_FIRST, BACKOFF_LIMIT) if asked is None else asked
+            # Not past the file's end while it has one ahead: by our clock, which may be wrong.
+            left = (ends - datetime.now(UTC)).total_seconds() if ends is not None else 0
+            return min(seconds, left / 2) if left > 0 else seconds
+
+        def gives_up(state: RetryCallState) -> bool:
+            return self._killed.is_set() or state.upcoming_sleep >= deadline.left()
+
+        return Retrying(
+            retry=retry_if_exception(is_worth_it),
+            wait=wait,
+            stop=stop_after_attempt(ATTEMPTS) | gives_up,  # type: ignore[operator]
+            before_sleep=self._tell,
+            sleep=sleep_using_event(self._killed),
+            reraise=True,
+        )
+
+    def _tell(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._log.warning(
+            "%s Attempt %d of %d, again in %.1f seconds.",
+            error.message if isinstance(error, GetimgError) else error,
+            state.attempt_number,
+            ATTEMPTS,
+            state.upcoming_sleep,
+        )
+
+
+def _is_download_error(error: BaseException) -> bool:
+    return isinstance(error, DownloadError)
+
+
+def _is_conflict(error: BaseException) -> bool:
+    """Tell whether it is a write at the same moment as somebody else's (409)."""
+    return isinstance(error, ObjectStoreError) and error.code == "ConditionalRequestConflict"

@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Downloads of signed URLs: an HTTP session of its own, which never holds the API key.
+
+The files are paid for, so that a download is lenient: bytes that are an image are the file, however a server labels, encodes
+or measures them. And it is free, so that what went wrong may be tried again until the server itself says that the file is
+gone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin
+
+import httpx
+
+from airflow_provider_getimg.api.answers import wait_before_next
+from airflow_provider_getimg.api.connection_watch import ConnectionWatch
+from airflow_provider_getimg.api.errors import (
+    DownloadError,
+    FileGoneError,
+    FileRefusedError,
+    GetimgError,
+    KilledError,
+)
+from airflow_provider_getimg.api.media import OCTET_STREAM, is_whole, known_type, text_in, type_of
+from airflow_provider_getimg.api.settings import http_client
+from airflow_provider_getimg.api.signed_urls import reason
+from airflow_provider_getimg.s3.keys import KeyTemplate
+from airflow_provider_getimg.s3.network_guard import NetworkGuard
+from airflow_provider_getimg.s3.plan import copies_of
+from airflow_provider_getimg.s3.spool import Spool, TooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from airflow.sdk.types import Logger
+
+    from airflow_provider_getimg.api.settings import ClientSettings
+    from airflow_provider_getimg.api.types import Generation
+    from airflow_provider_getimg.s3.plan import FileCopy
+
+CONNECT_TIMEOUT = 10.0
+MAX_REDIRECTS = 5
+_CHUNK_BYTES = 1024 * 1024
+# Compression of a compression: no server means a third.
+_MAX_LAYERS = 2
+
+# Statuses of a URL that is expired, and as well of one that does not work yet: the time tells which.
+_NOT_SERVED = frozenset({401, 403, 404})
+_GONE = 410
+# Successes of something else than a download.
+_NOTHING_YET = frozenset({202, 204, 205})
+
+# Files are asked for there, and not saved.
+_NOWHERE = KeyTemplate.parse("{generation_id}", "nowhere")
+
+
+class NotAnImageError(DownloadError):
+    """
+    A download brought a page, a message or nothing in the place of the file.
+
+    :param sha256: Of what it brought, in hex.
+    """
+
+    def __init__(self, message: str, sha256: str) -> None:
+        super().__init__(message)
+        self.sha256 = sha256
+
+
+class Deadline:
+    """
+    The time that one file may take, over all attempts.
+
+    It begins when it is first asked for, which is when the file has its first slot: waiting for others is not its fault.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end: float | None = None
+
+    def left(self) -> float:
+        """Return the seconds that are left, 0 at least."""
+        if self._end is None:
+            self._end = time.monotonic() + self._seconds
+        return max(0.0, self._end - time.monotonic())
+
+
+class Downloads:
+    """
+    A session for downloads, for several threads. Use it as a context manager.
+
+    :param settings: Proxy, timeout and base URL of the getimg connection.
+    :param remedy: What a user does about a file that is gone, as a sentence.
+    :param max_bytes: The largest file to accept.
+    :param concurrency: How many downloads are open at once; others wait.
+    :param log: Where oddities are told.
+    """
+
+    def __init__(
+        self, settings: ClientSettings, remedy: str, *, max_bytes: int, concurrency: int, log: Logger
+    ) -> None:
+        self.timeout = settings.timeout
+        self._remedy = remedy
+        self._max_bytes = max_bytes
+        self._log = log
+        self._slots = threading.Semaphore(concurrency)
+        self._guard = NetworkGuard(settings.base_url, settings.proxy, settings.allowed_networks)
+        self._aborted = False
+        self._watches: set[ConnectionWatch] = set()
+        # Each connection is used once: a watch can only cut one whose beginning it saw.
+        self._http = http_client(
+            proxy=settings.proxy,
+            follow_redirects=False,
+            # Bytes as they are: a decoder would hide what was really sent from the length check.
+            headers={"Accept-Encoding": "identity"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._http.close()
+
+    def abort(self) -> None:
+        """End the downloads in flight at once, and let none begin. From any thread or signal handler."""
+        self._aborted = True
+        for watch in list(self._watches):
+            watch.cut()
+
+    def fetch(self, copy: FileCopy, deadline: Deadline) -> tuple[Spool, str]:
+        """
+        Download a file once one of the slots is free, and verify it.
+
+        :param deadline: When it must have ended; it begins with the file's first slot.
+        :return: The file, to be closed, and its content type as its bytes say.
+        :raises FileGoneError: The server says that the file is gone, and its time is over.
+        :raises FileRefusedError: The URL leads where it may not, or the file is over ``max_bytes``.
+        :raises NotAnImageError: It is a page, a message or nothing.
+        :raises DownloadError: Any other failure: a cut-off body, a time-out, a status that is no success, a full disk.
+        :raises KilledError: The session was aborted.
+        """
+        with self._request(copy, deadline) as (response, watch):
+            spool = Spool(copy.name, self._max_bytes)
+            may_be_deflate = "deflate" in response.headers.get("content-encoding", "").lower()
+            try:
+                self._receive(copy, response, watch, spool)
+                for _ in range(_MAX_LAYERS):
+                    spool = spool.decoded(is_deflate=may_be_deflate and type_of(spool.head) is None)
+                return spool, self._content_type(copy, spool)
+            except TooLargeError:
+                spool.close()
+                raise self._too_large(copy, f"more than {self._max_bytes} bytes") from None
+            except BaseException:
+                spool.close()
+                raise
+
+    def check_before_payment(self) -> None:
+        """
+        Refuse, while nothing is paid yet, what every download would be refused for.
+
+        :raises NetworkRefusedError: Files are served where the connection does not allow downloads.
+        """
+        self._guard.check_before_payment()
+
+    def all_gone(self, generation: Generation) -> bool:
+        """
+        Tell whether all files of an answer should be deleted by now, and the server says so: a worker's clock may be wrong.
+
+        :raises KilledError: The session was aborted.
+        """
+        now = datetime.now(UTC)
+        return all(
+            copy.media.deletes_at is not None and copy.media.deletes_at <= now and self._is_gone(copy)
+            for copy in copies_of(generation, _NOWHERE)
+        )
+
+    def _is_gone(self, copy: FileCopy) -> bool:
+        """
+        Try to download a file whose time should be over. What can't be asked is not gone.
+
+        :raises KilledError: The session was aborted.
+        """
+        try:
+            spool, _ = self.fetch(copy, Deadline(self.timeout))
+        except (FileGoneError, NotAnImageError):
+            return True
+        except KilledError:
+            raise
+        except GetimgError:
+            return False
+        spool.close()
+        return False
+
+    @contextmanager
+    def _request(
+        self, copy: FileCopy, deadline: Deadline
+    ) -> Iterator[tuple[httpx.Response, ConnectionWatch]]:
+        """Open the download, and check its head."""
+        with self._slots, ExitStack() as stack:
+            watch = ConnectionWatch("GET", deadline.left(), self._guard.check_peer)
+            self._watches.add(watch)
+            stack.callback(self._watches.discard, watch)
+            # After the watch is known to abort(): either it sees the watch, or we see that it was called.
+            if self._aborted:
+                raise KilledError(f"The task was told to end before {copy.name} was saved.")
+            stack.enter_context(watch)
+            with self._faults_of(copy, watch):
+                response = stack.enter_context(self._open(copy, watch))
+            yield response, watch
+
+    @contextmanager
+    def _faults_of(self, copy: FileCopy, watch: ConnectionWatch) -> Iterator[None]:
+        """Turn the faults of a connection, and of a URL or a host that can't be parsed, into ours."""
+        try:
+            yield
+        except (GetimgError, TooLargeError):
+            raise
+        except httpx.InvalidURL as error:
+            raise FileRefusedError(f"The URL of {copy.name} can't be used: {reason(error)}.") from None
+        except Exception as error:
+            raise self._broken(copy, error, watch) from None
+
+    @contextmanager
+    def _open(self, copy: FileCopy, watch: ConnectionWatch) -> Iterator[httpx.Response]:
+        url = copy.media.url
+        for _ in range(MAX_REDIRECTS + 1):
+            self._guard.check_url(url)
+            timeout = httpx.Timeout(self.timeout, connect=CONNECT_TIMEOUT)
+            with self._http.stream("GET", url, timeout=timeout, extensions=watch.extensions) as response:
+                location = response.headers.get("location")
+                if not (response.is_redirect and location):
+                    self._check_head(copy, response)
+                    yield response
+                    return
+                url = urljoin(url, location)
+        raise DownloadError(f"The URL of {copy.name} redirects more than {MAX_REDIRECTS} times.")
+
+    def _check_head(self, copy: FileCopy, response: httpx.Response) -> None:
+        status = response.status_code
+        ends = copy.media.deletes_at
+        # By the server's clock, where it tells the time: a worker's may be wrong, and a URL may not work yet.
+        is_over = ends is not None and ends <= _server_time(response)
+        if status == _GONE or (status in _NOT_SERVED and is_over):
+            when = "at a time that the API did not give" if ends is None else f"at {ends.isoformat()}"
+            raise FileGoneError(
+                f"{capital(copy.name)} is no longer served ({status}); it was to be deleted {when}. {self._remedy}",
+                status=status,
+            )
+        if not response.is_success or status in _NOTHING_YET:
+            raise DownloadError(
+                f"The download of {copy.name} was answered with {status}.",
+                status=status,
+                retry_after=wait_before_next(response),
+            )
+        announced = _announced(response)
+        if announced is not None and announced > self._max_bytes:
+            raise self._too_large(copy, f"{announced} bytes")
+
+    def _receive(
+        self, copy: FileCopy, response: httpx.Response, watch: ConnectionWatch, spool: Spool
+    ) -> None:
+        """Read the body; raise where it is not all of it."""
+        with self._faults_of(copy, watch):
+            broken: httpx.RemoteProtocolError | None = None
+            try:
+                for chunk in _body(response, self.timeout):
+                    spool.write(chunk)
+            except httpx.RemoteProtocolError as error:
+                if not _is_chunked(response):
+                    raise
+                broken = error
+            spool.seal()
+            if broken is not None:
+                # What frames the chunks is wrong, or missing at the end: the file itself tells.
+                if not is_whole(spool.file(), spool.size):
+                    raise broken
+                self._log.warning(
+                    "The download of %s broke off (%s), but the file is whole.", copy.name, reason(broken)
+                )
+                return
+            announced = _announced(response)
+            if announced is not None and announced != spool.size:
+                raise EOFError(f"{spool.size} of {announced} bytes came")
+            whole = _whole_size(response)
+            if whole is not None and whole != spool.size:
+                raise EOFError(f"{spool.size} of {whole} bytes came, as a part of the file")
+            is_part = response.status_code == 206 and whole is None
+            if is_part or (announced is None and not _is_chunked(response)):
+                # Its end may be the server's, or that of the connection alone: the file itself tells.
+                if is_whole(spool.file(), spool.size) is False:
+                    raise EOFError(f"{spool.size} bytes came without a length, and the file's end is missing")
+                self._log.warning("The download of %s came without a length.", copy.name)
+
+    def _content_type(self, copy: FileCopy, spool: Spool) -> str:
+        """Return the content type that the bytes speak for."""
+        promised = copy.media.mime_type or "nothing"
+        if not spool.size:
+            raise NotAnImageError(f"The download of {copy.name} was empty.", spool.sha256)
+        found = type_of(spool.head)
+        if found is None and (text := text_in(spool.head)) is not None:
+            raise NotAnImageError(
+                f"The download of {copy.name} brought {text} instead of an image.", spool.sha256
+            )
+        if found is None:
+            self._log.warning(
+                "The bytes of %s are of no kind that is known here; %s was promised. It is saved as %s.",
+                copy.name,
+                promised,
+                OCTET_STREAM,
+            )
+            return OCTET_STREAM
+        if found != known_type(promised):
+            self._log.warning(
+                "The bytes of %s are %s; %s was promised. It is saved as %s.",
+                copy.name,
+                found,
+                promised,
+                found,
+            )
+        return found
+
+    def _too_large(self, copy: FileCopy, size: str) -> FileRefusedError:
+        return FileRefusedError(
+            f"{capital(copy.name)} is {size}, and max_bytes is {self._max_bytes}. It was not saved."
+        )
+
+    def _broken(self, copy: FileCopy, error: Exception, watch: ConnectionWatch) -> DownloadError:
+        if watch.expired or isinstance(error, httpx.TimeoutException):
+            return DownloadError(
+                f"The download of {copy.name} did not finish within {self.timeout:g} seconds."
+            )
+        return DownloadError(f"The download of {copy.name} broke: {reason(error)}.")
+
+
+def _server_time(response: httpx.Response) -> datetime:
+    """Return the time by the server's clock, and by ours where it doesn't tell."""
+    try:
+        told = parsedate_to_datetime(response.headers.get("date", ""))
+        return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)
+    except Exception:
+        # ValueError, OverflowError and others: its parser fails in as many ways as a date can be wrong.
+        return datetime.now(UTC)
+
+
+def _announced(response: httpx.Response) -> int | None:
+    """Return the announced length of the body in bytes, however many zeros it begins with."""
+    # A body in chunks has its length in them, whatever is said beside.
+    return None if _is_chunked(response) else _number(response.headers.get("content-length", ""))
+
+
+def _whole_size(response: httpx.Response) -> int | None:
+    """Return the size of the file that a partial answer (206) is a part of; None where it is not told, or is no part."""
+    total = response.headers.get("content-range", "").rpartition("/")[2]
+    return _number(total) if response.status_code == 206 else None
+
+
+def _number(text: str) -> int | None:
+    digits = text.strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits.lstrip("0")) < 20 else None
+
+
+def _is_chunked(response: httpx.Response) -> bool:
+    return "transfer-encoding" in response.headers
+
+
+def _body(response: httpx.Response, timeout: float) -> Iterator[bytes]:
+    """
+    Yield the bytes of a body as the socket delivers them.
+
+    httpx takes a body apart in pieces of 64 KiB, each through several layers of Python: half of a copy's CPU time.
+    Where the length is known there is nothing to take apart, and the rest is read off the connection itself, which httpx
+    hands out for such uses. The connection is not used again.
+    """
+    chunks = response.iter_raw()
+    left = _announced(response)
+    if left is None or response.http_version != "HTTP/1.1":
+        yield from chunks
+        return
+    # What came with the head is in httpx's buffer, all of it in the first chunk.
+    for chunk in chunks:
+        left -= len(chunk)
+        yield chunk
+        break
+    stream = response.extensions["network_stream"]
+    while left > 0:
+        chunk = stream.read(min(left, _CHUNK_BYTES), timeout=timeout)
+        if not chunk:
+            return
+        left -= len(chunk)
+        yield chunk
+
+
+def capital(text: str) -> str:
+    """Return a text with its first letter in upper case, and the rest as it is: ids stay what they are."""
+    return text[:1].upper() + text[1:]

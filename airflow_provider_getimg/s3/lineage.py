@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tell Airflow and OpenLineage which objects a transfer wrote. Never where from: that URL is a secret."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow.providers.common.compat.sdk import conf
+from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.definitions import asset as definitions
+from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.sdk.types import Logger
+
+    from airflow_provider_getimg.s3.copier import Saved
+
+#: How many events of a task Airflow registers in a second on SQLite, with room to spare.
+EVENTS_PER_SECOND = 50
+#: How many objects of a task are looked up among Airflow's assets, at some 10 ms each.
+LOOKUPS = 100
+#: The longest URI that is its asset's name as well: an index of PostgreSQL holds both in 2,704 bytes. Airflow takes 1,500.
+LONGEST_NAME = 1300
+
+_PLAIN_IN_A_PATH = "/!$&'()*+,;=:@-._~"
+_LOG = logging.getLogger(__name__)
+
+
+def emit_asset_events(
+    context: Context, outlets: Iterable[Any], saved: Sequence[Saved], log: Logger | logging.Logger = _LOG
+) -> None:
+    """
+    Put the saved objects into the events of the task's outlets. What Airflow can't take is a warning, never a failure.
+
+    An ``AssetAlias`` gets an event for each object, under the asset that has the object's URI, or else a new one that is
+    named by it. An ``Asset`` gets its one event of this task, with the objects under ``files``.
+    """
+    for outlet in outlets:
+        try:
+            if isinstance(outlet, AssetAlias):
+                _emit_each(context["outlet_events"][outlet], saved, log)
+            elif isinstance(outlet, Asset | definitions.AssetRef):
+                event: Any = context["outlet_events"][outlet]
+                event.extra = {
+                    "files": [
+                        {"uri": file.copy.uri, **extra} for file in saved if (extra := _extra(file, log))
+                    ]
+                }
+        except Exception as error:
+            log.warning(
+                "The files are saved, but no asset event of %s tells of them: %s", _label(outlet), error
+            )
+
+
+def _emit_each(events: Any, saved: Sequence[Saved], log: Logger | logging.Logger) -> None:
+    most = _most_events()
+    if most is not None and len(saved) > most:
+        log.warning(
+            "All files are saved, but only the first %d of %d get an asset event: with more, Airflow on SQLite could fail the "
+            "task. List an Asset in outlets, whose one event names them all, or raise [workers] execution_api_timeout.",
+            most,
+            len(saved),
+        )
+    lookups = LOOKUPS
+    for file in saved[:most]:
+        # Airflow would cut a key at "#", and its database takes ASCII alone.
+        uri = f"s3://{file.copy.bucket}/{quote(file.copy.key or '', safe=_PLAIN_IN_A_PATH)}"
+        if not (extra := _extra(file, log)):
+            continue
+        if lookups and not _is_new(file):
+            lookups -= 1
+            try:
+                if _add_to_existing(events, uri, extra):
+                    continue
+            except ImportError:
+                # Outside of a running task there is nobody to ask.
+                lookups = 0
+            except Exception as error:
+                lookups = 0
+                log.warning(
+                    "Assets are named by their URIs: Airflow can't be asked for the DAGs' own names: %s",
+                    error,
+                )
+        try:
+            events.add(Asset(name=_name(uri), uri=uri), extra=extra)
+        except Exception as error:
+            log.warning("%s is saved, but no asset event tells of it: %s", file.copy.uri, error)
+
+
+def _add_to_existing(events: Any, uri: str, extra: dict[str, Any]) -> bool:
+    """Add an event to the asset that has this URI, whatever its name, and return whether there is one."""
+    try:
+        events.add(Asset.ref(uri=uri), extra=extra)
+    except AirflowRuntimeError as error:
+        if error.error.error == ErrorType.ASSET_NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+def _most_events() -> int | None:
+    """
+    Return how many events of a task Airflow is sure to take; None for any number.
+
+    A worker that has waited in vain for the events to be registered asks again. Other databases lock the task meanwhile; on
+    SQLite the two requests meet, and the task fails.
+    """
+    kind, _, path = getattr(definitions, "SQL_ALCHEMY_CONN", "").partition(":///")
+    # A worker that knows nothing of the database has SQLite by default, but no such file.
+    if not kind.startswith("sqlite") or not Path(path).exists():
+        return None
+    return int(EVENTS_PER_SECOND * conf.getfloat("workers", "execution_api_timeout", fallback=5.0))
+
+
+def _is_new(file: Saved) -> bool:
+    """Whether no DAG can have named the object before it was made."""
+    return file.copy.generation_id in file.copy.uri or file.sha256 in file.copy.uri
+
+
+def _name(uri: str) -> str:
+    if len(uri) <= LONGEST_NAME:
+        return uri
+    return f"{uri[:1000]}-{hashlib.sha256(uri.encode()).hexdigest()}"
+
+
+def _label(outlet: Asset | AssetAlias | definitions.AssetRef) -> str:
+    return str(getattr(outlet, "name", None) or getattr(outlet, "uri", ""))
+
+
+def _extra(file: Saved, log: Logger | logging.Logger) -> dict[str, Any] | None:
+    """Return what an event tells of an object, or None, with a warning, where it can't be sent to Airflow."""
+    extra = {
+        "generation_id": file.copy.generation_id,
+        "index": file.copy.index,
+        "model": file.copy.model,
+        "cost_usd": None if file.copy.cost is None else str(file.copy.cost),
+        "bytes": file.size,
+        "sha256": file.sha256,
+        "mime_type": file.mime_type,
+    }
+    try:
+        json.dumps([file.copy.uri, extra], ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        log.warning("%r is saved, but no asset event tells of it: %s", file.copy.uri, error)
+        return None
+    return extra
+
+
+def collect_hook_lineage(hook: S3Hook, saved: Sequence[Saved], log: Logger | logging.Logger = _LOG) -> None:
+    """Add the saved objects to what Airflow's hook lineage collector knows of this task, if it takes them."""
+    try:
+        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+        collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call]
+        for file in saved:
+            collector.add_output_asset(
+                context=hook, scheme="s3", asset_kwargs={"bucket": file.copy.bucket, "key": file.copy.key}
+            )
+    except Exception as error:
+        log.warning("The files are saved, but not all of them are in Airflow's hook lineage: %s", error)
+
+
+def openlineage_outputs(saved: Sequence[Saved]) -> OperatorLineage[Any, Any]:
+    """Return the saved objects as OpenLineage datasets."""
+    from airflow.providers.common.compat.openlineage.facet import Dataset
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    return OperatorLineage(
+        outputs=[Dataset(namespace=f"s3://{file.copy.bucket}", name=file.copy.key or "") for file in saved]
+    )

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Where a download may go.
+
+URLs come from an XCom, which other tasks can write: they must not turn a worker into a way into the
+internal network. The scheme and an address in the URL are checked before a request, the addresses of a name before it is
+connected to, and the one of the socket before a byte is sent: a name that resolves differently the second time gains nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import httpx
+
+from airflow_provider_getimg.api.errors import FileRefusedError, NetworkRefusedError
+from airflow_provider_getimg.api.proxies import Proxies
+from airflow_provider_getimg.api.settings import DEFAULT_BASE_URL, is_loopback
+from airflow_provider_getimg.api.signed_urls import url_without_query
+from airflow_provider_getimg.s3.addresses import address_of, is_public, meanings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow_provider_getimg.api.connection_watch import Peer
+    from airflow_provider_getimg.api.settings import Network
+    from airflow_provider_getimg.s3.addresses import Address
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class NetworkGuard:
+    """
+    Lets downloads reach the public internet, the connection's own base URL, and the networks that it allows.
+
+    The proxy of a request may be anywhere: where it leads is for it to decide.
+
+    :param base_url: Of the getimg connection. Its address and port are allowed though they be private; where it is plain
+        http, plain http is allowed.
+    :param proxy: The connection's proxy.
+    :param allowed_networks: The connection's ``allowed_networks``.
+    """
+
+    def __init__(
+        self, base_url: str, proxy: str | None = None, allowed_networks: Sequence[Network] = ()
+    ) -> None:
+        self._base_url = httpx.URL(base_url)
+        self._proxies = Proxies(proxy)
+        self._allowed = tuple(allowed_networks)
+
+    def check_url(self, url: str) -> None:
+        """
+        Refuse a URL before anything is connected to.
+
+        Plain http is for this machine alone, or for all where the base URL is plain http itself. An address, ``localhost``
+        or the host of the proxy itself is refused where :meth:`check_peer` would, though the request go through a proxy.
+
+        :raises FileRefusedError: The URL may not be requested.
+        """
+        try:
+            parsed = httpx.URL(url)
+            host, port = _host(parsed), _port(parsed)
+            # httpx encodes what no host has, and a proxy might decode it.
+            if "%" in host or (not host and parsed.scheme in _DEFAULT_PORTS):
+                raise ValueError("no host")
+            # As the request will do.
+            host.encode("idna")
+        except (httpx.InvalidURL, ValueError):
+            raise FileRefusedError(
+                f"The URL {url_without_query(url)} is invalid: it was not requested."
+            ) from None
+        plain_http_is_meant = self._base_url.scheme == "http" or is_loopback(str(parsed))
+        if parsed.scheme != "https" and not (parsed.scheme == "http" and plain_http_is_meant):
+            raise FileRefusedError(f"The URL {url_without_query(url)} is not https: it was not requested.")
+        proxy = self._proxies.of(parsed)
+        if (literal := address_of(host)) is not None:
+            self._check(host, port, literal)
+        elif proxy is not None and (host == proxy.host or is_loopback(str(parsed))):
+            for address in _resolved(host):
+                self._check(host, port, address)
+
+    def check_peer(self, peer: Peer) -> None:
+        """
+        Refuse an address that is not on the internet, not the base URL's own and not in an allowed network.
+
+        :raises FileRefusedError: The connection may not be used.
+        """
+        if not peer.is_proxy:
+            self._check(peer.host, peer.port, address_of(peer.address))
+
+    def check_before_payment(self) -> None:
+        """
+        Refuse, while nothing is paid yet, what every download would be refused for.
+
+        Files are served by the base URL's own host, which is always allowed, or behind a gateway by the API's: that one is
+        looked up here.
+
+        :raises NetworkRefusedError: The API's host has none but addresses that downloads may not reach.
+        """
+        files = httpx.URL(DEFAULT_BASE_URL)
+        if is_loopback(str(self._base_url)) or self._proxies.of(files) is not None:
+            return
+        refusals: list[NetworkRefusedError] = []
+        for address in _resolved(_host(files)):
+            try:
+                self._check(_host(files), _port(files), address)
+            except NetworkRefusedError as refusal:
+                refusals.append(refusal)
+            else:
+                return
+        if refusals:
+            raise refusals[0]
+
+    def _check(self, host: str, port: int, address: Address | None) -> None:
+        if address is not None and (is_public(address) or self._is_allowed(address)):
+            return
+        if port == _port(self._base_url) and (
+            host == _host(self._base_url) or address in self._own_addresses
+        ):
+            return
+        raise NetworkRefusedError(
+            f"The URL's host {host!r} is the private address {_shown(address)}, which is neither the connection's base URL "
+            "nor in its allowed_networks: nothing was requested."
+        )
+
+    def _is_allowed(self, address: Address) -> bool:
+        return any(
+            meaning in network for meaning in (address, *meanings(address)) for network in self._allowed
+        )
+
+    @cached_property
+    def _own_addresses(self) -> frozenset[Address]:
+        return frozenset(_resolved(_host(self._base_url)))
+
+
+def _host(url: httpx.URL) -> str:
+    return url.raw_host.decode("ascii").lower().rstrip(".")
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or _DEFAULT_PORTS.get(url.scheme, 0)
+
+
+def _resolved(host: str) -> list[Address]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [address for *_, place in found if (address := address_of(str(place[0]))) is not None]
+
+
+def _shown(address: Address | None) -> str:
+    inside = [str(meaning) for meaning in meanings(address) if meaning != address] if address else []
+    return f"{address} ({', '.join(inside)})" if inside else str(address)

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files of which generations go to which keys: all decided before the first download."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.media import extension, known_type
+from airflow_provider_getimg.api.types import Generation
+from airflow_provider_getimg.s3.keys import PLACEHOLDERS, UNKNOWN, KeyTemplate, clean_value, numbered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+    from airflow_provider_getimg.api.types import MediaFile
+
+# Of one length and form with what they stand for, so that a key can be checked before the file is there.
+_ANY_CONTENT = {"sha256": "0" * 64, "extension": "webp"}
+# Whatever is promised, the bytes of files may turn out to be of one kind.
+_ONE_KIND = {"extension": "x"}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownMedia:
+    """What is known of a file that is saved, in the place of a ``MediaFile``: all but its URL, in a tenth of the memory."""
+
+    mime_type: str | None
+    deletes_at: datetime | None
+    width: int | None = None
+    height: int | None = None
+    url: str = ""
+
+
+# Each is itself: two files may be alike in all that is known of them before a download.
+@dataclass(frozen=True, eq=False, slots=True)
+class FileCopy:
+    """
+    One file of a generation and the object that it becomes.
+
+    :param index: Its place in the answer's ``data``, from 0.
+    :param key: The object's key; empty where it depends on the file's content, until :meth:`located`.
+    :param cost: What its generation cost in USD; None where the API didn't say.
+    :param prompt_sha256: Digest of the prompt, where it is known.
+    :param request_sha256: Fingerprint of the request, where it is known.
+    """
+
+    generation_id: str
+    index: int
+    model: str | None
+    media: MediaFile | KnownMedia
+    bucket: str
+    key: str
+    cost: Decimal | None = None
+    prompt_sha256: str | None = None
+    request_sha256: str | None = None
+    _unlocated: tuple[KeyTemplate, Mapping[str, Any], bool] | None = None
+
+    @property
+    def uri(self) -> str:
+        """The object's ``s3://bucket/key``; the bucket alone while the key is not known."""
+        return f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def name(self) -> str:
+        """How the file is called in messages."""
+        return f"file {self.index} of generation {self.generation_id}"
+
+    def located(self, sha256: str, mime_type: str) -> FileCopy:
+        """Return the copy with its key, now that the content is known."""
+        if self._unlocated is None:
+            return self
+        template, values, shared = self._unlocated
+        key = template.render({"extension": extension(mime_type), **values, "sha256": sha256})
+        return replace(self, key=numbered(key, self.index) if shared else key, _unlocated=None)
+
+
+def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> list[FileCopy]:
+    """
+    Return a copy for each file of each generation.
+
+    :param s3_key: A key with placeholders, or a full ``s3://bucket/key``.
+    :param s3_bucket: The bucket where ``s3_key`` is no full URI; None otherwise.
+    :raises InvalidInputError: An unknown placeholder, an unusable key, or one key for two generations.
+    """
+    template = KeyTemplate.parse(s3_key, s3_bucket, PLACEHOLDERS)
+    # An output that is passed twice is saved once.
+    answers = list({(answer.id, *(file.url for file in answer.data)): answer for answer in answers}.values())
+    copies = [copy for answer in answers for copy in copies_of(answer, template)]
+    _check_distinct(copies)
+    if not all(copy.key for copy in copies):
+        # Those whose extension only their bytes tell may all be of one kind.
+        _check_distinct(copy for answer in answers for copy in copies_of(answer, template, _ONE_KIND))
+    return copies
+
+
+def _check_distinct(copies: Iterable[FileCopy]) -> None:
+    seen: dict[str, FileCopy] = {}
+    for copy in copies:
+        # Files that are named by their content share a key if, and only if, they are the same.
+        place = copy.key or copy.name
+        if place in seen:
+            raise InvalidInputError(
+                f"s3_key gives {seen[place].name} and {copy.name} the same key {place!r}: tell them apart with "
+                "{generation_id} and {index}."
+            )
+        seen[place] = copy
+
+
+def copies_of(
+    answer: Generation, template: KeyTemplate, values: Mapping[str, Any] | None = None
+) -> list[FileCopy]:
+    """
+    Return a copy for each file of an answer. Files that would share a key are told apart by their index.
+
+    The answer is paid for: what it says is made to fit into a key, and what it doesn't say is ``unknown`` there.
+
+    :param values: The values of further placeholders, and of those that are known better than the answer tells.
+    :raises InvalidInputError: The template gives no key that S3 takes.
+    """
+    copies: dict[str, FileCopy] = {}
+    for media in answer.data:
+        known: dict[str, Any] = {
+            "generation_id": clean_value(answer.id),
+            "index": media.index,
+            "model": clean_value(answer.model) if answer.model else "unknown-model",
+            "width": media.width or UNKNOWN,
+            "height": media.height or UNKNOWN,
+        }
+        if (promised := known_type(media.mime_type)) is not None:
+            known["extension"] = extension(promised)
+        known |= values or {}
+        key = template.render(_ANY_CONTENT | known)
+        place = template.render(_ANY_CONTENT | known | _ONE_KIND)
+        shared = place in copies
+        missing = template.names - known.keys()
+        copies[f"{place} {media.index}" if shared else place] = FileCopy(
+            answer.id,
+            media.index,
+            answer.model,
+            media,
+            template.bucket,
+            "" if missing else numbered(key, media.index) if shared else key,
+            answer.cost,
+            _unlocated=(template, known, shared and "sha256" not in missing) if missing else None,
+        )
+    return list(copies.values())
+
+
+def total_cost(billed: Iterable[Generation | FileCopy]) -> Decimal | None:
+    """Return what generations cost together in USD; None where the API didn't say it of all of them."""
+    costs = [one.cost for one in billed]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known, Decimal(0)) if len(known) == len(costs) else None
+
+
+def generations(generation: object) -> tuple[list[Generation], int]:
+    """
+    Return the answers that a task's ``generation`` holds, and how often it holds None, as skipped tasks leave it.
+
+    :raises InvalidInputError: It is no answer, or no list of them. It reports the bill of those that are.
+    """
+    answers: list[Generation] = []
+    gaps = 0
+    try:
+        for name, answer in _entries(generation):
+            if answer is None:
+                gaps += 1
+            else:
+                answers.append(_generation(answer, name))
+    except InvalidInputError as error:
+        raise error.of_unsaved([answer.id for answer in answers], total_cost(answers)) from None
+    return answers, gaps
+
+
+def _entries(generation: object) -> Iterator[tuple[str, object]]:
+    if generation is None or isinstance(generation, Mapping):
+        yield "generation", generation
+        return
+    if isinstance(generation, str) or not isinstance(generation, Sequence):
+        raise InvalidInputError(
+            "generation must be the answer of a generation (a dict), or a list of them, got "
+            f"{type(generation).__name__}. Pass the upstream task's .output rather than a Jinja text."
+        )
+    for position, answer in enumerate(generation):
+        name = f"generation[{position}]"
+        # A list of outputs, one of which is a mapped task's.
+        if isinstance(answer, Sequence) and not isinstance(answer, str):
+            for number, one in enumerate(answer):
+                yield f"{name}[{number}]", one
+        else:
+            yield name, answer
+
+
+def _generation(answer: object, name: str) -> Generation:
+    if not isinstance(answer, Mapping):
+        raise InvalidInputError(
+            f"{name} must be the answer of a generation (a dict), got {type(answer).__name__}."
+        )
+    try:
+        return Generation.from_json(dict(answer))
+    except ValueError as error:
+        raise InvalidInputError(f"{name} must be the answer of a generation: {error}") from None

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What operators that save files to S3 have in common: hooks, lineage, and the link to the console."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+from airflow_provider_getimg.links import OpenInS3Link, console_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from airflow.providers.common.compat.sdk import BaseOperator, Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from mypy_boto3_s3 import S3Client
+
+    from airflow_provider_getimg.s3.copier import Saved
+else:
+    BaseOperator = object
+
+
+class SavesToS3Mixin(BaseOperator):
+    """For an operator with ``getimg_conn_id`` and ``aws_conn_id``."""
+
+    operator_extra_links = (OpenInS3Link(),)
+
+    getimg_conn_id: str
+    aws_conn_id: str | None
+    #: What the "Open in S3" link leads to, once something was saved.
+    s3_console_url = ""
+
+    @cached_property
+    def hook(self) -> GetimgHook:
+        """The hook for ``getimg_conn_id``."""
+        return GetimgHook(getimg_conn_id=self.getimg_conn_id)
+
+    @cached_property
+    def s3_hook(self) -> S3Hook:
+        """The hook for ``aws_conn_id``, with room for all requests that run at once."""
+        from airflow_provider_getimg.s3.store import s3_hook
+
+        return s3_hook(self.aws_conn_id, self._s3_connections())
+
+    @abstractmethod
+    def _s3_connections(self) -> int:
+        """Return how many requests to S3 run at once."""
+
+    @cached_property
+    def _killed(self) -> threading.Event:
+        # Not in __init__: an operator must stay copyable, and a lock is not.
+        return threading.Event()
+
+    def _remember(self, context: Context, saved: Sequence[Saved]) -> None:
+        """Report what was saved to Airflow: assets, lineage, the link."""
+        from airflow_provider_getimg.s3.lineage import collect_hook_lineage, emit_asset_events
+
+        self._saved = saved
+        emit_asset_events(context, self.outlets, saved, self.log)
+        collect_hook_lineage(self.s3_hook, saved, self.log)
+        if not saved:
+            return
+        client: S3Client = self.s3_hook.get_conn()
+        # A store of one's own has no page in Amazon's console.
+        if "amazonaws.com" in client.meta.endpoint_url:
+            self.s3_console_url = console_url(
+                saved[0].copy.bucket, [file.copy.key for file in saved], client.meta.region_name or ""
+            )
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Name the saved objects as outputs; the source is a signed URL, and is not named."""
+        from airflow_provider_getimg.s3.lineage import openlineage_outputs
+
+        return openlineage_outputs(getattr(self, "_saved", []))

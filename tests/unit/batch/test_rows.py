@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows without a request: what is refused before anything is paid, and that nothing is refused afterwards."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+import uuid
+from decimal import Decimal
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.batch.requests_file import MAX_REQUESTS
+from airflow_provider_getimg.batch.rows import Row, read_rows
+from airflow_provider_getimg.s3.keys import KEY_MAX_BYTES, check_key
+
+
+def no_s3() -> Any:
+    raise AssertionError("S3 was asked")
+
+
+def read(requests: object, s3_key: object = "s3://b/{row}.{extension}", **defaults: Any) -> list[Row]:
+    return read_rows(requests, {"model": "m", "prompt": "A fox"} | defaults, s3_key, None, no_s3)
+
+
+def key(s3_key: str, **fields: Any) -> str | None:
+    [row] = read([fields], f"s3://b/{s3_key}")
+    return row.expected_key
+
+
+def refusal(requests: object, s3_key: object = "s3://b/{row}.{extension}", **defaults: Any) -> str:
+    with pytest.raises(InvalidInputError) as error:
+        read(requests, s3_key, **defaults)
+    return error.value.message
+
+
+def answer(files: int = 1, **fields: Any) -> dict[str, Any]:
+    media = {"url": "https://api.test/f", "mime_type": "image/jpeg", "deletes_at": "2100-01-01T00:00:00Z"}
+    return {"id": "img_1", "status": "completed", "model": "m", "data": [media] * files} | fields
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class NotATime(datetime.datetime):
+    """As pandas' NaT is."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+
+class TestALabel:
+    @pytest.mark.parametrize(
+        ("value", "plain"),
+        [
+            ("A-17", "A-17"),
+            (Colour.RED, "red"),
+            (7, 7),
+            (1.5, 1.5),
+            (Decimal("12.50"), "12.50"),
+            (Decimal(7), 7),
+            (Decimal("1E+3"), "1E+3"),
+            (datetime.date(2026, 1, 2), "2026-01-02"),
+            (datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC), "2026-01-02T03:04:00+00:00"),
+            (datetime.time(3, 4), "03:04:00"),
+            (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+            (None, ""),
+        ],
+        ids=lambda value: repr(value)[:30],
+    )
+    def test_may_be_what_a_database_gives(self, value, plain):
+        [row] = read([{"labels": {"x": value}}], "s3://b/a-{x}.jpg")
+        assert row.expected_key == f"a-{plain}.jpg"
+        assert row.shown()["labels"] == {"x": plain}
+        assert type(row.shown()["labels"]["x"]) is type(plain)
+        assert json.loads(json.dumps(row.shown())) == row.shown()
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            True,
+            float("nan"),
+            float("-inf"),
+            Decimal("NaN"),
+            Decimal("sNaN"),
+            Decimal("Infinity"),
+            Decimal("1E+999999"),
+            10**5000,
+            b"A-17",
+            ["A-17"],
+            {"a": 1},
+            Fraction(1, 3),
+            datetime.timedelta(1),
+            NotATime(2026, 1, 2),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_of_another_kind_is_refused_by_row_and_name(self, value):
+        assert refusal([{}, {"labels": {"sku": "A-17", "size": value}}]).startswith(
+            "requests[1]: labels['size'] must be a text, a finite number, a date, a time, a UUID or None, got "
+        )
+
+    def test_that_a_row_lacks_is_named(self):
+        requests = [{"labels": {"sku": "A-17"}}, {"labels": {"sku": "B-2"}}, {}, {"labels": {"SKU": "x"}}]
+        assert refusal(requests, "s3://b/{sku}.jpg") == (
+            "requests[2] has no label 'sku', which s3_key names. requests[3] has no label 'sku', which s3_key names."
+        )
+
+    def test_that_no_row_has_is_an_unknown_placeholder(self):
+        assert refusal([{"labels": {"sku": 1}}], "s3://b/{extention}") == (
+            "s3_key has the unknown placeholder '{extention}'. Known placeholders: {generation_id}, {index}, {extension}, "
+            "{model}, {width}, {height}, {sha256}, {prompt}, {aspect_ratio}, {resolution}, {output_format}, {row}, {sku}."
+        )
+
+    def test_of_the_defaults_holds_for_all_rows_but_those_with_their_own(self):
+        rows = read([{}, {"labels": {"size": 2}}], "s3://b/{sku}-{size}.jpg", labels={"sku": "A", "size": 1})
+        assert [row.expected_key for row in rows] == ["A-1.jpg", "A-2.jpg"]
+
+    @pytest.mark.parametrize(
+        ("labels", "sentence"),
+        [
+            ("sku", "requests[0]: labels must be a dict of names of your own, such as {'sku': 'A-17'}, got 'sku'."),
+            ([], "requests[0]: labels must be a dict of names of your own"),
+            ({5: "x"}, "requests[0]: The name of a label must be a printable text, got 5."),
+            ({"a\x1b": "x"}, r"requests[0]: The name of a label must be a printable text, got 'a\x1b'."),
+            ({"row": 1}, "requests[0]: labels must not hold 'row', which is a placeholder of its own."),
+            ({"images": 1}, "requests[0]: labels must not hold 'images', which is a placeholder of its own."),
+        ],
+        ids=lambda value: repr(value)[:30],
+    )  # fmt: skip
+    def test_has_a_name_of_its_own(self, labels, sentence):
+        assert refusal([{"labels": labels}]).startswith(sentence)
+
+
+class TestAKey:
+    @pytest.mark.parametrize(
+        ("fields", "expected"),
+        [({}, "jpg"), ({"output_format": "png"}, "png"), ({"output_format": "webp"}, "webp")],
+        ids=["default", "png", "webp"],
+    )
+    @pytest.mark.parametrize(
+        "said", ["image/png", "image/jpeg", "image/webp", "image/avif", "text/html", None]
+    )
+    def test_has_the_extension_of_the_format_that_is_asked_for(self, fields, expected, said):
+        [row] = read([fields])
+        [copy] = row.copies(answer(data=[{"url": "https://api.test/f", "mime_type": said}]))
+        assert copy.key == row.expected_key == f"0.{expected}"
+
+    @pytest.mark.parametrize(
+        ("s3_key", "fields", "given"),
+        [
+            ("{row}.png", {}, "'jpeg', the default, got '0.png'."),
+            ("{row}.PNG", {"output_format": "jpeg"}, "'jpeg', got '0.PNG'."),
+            ("{row}.jpg", {"output_format": "png"}, "'png', got '0.jpg'."),
+            ("{row}.jpeg", {"output_format": "webp"}, "'webp', got '0.jpeg'."),
+            ("{file}", {"labels": {"file": "a.webp"}}, "'jpeg', the default, got 'a.webp'."),
+            ("{sha256}.png", {}, "'jpeg', the default, got '" + "0" * 59 + "...."),
+        ],
+    )
+    def test_that_promises_another_format_is_one_sentence(self, s3_key, fields, given):
+        message = refusal([fields], f"s3://b/{s3_key}")
+        assert message.startswith("requests[0]: s3_key must end in {extension}, or in .")
+        assert message.endswith(given)
+
+    @pytest.mark.parametrize(
+        ("s3_key", "fields"),
+        [
+            ("{row}.JPG", {}),
+            ("{row}.jpeg", {"output_format": "jpeg"}),
+            ("{row}.png", {"output_format": "png"}),
+            ("{row}.webp", {"output_format": "webp"}),
+            ("{row}", {}),
+            ("png", {}),
+            ("{row}.v2", {}),
+            ("a.png/{row}", {}),
+        ],
+    )
+    def test_that_promises_no_other_format_is_taken(self, s3_key, fields):
+        assert key(s3_key, **fields)
+
+    @pytest.mark.parametrize(
+        ("label", "why"),
+        [
+            ("a\nb", "which holds control characters."),
+            ("\u202eb", "which holds control characters."),
+            ("a/../b", "no part of a key between slashes may be '.' or '..'."),
+            ("./a", "no part of a key between slashes may be '.' or '..'."),
+            (None, "which names a folder, not an object."),
+            ("x" * 1025, "S3 takes at most 1024."),
+        ],
+        ids=ascii,
+    )
+    def test_that_s3_or_people_can_t_take_is_refused_before_it_is_paid(self, label, why):
+        message = refusal([{"labels": {"x": label}}], "s3://b/{x}")
+        assert message.startswith("requests[0]: s3_key gives ")
+        assert message.endswith(why)
+
+    def test_that_two_rows_share_is_refused(self):
+        assert refusal([{}, {}], "s3://b/{width}.jpg").startswith(
+            "s3_key gives rows 0 and 1 the same key '99999.jpg': tell them apart with {row}, "
+        )
+
+    def test_is_known_beforehand_unless_the_answer_tells_it(self):
+        [row] = read(
+            [{"prompt": "p", "resolution": "2K"}], "s3://b/{model}/{prompt}-{resolution}-{row:03}.jpg"
+        )
+        assert row.expected_key == row.some_copy().key == "m/p-2K-000.jpg"
+        [row] = read([{}], "s3://b/{generation_id}")
+        assert row.expected_key is None
+
+    def test_of_a_template_is_parsed_once_for_all(self):
+        first, second = read([{}, {}])
+        assert first.template is second.template
+
+
+class TestAfterThePayment:
+    @pytest.mark.parametrize(
+        ("s3_key", "fields", "expected"),
+        [
+            ("{generation_id}", {"id": "a/../b\\c\x1b"}, "a-..-b-c"),
+            ("{generation_id}/x", {"id": ".."}, "-/x"),
+            ("{width}x{height}-{row}.jpg", {}, "unknownxunknown-0.jpg"),
+            ("{width:05d}-{row}.jpg", {}, "unknown-0.jpg"),
+            ("{model}-{row}.jpg", {"model": "../other"}, "m-0.jpg"),
+        ],
+        ids=["slashes", "climbs", "no size", "no size to format", "another model"],
+    )
+    def test_an_odd_answer_gets_a_key(self, s3_key, fields, expected):
+        [row] = read([{}], f"s3://b/{s3_key}")
+        assert [copy.key for copy in row.copies(answer(**fields))] == [expected]
+
+    def test_an_answer_that_makes_the_key_too_long_gets_a_shorter_one(self):
+        room = KEY_MAX_BYTES - 28 - 8 - 1
+        [row] = read([{}], "s3://b/" + "x" * room + "{generation_id}-{index}{width}")
+        keys = [copy.key for copy in row.copies(answer(12, id="ä" * 128))]
+        assert len(set(keys)) == 12
+        for made in keys:
+            check_key(made)
+
+    def test_several_files_of_one_row_are_told_apart(self):
+        [row] = read([{}])
+        assert [copy.key for copy in row.copies(answer(3))] == ["0.jpg", "0-1.jpg", "0-2.jpg"]
+
+    def test_a_file_carries_what_its_object_is_known_by(self):
+        [row] = read([{}])
+        [copy] = row.copies(answer())
+        assert copy.prompt_sha256 == row.prompt_sha256
+        assert copy.request_sha256 == row.request.fingerprint
+
+    @settings(deadline=None)
+    @given(
+        s3_key=st.lists(
+            st.sampled_from(["{generation_id}", "{width}", "{height:04}", "{index}", "{row}", "{sha256}", "/", "a", ".", "..", "é"])
+            | st.sampled_from(["{generation_id:.1}", "{width:c}", "{model}", "{extension}", "x" * 1000]),
+            min_size=1,
+        ).map("".join),
+        id=st.text() | st.integers(),
+        size=st.none() | st.integers() | st.text() | st.floats(),
+        files=st.integers(1, 3),
+    )  # fmt: skip
+    def test_no_answer_makes_a_key_that_can_t_be_used(self, s3_key, id, size, files):
+        try:
+            [row] = read([{}], f"s3://b/{s3_key}")
+        except InvalidInputError:
+            return
+        media = {"url": "https://api.test/f", "width": size, "height": size}
+        copies = row.copies(answer(id=id, data=[media] * files))
+        keys = [copy.key or copy.located("ab" * 32, "image/avif").key for copy in copies]
+        assert len(keys) == files
+        assert len(set(keys)) == files or "{sha256}" in s3_key
+        for made in keys:
+            check_key(made)
+
+
+class TestRefused:
+    def test_rows_are_counted_past_the_third(self):
+        message = refusal([{"prompt": ""}] * 5)
+        assert message.count("prompt must not be empty.") == 3
+        assert message.endswith(" And 2 more.")
+
+    def test_a_list_with_more_rows_than_memory_is_meant_for(self):
+        assert refusal([{}] * (MAX_REQUESTS + 1)) == "requests must be at most 100000, got 100001."
+
+    def test_a_great_many_rows_take_little_time(self):
+        began = time.process_time()
+        assert refusal([{"prompt": ""}] * MAX_REQUESTS).endswith(" And 99997 more.")
+        assert time.process_time() - began < 10
+
+    @pytest.mark.parametrize(
+        ("requests", "sentence"),
+        [
+            ("rows", "requests must be a list of dicts, or the s3://bucket/key of a JSON Lines file, got 'rows'. Pass"),
+            (b"rows", "requests must be a list of dicts, or the s3://bucket/key of a JSON Lines file, got b'rows'. Pass"),
+            (None, "requests must be a list of dicts, or the s3://bucket/key of a JSON Lines file, got None. Pass"),
+            (["x"], "requests[0] must be a dict with at least model and prompt, got 'x'."),
+            ([{"promt": 1}], "requests[0]: 'promt' is not a known field. Known fields: model, prompt, "),
+            ([{"images": ["gs://b/k"]}], "requests[0]: images[0] must be an https:// URL, the s3://bucket/key of an"),
+        ],
+        ids=lambda value: repr(value)[:30],
+    )  # fmt: skip
+    def test_requests_that_are_none(self, requests, sentence):
+        assert refusal(requests).startswith(sentence)
+
+    @pytest.mark.parametrize(
+        ("defaults", "sentence"),
+        [
+            ("x", "defaults must be a dict of the fields that the requests share, got 'x'."),
+            ({"modl": "m"}, "defaults: 'modl' is not a known field."),
+            ({"labels": {"x": True}}, "defaults: labels['x'] must be"),
+        ],
+        ids=["no dict", "unknown field", "label"],
+    )
+    def test_defaults_that_are_none(self, defaults, sentence):
+        with pytest.raises(InvalidInputError) as error:
+            read_rows([], defaults, "s3://b/{row}", None, no_s3)
+        assert error.value.message.startswith(sentence)
+
+
+@pytest.mark.parametrize("s3_key", ["s3://b/{row}", "s3://b/{sku}.jpg"])
+def test_no_rows_need_no_labels(s3_key):
+    assert read([], s3_key) == []

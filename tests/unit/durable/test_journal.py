@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_getimg.durable.journal import KEY, SEGMENT_BYTES, Journal, saved_key
+from airflow_provider_getimg.durable.ledger import LedgerError
+
+LOG = SimpleNamespace(info=lambda *_: None)
+
+
+class MemoryStore:
+    """A state store; each write may be made to wait, or to fail."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.writes = 0
+        self.gate: threading.Event | None = None
+        self.is_writing = threading.Event()
+        self.fails = 0
+
+    def get(self, key: str) -> Any:
+        return json.loads(self.values[key]) if key in self.values else None
+
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        self.is_writing.set()
+        if self.gate is not None:
+            assert self.gate.wait(60)
+        if self.fails:
+            self.fails -= 1
+            raise ConnectionError("the API server is away")
+        self.writes += 1
+        self.values[key] = json.dumps(value)
+
+
+def reread(store: MemoryStore, epoch: int = 3) -> Journal:
+    journal = Journal(store, epoch, LOG)
+    with journal:
+        return journal
+
+
+def test_what_was_written_is_read_by_the_next_try():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 1})
+        journal.write("b", {"n": 2})
+        journal.write("a", {"n": 3})
+    journal = reread(store)
+    assert [journal.earlier(key) for key in "abc"] == [{"n": 3}, {"n": 2}, None]
+
+
+def test_a_write_is_durable_once_it_returns():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 1})
+        # As a process that is killed here leaves it.
+        assert reread(store).earlier("a") == {"n": 1}
+
+
+def test_none_takes_an_entry_back():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 1})
+        journal.write("a", None)
+    assert reread(store).earlier("a") is None
+
+
+def test_many_that_wait_share_a_write():
+    store = MemoryStore()
+    store.gate = threading.Event()
+    with Journal(store, 3, LOG) as journal:
+        first = journal.write_later("first", {"n": 0})
+        assert store.is_writing.wait(60)
+        # They all wait now, for a write that is under way without them.
+        waiting = [journal.write_later(f"row {n}", {"n": n}) for n in range(50)]
+        store.gate.set()
+        for write in (first, *waiting):
+            write.result(60)
+        assert store.writes == 2
+    assert all(reread(store).earlier(f"row {n}") == {"n": n} for n in range(50))
+
+
+def test_a_full_segment_is_left_and_the_next_begun():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        for n in range(100):
+            journal.write(f"row {n}", {"text": "x" * 1000, "n": n})
+    assert len(store.values) >= 100_000 // SEGMENT_BYTES
+    assert all(len(value) <= SEGMENT_BYTES + 2000 for value in store.values.values())
+    again = reread(store)
+    assert all(again.earlier(f"row {n}")["n"] == n for n in range(100))
+
+
+def test_the_next_try_leaves_what_was_written_untouched():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 1})
+    before = dict(store.values)
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 2})
+    assert {key: store.values[key] for key in before} == before
+    assert reread(store).earlier("a") == {"n": 2}
+
+
+def test_what_was_written_before_a_clear_does_not_count():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        for n in range(60):
+            journal.write(f"row {n}", {"text": "x" * 1000})
+    before = dict(store.values)
+    with Journal(store, 7, LOG) as journal:
+        assert journal.earlier("row 1") is None
+        journal.write("new", {"n": 1})
+    again = reread(store, 7)
+    assert again.earlier("new") == {"n": 1}
+    assert again.earlier("row 59") is None
+    # What the Clear after a mended bucket needs is still there.
+    assert {key: store.values[key] for key in before} == before
+
+
+PAID = {"state": "answered", "answer": {"id": "req-1"}}
+PAID_AGAIN = {"state": "answered", "answer": {"id": "req-2"}}
+SENT = {"state": "submitted"}
+NOTE = saved_key("row")
+
+# What was written in which epoch, and what a try of a later one is told.
+OWED = {
+    "nothing": ([], None),
+    "sent, not answered": ([(3, "row", SENT)], None),
+    "refused": ([(3, "row", SENT), (3, "row", None)], None),
+    "paid, not saved": ([(3, "row", SENT), (3, "row", PAID)], PAID),
+    "paid and saved": ([(3, "row", PAID), (3, NOTE, ["s3"])], None),
+    "paid and gone": ([(3, "row", PAID), (3, NOTE, "gone")], None),
+    "gone, paid again, not saved": (
+        [(3, "row", PAID), (3, NOTE, "gone"), (3, NOTE, None), (3, "row", PAID_AGAIN)],
+        PAID_AGAIN,
+    ),
+    "saved, cleared, paid again, not saved": (
+        [(3, "row", PAID), (3, NOTE, ["s3"]), (7, "row", PAID_AGAIN)],
+        PAID_AGAIN,
+    ),
+    "saved, cleared, sent, not answered": ([(3, "row", PAID), (3, NOTE, ["s3"]), (7, "row", SENT)], None),
+    "not saved, cleared, saved": ([(3, "row", PAID), (7, NOTE, ["s3"])], None),
+    "not saved, cleared, gone": ([(3, "row", PAID), (7, NOTE, "gone")], None),
+    "not saved, cleared, gone, refused": (
+        [(3, "row", PAID), (7, "row", SENT), (7, "row", PAID)],
+        PAID,
+    ),
+    "not saved, cleared, paid again, saved": (
+        [(3, "row", PAID), (7, "row", PAID_AGAIN), (7, NOTE, ["s3"])],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("epochs_after", [0, 4], ids=["one Clear", "two Clears"])
+@pytest.mark.parametrize(("written", "owed"), OWED.values(), ids=OWED)
+def test_after_a_clear_what_was_paid_for_and_not_saved_is_owed(written, owed, epochs_after):
+    store = MemoryStore()
+    for epoch, key, value in written:
+        with Journal(store, epoch, LOG) as journal:
+            journal.write(key, value)
+    now = max([epoch for epoch, *_ in written], default=3) + 4
+    if epochs_after:
+        # A Clear that wrote nothing.
+        assert reread(store, now).earlier("row") == owed
+    journal = reread(store, now + epochs_after)
+    assert journal.earlier("row") == owed
+    assert journal.earlier(NOTE) is None
+
+
+@pytest.mark.parametrize("note", [["s3"], "gone"], ids=str)
+def test_what_a_clear_saved_of_what_was_owed_is_known_to_its_retries(note):
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("row", PAID)
+    with Journal(store, 7, LOG) as journal:
+        assert journal.earlier("row") == PAID
+        journal.write(NOTE, note)
+    again = reread(store, 7)
+    assert (again.earlier("row"), again.earlier(NOTE)) == (PAID, note)
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 2])
+def test_a_segment_that_a_user_deleted_hides_no_other(deleted):
+    store = MemoryStore()
+    for n in range(3):
+        with Journal(store, 3, LOG) as journal:
+            journal.write(f"row {n}", {"n": n})
+    del store.values[KEY.format(number=deleted)]
+    with Journal(store, 3, LOG) as journal:
+        assert [journal.earlier(f"row {n}") for n in range(3)] == [
+            None if n == deleted else {"n": n} for n in range(3)
+        ]
+        journal.write("new", {"n": 3})
+    again = reread(store)
+    assert again.earlier("new") == {"n": 3}
+    assert all(again.earlier(f"row {n}") == {"n": n} for n in range(3) if n != deleted)
+
+
+def test_a_write_that_fails_is_told_to_who_waits_and_leaves_no_trace():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write("a", {"n": 1})
+        store.fails = 1
+        with pytest.raises(ConnectionError):
+            journal.write("b", {"n": 2})
+        journal.write("c", {"n": 3})
+    again = reread(store)
+    assert [again.earlier(key) for key in "abc"] == [{"n": 1}, None, {"n": 3}]
+
+
+def test_leaving_it_writes_what_nobody_waits_for():
+    store = MemoryStore()
+    with Journal(store, 3, LOG) as journal:
+        journal.write_later("a", {"n": 1})
+    assert reread(store).earlier("a") == {"n": 1}
+
+
+@pytest.mark.parametrize("stored", ["x", {"epoch": 3}, {"epoch": 3, "entries": 7}], ids=str)
+def test_a_segment_that_can_not_be_read_is_an_error_that_names_it(stored):
+    store = MemoryStore()
+    store.values["getimg_batch_0000"] = json.dumps(stored)
+    with (
+        pytest.raises(LedgerError, match=r"'getimg_batch_0000' in the task's state can't be read"),
+        Journal(store, 3, LOG),
+    ):
+        pass
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcde"), st.none() | st.integers() | st.text(max_size=9000)), max_size=30
+    ),
+    st.integers(1, 4),
+)
+def test_whatever_is_written_in_whatever_tries_the_last_word_holds(entries, tries):
+    store = MemoryStore()
+    expected: dict[str, Any] = {}
+    for part in range(tries):
+        with Journal(store, 3, LOG) as journal:
+            for key, value in entries[part::tries]:
+                journal.write(key, {"value": value})
+                expected[key] = {"value": value}
+    again = reread(store)
+    assert {key: again.earlier(key) for key in expected} == expected

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from airflow.sdk._shared.secrets_masker import redact
+from airflow.sdk.execution_time.task_runner import _serialize_template_field
+
+from airflow_provider_getimg.hooks import masking
+from airflow_provider_getimg.hooks.masking import Concealed, mask_signed_urls, revealed
+
+QUERY = "exp=1795530722&sig={}"
+
+
+def url(mark: str) -> str:
+    return f"https://api.getimg.ai/v2/downloads/img_1/0?{QUERY.format(mark * 8)}"
+
+
+@pytest.mark.parametrize(
+    ("mark", "value"),
+    [
+        ("a1", url("a1")),
+        ("b2", [{"data": [{"url": url("b2")}]}]),
+        ("c3", str([{"data": [{"url": url("c3")}]}])),
+        ("d4", json.dumps({"url": url("d4")})),
+        ("e5", json.dumps({"url": url("e5")}).replace("/", "\\/")),
+        ("f6", f"  Draw {url('f6')} anew"),
+        ("g7", url("g7").replace("https", "HTTPS")),
+        ("h8", ({"deep": [[{"er": url("h8")}]]},)),
+    ],
+    ids=["url", "answers", "their repr", "json", "escaped json", "in a sentence", "upper case", "deep"],
+)
+def test_a_signature_is_masked_wherever_it_stands(mark, value):
+    query = QUERY.format(mark * 8)
+    assert query in redact(f"https://elsewhere?{query}")
+    mask_signed_urls(value)
+    assert query not in redact(f"https://elsewhere?{query}")
+
+
+@pytest.mark.parametrize(
+    "value", ["https://[", "https://a.test", "?", "", None, 7, ["https://a.test/?"]], ids=repr
+)
+def test_what_has_no_signature_is_left_alone(value):
+    mask_signed_urls(value)
+    assert redact("https://a.test/page") == "https://a.test/page"
+
+
+@pytest.mark.parametrize(
+    ("value", "secret"),
+    [
+        ("https://h.test/it's.png?sig=maskedquote", "sig=maskedquote"),
+        ([{"url": "https://h.test/a b.png?sig=maskedspace"}], "sig=maskedspace"),
+        (json.dumps(json.dumps({"url": "https://h.test/f?sig=maskednested"})), "sig=maskednested"),
+        ("https://user:maskedpassword@h.test/f", "maskedpassword"),
+    ],
+    ids=["quote", "space", "nested", "password"],
+)
+def test_what_is_secret_in_an_odd_url_is_masked(value, secret):
+    assert secret in redact(f"elsewhere {secret}")
+    mask_signed_urls(value)
+    assert secret not in redact(f"elsewhere {secret}")
+
+
+def test_a_text_of_many_urls_is_rendered_at_once():
+    started = time.process_time()
+    mask_signed_urls(["a://" * 15_000] * 20)
+    Concealed(["a://" * 15_000] * 20).serialize()
+    # Quadratic time took a minute for each.
+    assert time.process_time() - started < 10
+
+
+def test_masks_are_few_however_many_urls_there_are(monkeypatch):
+    monkeypatch.setattr(masking, "_masks", set())
+    mask_signed_urls([url(f"{number:04}") for number in range(1000)])
+    assert len(masking._masks) == masking._MASKS_AT_MOST
+
+
+def test_a_concealed_value_is_shown_without_its_signatures():
+    odd = "https://user:pw@h.test/it's a.png?sig=x"
+    answers = [{"id": "img_1", "data": [{"url": url("zz"), "width": 7}, {"url": odd}]}]
+    concealed = Concealed(answers)
+    shown = _serialize_template_field(concealed, "generation")
+    assert "sig=" not in json.dumps(shown)
+    assert shown[0]["data"][0]["url"] == "https://api.getimg.ai/v2/downloads/img_1/0?..."
+    assert shown[0]["data"][1]["url"] == "https://***@h.test/it's a.png?..."
+    assert "sig=" not in repr(concealed)
+    assert revealed(concealed) is answers
+    assert revealed(answers) is answers

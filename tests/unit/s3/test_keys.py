@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.s3.keys import (
+    KEY_MAX_BYTES,
+    PLACEHOLDERS,
+    KeyTemplate,
+    check_key,
+    clean_value,
+    numbered,
+)
+
+VALUES = {
+    "generation_id": "img_1",
+    "index": 7,
+    "extension": "png",
+    "model": "seedream-5-lite",
+    "width": 1536,
+    "height": 1024,
+    "sha256": "ab" * 32,
+}
+
+
+def render(s3_key: object, s3_bucket: object = "bucket", **values: object) -> str:
+    return KeyTemplate.parse(s3_key, s3_bucket, PLACEHOLDERS).render(VALUES | values)
+
+
+@pytest.mark.parametrize(
+    ("s3_key", "key"),
+    [
+        ("a.png", "a.png"),
+        ("a/{generation_id}-{index}.{extension}", "a/img_1-7.png"),
+        ("{model}/{index:03d}", "seedream-5-lite/007"),
+        ("{width}x{height}.{extension}", "1536x1024.png"),
+        ("{index:>4}{index:<255}", "   7" + "7" + " " * 254),
+        ("by-content/{sha256}", f"by-content/{'ab' * 32}"),
+        ("{{{index}}}", "{7}"),
+        ("/a", "/a"),
+        ("a//b", "a//b"),
+        ("a/...", "a/..."),
+        ("図/👩‍🎨.png", "図/👩‍🎨.png"),
+        ("x" * 1024, "x" * 1024),
+    ],
+)
+def test_a_template_becomes_a_key(s3_key, key):
+    assert render(s3_key) == key
+
+
+def test_a_template_knows_its_bucket_its_text_and_its_placeholders():
+    template = KeyTemplate.parse("s3://other/{index}/{model}-{index}", None, PLACEHOLDERS)
+    assert (template.bucket, template.text) == ("other", "{index}/{model}-{index}")
+    assert template.names == {"index", "model"}
+
+
+@pytest.mark.parametrize(
+    ("s3_key", "folder"),
+    [
+        ("a/b/{index}/c", "a/b"),
+        ("a/b-{index}", "a"),
+        ("{index}/a", ""),
+        ("a.png", ""),
+        ("a/b/c.png", "a/b"),
+        ("/a", ""),
+        ("a{{/b/{index}", "a{/b"),
+    ],
+)
+def test_the_folder_that_all_keys_share(s3_key, folder):
+    assert KeyTemplate.parse(s3_key, "bucket", PLACEHOLDERS).shared_folder == folder
+
+
+@pytest.mark.parametrize(
+    ("s3_key", "s3_bucket", "sentence"),
+    [
+        ("", "b", "s3_key must be a key or a full s3://bucket/key, such as"),
+        (None, "b", "got None."),
+        (b"a", "b", "got b'a'."),
+        ("k", None, "must name a bucket and an object, or s3_key alone a full s3://bucket/key, got s3_key 'k' and"),
+        ("images/", "b", "got s3_key 'images/' and s3_bucket 'b'."),
+        ("None", "b", "got s3_key 'None' and s3_bucket 'b'."),
+        ("k", "None", "got s3_key 'k' and s3_bucket 'None'."),
+        ("s3://b", None, "got s3_key 's3://b' and s3_bucket None."),
+        ("s3://b/k", "b", "s3_bucket must be left out where s3_key names the bucket itself ('s3://b/k'), got 'b'."),
+        ("{nope}", "b", "s3_key has the unknown placeholder '{nope}'. Known placeholders: {generation_id}, {index}, "),
+        ("{}", "b", "s3_key has the unknown placeholder '{}'."),
+        ("{index.__class__}", "b", "must be a name, with at most a format such as {index:03d}, got '{index.__class__}'."),
+        ("{index[0]}", "b", "got '{index[0]}'."),
+        ("{index!r}", "b", "got '{index!r}'."),
+        ("{index:{model}}", "b", "got '{index:{model}}'."),
+        ("{sha256:.8}", "b", "{sha256} in s3_key must have no format, got '{sha256:.8}'."),
+        ("{index:>2000000000}", "b", "at most 255 characters, got '{index:>2000000000}'."),
+        ("{index:.256f}", "b", "at most 255 characters, got '{index:.256f}'."),
+        ("{index:>٣٠٠}", "b", "at most 255 characters, got "),
+        ("{index:>" + "9" * 5000 + "}", "b", "at most 255 characters, got "),
+        ("{index", "b", "each placeholder in a pair of braces, and {{ or }} for a brace of the key itself, got '{index'."),
+        ("a}", "b", "got 'a}'."),
+        ("{index!}", "b", "got '{index!}'."),
+        ("{generation_id:d}", "b", "s3_key has {generation_id:d}, which can't format 'img_1'."),
+        ("{model:}", "b", None),
+        ("a/../b", "b", "s3_key gives the key 'a/../b': no part of a key between slashes may be '.' or '..'."),
+        ("./a", "b", "s3_key gives the key './a': no part"),
+        ("a/.", "b", "s3_key gives the key 'a/.': no part"),
+        ("a\nb", "b", r"s3_key gives the key 'a\nb', which holds control characters."),
+        ("a\x1b[31m", "b", "which holds control characters."),
+        ("a\x7f", "b", "which holds control characters."),
+        ("a\x85b", "b", "which holds control characters."),
+        ("a\u2028b", "b", "which holds control characters."),
+        ("a\u202egnp.exe", "b", "which holds control characters."),
+        ("a\ud800", "b", "which holds text that can't be encoded."),
+        ("ä" * 513, "b", "s3_key gives a key of 1026 bytes ('" + "ä" * 59 + "...): S3 takes at most 1024."),
+    ],
+    ids=lambda value: ascii(value)[:30],
+)  # fmt: skip
+def test_what_is_no_key_is_one_sentence(s3_key, s3_bucket, sentence):
+    if sentence is None:
+        assert render(s3_key, s3_bucket)
+        return
+    with pytest.raises(InvalidInputError) as error:
+        render(s3_key, s3_bucket)
+    assert sentence in str(error.value)
+    assert str(error.value).endswith(". Nothing was billed.")
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (None, "s3_key has {model}, for which there is no value."),
+        ("..", "s3_key gives the key 'a/..': no part"),
+        ("", "s3_key gives the key 'a/', which names a folder, not an object."),
+        ("b/", "s3_key gives the key 'a/b/', which names a folder, not an object."),
+        ("x\0", r"s3_key gives the key 'a/x\x00', which holds control characters."),
+        (10**5000, "s3_key has {model}, which can't format <int>."),
+    ],
+    ids=["none", "climbs", "empty", "folder", "NUL", "endless"],
+)
+def test_a_value_that_makes_no_key_is_one_sentence(model, sentence):
+    with pytest.raises(InvalidInputError) as error:
+        render("a/{model}", model=model)
+    assert sentence in str(error.value)
+
+
+def test_a_format_that_no_character_fits_is_one_sentence():
+    with pytest.raises(InvalidInputError, match=r"s3_key has {index:c}, which can't format 1099511627776\."):
+        render("{index:c}", index=2**40)
+
+
+def test_names_may_be_checked_later():
+    template = KeyTemplate.parse("{sku}", "b")
+    template.check_names(["sku"])
+    with pytest.raises(InvalidInputError, match=r"unknown placeholder '{sku}'\. Known placeholders: {row}\."):
+        template.check_names(["row"])
+
+
+def test_a_key_is_told_by_the_parameter_that_it_comes_from():
+    with pytest.raises(InvalidInputError, match=r"^manifest_key gives the key 'a/'"):
+        check_key("a/", "manifest_key")
+
+
+@pytest.mark.parametrize(
+    ("value", "cleaned"),
+    [
+        ("img_1", "img_1"),
+        ("a/b\\c", "a-b-c"),
+        ("a\x1b\n\u202eb", "a---b"),
+        ("..", "-"),
+        (".", "-"),
+        ("", "unknown"),
+        (" ", "unknown"),
+        (None, "unknown"),
+        ("half \ud83d", "half -"),
+        ("x" * 9999, "x" * 128),
+    ],
+    ids=ascii,
+)
+def test_what_an_answer_tells_can_t_harm_a_key(value, cleaned):
+    assert clean_value(value) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("a/b.png", "a/b-1.png"),
+        ("a.d/b", "a.d/b-1"),
+        ("a/.b", "a/.b-1"),
+        ("b." + "c" * 17, "b." + "c" * 17 + "-1"),
+        ("ä" * 510 + ".png", "ä" * 509 + "-1.png"),
+    ],
+    ids=lambda value: value[-12:],
+)
+def test_files_that_would_share_a_key_are_numbered(key, expected):
+    assert numbered(key, 1) == expected
+
+
+TEXT = st.text() | st.sampled_from(["", ".", "..", "/", "a/", "\0", "\ud800", "x" * 2000])
+FRAGMENTS = (
+    "a", "/", ".", "..", "{", "}", "{{", "{index}", "{model}", "{index:", "{model:", "{width:", "03d", "!r", "{x}", "%", "c",
+    "e", "10", "999999999", ":", "=", ",", "[0]", ".5", "é", "\x1b", "s3://",
+)  # fmt: skip
+TEMPLATES = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5)).map("".join)
+
+
+@settings(deadline=None)
+@given(
+    template=TEMPLATES,
+    model=TEXT,
+    index=st.integers() | st.floats(),
+    width=st.none() | st.integers() | st.decimals(),
+)
+def test_whatever_the_template_it_gives_a_sound_key_or_is_refused(template, model, index, width):
+    refused = None
+    try:
+        key = render(template, model=model, index=index, width=width)
+    except InvalidInputError as error:
+        refused = str(error)
+    if refused is None:
+        check_key(key)
+        assert 0 < len(key.encode()) <= KEY_MAX_BYTES
+    else:
+        assert "\x1b" not in refused
+
+
+@settings(deadline=None)
+@given(value=TEXT, index=st.integers(0, 10**9), folder=st.sampled_from(["", "a/", "a.b/", "x" * 1023 + "/"]))
+def test_whatever_an_answer_tells_makes_a_sound_key(value, index, folder):
+    cleaned = clean_value(value)
+    check_key(f"a/{cleaned}")
+    check_key(numbered(f"{folder}{cleaned}", index))
