@@ -8,12 +8,16 @@ XCom): the process dies right before executing it. Meanwhile the simulator plays
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk.execution_time import task_runner
 
+import airflow_provider_getimg
 from devstack.process import StackError
 from tests.integration.test_batch import (
     FILE_BYTES,
@@ -28,7 +32,6 @@ from tests.integration.test_batch import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from devstack import Airflow, SeaweedFS, Simulator
     from devstack.s3_faults import S3FaultProxy
@@ -73,7 +76,7 @@ def faults() -> list[dict[str, Any]]:
 #: Answers that get lost among :func:`faults`.
 LOST = 5
 
-# Places before which what is known, or what lies in S3, changes.
+# Places before which what is known, or what is in S3, changes.
 TURNING_POINTS = (
     "journal.py:_commit:#100",
     "client.py:generate_image:#40",  # noted, not sent
@@ -81,17 +84,26 @@ TURNING_POINTS = (
     "ledger.py:answered:#50",  # paid, the answer not written
     "ledger.py:withdraw:#1",  # refused, noted as sent
     "ledger.py:lost:#2",
-    "pace.py:limited:#2",
-    "run.py:_save:#60",  # paid and written, not saved
+    "limiter.py:limited:#2",
+    "engine.py:_save:#60",  # paid and written, not saved
     "download.py:_receive:#90",
-    "s3_store.py:_put:#100",  # downloaded, there is no object
-    "run.py:_saved:#99",
-    "run.py:_saved:#200",
+    "store.py:_put:#100",  # downloaded, there is no object
+    "engine.py:_saved:#99",
+    "engine.py:_saved:#200",
     "manifest.py:write:#1",  # nothing sent
     "manifest.py:write:#2",  # all saved, nothing reported
-    "lineage.py:",
+    "lineage.py:emit_asset_events:",
     "task_runner.py:_push_xcom_if_needed:",
 )
+
+
+@pytest.mark.parametrize("test", ["test_killed.py", "test_batch_killed.py"])
+def test_each_place_where_a_process_dies_is_in_the_code(test):
+    """A process whose place is gone lives on, and shows nothing."""
+    package = Path(airflow_provider_getimg.__file__).parent
+    for file, function in re.findall(r'"(\w+\.py):(\w+):', Path(__file__).with_name(test).read_text()):
+        sources = [Path(task_runner.__file__)] if file == "task_runner.py" else package.rglob(file)
+        assert any(f"def {function}(" in source.read_text() for source in sources), (file, function)
 
 
 def spread(lines: int, moments: int) -> list[int]:
@@ -205,7 +217,7 @@ def check_batch(
 
 
 def test_a_batch_that_is_killed_three_times_pays_each_row_once(killed_batch):
-    ended, seen = killed_batch(["ledger.py:answered:#50", "run.py:_saved:#60", "manifest.py:write:#2"])
+    ended, seen = killed_batch(["ledger.py:answered:#50", "engine.py:_saved:#60", "manifest.py:write:#2"])
     assert seen["deaths"] == 3
     assert ended.tries() >= 4
     assert seen["reused"] >= 20
@@ -230,7 +242,7 @@ def test_a_batch_that_is_killed_at_any_moment_pays_each_row_once(killed_batch, t
         moments = moments[::3]
     for number, moment in enumerate(moments):
         # Every third is killed again.
-        second = [["run.py:_saved:#30"], [], []][number % 3]
+        second = [["engine.py:_saved:#30"], [], []][number % 3]
         _, seen = killed_batch([moment, *second], on_unknown_outcome, name=f"killed-{number}")
         died += seen["deaths"]
         reused += seen["reused"]
@@ -250,10 +262,10 @@ def refusing(airflow_stack: Airflow, seaweedfs: SeaweedFS) -> Iterator[S3FaultPr
     "moments",
     [
         [],
-        pytest.param(["ledger.py:answered:#20", "run.py:_save:#30"], marks=pytest.mark.long),
-        pytest.param(["s3_store.py:_put:#300"], marks=pytest.mark.long),
+        pytest.param(["ledger.py:answered:#20", "engine.py:_save:#30"], marks=pytest.mark.long),
+        pytest.param(["store.py:_put:#300"], marks=pytest.mark.long),
         pytest.param(["history.py:note_saved:#8", "client.py:_send:#150"], marks=pytest.mark.long),
-        pytest.param(["results.py:check:", "manifest.py:write:#2"], marks=pytest.mark.long),
+        pytest.param(["report.py:check:", "manifest.py:write:#2"], marks=pytest.mark.long),
     ],
     ids=str,
 )
