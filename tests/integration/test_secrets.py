@@ -62,11 +62,11 @@ def _work_that_succeeds_and_fails(airflow_stack: Airflow, simulator_server: Simu
     """Run the operators through success, loss, refusal, reuse and failed downloads, single and mapped."""
     simulator_server.reset()
     echo = f'{{"error": {{"message": "No: {simulator_server.api_key}", "code": "x"}}}}'
-    signed = '{"id": "i", "status": "completed", "data": [{"url": "http://127.0.0.1:1/f?exp=1&sig=feedfacefeedface"}]}'
+    signed = '{"id": "i", "status": "completed", "data": [{"link": "http://127.0.0.1:1/f?exp=1&sig=feedfacefeedface"}]}'
     for dag_id, faults, state in (
         ("getimg_daily_image", [], "success"),
         ("getimg_mapped_prompts", [], "success"),
-        ("getimg_daily_image", [{"on": "download", "kind": "status", "status": 403}], "failed"),
+        ("getimg_daily_image", [{"on": "download", "kind": "status", "status": 410}], "failed"),
         ("paying_once_mapped", [{"on": "download", "kind": "truncate", "times": 30}], "failed"),
         ("paying_once", [{"on": "image", "kind": "drop_after_billing"}], "failed"),
         ("paying_once", [{"on": "image", "kind": "status", "status": 200, "body": signed}], "failed"),
@@ -129,5 +129,5 @@ def test_rendered_fields_show_the_file_and_mask_its_signature(airflow_stack: Air
     whole = [fields for fields in rendered if "LazyXComSequence" not in fields]
     assert whole
     for fields in whole:
-        assert "/v2/downloads/img_" in fields
+        assert "/v2/downloads/req-" in fields
         assert "?..." in fields

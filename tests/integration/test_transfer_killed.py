@@ -77,7 +77,7 @@ def turning_points(places: list[str]) -> list[str]:
     return [
         first("download.py:_request:"),  # looked, nothing downloaded
         first("spool.py:seal:"),  # downloaded, not verified
-        first("s3_store.py:_put:"),  # verified, not written
+        first("store.py:_put:"),  # verified, not written
         last("copier.py:_write:"),  # one is written, nothing told
         first("lineage.py:"),  # all saved, nothing told
         first("task_runner.py:_xcom_push:", "task_runner.py:_push_xcom_if_needed:"),  # all told but the XCom
