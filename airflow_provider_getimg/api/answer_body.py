@@ -34,7 +34,7 @@ def read(chunks: Iterator[bytes], content_encoding: str, max_bytes: int) -> byte
     """
     Read a body and decompress it.
 
-    Answers are asked for uncompressed. One that comes as gzip or deflate is paid for all the same, and so is one whose
+    Requests ask for an uncompressed answer. One that comes as gzip or deflate is paid for all the same, and so is one whose
     ``Content-Encoding`` is something else than what its bytes are: the bytes decide.
 
     :param chunks: The body as it was sent.

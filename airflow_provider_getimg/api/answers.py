@@ -151,7 +151,7 @@ def _reason_phrase(response: httpx.Response, redact: Redact) -> str:
 
 
 def wait_before_next(response: httpx.Response) -> float | None:
-    """Return the seconds until another try, from ``Retry-After`` or ``X-RateLimit-Reset``; None if not told."""
+    """Return the seconds until another try, from ``Retry-After`` or ``X-RateLimit-Reset``; None if absent."""
     asked = response.headers.get("retry-after")
     if asked is not None:
         wait = _seconds(asked)
@@ -167,7 +167,7 @@ def wait_before_next(response: httpx.Response) -> float | None:
 
 
 def rate_limit(response: httpx.Response) -> RateLimit | None:
-    """Return what an answer tells of the limit on requests per minute; None if not told."""
+    """Return what an answer says about the limit on requests per minute; None if absent."""
     remaining = _seconds(response.headers.get("x-ratelimit-remaining"))
     reset = _seconds(response.headers.get("x-ratelimit-reset"))
     if remaining is None or reset is None:

@@ -126,8 +126,8 @@ class GetimgClient:
         body = json.dumps(request.to_json()).encode()
         if len(body) > REQUEST_MAX_BYTES:
             raise InvalidInputError(
-                f"The request with its reference images is {len(body)} bytes: at most {REQUEST_MAX_BYTES} "
-                "(25 MiB) are allowed."
+                f"The request with its reference images must have at most {REQUEST_MAX_BYTES} bytes (25 MiB), "
+                f"got {len(body)}."
             )
         response, content = self._send("POST", "/v2/images/generations", self.timeout, content=body)
         if not response.is_success:

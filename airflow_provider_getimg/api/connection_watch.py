@@ -28,7 +28,7 @@ class Peer:
     """
     The other end of a connection.
 
-    :param host: The name or address that was asked for.
+    :param host: The requested name or address.
     :param port: The port.
     :param address: The IP address that it led to.
     :param is_proxy: It is the proxy that this request goes through.

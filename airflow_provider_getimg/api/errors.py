@@ -122,7 +122,7 @@ class CostLimitError(GetimgError):
 
 
 class KilledError(GetimgError):
-    """The task was told to end before a request was sent, or a file was saved."""
+    """The task was terminated before a request was sent, or a file was saved."""
 
 
 class RequestRefusedError(GetimgError):

@@ -149,7 +149,7 @@ def _is_utf8(text: bytes) -> bool:
 
 def is_whole(file: BinaryIO, size: int) -> bool | None:
     """
-    Tell by a file's own format whether it is complete; None where that can't be told. What follows its end does not matter.
+    Return whether a file is complete by its own format; None if unknown. What follows its end does not matter.
 
     :param file: Its position is changed.
     :param size: Its size in bytes.

@@ -19,7 +19,7 @@ def image_price(model: Model, resolution: str | None) -> Decimal | None:
     Return the price in USD of one image, or None where the catalogue doesn't tell.
 
     :param model: The model, with its rates.
-    :param resolution: The resolution that is asked for; None for the model's default, its first.
+    :param resolution: The requested resolution; None for the model's default, its first.
     """
     if model.pricing.currency != CURRENCY:
         return None

@@ -2,7 +2,7 @@
 """
 The heads of HTTP answers, without what can't be read in them.
 
-h11 refuses an answer for one header that it can't parse, and what was paid for would be lost with it: a name with a space in
+h11 refuses an answer for one header that it can't parse, and the paid image would be lost with it: a name with a space in
 it, a length that is no number, a transfer coding that it doesn't know.
 """
 
@@ -26,7 +26,7 @@ _LENGTH = re.compile(rb"[0-9]{1,20}")
 
 class ResponseHeads:
     """
-    Reads from a new connection, and mends the heads of the answers that come.
+    Reads from a new connection, and repairs the heads of the answers that come.
 
     :param read: The ``read`` of httpcore's stream.
     """

@@ -77,7 +77,7 @@ class Transport(httpx.BaseTransport):
         )
 
     def _explained(self, error: httpx.TransportError, proxy: Proxy | None) -> str:
-        """Tell of a failure which proxy and which certificates were used."""
+        """Describe which proxy and which certificates a failed request used."""
         text = str(error) or type(error).__name__
         if refusal := _certificate_refusal(error):
             text = f"its certificate was refused ({refusal}), checked against {self._certificates}"

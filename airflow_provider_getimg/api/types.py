@@ -310,7 +310,7 @@ class Usage(_Answer):
 @dataclass(frozen=True)
 class RateLimit:
     """
-    What an answer tells of the limit on requests per minute.
+    What an answer says about the limit on requests per minute.
 
     :param remaining: Requests that are left.
     :param resets_in: Seconds until there are more.
@@ -363,7 +363,7 @@ class Generation(_Answer):
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """What the answer's headers told of the limit on requests per minute; None if nothing."""
+        """What the answer's headers said about the limit on requests per minute; None if nothing."""
         return self._rate_limit
 
     @property

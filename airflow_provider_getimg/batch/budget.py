@@ -96,7 +96,7 @@ class Budget:
             if self._limit is not None and spent + price > self._limit:
                 raise CostLimitError(
                     f"{spent} USD were, or may have been, billed so far, and another image costs {price} USD, more than max_cost "
-                    f"({self._limit} USD) allows: no more are asked for."
+                    f"({self._limit} USD) allows: no more requests are sent."
                 )
             self._set_aside += price
 

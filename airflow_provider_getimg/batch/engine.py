@@ -84,7 +84,7 @@ _FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 class Stop:
-    """Whether nothing more is to be asked for, and why. Safe to set from a signal handler."""
+    """Whether no more requests are to be sent, and why. Safe to set from a signal handler."""
 
     def __init__(self) -> None:
         #: Set once nothing more is sent.
@@ -98,7 +98,7 @@ class Stop:
 
     @property
     def is_killed(self) -> bool:
-        """Whether the task was told to end: what is in flight has little time left."""
+        """Whether the task was terminated: what is in flight has little time left."""
         return any(isinstance(reason, KilledError) for reason in self._reasons)
 
     def because(self, reason: GetimgError) -> None:
@@ -231,7 +231,7 @@ class BatchRun:
             # A time-out of Airflow's, most likely. What has arrived is saved; what was not asked for is left.
             self._stop.because(KilledError(f"The task ended with {type(error).__name__}."))
             self._log.warning(
-                "%s: nothing more is asked for, what has arrived is saved.", type(error).__name__
+                "%s: no more requests are sent; images that have arrived are saved.", type(error).__name__
             )
             self._wait(progress)
             raise
@@ -243,7 +243,7 @@ class BatchRun:
         return self.results
 
     def _in_order(self) -> list[Row]:
-        """Check the budget, and put first what is paid and dies first."""
+        """Check the budget, and order paid rows first, by the expiry of their URLs."""
         paid: list[tuple[datetime, Row]] = []
         to_ask = []
         has_saved = is_owed_now = False
@@ -286,7 +286,7 @@ class BatchRun:
                 check_references(get_model(request.model), request)
 
     def _wait(self, progress: Progress) -> None:
-        """Wait until all rows have ended; once told to end, not for long."""
+        """Wait until all rows have ended; once terminated, not for long."""
         stopped_at: float | None = None
         cut = abandoned = False
         while self._rows and not self._finished.wait(_TICK_SECONDS):
@@ -339,7 +339,7 @@ class BatchRun:
 
         A try that can save nothing of what earlier ones paid for must not buy more.
 
-        :param result: None where nothing is left to save: the row is generated again.
+        :param result: None if there is no file to save: the row is generated again.
         """
         if row.index not in self._owed:
             return
@@ -478,7 +478,7 @@ class BatchRun:
         if too_many and not self._stop.event.is_set():
             self._stop.because(
                 UnavailableError(
-                    f"{UNKNOWN_IN_A_ROW} requests in a row ended without an answer, and each may have been billed. The last: "
+                    f"{UNKNOWN_IN_A_ROW} consecutive requests ended without an answer, and each may have been billed. The last: "
                     f"{error.message}",
                     billed="unknown",
                 )

@@ -6,7 +6,7 @@ The account's limits are not known beforehand, differ by account, and are shared
 asking: a 429 costs nothing.
 
 - 429 with ``Retry-After``, or an answer that says that no requests are left: nothing is sent until then.
-- 429 without: too many at once. As many as were let through are what is allowed; now and then one more is
+- 429 without: too many at once. As many as were let through are the limit; now and then one more is
   tried, sooner and with larger steps while that goes well.
 """
 
@@ -43,7 +43,7 @@ class Pace:
 
     :param concurrency: How many requests are on their way at once, at most.
     :param is_stopping: Whether nothing more is to be sent.
-    :param log: Where changes of the pace are told.
+    :param log: Logs changes of the pace.
     :param patience: Seconds to wait where the API says that no requests are left. Default: as long as it takes.
     :param clock: A monotonic clock, in seconds.
     """
@@ -87,12 +87,12 @@ class Pace:
 
     @property
     def wait(self) -> float:
-        """Seconds until another request may be sent, as far as the API has told; 0 for now."""
+        """Seconds until another request may be sent, as far as the API has said; 0 for now."""
         with self._changed:
             return max(0.0, self._wait())
 
     def hold(self, held: bool) -> None:
-        """Let no request begin while ``held``: what is paid already is to be saved first."""
+        """Let no request begin while ``held``: paid images are saved first."""
         with self._changed:
             self._held = held
             self._changed.notify_all()
@@ -100,10 +100,10 @@ class Pace:
     @contextmanager
     def slot(self) -> Iterator[None]:
         """
-        Wait for leave to send a request, and count it for as long as the block runs.
+        Wait until a request may be sent, and count it for as long as the block runs.
 
         :raises KilledError: Nothing more is to be sent.
-        :raises RateLimitError: It would take longer than there is patience for.
+        :raises RateLimitError: The required wait exceeds max_wait.
         """
         with self._changed:
             while True:

@@ -21,7 +21,7 @@ class Progress:
     The progress of a batch.
 
     :param total: How many rows there are.
-    :param log: Where it is told.
+    :param log: Logs the progress.
     :param clock: A monotonic clock, in seconds.
     """
 

@@ -109,7 +109,7 @@ class BatchResults:
 
     :param stopped_by: Why not all rows were sent, if so.
     :param total_cost: What all tries since the last Clear were billed, in USD, as far as it is known.
-    :param doubtful: How many requests of those tries were, or may have been, billed besides.
+    :param doubtful: How many other requests of those tries were, or may have been, billed.
     """
 
     rows: list[RowResult]

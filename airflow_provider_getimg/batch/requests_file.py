@@ -35,7 +35,7 @@ def listed(
     :param s3_client: Called for a client where a file is to be read.
     :param add_fault: Called for each entry that is no dict.
     :raises InvalidInputError: There is no such list or file, or it holds too much.
-    :raises UnavailableError: S3 could not be asked for the file.
+    :raises UnavailableError: S3 could not be reached.
     """
     if isinstance(requests, str) and requests.startswith("s3://"):
         yield from _read(requests, s3_client, add_fault)

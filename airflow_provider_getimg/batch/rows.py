@@ -49,7 +49,7 @@ class Row:
     One image of a batch.
 
     :param index: Its place in the list, from 0.
-    :param request: What is asked for.
+    :param request: The request.
     :param labels: The user's own names for it, as plain JSON.
     :param template: Where its files go.
     :param id: The same in each try: the request's fingerprint, and a number where several rows ask for the same.
@@ -73,7 +73,7 @@ class Row:
 
     @property
     def output_format(self) -> str:
-        """The format that is asked for."""
+        """The requested format."""
         return self.request.checked.output_format or _DEFAULT_FORMAT
 
     @property
@@ -106,7 +106,7 @@ class Row:
         """
         Check that there will be a key for its file, whatever the answer tells.
 
-        :raises InvalidInputError: There won't, or it promises another format than the one that is asked for.
+        :raises InvalidInputError: There won't, or it promises another format than the requested one.
         """
         self.template.render({**self._values, **_ANY_ANSWER, **_NO_SIZE})
         key = self._planned_key()
@@ -155,7 +155,7 @@ class Row:
         )
 
     def made_before(self, generation_id: str | None, model: str | None, mime_type: str | None) -> FileCopy:
-        """Return the file that lies at its key, with what the object itself tells."""
+        """Return the file that exists at its key, with what the object itself says."""
         copy = self.some_copy()
         media = cast("MediaFile", KnownMedia(mime_type or copy.media.mime_type, None))
         return replace(copy, generation_id=generation_id or "unknown", model=model, media=media)
@@ -168,7 +168,7 @@ class Row:
 
 @dataclass
 class _Faults:
-    """What is wrong with rows: the first faults, so that they can be mended at once, and the number of all."""
+    """What is wrong with rows: the first faults, so that they can be fixed at once, and the number of all."""
 
     told: list[str] = field(default_factory=list)
     count: int = 0
@@ -204,7 +204,7 @@ def read_rows(
     :param defaults: Fields that they share; None for none.
     :param s3_client: Called for a client where a file is to be read.
     :raises InvalidInputError: Any row, or any key, can't be used. It names the first ones.
-    :raises UnavailableError: S3 could not be asked for the file.
+    :raises UnavailableError: S3 could not be reached.
     """
     template = KeyTemplate.parse(s3_key, s3_bucket)
     shared, shared_labels = _checked_defaults(defaults)

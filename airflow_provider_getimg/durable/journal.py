@@ -44,7 +44,7 @@ class _Change:
 
 class Journal:
     """
-    The entries of a batch. Use it as a context manager: leaving it writes what is left to write.
+    The entries of a batch. Use it as a context manager: leaving it writes the rest.
 
     :param store: The task state store.
     :param epoch: ``ti.max_tries``. Of what was written in another epoch, before a Clear, only that counts which is owed: an
@@ -78,7 +78,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Write what is left to write. Idempotent."""
+        """Write the rest. Idempotent."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

@@ -50,7 +50,7 @@ class PaidGeneration:
     :param prepare: Makes the request, once it is to be sent.
     :param on_unknown_outcome: ``fail`` or ``resubmit``.
     :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
-    :param killed: Set when the task is told to end: nothing is sent after that.
+    :param killed: Set when the task is terminated: nothing is sent after that.
     :param all_gone: Tells whether all files of an answer are deleted, by its times and by the server.
     :param log: The task's log.
     :param slot: Makes a context that is entered before a request is noted and sent, and left when it was answered.
@@ -142,7 +142,7 @@ class PaidGeneration:
         self._ledger.submit()
         try:
             if self._killed.is_set():
-                raise KilledError("The task was told to end before the request was sent.")
+                raise KilledError("The task was terminated before the request was sent.")
             return client.generate_image(request)
         except OutcomeUnknownError as error:
             self._ledger.lost(error.message, error.received)

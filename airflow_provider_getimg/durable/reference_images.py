@@ -67,7 +67,7 @@ def as_written(images: object) -> list[dict[str, Any]] | None:
 
 
 def without_s3(images: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """Return the images with a stand-in for what lies in S3, to check all else before S3 is asked."""
+    """Return the images with a stand-in for each object in S3, to check all else before S3 is asked."""
     return images and [{**image, "url": "https://in.s3"} if _is_in_s3(image) else image for image in images]
 
 
@@ -75,7 +75,7 @@ def identity(images: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None
     """
     Return what makes the references the same from try to try: the URLs as written, without signatures.
 
-    Neither an object that was replaced in S3 nor a URL that was signed anew is another request: a retry must not pay for
+    Neither an object that was replaced in S3 nor a URL that was signed again is another request: a retry must not pay for
     it.
     """
     return images and [{**image, "url": _unsigned(str(image.get("url")))} for image in images]

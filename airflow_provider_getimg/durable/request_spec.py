@@ -40,7 +40,7 @@ class WrittenRequest:
 
     def as_sent(self, s3_client: Callable[[], S3Client]) -> ImageRequest:
         """
-        Return the request as it is sent: what lies in S3 is read now.
+        Return the request as it is sent: objects in S3 are read now.
 
         :param s3_client: Called for a client where there is something to read.
         :raises InvalidInputError: A reference that is missing, too large or no image.

@@ -395,4 +395,4 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         """Send nothing more. What arrives within seconds is saved; what is in flight is recorded as an unknown outcome."""
         from airflow_provider_getimg.api.errors import KilledError
 
-        self._stop.because(KilledError("The task was told to end."))
+        self._stop.because(KilledError("The task was terminated."))

@@ -84,7 +84,7 @@ class Copier:
     :param store: S3 with the user's options.
     :param downloads: The download session.
     :param if_exists: ``skip``, ``replace`` or ``fail``: what to do where an object is at the key.
-    :param killed: Set when the task is told to end.
+    :param killed: Set when the task is terminated.
     :param log: The task's log.
     """
 
@@ -187,7 +187,7 @@ class Copier:
 
         def fetch() -> tuple[Spool, str]:
             if self._killed.is_set():
-                raise KilledError(f"The task was told to end before {copy.name} was saved.")
+                raise KilledError(f"The task was terminated before {copy.name} was saved.")
             try:
                 return self._downloads.fetch(copy, deadline)
             except NotAnImageError as error:

@@ -100,7 +100,7 @@ class Downloads:
     :param remedy: What a user does about a file that is gone, as a sentence.
     :param max_bytes: The largest file to accept.
     :param concurrency: How many downloads are open at once; others wait.
-    :param log: Where oddities are told.
+    :param log: Logs oddities.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class Downloads:
             stack.callback(self._watches.discard, watch)
             # After the watch is known to abort(): either it sees the watch, or we see that it was called.
             if self._aborted:
-                raise KilledError(f"The task was told to end before {copy.name} was saved.")
+                raise KilledError(f"The task was terminated before {copy.name} was saved.")
             stack.enter_context(watch)
             with self._faults_of(copy, watch):
                 response = stack.enter_context(self._open(copy, watch))
@@ -356,7 +356,7 @@ def _announced(response: httpx.Response) -> int | None:
 
 
 def _whole_size(response: httpx.Response) -> int | None:
-    """Return the size of the file that a partial answer (206) is a part of; None where it is not told, or is no part."""
+    """Return the size of the file that a partial answer (206) is a part of; None if it is not given, or is no part."""
     total = response.headers.get("content-range", "").rpartition("/")[2]
     return _number(total) if response.status_code == 206 else None
 

@@ -37,7 +37,7 @@ _SEPARATOR = re.compile(r"[/\\]")
 
 
 class _Unknown(str):
-    """What nobody told, in any format."""
+    """An unknown value, in any format."""
 
     __slots__ = ()
 

@@ -58,7 +58,7 @@ def emit_asset_events(
                 }
         except Exception as error:
             log.warning(
-                "The files are saved, but no asset event of %s tells of them: %s", _label(outlet), error
+                "The files are saved, but are in no asset event of %s: %s", _label(outlet), error
             )
 
 
@@ -88,13 +88,13 @@ def _emit_each(events: Any, saved: Sequence[Saved], log: Logger | logging.Logger
             except Exception as error:
                 lookups = 0
                 log.warning(
-                    "Assets are named by their URIs: Airflow can't be asked for the DAGs' own names: %s",
+                    "Assets are named by their URIs, as Airflow can't list the names that DAGs gave them: %s",
                     error,
                 )
         try:
             events.add(Asset(name=_name(uri), uri=uri), extra=extra)
         except Exception as error:
-            log.warning("%s is saved, but no asset event tells of it: %s", file.copy.uri, error)
+            log.warning("%s is saved, but has no asset event: %s", file.copy.uri, error)
 
 
 def _add_to_existing(events: Any, uri: str, extra: dict[str, Any]) -> bool:
@@ -138,7 +138,7 @@ def _label(outlet: Asset | AssetAlias | definitions.AssetRef) -> str:
 
 
 def _extra(file: Saved, log: Logger | logging.Logger) -> dict[str, Any] | None:
-    """Return what an event tells of an object, or None, with a warning, where it can't be sent to Airflow."""
+    """Return what an event says about an object, or None, with a warning, where it can't be sent to Airflow."""
     extra = {
         "generation_id": file.copy.generation_id,
         "index": file.copy.index,
@@ -151,7 +151,7 @@ def _extra(file: Saved, log: Logger | logging.Logger) -> dict[str, Any] | None:
     try:
         json.dumps([file.copy.uri, extra], ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        log.warning("%r is saved, but no asset event tells of it: %s", file.copy.uri, error)
+        log.warning("%r is saved, but has no asset event: %s", file.copy.uri, error)
         return None
     return extra
 

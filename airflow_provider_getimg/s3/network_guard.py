@@ -37,8 +37,8 @@ class NetworkGuard:
 
     The proxy of a request may be anywhere: where it leads is for it to decide.
 
-    :param base_url: Of the getimg connection. Its address and port are allowed though they be private; where it is plain
-        http, plain http is allowed.
+    :param base_url: Of the getimg connection. Its address and port may be private; where it is plain
+        http, plain http is accepted.
     :param proxy: The connection's proxy.
     :param allowed_networks: The connection's ``allowed_networks``.
     """

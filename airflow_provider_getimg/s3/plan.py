@@ -115,7 +115,7 @@ def copies_of(
     answer: Generation, template: KeyTemplate, values: Mapping[str, Any] | None = None
 ) -> list[FileCopy]:
     """
-    Return a copy for each file of an answer. Files that would share a key are told apart by their index.
+    Return a copy for each file of an answer. Files that would share a key get their index appended.
 
     The answer is paid for: what it says is made to fit into a key, and what it doesn't say is ``unknown`` there.
 

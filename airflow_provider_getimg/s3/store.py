@@ -358,10 +358,10 @@ class S3Store:
 
     def keys_among(self, keys: Sequence[str | None], bucket: str) -> frozenset[str] | None:
         """
-        Return at which of many keys objects lie, with a call for a thousand of them.
+        Return which of many keys exist, with a call for a thousand of them.
 
         :param keys: None among them for one that is not known.
-        :return: None where it may not be asked, or where far more lies beside them: each is then to be looked at.
+        :return: None if listing is denied, or far more objects share the prefix: the caller then checks each key.
         """
         if len(keys) < _LIST_FROM or None in keys:
             return None

@@ -104,7 +104,7 @@ class Fault(BaseModel):
         return True
 
     def public(self) -> dict[str, Any]:
-        """Return the fault as it was asked for, with the number of requests it will still hit."""
+        """Return the fault as it was set, with the number of requests it will still hit."""
         return {**self.model_dump(exclude_unset=True), "times": self.times}
 
 
@@ -307,7 +307,7 @@ class FaultQueue:
         return token
 
     def follow(self, token: str) -> OddFile | None:
-        """Return the fault that has redirected to this request. It may be asked for again."""
+        """Return the fault that has redirected to this request. It may be requested again."""
         return self._redirected.get(token)
 
     def clear(self) -> None:

@@ -42,7 +42,7 @@ class Post:
     outcome: str | None = None
 
     def note(self, fields: dict[str, Any]) -> None:
-        """Note what was asked, as far as it can be told."""
+        """Record what was requested, as far as it is readable."""
         if isinstance(model := fields.get("model"), str):
             self.model = model[:KEPT_PROMPT]
         if isinstance(prompt := fields.get("prompt"), str):

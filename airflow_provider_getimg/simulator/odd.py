@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Odd answers and odd files: what was paid for, as other servers and the networks between may deliver it."""
+"""Odd answers and odd files: paid images as other servers and the networks between may deliver them."""
 
 from __future__ import annotations
 

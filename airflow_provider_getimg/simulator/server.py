@@ -32,7 +32,7 @@ class WithoutQuery(logging.Filter):
 
 
 class SimulatorServer(uvicorn.Server):
-    """A server that says where it listens, and doesn't wait for anybody when it is told to end.
+    """A server that says where it listens, and doesn't wait for open connections when it is terminated.
 
     :param url: What to print as the first line of stdout, once connections are accepted.
     """

@@ -22,7 +22,7 @@ LOOPBACK = "127.0.0.1"
 class Simulator:
     """One workspace of the API: its key, account, files, ledger and faults.
 
-    :param host: The address or name that it was told to listen on.
+    :param host: The address or name that it listens on.
     """
 
     host: str = LOOPBACK

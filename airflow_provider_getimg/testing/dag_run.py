@@ -24,7 +24,7 @@ NEVER_RAN = "The task failed without an error of its own: the captured log tells
 
 
 class PerTask(dict[str, T], Generic[T]):
-    """A dict by task id that says what it holds when it is asked for something else."""
+    """A dict by task id that says what it holds when another key is looked up."""
 
     def __init__(self, what: str, values: Mapping[str, T]) -> None:
         super().__init__(values)
@@ -114,7 +114,7 @@ class DagRunner:
             hint = ": call it first" if callable(dag) else ""
             raise TypeError(f"run_dag takes a DAG, not a {type(dag).__name__}{hint}.")
         if expect not in ("success", "failed", None):
-            raise ValueError(f"expect is {expect!r}: 'success', 'failed' and None are allowed.")
+            raise ValueError(f"expect must be 'success', 'failed' or None, got {expect!r}.")
         self._dag_ids.add(dag.dag_id)
         dates: dict[str, Any] = {} if logical_date is None else {"logical_date": logical_date}
         with (

@@ -36,10 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Isolate Airflow, if that is asked for, before a conftest.py or a test imports it."""
+    """Isolate Airflow, if requested, before a conftest.py or a test imports it."""
     mode = early_config.getini(OPTION)
     if mode and mode not in MODES:
-        raise pytest.UsageError(f"{OPTION} is {mode!r}: {' and '.join(map(repr, MODES))} are allowed.")
+        raise pytest.UsageError(f"{OPTION} must be {' or '.join(map(repr, MODES))}, got {mode!r}.")
     if mode == "isolated":
         from airflow_provider_getimg.testing.isolation import (
             IsolationError,

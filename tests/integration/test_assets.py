@@ -53,7 +53,7 @@ def test_an_object_whose_event_airflow_cannot_take_is_saved_in_one_try(
     written = run("assets_write", key=key)
     assert written.state == "success"
     assert written.tries("save") == 1
-    assert f"{key} is saved, but no asset event tells of it: " in written.log("save")
+    assert f"{key} is saved, but has no asset event: " in written.log("save")
     [row] = written.xcom("save")
     head = seaweedfs.client().head_object(Bucket=STACK_BUCKET, Key=key)
     assert head["ContentLength"] == row["bytes"]

@@ -253,7 +253,7 @@ def test_what_arrives_at_once_is_cut_to_fit_into_the_state_store(
     if saved:
         assert execute(rows(200), concurrency=100)["saved"] == saved
     else:
-        with pytest.raises(errors.BatchIncompleteError, match="5 requests in a row ended without an answer"):
+        with pytest.raises(errors.BatchIncompleteError, match="5 consecutive requests ended without an answer"):
             execute(rows(200), concurrency=100)
     print(f"{len(sizes)} writes of {max(sizes)} bytes at most")
     assert max(sizes) < 64 * 1024

@@ -237,7 +237,7 @@ WRONG: dict[str, tuple[dict[str, str], dict[str, str], tuple[str, ...], str]] = 
         {"pytest.ini": "[pytest]\ngetimg_airflow = yes\n", "test_it.py": USES_RUN_DAG},
         {},
         (),
-        "ERROR: getimg_airflow is 'yes': 'isolated' and 'own' are allowed.",
+        "ERROR: getimg_airflow must be 'isolated' or 'own', got 'yes'.",
     ),
     "imported too early": (
         {"pytest.ini": ISOLATED, "early.py": "import airflow.configuration\n", "test_it.py": USES_RUN_DAG},

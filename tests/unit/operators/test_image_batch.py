@@ -530,7 +530,7 @@ class TestFailures:
         play(bench.simulator, {"on": "image", "kind": "status", "status": 503, "times": 99})
         error = bench.failure(rows(20), concurrency=1)
         assert bench.posts() == 5
-        assert "5 requests in a row ended without an answer, and each may have been billed." in str(error)
+        assert "5 consecutive requests ended without an answer, and each may have been billed." in str(error)
         assert ", 5 more requests may have been billed, 5 failed, 15 were not sent." in str(error)
         # The rows that were not asked for are worth another try; the five are not.
         assert RETRY_POLICY.evaluate(error, 1, 3).action is not RetryAction.FAIL

@@ -128,7 +128,7 @@ def test_a_uri_that_airflow_cannot_take_is_a_warning_and_the_others_are_events(e
     events, warnings = emit([saved("1.png"), saved(long), saved("2.png")])
     assert [uri for _, uri in events] == ["s3://b/1.png", "s3://b/2.png"]
     assert warnings == [
-        f"s3://b/{long} is saved, but no asset event tells of it: Asset uri cannot exceed 1500 characters"
+        f"s3://b/{long} is saved, but has no asset event: Asset uri cannot exceed 1500 characters"
     ]
 
 
@@ -147,7 +147,7 @@ def test_text_that_cannot_be_sent_to_airflow_costs_one_event_alone(emit, outlet)
     files = emit.accessors[outlet].extra.get("files", [])
     assert [uri for _, uri in events] + [file["uri"] for file in files] == ["s3://b/2.png"]
     [warning] = warnings
-    assert warning.startswith("'s3://b/1.png' is saved, but no asset event tells of it: ")
+    assert warning.startswith("'s3://b/1.png' is saved, but has no asset event: ")
 
 
 def test_an_event_goes_to_the_asset_that_has_the_uri_whatever_its_name(emit, ask):
@@ -179,7 +179,7 @@ def test_an_api_server_that_is_away_is_asked_once(emit, ask):
     assert asked.uris == ["s3://b/0.png"]
     [warning] = warnings
     assert warning.startswith(
-        "Assets are named by their URIs: Airflow can't be asked for the DAGs' own names: "
+        "Assets are named by their URIs, as Airflow can't list the names that DAGs gave them: "
     )
 
 

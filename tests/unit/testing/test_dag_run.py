@@ -215,7 +215,7 @@ def decorated():
     [
         ("one_image", {}, "run_dag takes a DAG, not a str."),
         (decorated, {}, "run_dag takes a DAG, not a function: call it first."),
-        (one_image(), {"expect": "fail"}, "expect is 'fail': 'success', 'failed' and None are allowed."),
+        (one_image(), {"expect": "fail"}, "expect must be 'success', 'failed' or None, got 'fail'."),
     ],
     ids=["a name", "a function", "a state"],
 )
