@@ -13,7 +13,7 @@ SETS := 3.3.0 newest lowest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo ui cluster test test-long bench lint style test-matrix versions release-check docs lock clean
+.PHONY: help setup demo ui cluster test test-long bench lint test-matrix versions release-check docs lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | \
@@ -55,14 +55,12 @@ release-check: $(READY)  ## build what a release would be, and run it in an empt
 bench: $(READY)  ## measure speed and memory, side by side with others (about 16 minutes)
 	$(PYTHON) -m benchmarks
 
-lint: $(READY)  ## check style, types and who imports whom
+lint: $(READY)  ## check style, types, words and who imports whom
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	.venv/bin/lint-imports --no-cache --no-logo
 	$(PYTHON) -m mypy --strict airflow_provider_getimg
 	$(PYTHON) -m mypy devstack benchmarks noxfile.py
-
-style: $(READY)  ## find words in docs and messages that a reader stumbles over
 	$(PYTHON) tests/style.py
 
 docs: $(READY)  ## build the handbook into site/; a link that leads nowhere is an error

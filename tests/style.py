@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Finds words that a reader stumbles over, in the docs and in the package's docstrings and messages: ``make style``.
+Finds words that a reader stumbles over, in the docs and in the package's docstrings and messages, for ``make lint``.
 
 Not ``vale``, which does the same for Markdown: its package on PyPI has no binary, but downloads one when it is run.
 """

@@ -35,7 +35,7 @@ class Budget:
         #: What was billed, as far as the API told.
         self.billed = Decimal(0)
         #: How many requests were, or may have been, billed besides: what they cost is not known.
-        self.doubtful = 0
+        self.unknown_outcomes = 0
         # On its way, or perhaps billed without an answer.
         self._set_aside = Decimal(0)
 
@@ -66,7 +66,7 @@ class Budget:
     def doubtful_before(self, price: Decimal, requests: int) -> None:
         """Count requests of earlier tries that may have been billed, at this price each."""
         self._set_aside += price * requests
-        self.doubtful += requests
+        self.unknown_outcomes += requests
 
     def check(self, requests: Iterable[ImageRequest]) -> None:
         """
@@ -105,12 +105,12 @@ class Budget:
         with self._lock:
             self._set_aside -= price
 
-    def doubt(self) -> None:
+    def mark_unknown(self) -> None:
         """Count a request that may have been billed; its price stays set aside."""
         with self._lock:
-            self.doubtful += 1
+            self.unknown_outcomes += 1
 
-    def settle(self, price: Decimal, cost: Decimal | None) -> None:
+    def commit(self, price: Decimal, cost: Decimal | None) -> None:
         """Count what a request cost; its price where the API didn't tell."""
         with self._lock:
             self._set_aside -= price

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Ask for all rows, and save each the moment it is there.
+Send a request for each row, and save each image as soon as its response arrives.
 
-Two kinds of threads: askers, each of which takes a row, looks whether it is there already, waits for a slot, and sends
-the request; and savers, which copy what was answered to S3. A slot is held from the note in the ledger to the answer, and by nothing
-else: there are more askers than slots, so that a row is ready whenever one is free.
+Two kinds of threads: senders, each of which takes a row, checks whether its object already exists, waits for a slot, and
+sends the request; and uploaders, which copy the files to S3. A slot is held from the intent in the ledger to the response
+and no longer: there are more senders than slots, so that a row is ready whenever one is free.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.types import ImageRequest
     from airflow_provider_getimg.batch.budget import Budget
     from airflow_provider_getimg.batch.history import History
-    from airflow_provider_getimg.batch.limiter import Pace
+    from airflow_provider_getimg.batch.limiter import RateLimiter
     from airflow_provider_getimg.batch.report import Outcome
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.durable.journal import Journal
@@ -66,8 +66,8 @@ if TYPE_CHECKING:
 CONNECTION_ATTEMPTS = 5
 #: So many in a row, and nothing more is sent: it might all be billed, or all be lost. A refusal by S3 that will not pass needs
 #: no second one.
-UNKNOWN_IN_A_ROW = 5
-UNSAVED_IN_A_ROW = 5
+MAX_CONSECUTIVE_UNKNOWN = 5
+MAX_CONSECUTIVE_UNSAVED = 5
 #: Until the first image is saved, so many that are billed and not saved hold further requests.
 UNPROVEN_BACKLOG = 1
 #: Seconds that requests in flight get to be answered once the task was told to end: Airflow kills it after five.
@@ -101,7 +101,7 @@ class Stop:
         """Whether the task was terminated: what is in flight has little time left."""
         return any(isinstance(reason, KilledError) for reason in self._reasons)
 
-    def because(self, reason: GetimgError) -> None:
+    def set(self, reason: GetimgError) -> None:
         """Stop asking."""
         self._reasons.append(reason)
         self.event.set()
@@ -114,14 +114,14 @@ class Rules:
 
     :param on_unknown_outcome: ``fail`` or ``resubmit``.
     :param rate_limit_wait: Seconds to wait within a try where the API asks to wait, unless it is the last one.
-    :param askers: Threads that ask.
-    :param savers: Threads that save.
+    :param senders: Threads that ask.
+    :param uploaders: Threads that save.
     """
 
     on_unknown_outcome: str
     rate_limit_wait: float
-    askers: int
-    savers: int
+    senders: int
+    uploaders: int
 
 
 class BatchRun:
@@ -155,7 +155,7 @@ class BatchRun:
         history: History,
         copier: Copier,
         abandon: Callable[[], object],
-        pace: Pace,
+        pace: RateLimiter,
         budget: Budget,
         stop: Stop,
         log: Logger,
@@ -190,10 +190,10 @@ class BatchRun:
         self._rows_own_faults: tuple[type[GetimgError], ...] = (FileGoneError, PaidFilesGoneError)
         # By model, and by all that is asked for but the picture itself.
         self._refused: dict[tuple[str | None, ...], GetimgError] = {}
-        self._unknown_in_a_row = 0
-        self._unsaved_in_a_row = 0
-        # Enough for all slots' answers at once, on top of what the savers have in hand.
-        self._backlog_at_most = 2 * (rules.askers + rules.savers)
+        self._consecutive_unknown = 0
+        self._consecutive_unsaved = 0
+        # Enough for all slots' answers at once, on top of what the uploaders have in hand.
+        self._backlog_at_most = 2 * (rules.senders + rules.uploaders)
         self._has_saved = False
 
     @property
@@ -203,7 +203,7 @@ class BatchRun:
             self._results.get(row.index) or self._history.known(row) or RowResult(row, "not asked")
             for row in self._rows
         ]
-        return BatchResults(rows, self._stop.reason, self._budget.billed, self._budget.doubtful)
+        return BatchResults(rows, self._stop.reason, self._budget.billed, self._budget.unknown_outcomes)
 
     def run(self, check_store: Callable[[BatchResults], None]) -> BatchResults:
         """
@@ -218,26 +218,26 @@ class BatchRun:
             check_store(self.results)
         except GetimgError as error:
             self.store_error = error
-            self._stop.because(error)
+            self._stop.set(error)
             return self.results
         progress = Progress(len(rows), self._log)
-        self._askers = ThreadPoolExecutor(self._rules.askers, "getimg-ask")
-        self._savers = ThreadPoolExecutor(self._rules.savers, "getimg-save")
+        self._senders = ThreadPoolExecutor(self._rules.senders, "getimg-ask")
+        self._uploaders = ThreadPoolExecutor(self._rules.uploaders, "getimg-save")
         try:
             for row in rows:
-                self._askers.submit(self._guarded, self._ask, row)
+                self._senders.submit(self._run_step, self._ask, row)
             self._wait(progress)
         except BaseException as error:
             # A time-out of Airflow's, most likely. What has arrived is saved; what was not asked for is left.
-            self._stop.because(KilledError(f"The task ended with {type(error).__name__}."))
+            self._stop.set(KilledError(f"The task ended with {type(error).__name__}."))
             self._log.warning(
                 "%s: no more requests are sent; images that have arrived are saved.", type(error).__name__
             )
             self._wait(progress)
             raise
         finally:
-            self._askers.shutdown(wait=False, cancel_futures=True)
-            self._savers.shutdown(wait=False, cancel_futures=True)
+            self._senders.shutdown(wait=False, cancel_futures=True)
+            self._uploaders.shutdown(wait=False, cancel_futures=True)
         if self._fault is not None:
             raise self._fault
         return self.results
@@ -266,10 +266,10 @@ class BatchRun:
             self._check_references(row.request.checked for row in to_ask)
             self._budget.check(row.request.checked for row in to_ask)
         except GetimgError as error:
-            if not (paid or self._budget.billed or self._budget.doubtful):
+            if not (paid or self._budget.billed or self._budget.unknown_outcomes):
                 raise
             # Billed images are saved all the same, and the bill is reported.
-            self._stop.because(error)
+            self._stop.set(error)
         self._history.list_objects(to_ask)
         if has_saved or not is_owed_now:
             # Saving works, or a user has cleared the task since: a page in the place of one file must not hold up the rest.
@@ -310,7 +310,7 @@ class BatchRun:
             if now >= stopped_at + GRACE_SECONDS + SAVE_SECONDS + GRACE_SECONDS:
                 return
 
-    def _guarded(self, step: Callable[..., RowResult | None], row: Row, *args: Any) -> None:
+    def _run_step(self, step: Callable[..., RowResult | None], row: Row, *args: Any) -> None:
         """Do a step of a row, and note its result where that is the last one."""
         try:
             result = step(row, *args)
@@ -322,7 +322,7 @@ class BatchRun:
             # Ours, and so for the user to see; but what is under way is brought to its end.
             self._fault = self._fault or fault
             shown = UnavailableError(f"It failed with {type(fault).__name__}.", billed="unknown")
-            self._stop.because(shown)
+            self._stop.set(shown)
             result = RowResult(row, "failed", error=shown)
         if result is None:
             return
@@ -351,7 +351,7 @@ class BatchRun:
             self._may_send.set()
         elif not self._owed and not self._may_send.is_set():
             if self._owed_error is not None:
-                self._stop.because(self._owed_error)
+                self._stop.set(self._owed_error)
             self._may_send.set()
 
     def _ask(self, row: Row) -> RowResult | None:
@@ -400,13 +400,13 @@ class BatchRun:
                 return RowResult(row, "not asked")
         else:
             self._count_unsaved(1)
-        self._savers.submit(self._guarded, self._save, row, answer, is_new)
+        self._uploaders.submit(self._run_step, self._save, row, answer, is_new)
         return None
 
     @contextlib.contextmanager
     def _slot(self, row: Row) -> Iterator[None]:
         """Wait for a slot. What an answer means for the other rows is noted before the slot is another's."""
-        with self._pace.slot():
+        with self._pace.acquire():
             self._check_refused(row)
             try:
                 yield
@@ -422,7 +422,7 @@ class BatchRun:
         try:
             self._budget.reserve(price)
         except CostLimitError as error:
-            self._stop.because(error)
+            self._stop.set(error)
             raise KilledError(error.message) from None
         unreachable = 0
         while True:
@@ -431,27 +431,27 @@ class BatchRun:
             except RateLimitError as error:
                 if (error.retry_after or 0) > self._rules.rate_limit_wait and not is_last_try:
                     self._budget.release(price)
-                    self._stop.because(error)
+                    self._stop.set(error)
                     raise KilledError(error.message) from None
             except NoConnectionError as error:
                 unreachable += 1
                 if unreachable == CONNECTION_ATTEMPTS:
                     self._budget.release(price)
                     # What five attempts over some time did not reach, the other rows won't.
-                    self._stop.because(error)
+                    self._stop.set(error)
                     raise
             except OutcomeUnknownError as error:
-                self._budget.doubt()
+                self._budget.mark_unknown()
                 self._unknown(error)
                 raise
             except GetimgError as error:
                 self._budget.release(price)
                 if isinstance(error, AuthenticationError | InsufficientBalanceError | LedgerError):
-                    self._stop.because(error)
+                    self._stop.set(error)
                 raise
             else:
-                self._budget.settle(price, Generation.from_json(answer).cost)
-                self._unknown_in_a_row = 0
+                self._budget.commit(price, Generation.from_json(answer).cost)
+                self._consecutive_unknown = 0
                 return answer
 
     def _note_refusal(self, row: Row, error: GetimgError) -> None:
@@ -473,12 +473,12 @@ class BatchRun:
 
     def _unknown(self, error: OutcomeUnknownError) -> None:
         with self._lock:
-            self._unknown_in_a_row += 1
-            too_many = self._unknown_in_a_row == UNKNOWN_IN_A_ROW
+            self._consecutive_unknown += 1
+            too_many = self._consecutive_unknown == MAX_CONSECUTIVE_UNKNOWN
         if too_many and not self._stop.event.is_set():
-            self._stop.because(
+            self._stop.set(
                 UnavailableError(
-                    f"{UNKNOWN_IN_A_ROW} consecutive requests ended without an answer, and each may have been billed. The last: "
+                    f"{MAX_CONSECUTIVE_UNKNOWN} consecutive requests ended without an answer, and each may have been billed. The last: "
                     f"{error.message}",
                     billed="unknown",
                 )
@@ -511,7 +511,7 @@ class BatchRun:
         if failures:
             # The one that a retry may help, if any.
             raise min(failures, key=lambda error: isinstance(error, FileGoneError | FileRefusedError))
-        self._unsaved_in_a_row = 0
+        self._consecutive_unsaved = 0
         self._has_saved = True
         self._history.note_saved(row, files)
         return files
@@ -520,17 +520,17 @@ class BatchRun:
         if isinstance(error, KilledError):
             return
         with self._lock:
-            self._unsaved_in_a_row += 1
-            too_many = self._unsaved_in_a_row == UNSAVED_IN_A_ROW
+            self._consecutive_unsaved += 1
+            too_many = self._consecutive_unsaved == MAX_CONSECUTIVE_UNSAVED
         if too_many or isinstance(error, StoreRefusedError | NetworkRefusedError | ConnectionConfigError):
-            self._stop.because(error)
+            self._stop.set(error)
 
     def _count_unsaved(self, change: int) -> None:
         """Hold requests while too much of what is billed is not saved yet; little, until saving is proven to work."""
         with self._lock:
             self._backlog += change
             most = self._backlog_at_most if self._has_saved else UNPROVEN_BACKLOG
-            self._pace.hold(self._backlog >= most)
+            self._pace.pause(self._backlog >= most)
 
 
 def _settings(row: Row) -> tuple[str | None, ...]:

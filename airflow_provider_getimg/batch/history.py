@@ -57,7 +57,7 @@ class History:
     def entry(self, row: Row) -> Entry | None:
         """Return what an earlier try asked for this row; None for nothing, or for what can't be read."""
         try:
-            return Entry.from_json(self._journal.earlier(row.id))
+            return Entry.from_json(self._journal.previous(row.id))
         except ValueError:
             # The row's ledger will tell.
             return None
@@ -97,7 +97,7 @@ class History:
 
     def forget_saved(self, row: Row) -> None:
         """Take back the note on an earlier answer's files before another request is sent: it says nothing of the next one."""
-        if self._journal.earlier(saved_key(row.id)) is not None:
+        if self._journal.previous(saved_key(row.id)) is not None:
             self._journal.write_later(saved_key(row.id), None)
 
     def note_gone(self, row: Row) -> None:
@@ -106,7 +106,7 @@ class History:
 
     def saved(self, row: Row) -> RowResult | None:
         """Return the row's result if an earlier try saved its files: whatever became of their URLs since."""
-        entry, noted = self.entry(row), self._journal.earlier(saved_key(row.id))
+        entry, noted = self.entry(row), self._journal.previous(saved_key(row.id))
         if entry is None or entry.answer is None or noted is None:
             return None
         files = _saved_before(row.copies(entry.answer), noted)
@@ -135,7 +135,7 @@ class History:
             return None
         if not refresh and self._listed is not None and row.expected_key not in self._listed:
             return None
-        uri = row.some_copy().uri
+        uri = row.expected_item().uri
         stored = self._store.head(row.bucket, row.expected_key, list_fallback=True)
         if stored is None:
             return None

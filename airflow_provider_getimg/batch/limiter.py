@@ -37,14 +37,14 @@ BACKOFF_FIRST, BACKOFF_LIMIT = 1.0, 30.0
 _LOOK_SECONDS = 0.25
 
 
-class Pace:
+class RateLimiter:
     """
     The slots for requests. Safe to use from several threads.
 
     :param concurrency: How many requests are on their way at once, at most.
     :param is_stopping: Whether nothing more is to be sent.
     :param log: Logs changes of the pace.
-    :param patience: Seconds to wait where the API says that no requests are left. Default: as long as it takes.
+    :param max_wait: Seconds to wait where the API says that no requests are left. Default: as long as it takes.
     :param clock: A monotonic clock, in seconds.
     """
 
@@ -53,13 +53,13 @@ class Pace:
         concurrency: int,
         is_stopping: Callable[[], bool],
         log: Logger,
-        patience: float = math.inf,
+        max_wait: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._concurrency = concurrency
         self._is_stopping = is_stopping
         self._log = log
-        self._patience = patience
+        self._max_wait = max_wait
         self._clock = clock
         self._changed = threading.Condition()
         self._limit = concurrency
@@ -91,14 +91,14 @@ class Pace:
         with self._changed:
             return max(0.0, self._wait())
 
-    def hold(self, held: bool) -> None:
+    def pause(self, held: bool) -> None:
         """Let no request begin while ``held``: paid images are saved first."""
         with self._changed:
             self._held = held
             self._changed.notify_all()
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
+    def acquire(self) -> Iterator[None]:
         """
         Wait until a request may be sent, and count it for as long as the block runs.
 
@@ -110,7 +110,7 @@ class Pace:
                 if self._is_stopping():
                     raise KilledError("The batch was stopped before the request was sent.")
                 wait = self._wait()
-                if wait > self._patience:
+                if wait > self._max_wait:
                     raise RateLimitError(
                         f"getimg.ai takes no more requests for {wait:.0f} seconds.", retry_after=wait
                     )
@@ -127,7 +127,7 @@ class Pace:
                 self._in_flight -= 1
                 self._changed.notify()
 
-    def answered(self, rate_limit: RateLimit | None) -> None:
+    def on_response(self, rate_limit: RateLimit | None) -> None:
         """Note an answer, and what it says of the limit."""
         with self._changed:
             self._refusals = 0
@@ -135,7 +135,7 @@ class Pace:
                 self._left = rate_limit.remaining
                 self._left_until = self._clock() + rate_limit.resets_in
 
-    def limited(self, error: RateLimitError) -> None:
+    def on_rate_limited(self, error: RateLimitError) -> None:
         """Note a 429, from within its slot."""
         with self._changed:
             now = self._clock()
@@ -202,7 +202,7 @@ class PacedClient:
     :param pace: Learns from the answers.
     """
 
-    def __init__(self, client: GetimgClient, pace: Pace) -> None:
+    def __init__(self, client: GetimgClient, pace: RateLimiter) -> None:
         self._client = client
         self._pace = pace
 
@@ -211,10 +211,10 @@ class PacedClient:
         try:
             generation = self._client.generate_image(request)
         except RateLimitError as error:
-            self._pace.limited(error)
+            self._pace.on_rate_limited(error)
             raise
         except NoConnectionError:
             self._pace.unreachable()
             raise
-        self._pace.answered(generation.rate_limit)
+        self._pace.on_response(generation.rate_limit)
         return generation

@@ -109,13 +109,13 @@ class BatchResults:
 
     :param stopped_by: Why not all rows were sent, if so.
     :param total_cost: What all tries since the last Clear were billed, in USD, as far as it is known.
-    :param doubtful: How many other requests of those tries were, or may have been, billed.
+    :param unknown_outcomes: How many other requests of those tries were, or may have been, billed.
     """
 
     rows: list[RowResult]
     stopped_by: GetimgError | None = None
     total_cost: Decimal = Decimal(0)
-    doubtful: int = 0
+    unknown_outcomes: int = 0
     saved_files: list[Saved] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -163,7 +163,9 @@ class BatchResults:
         errors += [
             error for error in (self.stopped_by, manifest_error) if error is not None and error not in errors
         ]
-        billed: Billed = "yes" if self.total_cost or self.billed else "unknown" if self.doubtful else "no"
+        billed: Billed = (
+            "yes" if self.total_cost or self.billed else "unknown" if self.unknown_outcomes else "no"
+        )
         raise BatchIncompleteError(
             self._sentences(failed, max_failures, manifest_uri, manifest_error),
             errors,
@@ -188,9 +190,9 @@ class BatchResults:
             f"{self.count('saved', 'reused')} of {len(self.rows)} rows are saved",
             f"{_were(self.billed)} billed ({self.total_cost} USD in all{without})",
         ]
-        if self.doubtful:
-            requests = "request" if self.doubtful == 1 else "requests"
-            parts.append(f"{self.doubtful} more {requests} may have been billed")
+        if self.unknown_outcomes:
+            requests = "request" if self.unknown_outcomes == 1 else "requests"
+            parts.append(f"{self.unknown_outcomes} more {requests} may have been billed")
         if failed:
             parts.append(f"{failed} failed")
         if not_asked:
@@ -223,7 +225,7 @@ class BatchResults:
                 parts.append(f"The manifest could not be written: {manifest_error.message}")
         elif manifest_uri:
             parts.append(f"All rows are in {manifest_uri}.")
-        if not self.total_cost and not self.billed and not self.doubtful:
+        if not self.total_cost and not self.billed and not self.unknown_outcomes:
             parts.append("Nothing was billed.")
         else:
             parts.append(

@@ -141,7 +141,7 @@ class Row:
         """The key of its first file; None where only the answer tells."""
         return None if self.template.names & _TOLD_BY_THE_ANSWER else self._planned_key()
 
-    def some_copy(self) -> FileCopy:
+    def expected_item(self) -> FileCopy:
         """Return where a file would go."""
         return self._named(
             FileCopy(
@@ -156,7 +156,7 @@ class Row:
 
     def made_before(self, generation_id: str | None, model: str | None, mime_type: str | None) -> FileCopy:
         """Return the file that exists at its key, with what the object itself says."""
-        copy = self.some_copy()
+        copy = self.expected_item()
         media = cast("MediaFile", KnownMedia(mime_type or copy.media.mime_type, None))
         return replace(copy, generation_id=generation_id or "unknown", model=model, media=media)
 
@@ -242,7 +242,7 @@ def _check_keys(rows: Sequence[Row]) -> None:
         return
     places: dict[str, Row] = {}
     for row in rows:
-        key = row.expected_key or row.some_copy().key
+        key = row.expected_key or row.expected_item().key
         if key in places:
             raise InvalidInputError(
                 f"s3_key gives rows {places[key].index} and {row.index} the same key {quote(key)}: tell them apart "

@@ -84,7 +84,7 @@ class Journal:
             self._changed.notify_all()
         self._writer.join()
 
-    def earlier(self, key: str) -> Any:
+    def previous(self, key: str) -> Any:
         """Return what earlier tries wrote last under this key; None for nothing."""
         return self._earlier.get(key)
 
@@ -94,7 +94,7 @@ class Journal:
         return [
             value
             for key, value in self._earlier.items()
-            if key not in notes and not isinstance(self.earlier(saved_key(key)), list)
+            if key not in notes and not isinstance(self.previous(saved_key(key)), list)
         ]
 
     def write(self, key: str, value: Any) -> None:
@@ -228,7 +228,7 @@ class JournalPlace:
 
     def read(self) -> Any:
         """Return what earlier tries wrote last; None for nothing."""
-        return self._journal.earlier(self._key)
+        return self._journal.previous(self._key)
 
     def write(self, value: dict[str, Any] | None) -> None:
         """Write an entry; it is durable once this returns."""

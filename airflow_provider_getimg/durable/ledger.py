@@ -158,7 +158,7 @@ class Ledger:
         #: Whether Airflow would try again after this try.
         self.is_last_try = self._try_number > self._epoch
 
-    def earlier(self) -> Entry | None:
+    def previous(self) -> Entry | None:
         """
         Return the entry of an earlier try of this request; None if there is none to respect.
 
@@ -196,7 +196,7 @@ class Ledger:
         """Tell whether a user has cleared the task since the entry was written."""
         return entry.epoch != self._epoch
 
-    def submit(self) -> None:
+    def record_intent(self) -> None:
         """
         Record that the request is sent now.
 
@@ -216,7 +216,7 @@ class Ledger:
             raise LedgerError(f"The task state store could not be written: {reason(error)}.") from None
         self._entry = entry
 
-    def withdraw(self) -> None:
+    def rollback(self) -> None:
         """Record that the request sent last was not billed: what was known before it holds again."""
         try:
             for attempt in _repeatedly():
@@ -229,7 +229,7 @@ class Ledger:
                 reason(error),
             )
 
-    def answered(self, answer: dict[str, Any]) -> None:
+    def record_response(self, answer: dict[str, Any]) -> None:
         """
         Record the answer of the request sent last. Raises nothing: a paid answer goes on to the user.
 
@@ -259,7 +259,7 @@ class Ledger:
             # The next Clear will return this answer once more, which costs nothing.
             self._log.warning("The task state store could not be written: %s.", reason(error))
 
-    def lost(self, failure: str, received: str | None = None) -> None:
+    def record_unknown(self, failure: str, received: str | None = None) -> None:
         """
         Add to the entry of the request sent last why its outcome is unknown.
 
@@ -282,7 +282,7 @@ class Ledger:
 
     def _last(self) -> Entry:
         if self._entry is None:
-            raise RuntimeError("submit() comes first")
+            raise RuntimeError("record_intent() must come first")
         return self._entry
 
     def _write(self, entry: Entry) -> None:

@@ -85,7 +85,7 @@ class PaidGeneration:
         :raises PaidFilesGoneError: An earlier try paid for it, its files are gone, and that is to fail.
         :raises LedgerError: What earlier tries did is not known.
         """
-        entry = self._ledger.earlier()
+        entry = self._ledger.previous()
         if entry is None:
             return None
         if entry.answer is None:
@@ -135,26 +135,26 @@ class PaidGeneration:
         with self._slot():
             generation = self._post(client, request)
         with alarm_postponed():
-            self._ledger.answered(generation.to_json())
+            self._ledger.record_response(generation.to_json())
         return generation
 
     def _post(self, client: ImageClient, request: ImageRequest) -> Generation:
-        self._ledger.submit()
+        self._ledger.record_intent()
         try:
             if self._killed.is_set():
                 raise KilledError("The task was terminated before the request was sent.")
             return client.generate_image(request)
         except OutcomeUnknownError as error:
-            self._ledger.lost(error.message, error.received)
+            self._ledger.record_unknown(error.message, error.received)
             raise self._unknown(error) from None
         except GetimgError:
-            self._ledger.withdraw()
+            self._ledger.rollback()
             raise
         except BaseException as error:
             # A time-out of Airflow's, most likely. It goes on as it is, with what it may have cost beside it.
             failure = f"It ended with {type(error).__name__} before an answer came."
             self._log.error("%s", self._unknown(OutcomeUnknownError(failure)))
-            self._ledger.lost(failure)
+            self._ledger.record_unknown(failure)
             raise
 
     def _unknown(self, error: OutcomeUnknownError) -> OutcomeUnknownError:

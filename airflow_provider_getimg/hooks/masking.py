@@ -31,7 +31,7 @@ def mask_signed_urls(value: object) -> None:
                 mask_secret(secret)
 
 
-class Concealed:
+class Redacted:
     """
     A value of a template field that Airflow shows without the query strings of its URLs.
 
@@ -49,9 +49,9 @@ class Concealed:
         return repr(self.serialize())
 
 
-def revealed(value: Any) -> Any:
+def unwrap(value: Any) -> Any:
     """Return the value itself of one that may be concealed."""
-    return value.value if isinstance(value, Concealed) else value
+    return value.value if isinstance(value, Redacted) else value
 
 
 def without_queries(value: Any) -> Any:
@@ -104,6 +104,6 @@ class MaskedTemplatesMixin(BaseOperator):
         rendered = super().render_template(content, context, jinja_env, seen_oids)
         concealed = any(content is getattr(self, name, None) for name in self.concealed_fields)
         if concealed and isinstance(rendered, dict | list | tuple):
-            return Concealed(rendered)
+            return Redacted(rendered)
         mask_signed_urls(rendered)
         return rendered

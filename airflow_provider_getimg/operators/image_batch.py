@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, revealed
+from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, unwrap
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.s3.s3_output import SavesToS3Mixin
 
@@ -178,8 +178,8 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         ):
             try:
                 rows = read_rows(
-                    revealed(self.requests),
-                    revealed(self.defaults),
+                    unwrap(self.requests),
+                    unwrap(self.defaults),
                     self.s3_key,
                     self.s3_bucket,
                     self.s3_hook.get_conn,
@@ -226,15 +226,15 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         self._cost_limit = checked_max_cost(self.max_cost)
         self._if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
         self._on_unknown = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
-        self._patience = checked_seconds("rate_limit_wait", self.rate_limit_wait)
+        self._max_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
 
     def _s3_connections(self) -> int:
         from airflow_provider_getimg.s3.copy_many import threads_for
 
-        return self._askers + threads_for(self._transfers)
+        return self._senders + threads_for(self._transfers)
 
     @property
-    def _askers(self) -> int:
+    def _senders(self) -> int:
         return self._slots + min(self._slots, _READY)
 
     def _run(
@@ -307,7 +307,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
             sum(entry.sent_before + (entry.answer is None) for entry in entries),
         )
         self._push(context, results.summary(None))
-        if results.billed or results.doubtful:
+        if results.billed or results.unknown_outcomes:
             results.check(0, None, error)
 
     def _push(self, context: Context, summary: dict[str, Any]) -> None:
@@ -327,7 +327,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         from airflow_provider_getimg.batch.budget import Budget
         from airflow_provider_getimg.batch.engine import BatchRun, Rules
         from airflow_provider_getimg.batch.history import History
-        from airflow_provider_getimg.batch.limiter import Pace
+        from airflow_provider_getimg.batch.limiter import RateLimiter
         from airflow_provider_getimg.s3.copier import Copier
         from airflow_provider_getimg.s3.copy_many import threads_for
         from airflow_provider_getimg.s3.download import Downloads
@@ -336,9 +336,9 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         abandoned = threading.Event()
         rules = Rules(
             on_unknown_outcome=self._on_unknown,
-            rate_limit_wait=self._patience,
-            askers=self._askers,
-            savers=threads_for(self._transfers),
+            rate_limit_wait=self._max_wait,
+            senders=self._senders,
+            uploaders=threads_for(self._transfers),
         )
         with Downloads(
             self.hook.settings,
@@ -368,12 +368,12 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
                     log=self.log,
                 ),
                 abandon=abandon,
-                pace=Pace(
+                pace=RateLimiter(
                     self._slots,
                     stop.event.is_set,
                     self.log,
                     # Nobody would go on after the last try.
-                    math.inf if context["ti"].try_number > int(context["ti"].max_tries) else self._patience,
+                    math.inf if context["ti"].try_number > int(context["ti"].max_tries) else self._max_wait,
                 ),
                 budget=Budget(self._cost_limit, self.hook.client.get_model),
                 stop=stop,
@@ -395,4 +395,4 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         """Send nothing more. What arrives within seconds is saved; what is in flight is recorded as an unknown outcome."""
         from airflow_provider_getimg.api.errors import KilledError
 
-        self._stop.because(KilledError("The task was terminated."))
+        self._stop.set(KilledError("The task was terminated."))

@@ -57,9 +57,7 @@ def emit_asset_events(
                     ]
                 }
         except Exception as error:
-            log.warning(
-                "The files are saved, but are in no asset event of %s: %s", _label(outlet), error
-            )
+            log.warning("The files are saved, but are in no asset event of %s: %s", _label(outlet), error)
 
 
 def _emit_each(events: Any, saved: Sequence[Saved], log: Logger | logging.Logger) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, revealed
+from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, unwrap
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.s3.s3_output import SavesToS3Mixin
 
@@ -128,7 +128,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         from airflow_provider_getimg.api.errors import GetimgError
         from airflow_provider_getimg.s3.plan import generations, total_cost
 
-        answers, gaps = generations(revealed(self.generation))
+        answers, gaps = generations(unwrap(self.generation))
         if gaps and not answers:
             raise AirflowSkipException("All upstream tasks were skipped: there is nothing to save.")
         if gaps:

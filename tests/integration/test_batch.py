@@ -253,7 +253,9 @@ def test_what_arrives_at_once_is_cut_to_fit_into_the_state_store(
     if saved:
         assert execute(rows(200), concurrency=100)["saved"] == saved
     else:
-        with pytest.raises(errors.BatchIncompleteError, match="5 consecutive requests ended without an answer"):
+        with pytest.raises(
+            errors.BatchIncompleteError, match="5 consecutive requests ended without an answer"
+        ):
             execute(rows(200), concurrency=100)
     print(f"{len(sizes)} writes of {max(sizes)} bytes at most")
     assert max(sizes) < 64 * 1024
@@ -541,7 +543,7 @@ def test_a_batch_that_is_out_of_time_goes_on_in_the_next_try(simulator, seaweedf
     assert summary["reused"] >= 2
     assert summary["total_cost"] == pytest.approx(20 * PRICE)
     assert len(simulator.ledger()["posts"]) == 20
-    assert "nothing more is asked for, what has arrived is saved." in ended.log(try_number=1)
+    assert "no more requests are sent; images that have arrived are saved." in ended.log(try_number=1)
 
 
 def test_mapped_batches_share_the_slots_of_a_pool(airflow_stack: Airflow, simulator, seaweedfs, run, prefix):

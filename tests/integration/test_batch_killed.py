@@ -81,9 +81,9 @@ TURNING_POINTS = (
     "journal.py:_commit:#100",
     "client.py:generate_image:#40",  # noted, not sent
     "client.py:_send:#333",
-    "ledger.py:answered:#50",  # paid, the answer not written
-    "ledger.py:withdraw:#1",  # refused, noted as sent
-    "ledger.py:lost:#2",
+    "ledger.py:record_response:#50",  # paid, the answer not written
+    "ledger.py:rollback:#1",  # refused, noted as sent
+    "ledger.py:record_unknown:#2",
     "limiter.py:limited:#2",
     "engine.py:_save:#60",  # paid and written, not saved
     "download.py:_receive:#90",
@@ -217,7 +217,9 @@ def check_batch(
 
 
 def test_a_batch_that_is_killed_three_times_pays_each_row_once(killed_batch):
-    ended, seen = killed_batch(["ledger.py:answered:#50", "engine.py:_saved:#60", "manifest.py:write:#2"])
+    ended, seen = killed_batch(
+        ["ledger.py:record_response:#50", "engine.py:_saved:#60", "manifest.py:write:#2"]
+    )
     assert seen["deaths"] == 3
     assert ended.tries() >= 4
     assert seen["reused"] >= 20
@@ -262,7 +264,7 @@ def refusing(airflow_stack: Airflow, seaweedfs: SeaweedFS) -> Iterator[S3FaultPr
     "moments",
     [
         [],
-        pytest.param(["ledger.py:answered:#20", "engine.py:_save:#30"], marks=pytest.mark.long),
+        pytest.param(["ledger.py:record_response:#20", "engine.py:_save:#30"], marks=pytest.mark.long),
         pytest.param(["store.py:_put:#300"], marks=pytest.mark.long),
         pytest.param(["history.py:note_saved:#8", "client.py:_send:#150"], marks=pytest.mark.long),
         pytest.param(["report.py:check:", "manifest.py:write:#2"], marks=pytest.mark.long),

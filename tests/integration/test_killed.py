@@ -119,9 +119,9 @@ def test_a_task_that_is_killed_never_pays_twice_by_itself(
 
 # Where both tries of a task die, and how often its image is then paid for in all once the task was cleared.
 DEAD_BEFORE = {
-    "ledger.py:submit:": 1,  # nothing was sent
+    "ledger.py:record_intent:": 1,  # nothing was sent
     "client.py:generate_image:": 1,  # noted, and not sent: the second try stops
-    "ledger.py:answered:": 2,  # paid, and the answer is lost with its process
+    "ledger.py:record_response:": 2,  # paid, and the answer is lost with its process
     "image.py:_push:": 1,  # paid, and not in XCom
     "task_runner.py:_xcom_push:": 1,
     "ledger.py:delivered:": 1,  # in XCom, and not known to be

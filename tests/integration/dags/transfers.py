@@ -11,7 +11,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 from line_count import LineCount
 
-from airflow_provider_getimg.hooks.masking import Concealed
+from airflow_provider_getimg.hooks.masking import Redacted
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 
@@ -41,7 +41,7 @@ class KilledTransferToS3Operator(TransferToS3Operator):
         self.witness = witness
 
     def execute(self, context: Any) -> Any:
-        self.generation = Concealed(json.loads(Path(self.answers).read_text()))
+        self.generation = Redacted(json.loads(Path(self.answers).read_text()))
         if self.moment is not None and context["ti"].try_number == 1:
             LineCount(self.moment, Path(self.witness), COUNTED).start()
         return super().execute(context)

@@ -354,7 +354,7 @@ def test_a_proxy_that_refuses_is_no_connection(simulator):
 def test_a_request_over_25_mib_is_not_sent(simulator, client):
     reference = {"url": "data:image/png;base64," + "A" * (9 * 1024 * 1024), "role": "reference_image"}
     request = ImageRequest.checked(model="m", prompt="p", images=[reference] * 3)
-    with pytest.raises(errors.InvalidInputError, match=r"2831\d{4} bytes: at most 26214400 \(25 MiB\)"):
+    with pytest.raises(errors.InvalidInputError, match=r"at most 26214400 bytes \(25 MiB\), got 2831\d{4}\."):
         client.generate_image(request)
     assert simulator.ledger()["posts"] == []
 

@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_getimg.api.errors import KilledError, RateLimitError
 from airflow_provider_getimg.api.types import RateLimit
 from airflow_provider_getimg.batch import limiter as module
-from airflow_provider_getimg.batch.limiter import Pace
+from airflow_provider_getimg.batch.limiter import RateLimiter
 
 
 class Bench:
@@ -23,7 +23,7 @@ class Bench:
         self.stopping = False
         self.told: list[str] = []
         log = SimpleNamespace(info=lambda text, *values: self.told.append(text % values))
-        self.pace = Pace(concurrency, lambda: self.stopping, log, clock=lambda: self.now)
+        self.pace = RateLimiter(concurrency, lambda: self.stopping, log, clock=lambda: self.now)
 
     def free(self) -> bool:
         """Tell whether a slot is free now, without waiting for one."""
@@ -36,12 +36,12 @@ class Bench:
 
     def take(self, slots: ExitStack) -> None:
         assert self.free()
-        slots.enter_context(self.pace.slot())
+        slots.enter_context(self.pace.acquire())
 
     def refuse_one(self, retry_after: float | None = None) -> None:
         assert self.free()
-        with self.pace.slot():
-            self.pace.limited(RateLimitError("x", retry_after=retry_after))
+        with self.pace.acquire():
+            self.pace.on_rate_limited(RateLimitError("x", retry_after=retry_after))
 
 
 def test_so_many_are_on_their_way_and_no_more():
@@ -63,7 +63,7 @@ def test_a_refusal_without_a_time_finds_the_limit_and_then_tries_one_more_now_an
             for _ in range(27):
                 bench.take(refused)
             for _ in range(27):
-                bench.pace.limited(RateLimitError("x"))
+                bench.pace.on_rate_limited(RateLimitError("x"))
                 # As the refused request leaves its slot, one after another.
                 bench.pace._in_flight -= 1
             bench.pace._in_flight += 27
@@ -122,7 +122,7 @@ def test_a_server_that_says_now_is_not_hammered():
 
 def test_nothing_is_sent_where_the_api_says_that_nothing_is_left():
     bench = Bench(4)
-    bench.pace.answered(RateLimit(remaining=2, resets_in=30))
+    bench.pace.on_response(RateLimit(remaining=2, resets_in=30))
     with ExitStack() as slots:
         bench.take(slots)
         bench.take(slots)
@@ -145,18 +145,18 @@ def test_alone_and_refused_it_backs_off():
 
 def test_what_is_held_waits_and_goes_on():
     bench = Bench(4)
-    bench.pace.hold(True)
+    bench.pace.pause(True)
     assert not bench.free()
     took = threading.Event()
 
     def ask() -> None:
-        with bench.pace.slot():
+        with bench.pace.acquire():
             took.set()
 
     thread = threading.Thread(target=ask)
     thread.start()
     assert not took.wait(0.3)
-    bench.pace.hold(False)
+    bench.pace.pause(False)
     assert took.wait(10)
     thread.join()
 
@@ -167,12 +167,12 @@ def test_who_waits_is_told_when_all_stops():
 
     def ask() -> None:
         try:
-            with bench.pace.slot():
+            with bench.pace.acquire():
                 failed.append("it was sent")
         except KilledError as error:
             failed.append(error.message)
 
-    with bench.pace.slot():
+    with bench.pace.acquire():
         thread = threading.Thread(target=ask)
         thread.start()
         bench.stopping = True
@@ -184,18 +184,18 @@ def test_who_waits_is_told_when_all_stops():
 def test_slots_are_given_back_whatever_happens(concurrency):
     bench = Bench(concurrency)
     for _ in range(20):
-        with pytest.raises(ZeroDivisionError), bench.pace.slot():
+        with pytest.raises(ZeroDivisionError), bench.pace.acquire():
             raise ZeroDivisionError
     assert bench.pace.in_flight == 0
 
 
 def test_a_wait_that_is_too_long_is_told_before_anything_is_noted():
     bench = Bench(4)
-    bench.pace._patience = 60
-    bench.pace.answered(RateLimit(remaining=0, resets_in=90))
+    bench.pace._max_wait = 60
+    bench.pace.on_response(RateLimit(remaining=0, resets_in=90))
     with (
         pytest.raises(RateLimitError, match="takes no more requests for 90 seconds") as caught,
-        bench.pace.slot(),
+        bench.pace.acquire(),
     ):
         pass
     assert caught.value.retry_after == 90

@@ -53,7 +53,7 @@ def test_what_was_written_is_read_by_the_next_try():
         journal.write("b", {"n": 2})
         journal.write("a", {"n": 3})
     journal = reread(store)
-    assert [journal.earlier(key) for key in "abc"] == [{"n": 3}, {"n": 2}, None]
+    assert [journal.previous(key) for key in "abc"] == [{"n": 3}, {"n": 2}, None]
 
 
 def test_a_write_is_durable_once_it_returns():
@@ -61,7 +61,7 @@ def test_a_write_is_durable_once_it_returns():
     with Journal(store, 3, LOG) as journal:
         journal.write("a", {"n": 1})
         # As a process that is killed here leaves it.
-        assert reread(store).earlier("a") == {"n": 1}
+        assert reread(store).previous("a") == {"n": 1}
 
 
 def test_none_takes_an_entry_back():
@@ -69,7 +69,7 @@ def test_none_takes_an_entry_back():
     with Journal(store, 3, LOG) as journal:
         journal.write("a", {"n": 1})
         journal.write("a", None)
-    assert reread(store).earlier("a") is None
+    assert reread(store).previous("a") is None
 
 
 def test_many_that_wait_share_a_write():
@@ -84,7 +84,7 @@ def test_many_that_wait_share_a_write():
         for write in (first, *waiting):
             write.result(60)
         assert store.writes == 2
-    assert all(reread(store).earlier(f"row {n}") == {"n": n} for n in range(50))
+    assert all(reread(store).previous(f"row {n}") == {"n": n} for n in range(50))
 
 
 def test_a_full_segment_is_left_and_the_next_begun():
@@ -95,7 +95,7 @@ def test_a_full_segment_is_left_and_the_next_begun():
     assert len(store.values) >= 100_000 // SEGMENT_BYTES
     assert all(len(value) <= SEGMENT_BYTES + 2000 for value in store.values.values())
     again = reread(store)
-    assert all(again.earlier(f"row {n}")["n"] == n for n in range(100))
+    assert all(again.previous(f"row {n}")["n"] == n for n in range(100))
 
 
 def test_the_next_try_leaves_what_was_written_untouched():
@@ -106,7 +106,7 @@ def test_the_next_try_leaves_what_was_written_untouched():
     with Journal(store, 3, LOG) as journal:
         journal.write("a", {"n": 2})
     assert {key: store.values[key] for key in before} == before
-    assert reread(store).earlier("a") == {"n": 2}
+    assert reread(store).previous("a") == {"n": 2}
 
 
 def test_what_was_written_before_a_clear_does_not_count():
@@ -116,11 +116,11 @@ def test_what_was_written_before_a_clear_does_not_count():
             journal.write(f"row {n}", {"text": "x" * 1000})
     before = dict(store.values)
     with Journal(store, 7, LOG) as journal:
-        assert journal.earlier("row 1") is None
+        assert journal.previous("row 1") is None
         journal.write("new", {"n": 1})
     again = reread(store, 7)
-    assert again.earlier("new") == {"n": 1}
-    assert again.earlier("row 59") is None
+    assert again.previous("new") == {"n": 1}
+    assert again.previous("row 59") is None
     # What the Clear after a mended bucket needs is still there.
     assert {key: store.values[key] for key in before} == before
 
@@ -170,10 +170,10 @@ def test_after_a_clear_what_was_paid_for_and_not_saved_is_owed(written, owed, ep
     now = max([epoch for epoch, *_ in written], default=3) + 4
     if epochs_after:
         # A Clear that wrote nothing.
-        assert reread(store, now).earlier("row") == owed
+        assert reread(store, now).previous("row") == owed
     journal = reread(store, now + epochs_after)
-    assert journal.earlier("row") == owed
-    assert journal.earlier(NOTE) is None
+    assert journal.previous("row") == owed
+    assert journal.previous(NOTE) is None
 
 
 @pytest.mark.parametrize("note", [["s3"], "gone"], ids=str)
@@ -182,10 +182,10 @@ def test_what_a_clear_saved_of_what_was_owed_is_known_to_its_retries(note):
     with Journal(store, 3, LOG) as journal:
         journal.write("row", PAID)
     with Journal(store, 7, LOG) as journal:
-        assert journal.earlier("row") == PAID
+        assert journal.previous("row") == PAID
         journal.write(NOTE, note)
     again = reread(store, 7)
-    assert (again.earlier("row"), again.earlier(NOTE)) == (PAID, note)
+    assert (again.previous("row"), again.previous(NOTE)) == (PAID, note)
 
 
 @pytest.mark.parametrize("deleted", [0, 1, 2])
@@ -196,13 +196,13 @@ def test_a_segment_that_a_user_deleted_hides_no_other(deleted):
             journal.write(f"row {n}", {"n": n})
     del store.values[KEY.format(number=deleted)]
     with Journal(store, 3, LOG) as journal:
-        assert [journal.earlier(f"row {n}") for n in range(3)] == [
+        assert [journal.previous(f"row {n}") for n in range(3)] == [
             None if n == deleted else {"n": n} for n in range(3)
         ]
         journal.write("new", {"n": 3})
     again = reread(store)
-    assert again.earlier("new") == {"n": 3}
-    assert all(again.earlier(f"row {n}") == {"n": n} for n in range(3) if n != deleted)
+    assert again.previous("new") == {"n": 3}
+    assert all(again.previous(f"row {n}") == {"n": n} for n in range(3) if n != deleted)
 
 
 def test_a_write_that_fails_is_told_to_who_waits_and_leaves_no_trace():
@@ -214,14 +214,14 @@ def test_a_write_that_fails_is_told_to_who_waits_and_leaves_no_trace():
             journal.write("b", {"n": 2})
         journal.write("c", {"n": 3})
     again = reread(store)
-    assert [again.earlier(key) for key in "abc"] == [{"n": 1}, None, {"n": 3}]
+    assert [again.previous(key) for key in "abc"] == [{"n": 1}, None, {"n": 3}]
 
 
 def test_leaving_it_writes_what_nobody_waits_for():
     store = MemoryStore()
     with Journal(store, 3, LOG) as journal:
         journal.write_later("a", {"n": 1})
-    assert reread(store).earlier("a") == {"n": 1}
+    assert reread(store).previous("a") == {"n": 1}
 
 
 @pytest.mark.parametrize("stored", ["x", {"epoch": 3}, {"epoch": 3, "entries": 7}], ids=str)
@@ -250,4 +250,4 @@ def test_whatever_is_written_in_whatever_tries_the_last_word_holds(entries, trie
                 journal.write(key, {"value": value})
                 expected[key] = {"value": value}
     again = reread(store)
-    assert {key: again.earlier(key) for key in expected} == expected
+    assert {key: again.previous(key) for key in expected} == expected

@@ -9,7 +9,7 @@ from airflow.sdk._shared.secrets_masker import redact
 from airflow.sdk.execution_time.task_runner import _serialize_template_field
 
 from airflow_provider_getimg.hooks import masking
-from airflow_provider_getimg.hooks.masking import Concealed, mask_signed_urls, revealed
+from airflow_provider_getimg.hooks.masking import Redacted, mask_signed_urls, unwrap
 
 QUERY = "exp=1795530722&sig={}"
 
@@ -66,7 +66,7 @@ def test_what_is_secret_in_an_odd_url_is_masked(value, secret):
 def test_a_text_of_many_urls_is_rendered_at_once():
     started = time.process_time()
     mask_signed_urls(["a://" * 15_000] * 20)
-    Concealed(["a://" * 15_000] * 20).serialize()
+    Redacted(["a://" * 15_000] * 20).serialize()
     # Quadratic time took a minute for each.
     assert time.process_time() - started < 10
 
@@ -80,11 +80,11 @@ def test_masks_are_few_however_many_urls_there_are(monkeypatch):
 def test_a_concealed_value_is_shown_without_its_signatures():
     odd = "https://user:pw@h.test/it's a.png?sig=x"
     answers = [{"id": "img_1", "data": [{"url": url("zz"), "width": 7}, {"url": odd}]}]
-    concealed = Concealed(answers)
-    shown = _serialize_template_field(concealed, "generation")
+    redacted = Redacted(answers)
+    shown = _serialize_template_field(redacted, "generation")
     assert "sig=" not in json.dumps(shown)
     assert shown[0]["data"][0]["url"] == "https://api.getimg.ai/v2/downloads/img_1/0?..."
     assert shown[0]["data"][1]["url"] == "https://***@h.test/it's a.png?..."
-    assert "sig=" not in repr(concealed)
-    assert revealed(concealed) is answers
-    assert revealed(answers) is answers
+    assert "sig=" not in repr(redacted)
+    assert unwrap(redacted) is answers
+    assert unwrap(answers) is answers

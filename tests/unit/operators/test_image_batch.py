@@ -618,7 +618,7 @@ class TestTheEnd:
         operator = bench.operator(rows(30), concurrency=2)
         monkeypatch.setattr(TELL, lambda *_, **__: bench.posts() >= 2 and operator.on_kill())
         with pytest.raises(
-            errors.BatchIncompleteError, match=r"The batch was stopped: The task was told to end\."
+            errors.BatchIncompleteError, match=r"The batch was stopped: The task was terminated\."
         ):
             operator.execute(bench._context())
         assert 2 <= bench.posts() < 30

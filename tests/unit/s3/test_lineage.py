@@ -233,8 +233,8 @@ def test_no_more_events_than_airflow_on_sqlite_takes(
 def test_an_outlet_that_refuses_its_event_is_a_warning(caplog):
     emit_asset_events({}, [ALIAS, Asset("folder", "s3://b/folder")], [saved("1.png")])
     assert [record.getMessage() for record in caplog.records] == [
-        "The files are saved, but no asset event of pictures tells of them: 'outlet_events'",
-        "The files are saved, but no asset event of folder tells of them: 'outlet_events'",
+        "The files are saved, but are in no asset event of pictures: 'outlet_events'",
+        "The files are saved, but are in no asset event of folder: 'outlet_events'",
     ]
 
 
