@@ -5,7 +5,6 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 # Newer than the lock and pyproject.toml: .venv is what they say.
 READY := .venv/.ready
-TESTS = $(wildcard tests/unit tests/integration tests/browser)
 # A test that hangs ends the run after half an hour, with the stacks of all threads.
 PYTEST := $(PYTHON) -m pytest -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
 DEMO_MARKER := .demo/.airflow-provider-getimg-demo
@@ -13,7 +12,7 @@ SETS := 3.3.0 newest lowest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo ui cluster test test-long bench lint test-matrix versions release-check docs lock clean
+.PHONY: help setup demo ui cluster unit test test-long bench fix lint test-matrix versions release-check docs lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | \
@@ -30,12 +29,14 @@ ui: $(READY)  ## the same, and leave Airflow's UI up until Ctrl-C
 cluster: $(READY)  ## start what docker-compose.yaml describes as processes, until Ctrl-C
 	@$(PYTHON) -m devstack.cluster
 
-test: $(READY)  ## run the tests (some start Airflow; those with a browser need Chromium)
-	$(PYTEST) -m "not long" $(TESTS)
+unit: $(READY)  ## run the tests that start no server and no process (under a minute)
+	$(PYTEST) tests/unit
 
-# Exit code 5 of pytest: there is no such test, which is no failure.
+test: $(READY)  ## run the tests (some start Airflow; those with a browser need Chromium)
+	$(PYTEST) -m "not long"
+
 test-long: $(READY)  ## run the tests that take minutes
-	$(PYTEST) -m long $(TESTS) || test $$? -eq 5
+	$(PYTEST) -m long
 
 # Two cells at once: each waits for half of its time, for servers that start and time-outs that are tested.
 # A part of it: make test-matrix SETS="newest lowest" PYTHONS=3.12
@@ -54,6 +55,10 @@ release-check: $(READY)  ## build what a release would be, and run it in an empt
 
 bench: $(READY)  ## measure speed and memory, side by side with others (about 16 minutes)
 	$(PYTHON) -m benchmarks
+
+fix: $(READY)  ## format, and fix what can be fixed
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
 
 lint: $(READY)  ## check style, types, words and who imports whom
 	$(PYTHON) -m ruff check

@@ -42,7 +42,7 @@ ELSEWHERE = (
     "test_conformance_wheel.py",
     "test_docs*.py",
 )
-TESTS = ("tests/unit", "tests/integration/test_transfer.py")
+TESTS = ("tests/unit", "tests/server", "tests/integration/test_transfer.py")
 VERSIONS = f"""
 import importlib.metadata, json, platform, {PACKAGE}
 found = {{package.name: package.version for package in importlib.metadata.distributions()}}

@@ -50,10 +50,19 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.testing import GetimgConnection, GetimgSimulator
 
-REPOSITORY = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+REPOSITORY = TESTS.parent
+# A test's marker, by its folder.
+TIERS = {"unit": "unit", "server": "server", "integration": "airflow", "browser": "browser"}
 # The bucket of the Airflow Variable ``getimg_bucket`` in ``airflow_stack``.
 STACK_BUCKET = "getimg-stack"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its tier."""
+    for item in items:
+        item.add_marker(TIERS[item.path.relative_to(TESTS).parts[0]])
 
 
 @pytest.fixture(scope="session")

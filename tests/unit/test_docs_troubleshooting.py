@@ -32,7 +32,7 @@ ABSTRACT = {"GetimgError", "TransferError"}
 # Values that messages are made with, and that the page spells out.
 SPELT_OUT = re.compile(r"the (?:generation|request)(?= within| was sent:)")
 # Said by a caller's mistake alone, or told inside another message.
-NOT_FOR_USERS = {"submit() comes first"}
+NOT_FOR_USERS = {"record_intent() must come first"}
 
 
 def template(node: ast.expr) -> str | None:

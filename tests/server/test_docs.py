@@ -23,7 +23,7 @@ from pymdownx.slugs import slugify
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
 HANDBOOK = sorted(DOCS.rglob("*.md"))
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *HANDBOOK]
+PAGES = [*sorted(REPOSITORY.glob("*.md")), *HANDBOOK]
 TARGETS = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 # What a reader has, and this machine may lack.
