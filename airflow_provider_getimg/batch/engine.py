@@ -200,7 +200,7 @@ class BatchRun:
     def results(self) -> BatchResults:
         """What became of the rows, so far."""
         rows = [
-            self._results.get(row.index) or self._history.known(row) or RowResult(row, "not asked")
+            self._results.get(row.index) or self._history.known(row) or RowResult(row, "not_sent")
             for row in self._rows
         ]
         return BatchResults(rows, self._stop.reason, self._budget.billed, self._budget.unknown_outcomes)
@@ -317,7 +317,7 @@ class BatchRun:
         except GetimgError as error:
             # An earlier try may have paid for it.
             known = self._history.known(row) or RowResult(row, "failed")
-            result = replace(known, outcome="failed", error=_bare(error))
+            result = replace(known, outcome="failed", error=_without_traceback(error))
         except BaseException as fault:
             # Ours, and so for the user to see; but what is under way is brought to its end.
             self._fault = self._fault or fault
@@ -362,7 +362,7 @@ class BatchRun:
         paid = PaidGeneration(
             ledger,
             # Read once, however often a rate limit sends it back.
-            cache(lambda: row.request.as_sent(self._s3_client)),
+            cache(lambda: row.request.resolve(self._s3_client)),
             on_unknown_outcome=self._rules.on_unknown_outcome,
             rate_limit_wait=0,
             killed=self._stop.event,
@@ -387,7 +387,7 @@ class BatchRun:
             while not self._may_send.wait(_TICK_SECONDS) and not self._stop.event.is_set():
                 pass
             if self._stop.event.is_set():
-                return RowResult(row, "not asked")
+                return RowResult(row, "not_sent")
             self._check_refused(row)
             # What an earlier try sent may be there without a note; the listing is of the others.
             refresh = self._history.entry(row) is not None
@@ -397,7 +397,7 @@ class BatchRun:
             try:
                 answer = self._generate(paid, row, ledger.is_last_try)
             except KilledError:
-                return RowResult(row, "not asked")
+                return RowResult(row, "not_sent")
         else:
             self._count_unsaved(1)
         self._uploaders.submit(self._run_step, self._save, row, answer, is_new)
@@ -492,7 +492,7 @@ class BatchRun:
             if isinstance(error, FileGoneError):
                 self._history.note_gone(row)
             self._unsaved(error)
-            return RowResult.of(row, "failed", generation, error=_bare(error))
+            return RowResult.of(row, "failed", generation, error=_without_traceback(error))
         finally:
             self._count_unsaved(-1)
         outcome: Outcome = "saved" if is_new else "reused"
@@ -545,7 +545,7 @@ def _is_of_the_model(error: GetimgError) -> bool:
     return error.param == "model" or "model" in (error.code or "").lower() or error.status == 404
 
 
-def _bare(error: GetimgError) -> GetimgError:
+def _without_traceback(error: GetimgError) -> GetimgError:
     """Return an error without the frames that it went through: they hold bodies of requests and files."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

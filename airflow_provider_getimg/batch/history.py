@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.budget import Budget
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.durable.journal import Journal
-    from airflow_provider_getimg.s3.plan import FileCopy
+    from airflow_provider_getimg.s3.plan import TransferItem
     from airflow_provider_getimg.s3.store import S3Store
 
 # Stands for a row's files where the server said that they are gone.
@@ -176,7 +176,7 @@ def unsaved(journal: Journal) -> list[Generation]:
     return found
 
 
-def _saved_before(copies: Sequence[FileCopy], noted: Any) -> list[Saved] | None:
+def _saved_before(copies: Sequence[TransferItem], noted: Any) -> list[Saved] | None:
     """Return the files as an earlier try noted them; None if it didn't, or if they belong elsewhere now."""
     if not isinstance(noted, list) or len(noted) != len(copies):
         return None

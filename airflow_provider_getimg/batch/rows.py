@@ -16,10 +16,10 @@ from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.batch.labels import LABELS, ROW_PLACEHOLDERS, checked_labels
 from airflow_provider_getimg.batch.requests_file import listed
-from airflow_provider_getimg.durable.request_spec import FIELDS, WrittenRequest
+from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec
 from airflow_provider_getimg.s3.keys import PLACEHOLDERS as FILE_PLACEHOLDERS
 from airflow_provider_getimg.s3.keys import UNKNOWN, KeyTemplate
-from airflow_provider_getimg.s3.plan import FileCopy, KnownMedia, copies_of
+from airflow_provider_getimg.s3.plan import KnownMedia, TransferItem, copies_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ class Row:
     """
 
     index: int
-    request: WrittenRequest
+    request: RequestSpec
     labels: Mapping[str, Any]
     template: KeyTemplate
     id: str = ""
@@ -121,7 +121,7 @@ class Row:
     def _planned_key(self) -> str:
         return self.template.render({**self._values, **_ANY_ANSWER})
 
-    def copies(self, answer: Mapping[str, Any]) -> list[FileCopy]:
+    def copies(self, answer: Mapping[str, Any]) -> list[TransferItem]:
         """Return where the files of its answer go. The answer is paid for: no key can be refused any more."""
         generation = Generation.from_json(answer)
         try:
@@ -133,7 +133,7 @@ class Row:
             copies = copies_of(generation, self.template, {**self._values, **safe})
         return [self._named(copy) for copy in copies]
 
-    def _named(self, copy: FileCopy) -> FileCopy:
+    def _named(self, copy: TransferItem) -> TransferItem:
         return replace(copy, prompt_sha256=self.prompt_sha256, request_sha256=self.request.fingerprint)
 
     @cached_property
@@ -141,10 +141,10 @@ class Row:
         """The key of its first file; None where only the answer tells."""
         return None if self.template.names & _TOLD_BY_THE_ANSWER else self._planned_key()
 
-    def expected_item(self) -> FileCopy:
+    def expected_item(self) -> TransferItem:
         """Return where a file would go."""
         return self._named(
-            FileCopy(
+            TransferItem(
                 _ANY_ID,
                 0,
                 self.request.checked.model,
@@ -154,16 +154,18 @@ class Row:
             )
         )
 
-    def made_before(self, generation_id: str | None, model: str | None, mime_type: str | None) -> FileCopy:
+    def made_before(
+        self, generation_id: str | None, model: str | None, mime_type: str | None
+    ) -> TransferItem:
         """Return the file that exists at its key, with what the object itself says."""
         copy = self.expected_item()
         media = cast("MediaFile", KnownMedia(mime_type or copy.media.mime_type, None))
         return replace(copy, generation_id=generation_id or "unknown", model=model, media=media)
 
-    def shown(self) -> dict[str, Any]:
+    def redacted(self) -> dict[str, Any]:
         """Return the request for people."""
-        shown = self.request.shown()
-        return {**shown, LABELS: dict(self.labels)} if self.labels else shown
+        redacted = self.request.redacted()
+        return {**redacted, LABELS: dict(self.labels)} if self.labels else redacted
 
 
 @dataclass
@@ -253,9 +255,9 @@ def _check_keys(rows: Sequence[Row]) -> None:
 
 def _request(
     shared: Mapping[str, Any], shared_labels: Mapping[str, Any], fields: Mapping[str, Any]
-) -> tuple[WrittenRequest, Mapping[str, Any]]:
+) -> tuple[RequestSpec, Mapping[str, Any]]:
     labels = checked_labels(fields.get(LABELS))
-    return WrittenRequest({**shared, **_known(fields)}), {**shared_labels, **labels}
+    return RequestSpec({**shared, **_known(fields)}), {**shared_labels, **labels}
 
 
 def _checked_defaults(defaults: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

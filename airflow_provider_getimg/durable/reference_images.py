@@ -89,18 +89,18 @@ def _unsigned(url: str) -> str:
     return f"{address}?{'&'.join(kept)}" if kept else address
 
 
-def shown(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def redacted(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the images for people: URLs without their queries, and of data URLs the type and a digest."""
-    return [{**image, "url": _shown(str(image.get("url")))} for image in images]
+    return [{**image, "url": _redacted(str(image.get("url")))} for image in images]
 
 
-def _shown(url: str) -> str:
+def _redacted(url: str) -> str:
     if url.startswith("data:"):
         return f"{url.partition(',')[0]},(sha256 {hashlib.sha256(url.encode()).hexdigest()})"
     return without_query(url)
 
 
-def as_sent(
+def resolve(
     images: list[dict[str, Any]] | None, s3_client: Callable[[], S3Client]
 ) -> list[dict[str, Any]] | None:
     """

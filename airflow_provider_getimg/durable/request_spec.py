@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FIELDS = tuple(ImageRequest.model_fields)
 
 
-class WrittenRequest:
+class RequestSpec:
     """
     One request.
 
@@ -38,7 +38,7 @@ class WrittenRequest:
         """A digest that is the same in each try, whatever became of references in S3 and of signatures."""
         return fingerprint({**self.checked.to_json(), "images": reference_images.identity(self._images)})
 
-    def as_sent(self, s3_client: Callable[[], S3Client]) -> ImageRequest:
+    def resolve(self, s3_client: Callable[[], S3Client]) -> ImageRequest:
         """
         Return the request as it is sent: objects in S3 are read now.
 
@@ -46,12 +46,12 @@ class WrittenRequest:
         :raises InvalidInputError: A reference that is missing, too large or no image.
         :raises UnavailableError: S3 could not be asked.
         """
-        images = reference_images.as_sent(self._images, s3_client)
+        images = reference_images.resolve(self._images, s3_client)
         return ImageRequest.checked(**self._fields, images=images)
 
-    def shown(self) -> dict[str, Any]:
+    def redacted(self) -> dict[str, Any]:
         """Return the request for people: references without signatures, and without the bytes of data URLs."""
-        shown = self.checked.to_json()
+        redacted = self.checked.to_json()
         if self._images:
-            shown["images"] = reference_images.shown(self._images)
-        return shown
+            redacted["images"] = reference_images.redacted(self._images)
+        return redacted

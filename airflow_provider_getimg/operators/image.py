@@ -135,16 +135,16 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         from airflow_provider_getimg.api.references import check_references, references_beyond_documented
         from airflow_provider_getimg.durable.ledger import Ledger
         from airflow_provider_getimg.durable.paid_generation import UNKNOWN_OUTCOME, PaidGeneration
-        from airflow_provider_getimg.durable.request_spec import FIELDS, WrittenRequest
+        from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec
 
         max_cost = checked_max_cost(self.max_cost)
         on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
         rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
-        request = WrittenRequest({name: getattr(self, name) for name in FIELDS})
+        request = RequestSpec({name: getattr(self, name) for name in FIELDS})
         paid = PaidGeneration(
             Ledger(context, request.fingerprint, self.log),
             # An answer that is paid already needs no reference: S3 is only read for a request that is sent.
-            lambda: request.as_sent(self._s3_client),
+            lambda: request.resolve(self._s3_client),
             on_unknown_outcome=on_unknown_outcome,
             rate_limit_wait=rate_limit_wait,
             killed=self._killed,

@@ -298,7 +298,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
 
         # No object is looked at.
         history = History(journal, cast("S3Store", None), self.if_exists, self.log)
-        known = [history.known(row) or RowResult(row, "not asked") for row in rows]
+        known = [history.known(row) or RowResult(row, "not_sent") for row in rows]
         entries = [entry for row in rows if (entry := history.entry(row)) is not None]
         results = BatchResults(
             known,

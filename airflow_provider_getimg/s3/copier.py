@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.s3.download import Downloads
-    from airflow_provider_getimg.s3.plan import FileCopy
+    from airflow_provider_getimg.s3.plan import TransferItem
     from airflow_provider_getimg.s3.spool import Spool
     from airflow_provider_getimg.s3.store import S3Store, StoredObject
 
@@ -52,7 +52,7 @@ class Saved:
     :param copied: False where it was there already.
     """
 
-    copy: FileCopy
+    copy: TransferItem
     size: int
     sha256: str
     etag: str
@@ -103,7 +103,7 @@ class Copier:
         self._killed = killed
         self._log = log
 
-    def save(self, copy: FileCopy, *, is_new: bool = False) -> Saved:
+    def save(self, copy: TransferItem, *, is_new: bool = False) -> Saved:
         """
         Save a file, or find that it is saved. Downloads that fail are repeated, within the connection's timeout.
 
@@ -134,7 +134,7 @@ class Copier:
         """Tell whether all files of an answer are deleted, by its times and by the server."""
         return self._downloads.all_gone(generation)
 
-    def _write(self, copy: FileCopy, spool: Spool, mime_type: str, deadline: Deadline) -> Saved:
+    def _write(self, copy: TransferItem, spool: Spool, mime_type: str, deadline: Deadline) -> Saved:
         args = self._store.object_args(copy, mime_type, spool.sha256)
         try:
             etag: str = self._retrying(deadline, None, _is_conflict)(
@@ -145,7 +145,7 @@ class Copier:
         self._log.info("Saved %s: %s, %d bytes.", copy.name, copy.uri, spool.size)
         return Saved(copy, spool.size, spool.sha256, etag, mime_type, copied=True)
 
-    def _settle_occupied(self, copy: FileCopy, spool: Spool, deadline: Deadline) -> Saved:
+    def _settle_occupied(self, copy: TransferItem, spool: Spool, deadline: Deadline) -> Saved:
         """Look at what S3 refused to replace: it may be our own write, whose answer was lost."""
         stored = self._store.head(copy.bucket, copy.key)
         if stored is None:
@@ -155,7 +155,9 @@ class Copier:
             )
         return self._settle(copy, stored, spool.sha256, deadline)
 
-    def _settle(self, copy: FileCopy, stored: StoredObject, sha256: str | None, deadline: Deadline) -> Saved:
+    def _settle(
+        self, copy: TransferItem, stored: StoredObject, sha256: str | None, deadline: Deadline
+    ) -> Saved:
         """Decide about an object that is at the key. ``sha256`` is the file's, where it is known already."""
         theirs = stored.sha256 or self._store.sha256_of(copy)
 
@@ -181,7 +183,7 @@ class Copier:
         self._log.info("%s already exists with identical content: %s.", capital(copy.name), copy.uri)
         return found()
 
-    def _downloaded(self, copy: FileCopy, deadline: Deadline) -> tuple[Spool, str]:
+    def _downloaded(self, copy: TransferItem, deadline: Deadline) -> tuple[Spool, str]:
         """Download a file, repeatedly where that may help."""
         seen: set[str] = set()
 
@@ -201,7 +203,7 @@ class Copier:
         return fetched
 
     def _retrying(
-        self, deadline: Deadline, copy: FileCopy | None, is_worth_it: Callable[[BaseException], bool]
+        self, deadline: Deadline, copy: TransferItem | None, is_worth_it: Callable[[BaseException], bool]
     ) -> Retrying:
         """
         Return what repeats a call.

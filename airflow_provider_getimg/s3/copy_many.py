@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_provider_getimg.s3.copier import Saved
-    from airflow_provider_getimg.s3.plan import FileCopy
+    from airflow_provider_getimg.s3.plan import TransferItem
 
 _TABLE_WIDTH = 160
 
@@ -34,8 +34,8 @@ def threads_for(concurrency: int) -> int:
 
 
 def copy_many(
-    copies: Sequence[FileCopy],
-    save: Callable[[FileCopy], Saved],
+    copies: Sequence[TransferItem],
+    save: Callable[[TransferItem], Saved],
     *,
     concurrency: int,
     abort: Callable[[], object],
@@ -49,7 +49,7 @@ def copy_many(
     :raises GetimgError: The one file's error, or :class:`TransferIncompleteError` where there are several files. The
         others are saved; the log has a table of what was and what was not.
     """
-    outcomes: dict[FileCopy, Saved | GetimgError] = {}
+    outcomes: dict[TransferItem, Saved | GetimgError] = {}
     threads = min(threads_for(concurrency), len(copies))
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="getimg-transfer")
     try:
@@ -75,7 +75,7 @@ def copy_many(
     return [outcome for copy in copies if not isinstance(outcome := outcomes[copy], GetimgError)]
 
 
-def _reported(copy: FileCopy, error: BaseException, log: Logger) -> GetimgError:
+def _reported(copy: TransferItem, error: BaseException, log: Logger) -> GetimgError:
     """Return why a file was not saved. A fault of ours, or of a library, stops no other file and hides no bill."""
     if isinstance(error, GetimgError):
         return error
@@ -86,12 +86,12 @@ def _reported(copy: FileCopy, error: BaseException, log: Logger) -> GetimgError:
     return fault.of_unsaved([copy.generation_id], copy.cost)
 
 
-def _expiry(copy: FileCopy) -> datetime:
+def _expiry(copy: TransferItem) -> datetime:
     """Return when a file expires: what is not known may be soon."""
     return copy.media.deletes_at or datetime.min.replace(tzinfo=UTC)
 
 
-def _failure(copies: Sequence[FileCopy], failures: dict[FileCopy, GetimgError]) -> GetimgError:
+def _failure(copies: Sequence[TransferItem], failures: dict[TransferItem, GetimgError]) -> GetimgError:
     lost = [copy for copy in copies if copy in failures]
     errors = [failures[copy] for copy in lost]
     if len(copies) == 1:
@@ -110,7 +110,7 @@ def _failure(copies: Sequence[FileCopy], failures: dict[FileCopy, GetimgError]) 
     )
 
 
-def _table(copies: Sequence[FileCopy], outcomes: dict[FileCopy, Saved | GetimgError]) -> str:
+def _table(copies: Sequence[TransferItem], outcomes: dict[TransferItem, Saved | GetimgError]) -> str:
     table = Table("generation", "file", "saved", "object, or why not", title="Files", box=box.ASCII)
     for copy in copies:
         outcome = outcomes[copy]

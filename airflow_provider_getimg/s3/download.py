@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.settings import ClientSettings
     from airflow_provider_getimg.api.types import Generation
-    from airflow_provider_getimg.s3.plan import FileCopy
+    from airflow_provider_getimg.s3.plan import TransferItem
 
 CONNECT_TIMEOUT = 10.0
 MAX_REDIRECTS = 5
@@ -134,7 +134,7 @@ class Downloads:
         for watch in list(self._watches):
             watch.cut()
 
-    def fetch(self, copy: FileCopy, deadline: Deadline) -> tuple[Spool, str]:
+    def fetch(self, copy: TransferItem, deadline: Deadline) -> tuple[Spool, str]:
         """
         Download a file once one of the slots is free, and verify it.
 
@@ -181,7 +181,7 @@ class Downloads:
             for copy in copies_of(generation, _NOWHERE)
         )
 
-    def _is_gone(self, copy: FileCopy) -> bool:
+    def _is_gone(self, copy: TransferItem) -> bool:
         """
         Try to download a file whose time should be over. What can't be asked is not gone.
 
@@ -200,7 +200,7 @@ class Downloads:
 
     @contextmanager
     def _request(
-        self, copy: FileCopy, deadline: Deadline
+        self, copy: TransferItem, deadline: Deadline
     ) -> Iterator[tuple[httpx.Response, ConnectionWatch]]:
         """Open the download, and check its head."""
         with self._slots, ExitStack() as stack:
@@ -216,7 +216,7 @@ class Downloads:
             yield response, watch
 
     @contextmanager
-    def _faults_of(self, copy: FileCopy, watch: ConnectionWatch) -> Iterator[None]:
+    def _faults_of(self, copy: TransferItem, watch: ConnectionWatch) -> Iterator[None]:
         """Turn the faults of a connection, and of a URL or a host that can't be parsed, into ours."""
         try:
             yield
@@ -228,7 +228,7 @@ class Downloads:
             raise self._broken(copy, error, watch) from None
 
     @contextmanager
-    def _open(self, copy: FileCopy, watch: ConnectionWatch) -> Iterator[httpx.Response]:
+    def _open(self, copy: TransferItem, watch: ConnectionWatch) -> Iterator[httpx.Response]:
         url = copy.media.url
         for _ in range(MAX_REDIRECTS + 1):
             self._guard.check_url(url)
@@ -242,7 +242,7 @@ class Downloads:
                 url = urljoin(url, location)
         raise DownloadError(f"The URL of {copy.name} redirects more than {MAX_REDIRECTS} times.")
 
-    def _check_head(self, copy: FileCopy, response: httpx.Response) -> None:
+    def _check_head(self, copy: TransferItem, response: httpx.Response) -> None:
         status = response.status_code
         ends = copy.media.deletes_at
         # By the server's clock, where it tells the time: a worker's may be wrong, and a URL may not work yet.
@@ -264,7 +264,7 @@ class Downloads:
             raise self._too_large(copy, f"{announced} bytes")
 
     def _receive(
-        self, copy: FileCopy, response: httpx.Response, watch: ConnectionWatch, spool: Spool
+        self, copy: TransferItem, response: httpx.Response, watch: ConnectionWatch, spool: Spool
     ) -> None:
         """Read the body; raise where it is not all of it."""
         with self._faults_of(copy, watch):
@@ -298,7 +298,7 @@ class Downloads:
                     raise EOFError(f"{spool.size} bytes came without a length, and the file's end is missing")
                 self._log.warning("The download of %s came without a length.", copy.name)
 
-    def _content_type(self, copy: FileCopy, spool: Spool) -> str:
+    def _content_type(self, copy: TransferItem, spool: Spool) -> str:
         """Return the content type that the bytes speak for."""
         promised = copy.media.mime_type or "nothing"
         if not spool.size:
@@ -326,12 +326,12 @@ class Downloads:
             )
         return found
 
-    def _too_large(self, copy: FileCopy, size: str) -> FileRefusedError:
+    def _too_large(self, copy: TransferItem, size: str) -> FileRefusedError:
         return FileRefusedError(
             f"{capital(copy.name)} is {size}, and max_bytes is {self._max_bytes}. It was not saved."
         )
 
-    def _broken(self, copy: FileCopy, error: Exception, watch: ConnectionWatch) -> DownloadError:
+    def _broken(self, copy: TransferItem, error: Exception, watch: ConnectionWatch) -> DownloadError:
         if watch.expired or isinstance(error, httpx.TimeoutException):
             return DownloadError(
                 f"The download of {copy.name} did not finish within {self.timeout:g} seconds."

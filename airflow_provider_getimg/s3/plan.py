@@ -38,7 +38,7 @@ class KnownMedia:
 
 # Each is itself: two files may be alike in all that is known of them before a download.
 @dataclass(frozen=True, eq=False, slots=True)
-class FileCopy:
+class TransferItem:
     """
     One file of a generation and the object that it becomes.
 
@@ -70,7 +70,7 @@ class FileCopy:
         """How the file is called in messages."""
         return f"file {self.index} of generation {self.generation_id}"
 
-    def located(self, sha256: str, mime_type: str) -> FileCopy:
+    def located(self, sha256: str, mime_type: str) -> TransferItem:
         """Return the copy with its key, now that the content is known."""
         if self._unlocated is None:
             return self
@@ -79,7 +79,7 @@ class FileCopy:
         return replace(self, key=numbered(key, self.index) if shared else key, _unlocated=None)
 
 
-def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> list[FileCopy]:
+def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> list[TransferItem]:
     """
     Return a copy for each file of each generation.
 
@@ -98,8 +98,8 @@ def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> li
     return copies
 
 
-def _check_distinct(copies: Iterable[FileCopy]) -> None:
-    seen: dict[str, FileCopy] = {}
+def _check_distinct(copies: Iterable[TransferItem]) -> None:
+    seen: dict[str, TransferItem] = {}
     for copy in copies:
         # Files that are named by their content share a key if, and only if, they are the same.
         place = copy.key or copy.name
@@ -113,7 +113,7 @@ def _check_distinct(copies: Iterable[FileCopy]) -> None:
 
 def copies_of(
     answer: Generation, template: KeyTemplate, values: Mapping[str, Any] | None = None
-) -> list[FileCopy]:
+) -> list[TransferItem]:
     """
     Return a copy for each file of an answer. Files that would share a key get their index appended.
 
@@ -122,7 +122,7 @@ def copies_of(
     :param values: The values of further placeholders, and of those that are known better than the answer tells.
     :raises InvalidInputError: The template gives no key that S3 takes.
     """
-    copies: dict[str, FileCopy] = {}
+    copies: dict[str, TransferItem] = {}
     for media in answer.data:
         known: dict[str, Any] = {
             "generation_id": clean_value(answer.id),
@@ -138,7 +138,7 @@ def copies_of(
         place = template.render(_ANY_CONTENT | known | _ONE_KIND)
         shared = place in copies
         missing = template.names - known.keys()
-        copies[f"{place} {media.index}" if shared else place] = FileCopy(
+        copies[f"{place} {media.index}" if shared else place] = TransferItem(
             answer.id,
             media.index,
             answer.model,
@@ -151,7 +151,7 @@ def copies_of(
     return list(copies.values())
 
 
-def total_cost(billed: Iterable[Generation | FileCopy]) -> Decimal | None:
+def total_cost(billed: Iterable[Generation | TransferItem]) -> Decimal | None:
     """Return what generations cost together in USD; None where the API didn't say it of all of them."""
     costs = [one.cost for one in billed]
     known = [cost for cost in costs if cost is not None]

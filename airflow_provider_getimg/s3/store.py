@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from mypy_boto3_s3 import S3Client
 
-    from airflow_provider_getimg.s3.plan import FileCopy
+    from airflow_provider_getimg.s3.plan import TransferItem
 
 #: S3's limit for user metadata, names and values together, in bytes; and so much of it is ours at most.
 METADATA_MAX_BYTES = 2048
@@ -125,7 +125,7 @@ class StoredObject:
     mime_type: str | None = None
     readable: bool = True
 
-    def is_copy_of(self, copy: FileCopy) -> bool:
+    def is_copy_of(self, copy: TransferItem) -> bool:
         """Tell whether an earlier try saved this very file here."""
         told = (self.metadata.get(GENERATION_ID), self.metadata.get(INDEX))
         return told == (_ascii(copy.generation_id), str(copy.index))
@@ -169,7 +169,7 @@ class S3Store:
         _read_leniently(client)
         return client
 
-    def object_args(self, copy: FileCopy, mime_type: str, sha256: str) -> dict[str, Any]:
+    def object_args(self, copy: TransferItem, mime_type: str, sha256: str) -> dict[str, Any]:
         """Return the options for one object: its content type, where it comes from, and the user's, which win."""
         ends = copy.media.deletes_at
         ours = {
@@ -187,7 +187,13 @@ class S3Store:
         return args
 
     def put(
-        self, copy: FileCopy, body: bytes | BinaryIO, sha256: str, args: Mapping[str, Any], *, replaces: bool
+        self,
+        copy: TransferItem,
+        body: bytes | BinaryIO,
+        sha256: str,
+        args: Mapping[str, Any],
+        *,
+        replaces: bool,
     ) -> str:
         """
         Write an object, whole or not at all, and return its ETag.
@@ -341,7 +347,7 @@ class S3Store:
                 )
         return None
 
-    def sha256_of(self, copy: FileCopy) -> str:
+    def sha256_of(self, copy: TransferItem) -> str:
         """
         Read the object at the copy's key and return its SHA-256 in hex.
 

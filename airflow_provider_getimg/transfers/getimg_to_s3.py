@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.s3.copier import Saved
     from airflow_provider_getimg.s3.download import Downloads
-    from airflow_provider_getimg.s3.plan import FileCopy
+    from airflow_provider_getimg.s3.plan import TransferItem
 
 GIB = 1024**3
 
@@ -176,7 +176,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         upstream = ", ".join(sorted(self.upstream_task_ids)) or "the one upstream"
         return f"To regenerate it (billed), clear the task that generated it: {upstream}."
 
-    def _warn_of_short_time(self, copies: list[FileCopy]) -> None:
+    def _warn_of_short_time(self, copies: list[TransferItem]) -> None:
         """Warn where a file will be gone before the last retry could copy it."""
         known = [ends for copy in copies if (ends := copy.media.deletes_at) is not None]
         left = min(known) - datetime.now(UTC) if known else timedelta(0)

@@ -271,8 +271,8 @@ class TestARefusalMidway:
         assert "The batch was stopped: S3 refused to store s3://" in str(error)
         assert decision(error) is RetryAction.FAIL
         outcomes = Counter(line["outcome"] for line in batches.manifest())
-        assert outcomes == Counter({"saved": saved, "failed": paid - saved, "not asked": 40 - paid})
-        assert {line["cost"] for line in batches.manifest() if line["outcome"] != "not asked"} == {
+        assert outcomes == Counter({"saved": saved, "failed": paid - saved, "not_sent": 40 - paid})
+        assert {line["cost"] for line in batches.manifest() if line["outcome"] != "not_sent"} == {
             float(PRICE)
         }
 

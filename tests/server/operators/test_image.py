@@ -116,7 +116,7 @@ class TestReferencesInS3:
     def test_an_object_is_read_and_sent(self, getimg_default, context, seaweedfs, bucket):
         seaweedfs.client().put_object(Bucket=bucket, Key="p.png", Body=PNG)
         images = reference_images.as_written([f"s3://{bucket}/p.png"])
-        [sent] = reference_images.as_sent(images, seaweedfs.client)
+        [sent] = reference_images.resolve(images, seaweedfs.client)
         assert sent["url"].startswith("data:image/png;base64,iVBORw0KGgo")
         assert sent["role"] == "reference_image"
         assert operator(images=[f"s3://{bucket}/p.png"]).execute(context())["status"] == "completed"

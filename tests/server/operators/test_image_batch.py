@@ -512,7 +512,7 @@ class TestFailures:
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
         outcomes = [line["outcome"] for line in bench.manifest()]
         assert outcomes.count("saved") == 4
-        assert outcomes.count("not asked") >= 14
+        assert outcomes.count("not_sent") >= 14
 
     def test_of_the_key_stop_the_batch(self, bench, monkeypatch):
         wrong = json.dumps({"conn_type": "getimg", "host": bench.simulator.url, "password": "sk_wrong"})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.s3.keys import KEY_MAX_BYTES
-from airflow_provider_getimg.s3.plan import FileCopy, generations, plan, total_cost
+from airflow_provider_getimg.s3.plan import TransferItem, generations, plan, total_cost
 
 SHA256 = "ab" * 32
 
@@ -25,7 +25,7 @@ def of_types(*mime_types: object, id: str = "img_1") -> dict:
     return {**answer(id), "data": [{"url": "https://api.test/f", "mime_type": each} for each in mime_types]}
 
 
-def copies(generation: object, s3_key: object, s3_bucket: object = "bucket") -> list[FileCopy]:
+def copies(generation: object, s3_key: object, s3_bucket: object = "bucket") -> list[TransferItem]:
     answers, _ = generations(generation)
     return plan(answers, s3_key, s3_bucket)
 
