@@ -110,7 +110,7 @@ def test_asset_consumer(seaweedfs: SeaweedFS, simulator: Simulator, bucket: str,
             ]
 
         expected = f"{row['uri']}: {row['bytes']} bytes, 0.04 USD"
-        assert airflow.poll(lambda: expected in lines(), 60)
+        assert airflow.poll(lambda: expected in lines(), 180)
         assert lines().count(expected) == 1
 
 

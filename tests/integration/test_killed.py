@@ -40,12 +40,12 @@ def turning_points(places: list[str]) -> list[int]:
     def lines_in(function: str) -> list[int]:
         return [number for number, place in enumerate(places, start=1) if f":{function}:" in place]
 
-    submit, answered = lines_in("submit"), lines_in("answered")
+    intent, response = lines_in("record_intent"), lines_in("record_response")
     return [
-        submit[0],  # nothing written, nothing sent
-        submit[-1] + 1,  # written, not sent
-        answered[0],  # paid, the answer not written
-        answered[-1] + 1,  # paid and written
+        intent[0],  # nothing written, nothing sent
+        intent[-1] + 1,  # written, not sent
+        response[0],  # paid, the answer not written
+        response[-1] + 1,  # paid and written
         lines_in("_push_xcom_if_needed")[0],
         lines_in("_xcom_push")[-1],
     ]
