@@ -84,7 +84,7 @@ TURNING_POINTS = (
     "ledger.py:record_response:#50",  # paid, the answer not written
     "ledger.py:rollback:#1",  # refused, noted as sent
     "ledger.py:record_unknown:#2",
-    "limiter.py:limited:#2",
+    "limiter.py:on_rate_limited:#2",
     "engine.py:_save:#60",  # paid and written, not saved
     "download.py:_receive:#90",
     "store.py:_put:#100",  # downloaded, there is no object
