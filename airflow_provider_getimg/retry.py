@@ -111,7 +111,7 @@ def wait_out_rate_limits(seconds: float, log: Logger, killed: threading.Event) -
     the retry policy: it frees the worker slot meanwhile.
 
     :param seconds: How long to wait altogether; 0 for not at all.
-    :param log: Logs each wait.
+    :param log: Where each wait is logged.
     :param killed: Ends a wait at once when set.
     """
     from airflow_provider_getimg.api.errors import RateLimitError

@@ -114,8 +114,8 @@ class Rules:
 
     :param on_unknown_outcome: ``fail`` or ``resubmit``.
     :param rate_limit_wait: Seconds to wait within a try where the API asks to wait, unless it is the last one.
-    :param senders: Threads that ask.
-    :param uploaders: Threads that save.
+    :param senders: Threads that send requests.
+    :param uploaders: Threads that save images.
     """
 
     on_unknown_outcome: str
@@ -221,8 +221,8 @@ class BatchRun:
             self._stop.set(error)
             return self.results
         progress = Progress(len(rows), self._log)
-        self._senders = ThreadPoolExecutor(self._rules.senders, "getimg-ask")
-        self._uploaders = ThreadPoolExecutor(self._rules.uploaders, "getimg-save")
+        self._senders = ThreadPoolExecutor(self._rules.senders, "getimg-send")
+        self._uploaders = ThreadPoolExecutor(self._rules.uploaders, "getimg-upload")
         try:
             for row in rows:
                 self._senders.submit(self._run_step, self._ask, row)

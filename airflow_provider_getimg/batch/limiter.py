@@ -43,7 +43,7 @@ class RateLimiter:
 
     :param concurrency: How many requests are on their way at once, at most.
     :param is_stopping: Whether nothing more is to be sent.
-    :param log: Logs changes of the pace.
+    :param log: Where changes of the limit are logged.
     :param max_wait: Seconds to wait where the API says that no requests are left. Default: as long as it takes.
     :param clock: A monotonic clock, in seconds.
     """

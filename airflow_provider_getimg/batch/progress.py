@@ -21,7 +21,7 @@ class Progress:
     The progress of a batch.
 
     :param total: How many rows there are.
-    :param log: Logs the progress.
+    :param log: Where the progress is logged.
     :param clock: A monotonic clock, in seconds.
     """
 

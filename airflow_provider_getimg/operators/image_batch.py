@@ -226,7 +226,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         self._cost_limit = checked_max_cost(self.max_cost)
         self._if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
         self._on_unknown = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
-        self._max_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
+        self._rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
 
     def _s3_connections(self) -> int:
         from airflow_provider_getimg.s3.copy_many import threads_for
@@ -336,7 +336,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         abandoned = threading.Event()
         rules = Rules(
             on_unknown_outcome=self._on_unknown,
-            rate_limit_wait=self._max_wait,
+            rate_limit_wait=self._rate_limit_wait,
             senders=self._senders,
             uploaders=threads_for(self._transfers),
         )
@@ -373,7 +373,9 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
                     stop.event.is_set,
                     self.log,
                     # Nobody would go on after the last try.
-                    math.inf if context["ti"].try_number > int(context["ti"].max_tries) else self._max_wait,
+                    math.inf
+                    if context["ti"].try_number > int(context["ti"].max_tries)
+                    else self._rate_limit_wait,
                 ),
                 budget=Budget(self._cost_limit, self.hook.client.get_model),
                 stop=stop,

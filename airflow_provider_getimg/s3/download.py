@@ -100,7 +100,7 @@ class Downloads:
     :param remedy: What a user does about a file that is gone, as a sentence.
     :param max_bytes: The largest file to accept.
     :param concurrency: How many downloads are open at once; others wait.
-    :param log: Logs oddities.
+    :param log: Where oddities are logged.
     """
 
     def __init__(
