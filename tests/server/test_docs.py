@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import tomllib
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -30,7 +31,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 PROGRAMS_OF_OTHERS = {"docker", "curl", "git"}
 # Written in the shell itself.
 BUILTINS = {"export", "cd"}
-LANGUAGES = {"python", "json", "yaml", "toml", "ini", "bash", "console", "mermaid", "text"}
+LANGUAGES = {"python", "json", "yaml", "toml", "ini", "bash", "console", "text"}
 
 anchor_of = slugify(case="lower")
 
@@ -131,11 +132,6 @@ def test_data_can_be_parsed(language, parse):
         parse(block.values[0].code)
 
 
-@pytest.mark.parametrize("block", blocks("mermaid"))
-def test_a_diagram_is_of_a_kind_that_exists(block):
-    assert block.code.split()[0] in {"flowchart", "sequenceDiagram", "stateDiagram-v2"}
-
-
 @pytest.mark.parametrize("block", blocks("bash", "console"))
 def test_each_command_exists(block):
     found = commands(block.code)
@@ -204,21 +200,57 @@ def test_pictures_are_used_and_small():
         assert picture.stat().st_size < 300_000
 
 
-def test_the_handbook_is_built_without_a_warning(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
     """``make docs``, without the internet: nothing that a build reads comes from elsewhere."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     ran = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, **nowhere}, timeout=120
     )
     assert ran.returncode == 0, ran.stderr
+    return folder
+
+
+def test_the_handbook_is_built_without_a_warning(site):
     for page in HANDBOOK:
-        assert (tmp_path / page.relative_to(DOCS).with_suffix(".html")).is_file()
+        assert (site / page.relative_to(DOCS).with_suffix(".html")).is_file()
     # The docstrings are Sphinx's: see docs/docstrings.py.
-    reference = "".join(page.read_text() for page in (tmp_path / "reference").glob("*.html"))
+    reference = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
     assert (
         re.findall(r":(?:class|meth|func|attr|param|raises)\b|\.\. code-block|={5,} ={5,}", reference) == []
     )
-    home = (tmp_path / "index.html").read_text()
-    # Neither fonts nor scripts of others: those of the theme lie beside the pages.
-    assert re.findall(r'(?:<script[^>]+src|<link[^>]+stylesheet[^>]+href)="(https?://[^"]+)"', home) == []
+
+
+class Resources(HTMLParser):
+    """Collects what a browser loads for a page: all addresses in it but those of links to other pages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if tag != "a" and name in {"src", "srcset", "href", "data", "poster", "style"}:
+                self.found.append(value or "")
+            # The theme loads Mermaid's script from a CDN for these.
+            elif name == "class" and "mermaid" in (value or "").split():
+                self.found.append("https://unpkg.com/mermaid")
+
+
+def test_no_page_of_the_handbook_loads_anything_from_another_host(site):
+    foreign = r"(?:https?:)?//[\w.-]+"
+    for page in site.rglob("*.html"):
+        resources = Resources()
+        resources.feed(page.read_text())
+        assert resources.found
+        assert [address for address in resources.found if re.search(foreign, address)] == [], page.name
+    for sheet in site.rglob("*.css"):
+        assert re.findall(rf"(?:url\(|@import)\s*[\"']?{foreign}", sheet.read_text()) == [], sheet.name
+
+
+def test_the_handbook_can_be_searched_from_the_disk(site):
+    """A browser runs no worker of a page that is opened from the disk: a script of ours takes its place."""
+    assert (site / "search" / "search_index.js").is_file()
+    assert '<script src="assets/iframe-worker.js">' in (site / "index.html").read_text()
