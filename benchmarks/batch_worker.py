@@ -6,20 +6,15 @@ The clock starts when everything is imported. Clients and threads are made while
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.batch_work import PREFIX, SHARED, requests
-from benchmarks.process import Measurement
+from benchmarks.process import do_job, import_provider
+from benchmarks.workload import PREFIX, SHARED, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,15 +59,9 @@ def by_operator(job: dict[str, Any]) -> Callable[[], object]:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from airflow.sdk.execution_time.context import OutletEventAccessors
 
-    import airflow_provider_getimg
     from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 
-    # It imports them when it runs; here that is not to be counted.
-    for part in ("api", "batch", "durable", "operators", "s3"):
-        package = f"{airflow_provider_getimg.__name__}.{part}"
-        path = importlib.import_module(package).__path__
-        for module in pkgutil.walk_packages(path, f"{package}."):
-            importlib.import_module(module.name)
+    import_provider()
     # What making a client imports.
     S3Hook(AWS_CONNECTION).get_conn()
     operator = GenerateImagesToS3Operator(
@@ -99,7 +88,7 @@ def by_threads(job: dict[str, Any]) -> Callable[[], object]:
     import httpx
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-    from airflow_provider_getimg.s3.store import s3_hook
+    from airflow_provider_getimg.s3.connection import s3_hook
 
     S3Hook(AWS_CONNECTION).get_conn()
     headers = {"Authorization": f"Bearer {job['api_key']}"}
@@ -124,15 +113,5 @@ def by_threads(job: dict[str, Any]) -> Callable[[], object]:
     return make_all
 
 
-def main() -> int:
-    """Do the job in a file, and write what it took to the file that it names."""
-    job = json.loads(Path(sys.argv[1]).read_text())
-    work = {"operator": by_operator, "threads": by_threads}[job["by"]](job)
-    with Measurement() as measurement:
-        work()
-    Path(job["result"]).write_text(json.dumps(asdict(measurement.usage)))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    do_job({"operator": by_operator, "threads": by_threads})

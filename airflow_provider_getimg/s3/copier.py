@@ -135,10 +135,14 @@ class Copier:
         return self._downloads.all_gone(generation)
 
     def _write(self, copy: TransferItem, spool: Spool, mime_type: str, deadline: Deadline) -> Saved:
-        args = self._store.object_args(copy, mime_type, spool.sha256)
         try:
             etag: str = self._retrying(deadline, None, _is_conflict)(
-                self._store.put, copy, spool.body(), spool.sha256, args, replaces=self._if_exists == "replace"
+                self._store.put,
+                copy,
+                spool.body(),
+                spool.sha256,
+                mime_type,
+                replaces=self._if_exists == "replace",
             )
         except OccupiedKeyError:
             return self._settle_occupied(copy, spool, deadline)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The AWS connection, and a client of S3 that is made for it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowException
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+
+from airflow_provider_getimg.api.errors import ConnectionConfigError, ObjectStoreError
+from airflow_provider_getimg.api.signed_urls import reason
+from airflow_provider_getimg.s3.store_errors import passes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from mypy_boto3_s3 import S3Client
+
+# Those of an answer, by their beginnings.
+_READ_HEADERS = ("content-", "etag", "x-amz-checksum-", "x-amz-meta-", "x-amz-request-id", "x-amz-id-2")
+
+
+def s3_hook(aws_conn_id: str | None, connections: int) -> S3Hook:
+    """Return a hook whose client has room for so many requests at once; boto3 keeps 10 connections by default."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    hook = S3Hook(aws_conn_id=aws_conn_id)
+    with _faults_of_the_connection(aws_conn_id):
+        own = hook.conn_config.botocore_config
+    if connections <= (own or Config()).max_pool_connections:  # type: ignore[attr-defined]
+        return hook
+    return _reconfigured(hook, Config(max_pool_connections=connections))
+
+
+def s3_client(hook: S3Hook) -> S3Client:
+    """
+    Return the hook's client.
+
+    :raises ConnectionConfigError: The connection can't be used.
+    """
+    with _faults_of_the_connection(hook.aws_conn_id):
+        client: S3Client = hook.get_conn()
+    client.meta.events.register_first("before-sign.s3", _sign_checksum, unique_id="getimg-sign-checksum")
+    _read_leniently(client)
+    return client
+
+
+def plain_client(hook: S3Hook, client: S3Client) -> S3Client:
+    """Return a client that adds no checksum of its own to a request: ``client`` itself, if it is one."""
+    if getattr(client.meta.config, "request_checksum_calculation", None) == "when_required":
+        return client
+    plain: S3Client = _reconfigured(hook, Config(request_checksum_calculation="when_required")).get_conn()
+    _read_leniently(plain)
+    return plain
+
+
+def _reconfigured(hook: S3Hook, config: Config) -> S3Hook:
+    """Return a hook with more settings, on top of the connection's own, such as the addressing style."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    own = hook.conn_config.botocore_config
+    return S3Hook(aws_conn_id=hook.aws_conn_id, config=own.merge(config) if own is not None else config)
+
+
+def _read_leniently(client: S3Client) -> None:
+    """Keep botocore from headers that nothing here reads: a date that is none would be an error of the whole call."""
+    for operation in ("PutObject", "HeadObject", "GetObject"):
+        client.meta.events.register(
+            f"before-parse.s3.{operation}", _keep_what_is_read, unique_id=f"getimg-headers-of-{operation}"
+        )
+
+
+def _keep_what_is_read(response_dict: dict[str, Any], **_: Any) -> None:
+    headers = response_dict["headers"]
+    for name in list(headers) if response_dict["status_code"] < 300 else ():
+        if not name.lower().startswith(_READ_HEADERS):
+            del headers[name]
+
+
+@contextmanager
+def _faults_of_the_connection(aws_conn_id: str | None) -> Iterator[None]:
+    """Say in one sentence what is wrong with an AWS connection, whoever finds it."""
+    try:
+        yield
+    except (
+        BotoCoreError,
+        ClientError,
+        AirflowException,
+        AttributeError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+    ) as error:
+        # A role is assumed with a request, which may fail this time alone.
+        is_passing = isinstance(error, ConnectionError | HTTPClientError) or (
+            isinstance(error, ClientError) and passes(error)
+        )
+        kind = ObjectStoreError if is_passing else ConnectionConfigError
+        raise kind(f"The AWS connection {aws_conn_id!r} can't be used: {reason(error)}.") from None
+
+
+def _sign_checksum(request: Any, **_: Any) -> None:
+    """
+    Sign a body's SHA-256 once.
+
+    Over plain http botocore computes it a second time, to sign the body: a quarter of an upload's CPU time. The header
+    ``x-amz-checksum-sha256`` is signed as well, and S3 compares the body with it. A connection that sets
+    ``payload_signing_enabled`` is left alone.
+    """
+    config = request.context.get("client_config")
+    options: Any = getattr(config, "s3", None) or {}
+    if "x-amz-checksum-sha256" in request.headers and options.get("payload_signing_enabled") is None:
+        unsigned = Config(s3=options | {"payload_signing_enabled": False})
+        request.context["client_config"] = config.merge(unsigned) if config is not None else unsigned

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of an object: the user's ``extra_args``, its content type, and metadata that says where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from botocore.validate import ParamValidator
+
+from airflow_provider_getimg.api.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from airflow_provider_getimg.s3.plan import TransferItem
+
+#: S3's limit for user metadata, names and values together, in bytes; and so much of it is ours at most.
+METADATA_MAX_BYTES = 2048
+_OWN_METADATA_BYTES = 1024
+# A value of ours is cut here: names of the API's own may be long, and longer once they are encoded.
+_METADATA_VALUE_BYTES = 192
+
+GENERATION_ID = "getimg-generation-id"
+INDEX = "getimg-index"
+MODEL = "getimg-model"
+SHA256 = "getimg-sha256"
+REQUEST_SHA256 = "getimg-request-sha256"
+
+# Set by the write itself: a user's value would break it.
+_OWN_ARGS = frozenset({"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "IfNoneMatch", "IfMatch"})
+# What describes the user's files, and not the manifest beside them.
+_DESCRIPTION = frozenset(
+    {
+        "ContentType",
+        "Metadata",
+        "ContentDisposition",
+        "ContentEncoding",
+        "ContentLanguage",
+        "CacheControl",
+        "Expires",
+    }
+)
+
+
+class ObjectOptions:
+    """
+    The user's options for what is written and looked at.
+
+    :param client: Knows which options S3 has.
+    :param extra_args: Options as ``put_object`` takes them; copied, never changed.
+    :raises InvalidInputError: ``extra_args`` is no dict, or holds what can't be set.
+    """
+
+    def __init__(self, client: S3Client, extra_args: object) -> None:
+        self._client = client
+        self._members: dict[str, frozenset[str]] = {}
+        self._extra_args = self._checked(extra_args)
+
+    def of_image(self, copy: TransferItem, mime_type: str, sha256: str) -> dict[str, Any]:
+        """Return the options for one object: its content type, where it comes from, and the user's, which win."""
+        ends = copy.media.deletes_at
+        ours = {
+            GENERATION_ID: copy.generation_id,
+            INDEX: str(copy.index),
+            MODEL: copy.model,
+            "getimg-deletes-at": ends.isoformat() if ends is not None else None,
+            "getimg-prompt-sha256": copy.prompt_sha256,
+            REQUEST_SHA256: copy.request_sha256,
+            SHA256: sha256,
+        }
+        metadata = {name: ascii_value(value) for name, value in ours.items() if value}
+        args = {"ContentType": mime_type, **self._extra_args}
+        args["Metadata"] = {**metadata, **self._extra_args.get("Metadata", {})}
+        return args
+
+    def of_text(self, content_type: str) -> dict[str, Any]:
+        """Return the options for an object of our own: the user's, but for what describes their files."""
+        args = {name: value for name, value in self._extra_args.items() if name not in _DESCRIPTION}
+        return {**args, "ContentType": content_type}
+
+    def of_call(self, operation: str) -> dict[str, Any]:
+        """Return those of the user's options that an S3 operation knows, such as the key of an encryption."""
+        known = self._members_of(operation)
+        return {name: value for name, value in self._extra_args.items() if name in known}
+
+    def _members_of(self, operation: str) -> frozenset[str]:
+        """Return the names of the parameters that an S3 operation takes."""
+        if operation not in self._members:
+            name = "".join(word.capitalize() for word in operation.split("_"))
+            shape = self._client.meta.service_model.operation_model(name).input_shape
+            self._members[operation] = frozenset(shape.members if shape is not None else ())
+        return self._members[operation]
+
+    def _checked(self, extra_args: object) -> dict[str, Any]:
+        if extra_args is None:
+            return {}
+        if not isinstance(extra_args, Mapping):
+            raise InvalidInputError(
+                "extra_args must be a dict of S3 options, such as {'StorageClass': 'STANDARD_IA'}, got "
+                f"{type(extra_args).__name__}."
+            )
+        # A checksum's value can be that of one object at most; its algorithm may be chosen.
+        allowed = {
+            name
+            for name in self._members_of("put_object") - _OWN_ARGS
+            if not name.startswith("Checksum") or name == "ChecksumAlgorithm"
+        }
+        unknown = sorted(str(name) for name in set(extra_args) - allowed)
+        if unknown:
+            raise InvalidInputError(
+                "extra_args must hold options of S3's PutObject that may be set, such as ACL, Metadata, ServerSideEncryption, "
+                f"SSEKMSKeyId, StorageClass and Tagging, got {', '.join(unknown)}."
+            )
+        metadata = extra_args.get("Metadata", {})
+        if not isinstance(metadata, Mapping) or not all(
+            isinstance(text, str) and text.isascii() for item in metadata.items() for text in item
+        ):
+            raise InvalidInputError(
+                f"extra_args['Metadata'] must be a dict of ASCII names and texts, got {metadata!r}."
+            )
+        size = sum(len(name) + len(value) for name, value in metadata.items())
+        if size > METADATA_MAX_BYTES - _OWN_METADATA_BYTES:
+            raise InvalidInputError(
+                f"extra_args['Metadata'] must have at most {METADATA_MAX_BYTES - _OWN_METADATA_BYTES} bytes, so that it fits "
+                f"into S3's {METADATA_MAX_BYTES} with what is added to it, got {size}."
+            )
+        self._check_types(extra_args)
+        return dict(extra_args)
+
+    def _check_types(self, extra_args: Mapping[str, Any]) -> None:
+        """Let botocore check the values before anything is downloaded, as it will when they are sent."""
+        shape = self._client.meta.service_model.operation_model("PutObject").input_shape
+        if shape is None:
+            return
+        report = ParamValidator().validate({"Bucket": "bucket", "Key": "key", **extra_args}, shape)
+        if report.has_errors():
+            raise InvalidInputError(
+                f"extra_args can't be sent: {' '.join(report.generate_report().split()).rstrip('.')}."
+            )
+
+
+def ascii_value(text: str) -> str:
+    """Write a text so that a header can hold it: percent-encoded where it is not plain."""
+    return quote(text, safe=" :+,/")[:_METADATA_VALUE_BYTES]

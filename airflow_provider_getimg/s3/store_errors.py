@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What S3 refuses, as sentences, and whether it may pass."""
+
+from __future__ import annotations
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+
+from airflow_provider_getimg.api.errors import (
+    ConnectionConfigError,
+    GetimgError,
+    InvalidInputError,
+    ObjectStoreError,
+    StoreRefusedError,
+)
+
+# Refusals (4xx) that another request may not meet: a clock, a token, too much at once, a body that broke on the way.
+PASSING = frozenset(
+    {
+        "BadDigest",
+        "ConditionalRequestConflict",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "IncompleteBody",
+        "OperationAborted",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "RequestTimeout",
+        "SlowDown",
+        "TokenRefreshRequired",
+        "TooManyRequests",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+_PASSING_STATUSES = frozenset({408, 409, 412, 425, 429})
+
+
+def store_error(
+    aws_conn_id: str | None, action: str, bucket: str, uri: str, error: ClientError | BotoCoreError
+) -> GetimgError:
+    """Return what S3 said as one sentence."""
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
+        found = " ".join(str(error).split()).rstrip(".")
+        return ConnectionConfigError(
+            f"The AWS connection {aws_conn_id!r} gives no credentials for S3, and nor does the worker's "
+            f"environment: {found}."
+        )
+    if not isinstance(error, ClientError):
+        # A bucket's name that can't be one is found by botocore itself, and will not get better.
+        kind = InvalidInputError if isinstance(error, ParamValidationError) else ObjectStoreError
+        reason = " ".join(str(error).split()).rstrip(".")
+        return kind(f"S3 could not be asked to {action} {uri}: {reason}.")
+    said, status = error.response.get("Error", {}), status_of(error)
+    code = said.get("Code") or "no code"
+    if code == "NoSuchBucket" or (status == 404 and action == "store"):
+        return StoreRefusedError(
+            f"S3 could not {action} {uri}: there is no bucket {bucket!r}.", status=status, code=code
+        )
+    message = " ".join((said.get("Message") or "no reason given").split()).rstrip(".")
+    where = f"({status})" if code == str(status) else f"({status} {code})"
+    return (ObjectStoreError if passes(error) else StoreRefusedError)(
+        f"S3 refused to {action} {uri} {where}: {message}.", status=status, code=code
+    )
+
+
+def status_of(error: ClientError) -> int:
+    """Return the HTTP status of a refusal; 0 for none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def passes(error: ClientError) -> bool:
+    """Tell whether another request may not meet this refusal."""
+    status, code = status_of(error), error.response.get("Error", {}).get("Code") or ""
+    if code in PASSING or "throttl" in code.lower() or status in _PASSING_STATUSES:
+        return True
+    return (status >= 500 and status != 501) or not status
