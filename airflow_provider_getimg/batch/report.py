@@ -269,3 +269,9 @@ def _slim(file: Saved) -> Saved:
     media = file.copy.media
     known = KnownMedia(media.mime_type, media.deletes_at, media.width, media.height)
     return replace(file, copy=replace(file.copy, media=known))
+
+
+def without_traceback(error: GetimgError) -> GetimgError:
+    """Return an error without the frames that it went through: they hold bodies of requests and files."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

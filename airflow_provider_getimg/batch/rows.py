@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.media import extension
 from airflow_provider_getimg.api.quote import quote
-from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.batch.labels import LABELS, ROW_PLACEHOLDERS, checked_labels
 from airflow_provider_getimg.batch.requests_file import listed
 from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from airflow_provider_getimg.api.types import MediaFile
+    from airflow_provider_getimg.api.types import Generation, MediaFile
 
 #: The API's own default.
 _DEFAULT_FORMAT = "jpeg"
@@ -121,20 +120,19 @@ class Row:
     def _planned_key(self) -> str:
         return self.template.render({**self._values, **_ANY_ANSWER})
 
-    def copies(self, answer: Mapping[str, Any]) -> list[TransferItem]:
-        """Return where the files of its answer go. The answer is paid for: no key can be refused any more."""
-        generation = Generation.from_json(answer)
+    def items(self, generation: Generation) -> list[TransferItem]:
+        """Return where the files of its generation go. It is paid for: no key can be refused any more."""
         try:
-            copies = copies_of(generation, self.template, self._values)
+            items = copies_of(generation, self.template, self._values)
         except InvalidInputError:
             # What the answer tells makes no key, or one that is too long. With these values it was checked.
             digest = hashlib.sha256(generation.id.encode(errors="replace")).hexdigest()
             safe = {"generation_id": digest[: len(_ANY_ID)], "index": 0, **_NO_SIZE}
-            copies = copies_of(generation, self.template, {**self._values, **safe})
-        return [self._named(copy) for copy in copies]
+            items = copies_of(generation, self.template, {**self._values, **safe})
+        return [self._named(item) for item in items]
 
-    def _named(self, copy: TransferItem) -> TransferItem:
-        return replace(copy, prompt_sha256=self.prompt_sha256, request_sha256=self.request.fingerprint)
+    def _named(self, item: TransferItem) -> TransferItem:
+        return replace(item, prompt_sha256=self.prompt_sha256, request_sha256=self.request.fingerprint)
 
     @cached_property
     def expected_key(self) -> str | None:

@@ -15,12 +15,13 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_provider_getimg.api.signed_urls import reason
-from airflow_provider_getimg.durable.ledger import LedgerError
+from airflow_provider_getimg.durable.ledger import Entry, LedgerError
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import TaskStateStoreAccessor
@@ -219,16 +220,21 @@ def _is_owed(key: str, latest: dict[str, tuple[int, Any]], now: int) -> bool:
 
 
 class JournalPlace:
-    """The place of one entry in a journal."""
+    """The place of one entry in a journal. What earlier tries wrote is read once."""
 
     def __init__(self, journal: Journal, key: str) -> None:
         self._journal = journal
         self._key = key
+        self._read = cache(lambda: Entry.from_json(journal.previous(key)))
         self.name = KEY.format(number=0)
 
-    def read(self) -> Any:
-        """Return what earlier tries wrote last; None for nothing."""
-        return self._journal.previous(self._key)
+    def read(self) -> Entry | None:
+        """
+        Return what earlier tries wrote last; None for nothing.
+
+        :raises ValueError: It is no entry.
+        """
+        return self._read()
 
     def write(self, value: dict[str, Any] | None) -> None:
         """Write an entry; it is durable once this returns."""

@@ -21,6 +21,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -93,9 +94,17 @@ class Entry:
         if not sound:
             raise ValueError("its entry contradicts itself")
         datetime.fromisoformat(entry.started_at)
-        if entry.answer is not None:
-            Generation.from_json(entry.answer)
+        _ = entry.generation
         return entry
+
+    @cached_property
+    def generation(self) -> Generation | None:
+        """The answer, read; None without one."""
+        return None if self.answer is None else Generation.from_json(self.answer)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as it is written."""
+        return {name: part for name, part in asdict(self).items() if part is not None and part is not False}
 
     @property
     def age(self) -> str:
@@ -105,13 +114,17 @@ class Entry:
 
 
 class Place(Protocol):
-    """Where one entry is kept. What can't be read or written raises whatever the store raises."""
+    """Where one entry is kept. A store that can't be read or written raises what it likes."""
 
     #: How a user finds it.
     name: str
 
-    def read(self) -> Any:
-        """Return what was written last; None for nothing."""
+    def read(self) -> Entry | None:
+        """
+        Return what earlier tries wrote last; None for nothing.
+
+        :raises ValueError: It is no entry.
+        """
 
     def write(self, value: dict[str, Any] | None) -> None:
         """Keep a value, durably once this returns; None deletes what there is."""
@@ -124,8 +137,8 @@ class _StateStoreKey:
         self.name = key
         self._store = store
 
-    def read(self) -> Any:
-        return self._store.get(self.name)
+    def read(self) -> Entry | None:
+        return Entry.from_json(self._store.get(self.name))
 
     def write(self, value: dict[str, Any] | None) -> None:
         if value is None:
@@ -150,8 +163,9 @@ class Ledger:
         self._fingerprint = fingerprint
         self._epoch = int(ti.max_tries)
         self._try_number = int(ti.try_number)
-        self._log = log
-        self._before: Any = None
+        #: The task's log.
+        self.log = log
+        self._before: Entry | None = None
         #: What is on record of the request: of an earlier try, then of this one.
         self._entry: Entry | None = None
         self._sent_before = 0
@@ -165,8 +179,7 @@ class Ledger:
         :raises LedgerError: The store, or what is in it, could not be read.
         """
         try:
-            self._before = self._place.read()
-            entry = Entry.from_json(self._before)
+            entry = self._before = self._place.read()
         except ValueError as error:
             raise LedgerError(
                 f"What an earlier try did is not known, {reason(error)}: this try sent nothing. Delete "
@@ -179,10 +192,10 @@ class Ledger:
             return None
         is_owed = entry.answer is not None and not entry.delivered and entry.fingerprint == self._fingerprint
         if entry.epoch != self._epoch and not is_owed:
-            self._log.info("The task was cleared since try %d: a new image is generated.", entry.try_number)
+            self.log.info("The task was cleared since try %d: a new image is generated.", entry.try_number)
             return None
         if entry.fingerprint != self._fingerprint:
-            self._log.warning(
+            self.log.warning(
                 "The request has changed since try %d, sent at %s: the new request is made and billed.",
                 entry.try_number,
                 entry.started_at,
@@ -218,13 +231,14 @@ class Ledger:
 
     def rollback(self) -> None:
         """Record that the request sent last was not billed: what was known before it holds again."""
+        before = None if self._before is None else self._before.to_json()
         try:
             for attempt in _repeatedly():
                 with attempt:
-                    self._place.write(self._before)
+                    self._place.write(before)
         except Exception as error:
             # The next try will take the outcome for unknown: it stops, and pays nothing twice.
-            self._log.warning(
+            self.log.warning(
                 "The task state store could not be written: %s. The next try will not know that nothing was billed.",
                 reason(error),
             )
@@ -242,7 +256,7 @@ class Ledger:
                     self._write(entry)
             self._entry = entry
         except Exception as error:
-            self._log.error(
+            self.log.error(
                 "The paid answer %s could not be recorded: %s. Should this try fail, a retry can't reuse it.",
                 answer.get("id"),
                 reason(error),
@@ -257,7 +271,7 @@ class Ledger:
             self._write(replace(entry, epoch=self._epoch, delivered=True))
         except Exception as error:
             # The next Clear will return this answer once more, which costs nothing.
-            self._log.warning("The task state store could not be written: %s.", reason(error))
+            self.log.warning("The task state store could not be written: %s.", reason(error))
 
     def record_unknown(self, failure: str, received: str | None = None) -> None:
         """
@@ -273,7 +287,7 @@ class Ledger:
         try:
             self._write(replace(self._last(), failure=failure, received=kept))
         except Exception as fault:
-            self._log.warning("The task state store could not be written: %s.", reason(fault))
+            self.log.warning("The task state store could not be written: %s.", reason(fault))
 
     @property
     def sent_at(self) -> str:
@@ -286,8 +300,7 @@ class Ledger:
         return self._entry
 
     def _write(self, entry: Entry) -> None:
-        value = {name: part for name, part in asdict(entry).items() if part is not None and part is not False}
-        self._place.write(value)
+        self._place.write(entry.to_json())
 
 
 def _repeatedly() -> Retrying:

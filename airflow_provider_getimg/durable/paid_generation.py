@@ -14,7 +14,6 @@ from airflow_provider_getimg.api.errors import (
     OutcomeUnknownError,
     PaidFilesGoneError,
 )
-from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.retry import wait_out_rate_limits
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk.types import Logger
 
-    from airflow_provider_getimg.api.types import ImageRequest
+    from airflow_provider_getimg.api.types import Generation, ImageRequest
     from airflow_provider_getimg.durable.ledger import Entry, Ledger
 
 UNKNOWN_OUTCOME = ("fail", "resubmit")
@@ -52,7 +51,6 @@ class PaidGeneration:
     :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
     :param killed: Set when the task is terminated: nothing is sent after that.
     :param all_gone: Tells whether all files of an answer are deleted, by its times and by the server.
-    :param log: The task's log.
     :param slot: Makes a context that is entered before a request is noted and sent, and left when it was answered.
     """
 
@@ -65,7 +63,6 @@ class PaidGeneration:
         rate_limit_wait: float,
         killed: threading.Event,
         all_gone: Callable[[Generation], bool],
-        log: Logger,
         slot: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._ledger = ledger
@@ -74,10 +71,10 @@ class PaidGeneration:
         self._rate_limit_wait = rate_limit_wait
         self._killed = killed
         self._all_gone = all_gone
-        self._log = log
+        self._log = ledger.log
         self._slot = slot
 
-    def recorded(self) -> dict[str, Any] | None:
+    def recorded(self) -> Generation | None:
         """
         Return the answer that an earlier try paid for; None if the request is to be sent.
 
@@ -88,13 +85,13 @@ class PaidGeneration:
         entry = self._ledger.previous()
         if entry is None:
             return None
-        if entry.answer is None:
+        generation = entry.generation
+        if generation is None:
             seen = entry.failure or "No answer was recorded: its worker was killed, lost, or out of time."
             self._resubmit_or(
                 OutcomeUnknownError, f"Try {entry.try_number} sent this request at {entry.started_at}. {seen}"
             )
             return None
-        generation = Generation.from_json(entry.answer)
         if self._all_gone(generation):
             gone = _files_gone(entry, generation)
             if self._ledger.is_before_clear(entry):
@@ -110,13 +107,13 @@ class PaidGeneration:
             entry.try_number,
             entry.age,
         )
-        return entry.answer
+        return generation
 
     def delivered(self) -> None:
         """Record that the answer is where the user can reach it: from now on, a Clear asks for another."""
         self._ledger.delivered()
 
-    def generate(self, client: ImageClient) -> dict[str, Any]:
+    def generate(self, client: ImageClient) -> Generation:
         """
         Send the request, wait out short rate limits, and return the answer once it is recorded.
 
@@ -128,8 +125,7 @@ class PaidGeneration:
         _log_generation(generation, request, self._log)
         for oddity in generation.oddities:
             self._log.warning("The answer of generation %s is not as documented: %s.", generation.id, oddity)
-        answer: dict[str, Any] = generation.to_json()
-        return answer
+        return generation
 
     def _send(self, client: ImageClient, request: ImageRequest) -> Generation:
         with self._slot():

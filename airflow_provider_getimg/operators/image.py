@@ -149,17 +149,17 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
             rate_limit_wait=rate_limit_wait,
             killed=self._killed,
             all_gone=self._all_gone,
-            log=self.log,
         )
-        answer = paid.recorded()
-        if answer is None:
+        generation = paid.recorded()
+        if generation is None:
             with self.hook:
                 if max_cost is not None or references_beyond_documented(request.checked):
                     model = self.hook.client.get_model(request.checked.model)
                     check_references(model, request.checked)
                     if max_cost is not None:
                         check_price(model, request.checked.resolution, max_cost)
-                answer = paid.generate(self.hook.client)
+                generation = paid.generate(self.hook.client)
+        answer: dict[str, Any] = generation.to_json()
         mask_signed_urls(answer["data"])
         if self.do_xcom_push:
             self._push(context, answer)

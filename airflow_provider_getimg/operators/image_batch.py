@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
@@ -24,15 +23,15 @@ if TYPE_CHECKING:
     from airflow.sdk import RetryPolicy
 
     from airflow_provider_getimg.api.errors import GetimgError
-    from airflow_provider_getimg.batch.engine import BatchRun, Stop
+    from airflow_provider_getimg.batch.history import History
     from airflow_provider_getimg.batch.report import BatchResults
     from airflow_provider_getimg.batch.rows import Row
-    from airflow_provider_getimg.durable.journal import Journal
+    from airflow_provider_getimg.batch.run import BatchRun
+    from airflow_provider_getimg.batch.settings import BatchSettings
+    from airflow_provider_getimg.batch.stop import Stop
     from airflow_provider_getimg.s3.store import S3Store
 
 GIB = 1024**3
-# Askers beside those that have a slot: each has a row ready, and holds its reference images.
-_READY = 8
 
 
 class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
@@ -165,13 +164,16 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         """
         from airflow_provider_getimg.api.errors import BatchIncompleteError, GetimgError
         from airflow_provider_getimg.batch import manifest
-        from airflow_provider_getimg.batch.history import unsaved
+        from airflow_provider_getimg.batch.history import History, unsaved
         from airflow_provider_getimg.batch.report import checked_max_failures
         from airflow_provider_getimg.batch.rows import read_rows
         from airflow_provider_getimg.durable.journal import Journal
         from airflow_provider_getimg.s3.plan import total_cost
 
-        self._check_settings()
+        # Made here, and not by the signal handler that may need it first.
+        _ = self._stop
+        # A setting that can't be used ends it before anything is read.
+        _ = self._settings
         with (
             self.hook,
             Journal(context["task_state_store"], int(context["ti"].max_tries), self.log) as journal,
@@ -190,7 +192,8 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
                 owed = unsaved(journal)
                 raise error.of_unsaved([answer.id for answer in owed], total_cost(owed)) from None
             uri = f"s3://{place[0]}/{place[1]}"
-            results, manifest_error = self._run(context, rows, journal, place)
+            history = History(rows, context, journal, self.log)
+            results, manifest_error = self._run(context, rows, history, place)
         self._remember(context, results.saved_files)
         try:
             results.check(max_failures, uri, manifest_error)
@@ -207,38 +210,17 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         )
         return results.summary(uri)
 
-    def _check_settings(self) -> None:
-        from airflow_provider_getimg.api.parameters import (
-            checked_choice,
-            checked_count,
-            checked_file_size,
-            checked_seconds,
-        )
-        from airflow_provider_getimg.api.pricing import checked_max_cost
-        from airflow_provider_getimg.durable.paid_generation import UNKNOWN_OUTCOME
-        from airflow_provider_getimg.s3.copier import IF_EXISTS
+    @cached_property
+    def _settings(self) -> BatchSettings:
+        from airflow_provider_getimg.batch.settings import BatchSettings
 
-        # Made here, and not by the signal handler that may need it first.
-        _ = self._stop
-        self._slots = checked_count("concurrency", self.concurrency)
-        self._transfers = checked_count("transfer_concurrency", self.transfer_concurrency)
-        self._file_limit = checked_file_size("max_bytes", self.max_bytes)
-        self._cost_limit = checked_max_cost(self.max_cost)
-        self._if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
-        self._on_unknown = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
-        self._rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
+        return BatchSettings.checked(self)
 
     def _s3_connections(self) -> int:
-        from airflow_provider_getimg.s3.copy_many import threads_for
-
-        return self._senders + threads_for(self._transfers)
-
-    @property
-    def _senders(self) -> int:
-        return self._slots + min(self._slots, _READY)
+        return self._settings.senders + self._settings.uploaders
 
     def _run(
-        self, context: Context, rows: list[Row], journal: Journal, place: tuple[str, str]
+        self, context: Context, rows: list[Row], history: History, place: tuple[str, str]
     ) -> tuple[BatchResults, GetimgError | None]:
         """Run the batch, and write its manifest, however it ends. An error is of the manifest alone."""
         from airflow_provider_getimg.api.errors import CostLimitError, GetimgError
@@ -248,9 +230,13 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         stack = contextlib.ExitStack()
         try:
             store = S3Store(self.s3_hook, self.extra_args)
-            batch = stack.enter_context(self._batch(context, rows, journal, store))
+            batch = stack.enter_context(self._batch(rows, history, store))
         except GetimgError as error:
-            self._report_earlier(context, rows, journal, error)
+            # What earlier tries did is reported, where this one can't begin.
+            earlier = history.results(error)
+            self._push(context, earlier.summary(None))
+            if earlier.billed or earlier.unknown_outcomes:
+                earlier.check(0, None, error)
             raise
 
         def check_store(results: BatchResults) -> None:
@@ -283,33 +269,6 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
             return results, error
         return results, None
 
-    def _report_earlier(
-        self, context: Context, rows: list[Row], journal: Journal, error: GetimgError
-    ) -> None:
-        """
-        Report what earlier tries did, where this one can't begin.
-
-        :raises BatchIncompleteError: Something was, or may have been, billed.
-        """
-        from decimal import Decimal
-
-        from airflow_provider_getimg.batch.history import History
-        from airflow_provider_getimg.batch.report import BatchResults, RowResult
-
-        # No object is looked at.
-        history = History(journal, cast("S3Store", None), self.if_exists, self.log)
-        known = [history.known(row) or RowResult(row, "not_sent") for row in rows]
-        entries = [entry for row in rows if (entry := history.entry(row)) is not None]
-        results = BatchResults(
-            known,
-            error,
-            sum((result.cost for result in known if result.cost is not None), Decimal(0)),
-            sum(entry.sent_before + (entry.answer is None) for entry in entries),
-        )
-        self._push(context, results.summary(None))
-        if results.billed or results.unknown_outcomes:
-            results.check(0, None, error)
-
     def _push(self, context: Context, summary: dict[str, Any]) -> None:
         """Push the summary of a batch that fails: for tasks downstream that run all the same."""
         if not self.do_xcom_push:
@@ -320,77 +279,42 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
             self.log.warning("The summary could not be pushed to XCom: %s.", type(error).__name__)
 
     @contextlib.contextmanager
-    def _batch(
-        self, context: Context, rows: list[Row], journal: Journal, store: S3Store
-    ) -> Iterator[BatchRun]:
+    def _batch(self, rows: list[Row], history: History, store: S3Store) -> Iterator[BatchRun]:
         """Put together what a run needs, and put it away afterwards."""
         from airflow_provider_getimg.batch.budget import Budget
-        from airflow_provider_getimg.batch.engine import BatchRun, Rules
-        from airflow_provider_getimg.batch.history import History
+        from airflow_provider_getimg.batch.existing import Existing
         from airflow_provider_getimg.batch.limiter import RateLimiter
-        from airflow_provider_getimg.s3.copier import Copier
-        from airflow_provider_getimg.s3.copy_many import threads_for
-        from airflow_provider_getimg.s3.download import Downloads
+        from airflow_provider_getimg.batch.row_steps import Account, Storage
+        from airflow_provider_getimg.batch.run import BatchRun
 
-        stop = self._stop
-        abandoned = threading.Event()
-        rules = Rules(
-            on_unknown_outcome=self._on_unknown,
-            rate_limit_wait=self._rate_limit_wait,
-            senders=self._senders,
-            uploaders=threads_for(self._transfers),
+        settings, client = self._settings, self.hook.client
+        limiter = RateLimiter(
+            settings.concurrency,
+            self._stop.event.is_set,
+            self.log,
+            # No try would go on after the last one.
+            math.inf if history.is_last_try else settings.rate_limit_wait,
         )
-        with Downloads(
-            self.hook.settings,
-            self._remedy(),
-            max_bytes=self._file_limit,
-            concurrency=self._transfers,
-            log=self.log,
-        ) as downloads:
-
-            def abandon() -> None:
-                abandoned.set()
-                downloads.abort()
-
-            yield BatchRun(
-                rows,
-                rules,
-                context=context,
-                journal=journal,
-                client=self.hook.client,
-                s3_client=self.s3_hook.get_conn,
-                history=History(journal, store, self._if_exists, self.log),
-                copier=Copier(
-                    store,
-                    downloads,
-                    if_exists=self._if_exists,
-                    killed=abandoned,
-                    log=self.log,
-                ),
-                abandon=abandon,
-                pace=RateLimiter(
-                    self._slots,
-                    stop.event.is_set,
-                    self.log,
-                    # Nobody would go on after the last try.
-                    math.inf
-                    if context["ti"].try_number > int(context["ti"].max_tries)
-                    else self._rate_limit_wait,
-                ),
-                budget=Budget(self._cost_limit, self.hook.client.get_model),
-                stop=stop,
-                log=self.log,
-            )
+        account = Account(client, limiter, Budget(settings.max_cost, client.get_model), self._stop)
+        with self._copier(
+            store,
+            if_exists=settings.if_exists,
+            max_bytes=settings.max_bytes,
+            concurrency=settings.transfer_concurrency,
+        ) as copier:
+            existing = Existing(store, settings.if_exists, self.log)
+            storage = Storage(self.s3_hook.get_conn, existing, copier, self._abort_copies)
+            yield BatchRun(rows, settings, account, storage, history)
 
     @cached_property
     def _stop(self) -> Stop:
         # Not in __init__: an operator must stay copyable, and a lock is not.
-        from airflow_provider_getimg.batch.engine import Stop
+        from airflow_provider_getimg.batch.stop import Stop
 
         return Stop()
 
     def _remedy(self) -> str:
-        kept = ", as all rows are then" if self._if_exists == "replace" else ""
+        kept = ", as all rows are then" if self._settings.if_exists == "replace" else ""
         return f"To regenerate it (billed{kept}), clear this task."
 
     def on_kill(self) -> None:

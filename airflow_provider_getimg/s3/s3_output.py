@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,16 @@ from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.links import OpenInS3Link, console_url
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from airflow.providers.common.compat.sdk import BaseOperator, Context
     from airflow.providers.openlineage.extractors import OperatorLineage
     from mypy_boto3_s3 import S3Client
 
-    from airflow_provider_getimg.s3.copier import Saved
+    from airflow_provider_getimg.s3.copier import Copier, Saved
+    from airflow_provider_getimg.s3.download import Downloads
+    from airflow_provider_getimg.s3.store import S3Store
 else:
     BaseOperator = object
 
@@ -42,13 +45,38 @@ class SavesToS3Mixin(BaseOperator):
     @cached_property
     def s3_hook(self) -> S3Hook:
         """The hook for ``aws_conn_id``, with room for all requests that run at once."""
-        from airflow_provider_getimg.s3.store import s3_hook
+        from airflow_provider_getimg.s3.connection import s3_hook
 
         return s3_hook(self.aws_conn_id, self._s3_connections())
 
     @abstractmethod
     def _s3_connections(self) -> int:
         """Return how many requests to S3 run at once."""
+
+    @contextmanager
+    def _copier(
+        self, store: S3Store, *, if_exists: str, max_bytes: int, concurrency: int
+    ) -> Iterator[Copier]:
+        """Open what copies files into a store, until :meth:`_abort_copies`."""
+        from airflow_provider_getimg.s3.copier import Copier
+        from airflow_provider_getimg.s3.download import Downloads
+
+        with Downloads(
+            self.hook.settings, self._remedy(), max_bytes=max_bytes, concurrency=concurrency, log=self.log
+        ) as downloads:
+            self._downloads: Downloads = downloads
+            yield Copier(store, downloads, if_exists=if_exists, killed=self._killed, log=self.log)
+
+    @abstractmethod
+    def _remedy(self) -> str:
+        """Return how a user gets another image for a file that is gone, as a sentence."""
+
+    def _abort_copies(self) -> None:
+        """End the copies in flight. Safe at any time, also from a signal handler."""
+        self._killed.set()
+        downloads: Downloads | None = getattr(self, "_downloads", None)
+        if downloads is not None:
+            downloads.abort()
 
     @cached_property
     def _killed(self) -> threading.Event:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.s3.copier import Saved
-    from airflow_provider_getimg.s3.download import Downloads
     from airflow_provider_getimg.s3.plan import TransferItem
 
 GIB = 1024**3
@@ -153,9 +152,8 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
 
     def _save(self, answers: Sequence[Generation]) -> list[Saved]:
         from airflow_provider_getimg.api.parameters import checked_choice, checked_count, checked_file_size
-        from airflow_provider_getimg.s3.copier import IF_EXISTS, Copier
+        from airflow_provider_getimg.s3.copier import IF_EXISTS
         from airflow_provider_getimg.s3.copy_many import copy_many
-        from airflow_provider_getimg.s3.download import Downloads
         from airflow_provider_getimg.s3.plan import plan
         from airflow_provider_getimg.s3.store import S3Store
 
@@ -165,12 +163,10 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         copies = plan(answers, self.s3_key, self.s3_bucket)
         self._warn_of_short_time(copies)
         store = S3Store(self.s3_hook, self.extra_args)
-        with Downloads(
-            self.hook.settings, self._remedy(), max_bytes=max_bytes, concurrency=concurrency, log=self.log
-        ) as downloads:
-            self._downloads: Downloads = downloads
-            copier = Copier(store, downloads, if_exists=if_exists, killed=self._killed, log=self.log)
-            return copy_many(copies, copier.save, concurrency=concurrency, abort=self._abort, log=self.log)
+        with self._copier(store, if_exists=if_exists, max_bytes=max_bytes, concurrency=concurrency) as copier:
+            return copy_many(
+                copies, copier.save, concurrency=concurrency, abort=self._abort_copies, log=self.log
+            )
 
     def _remedy(self) -> str:
         upstream = ", ".join(sorted(self.upstream_task_ids)) or "the one upstream"
@@ -190,12 +186,6 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
                 needed,
             )
 
-    def _abort(self) -> None:
-        self._killed.set()
-        downloads: Downloads | None = getattr(self, "_downloads", None)
-        if downloads is not None:
-            downloads.abort()
-
     def on_kill(self) -> None:
         """End the downloads in flight. What is saved stays, and a retry goes on from there."""
-        self._abort()
+        self._abort_copies()

@@ -33,8 +33,9 @@ from tests.integration.test_batch import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from devstack import Airflow, SeaweedFS, Simulator
-    from devstack.s3_faults import S3FaultProxy
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import Airflow, SeaweedFS
+    from tests.support.s3_faults import S3FaultProxy
 
 ROWS = 60
 CONCURRENCY = 8
@@ -85,11 +86,11 @@ TURNING_POINTS = (
     "ledger.py:rollback:#1",  # refused, noted as sent
     "ledger.py:record_unknown:#2",
     "limiter.py:on_rate_limited:#2",
-    "engine.py:_save:#60",  # paid and written, not saved
+    "row_steps.py:save:#60",  # paid and written, not saved
     "download.py:_receive:#90",
     "store.py:_put:#100",  # downloaded, there is no object
-    "engine.py:_saved:#99",
-    "engine.py:_saved:#200",
+    "row_steps.py:_saved:#99",
+    "row_steps.py:_saved:#200",
     "manifest.py:write:#1",  # nothing sent
     "manifest.py:write:#2",  # all saved, nothing reported
     "lineage.py:emit_asset_events:",
@@ -112,7 +113,7 @@ def spread(lines: int, moments: int) -> list[int]:
 
 
 @pytest.fixture
-def killed_batch(simulator: Simulator, seaweedfs: SeaweedFS, run, tmp_path: Path):
+def killed_batch(simulator: GetimgSimulator, seaweedfs: SeaweedFS, run, tmp_path: Path):
     """Run a batch whose tries die at the given moments, and check what was paid and what lies where."""
 
     def play(
@@ -125,7 +126,7 @@ def killed_batch(simulator: Simulator, seaweedfs: SeaweedFS, run, tmp_path: Path
         resubmits = on_unknown_outcome == "resubmit"
         simulator.reset()
         simulator.settings(latency=0.1, file_size=FILE_BYTES)
-        simulator.set_faults(faults())
+        simulator.faults.add(*faults())
         witness = tmp_path / name
         witness.mkdir()
         prefix = f"{tmp_path.name}/{name}"
@@ -162,7 +163,7 @@ def logs_of(ended: Any) -> list[str]:
 
 def check_batch(
     ended: Any,
-    simulator: Simulator,
+    simulator: GetimgSimulator,
     seaweedfs: SeaweedFS,
     prefix: str,
     deaths: int,
@@ -174,7 +175,7 @@ def check_batch(
     assert ended.state == "success", (where, logs[-1][-3000:])
     summary = ended.xcom()
     lines = manifest_of(seaweedfs, summary["manifest"])
-    ledger = simulator.ledger()
+    ledger = simulator.ledger.raw()
     billed = Counter(post["prompt"] for post in ledger["posts"] if post["billed"])
     assert [line["row"] for line in lines] == list(range(summary["requested"])), where
 
@@ -218,7 +219,7 @@ def check_batch(
 
 def test_a_batch_that_is_killed_three_times_pays_each_row_once(killed_batch):
     ended, seen = killed_batch(
-        ["ledger.py:record_response:#50", "engine.py:_saved:#60", "manifest.py:write:#2"]
+        ["ledger.py:record_response:#50", "row_steps.py:_saved:#60", "manifest.py:write:#2"]
     )
     assert seen["deaths"] == 3
     assert ended.tries() >= 4
@@ -244,7 +245,7 @@ def test_a_batch_that_is_killed_at_any_moment_pays_each_row_once(killed_batch, t
         moments = moments[::3]
     for number, moment in enumerate(moments):
         # Every third is killed again.
-        second = [["engine.py:_saved:#30"], [], []][number % 3]
+        second = [["row_steps.py:_saved:#30"], [], []][number % 3]
         _, seen = killed_batch([moment, *second], on_unknown_outcome, name=f"killed-{number}")
         died += seen["deaths"]
         reused += seen["reused"]
@@ -264,7 +265,7 @@ def refusing(airflow_stack: Airflow, seaweedfs: SeaweedFS) -> Iterator[S3FaultPr
     "moments",
     [
         [],
-        pytest.param(["ledger.py:record_response:#20", "engine.py:_save:#30"], marks=pytest.mark.long),
+        pytest.param(["ledger.py:record_response:#20", "row_steps.py:save:#30"], marks=pytest.mark.long),
         pytest.param(["store.py:_put:#300"], marks=pytest.mark.long),
         pytest.param(["history.py:note_saved:#8", "client.py:_send:#150"], marks=pytest.mark.long),
         pytest.param(["report.py:check:", "manifest.py:write:#2"], marks=pytest.mark.long),
@@ -311,16 +312,16 @@ def test_a_killed_batch_whose_bucket_refuses_pays_after_a_clear_for_what_was_del
         assert paid <= 2, prompt
 
 
-def billed_by_prompt(simulator: Simulator) -> Counter[str]:
-    return Counter(post["prompt"] for post in simulator.ledger()["posts"] if post["billed"])
+def billed_by_prompt(simulator: GetimgSimulator) -> Counter[str]:
+    return Counter(post["prompt"] for post in simulator.ledger.raw()["posts"] if post["billed"])
 
 
 def lines_of(ended: Any, seaweedfs: SeaweedFS) -> list[dict[str, Any]]:
     return manifest_of(seaweedfs, ended.xcom()["manifest"])
 
 
-def prompts_in_s3(simulator: Simulator, seaweedfs: SeaweedFS, prefix: str) -> set[str]:
+def prompts_in_s3(simulator: GetimgSimulator, seaweedfs: SeaweedFS, prefix: str) -> set[str]:
     """Return the prompts of the images that were saved."""
-    ids = {post["id"]: post["prompt"] for post in simulator.ledger()["posts"]}
+    ids = {post["id"]: post["prompt"] for post in simulator.ledger.raw()["posts"]}
     images = [uri for uri in saved_objects(seaweedfs, prefix) if uri.endswith(".jpg")]
     return {ids[uri.rpartition("/")[2].partition("-")[2].removesuffix(".jpg")] for uri in images}

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.batch.requests_file import MAX_REQUESTS
 from airflow_provider_getimg.batch.rows import Row, read_rows
 from airflow_provider_getimg.s3.keys import KEY_MAX_BYTES, check_key
@@ -153,7 +154,9 @@ class TestAKey:
     )
     def test_has_the_extension_of_the_format_that_is_asked_for(self, fields, expected, said):
         [row] = read([fields])
-        [copy] = row.copies(answer(data=[{"url": "https://api.test/f", "mime_type": said}]))
+        [copy] = row.items(
+            Generation.from_json(answer(data=[{"url": "https://api.test/f", "mime_type": said}]))
+        )
         assert copy.key == row.expected_key == f"0.{expected}"
 
     @pytest.mark.parametrize(
@@ -237,23 +240,27 @@ class TestAfterThePayment:
     )
     def test_an_odd_answer_gets_a_key(self, s3_key, fields, expected):
         [row] = read([{}], f"s3://b/{s3_key}")
-        assert [copy.key for copy in row.copies(answer(**fields))] == [expected]
+        assert [copy.key for copy in row.items(Generation.from_json(answer(**fields)))] == [expected]
 
     def test_an_answer_that_makes_the_key_too_long_gets_a_shorter_one(self):
         room = KEY_MAX_BYTES - 28 - 8 - 1
         [row] = read([{}], "s3://b/" + "x" * room + "{generation_id}-{index}{width}")
-        keys = [copy.key for copy in row.copies(answer(12, id="ä" * 128))]
+        keys = [copy.key for copy in row.items(Generation.from_json(answer(12, id="ä" * 128)))]
         assert len(set(keys)) == 12
         for made in keys:
             check_key(made)
 
     def test_several_files_of_one_row_are_told_apart(self):
         [row] = read([{}])
-        assert [copy.key for copy in row.copies(answer(3))] == ["0.jpg", "0-1.jpg", "0-2.jpg"]
+        assert [copy.key for copy in row.items(Generation.from_json(answer(3)))] == [
+            "0.jpg",
+            "0-1.jpg",
+            "0-2.jpg",
+        ]
 
     def test_a_file_carries_what_its_object_is_known_by(self):
         [row] = read([{}])
-        [copy] = row.copies(answer())
+        [copy] = row.items(Generation.from_json(answer()))
         assert copy.prompt_sha256 == row.prompt_sha256
         assert copy.request_sha256 == row.request.fingerprint
 
@@ -274,7 +281,7 @@ class TestAfterThePayment:
         except InvalidInputError:
             return
         media = {"url": "https://api.test/f", "width": size, "height": size}
-        copies = row.copies(answer(id=id, data=[media] * files))
+        copies = row.items(Generation.from_json(answer(id=id, data=[media] * files)))
         keys = [copy.key or copy.located("ab" * 32, "image/avif").key for copy in copies]
         assert len(keys) == files
         assert len(set(keys)) == files or "{sha256}" in s3_key

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Circuit breakers: where one row's outcome says something of the others, sending pauses or ends.
+
+- Billed images that are not saved yet pause it: few while saving has not been proven to work.
+- Images that earlier tries paid for come first: a try that can save none of them buys nothing.
+- Consecutive unknown outcomes, consecutive images that could not be saved, and a refusal by S3 that will not pass end it.
+- What the API refused for one row's model or settings, it is not asked for another row.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.api.errors import (
+    ConnectionConfigError,
+    FileGoneError,
+    FileRefusedError,
+    KilledError,
+    NetworkRefusedError,
+    ObjectExistsError,
+    PaidFilesGoneError,
+    RequestRefusedError,
+    StoreRefusedError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_provider_getimg.api.errors import GetimgError
+    from airflow_provider_getimg.batch.limiter import RateLimiter
+    from airflow_provider_getimg.batch.report import RowResult
+    from airflow_provider_getimg.batch.rows import Row
+    from airflow_provider_getimg.batch.stop import Stop
+
+#: So many in a row, and nothing more is sent: it might all be billed, or all be lost. A refusal by S3 that will not pass needs
+#: no second one.
+MAX_CONSECUTIVE_UNKNOWN = 5
+MAX_CONSECUTIVE_UNSAVED = 5
+#: Until the first image is saved, so many that are billed and not saved hold further requests.
+UNPROVEN_BACKLOG = 1
+_LOOK_SECONDS = 0.25
+# The parameters of a request that may be refused as such: whether they go together is the same for all rows.
+_SETTINGS = ("model", "aspect_ratio", "resolution", "output_format")
+_WILL_NOT_PASS = (StoreRefusedError, NetworkRefusedError, ConnectionConfigError)
+
+
+class Breakers:
+    """
+    The breakers of a batch. Safe to use from several threads.
+
+    :param stop: Ends the sending.
+    :param limiter: Paused while too much is unsaved.
+    :param max_backlog: How many billed images may wait to be saved at most.
+    """
+
+    def __init__(self, stop: Stop, limiter: RateLimiter, max_backlog: int) -> None:
+        self._stop = stop
+        self._limiter = limiter
+        self._max_backlog = max_backlog
+        self._lock = threading.Lock()
+        self._backlog = 0
+        self._has_saved = False
+        self._consecutive_unknown = 0
+        self._consecutive_unsaved = 0
+        # By model, and by all that is requested but the picture itself.
+        self._refused: dict[tuple[str | None, ...], GetimgError] = {}
+        # Rows that earlier tries paid for and did not save.
+        self._owed: set[int] = set()
+        self._owed_error: GetimgError | None = None
+        self._is_open = threading.Event()
+        self._is_open.set()
+        # Faults of one row's file, which say little of the others'.
+        self._rows_own_faults: tuple[type[GetimgError], ...] = (FileGoneError, PaidFilesGoneError)
+
+    def save_first(self, owed: Iterable[int], *, is_saving_proven: bool) -> None:
+        """
+        Let nothing be sent before one of these rows is saved, or none of them is left.
+
+        :param owed: The rows, by index, that earlier tries paid for and did not save.
+        :param is_saving_proven: Whether a page in the place of one file may not hold up the rest: saving works, or a user has
+            cleared the task since.
+        """
+        self._owed = set(owed)
+        if is_saving_proven:
+            self._rows_own_faults += (FileRefusedError, ObjectExistsError)
+        if self._owed:
+            self._is_open.clear()
+
+    def wait_until_open(self) -> bool:
+        """Wait for the rows that are saved first; return whether requests may be sent."""
+        # A signal handler sets the stop, and wakes nothing.
+        while not self._is_open.wait(_LOOK_SECONDS) and not self._stop.event.is_set():
+            pass
+        return not self._stop.event.is_set()
+
+    def is_generated_again(self, row: Row) -> None:
+        """Note that a row has no file to save: it is sent."""
+        with self._lock:
+            self._settle_owed(row, None)
+
+    def ended(self, result: RowResult) -> None:
+        """Note the result of a row."""
+        with self._lock:
+            self._settle_owed(result.row, result)
+
+    def _settle_owed(self, row: Row, result: RowResult | None) -> None:
+        if row.index not in self._owed:
+            return
+        self._owed.remove(row.index)
+        error = result.error if result is not None else None
+        if error is not None and not isinstance(error, self._rows_own_faults):
+            self._owed_error = error
+        if result is not None and result.is_saved:
+            self._is_open.set()
+        elif not self._owed and not self._is_open.is_set():
+            if self._owed_error is not None:
+                self._stop.set(self._owed_error)
+            self._is_open.set()
+
+    def check_refused(self, row: Row) -> None:
+        """
+        Refuse what the API would refuse as it refused another row; a list of hundreds would be sent for nothing.
+
+        :raises RequestRefusedError: It would.
+        """
+        for what, kind in (("model", _model(row)), ("settings", _settings(row))):
+            with self._lock:
+                refusal = self._refused.get(kind)
+            if refusal is not None:
+                these = "this model" if what == "model" else "these settings"
+                raise RequestRefusedError(
+                    f"It was not sent, as another row with {these} was refused. {refusal.message}"
+                )
+
+    def on_refused(self, row: Row, error: GetimgError) -> None:
+        """Note an error of a row's request, if it holds for others."""
+        with self._lock:
+            if _is_of_the_model(error):
+                self._refused[_model(row)] = error
+            elif error.status == 400 and error.param in _SETTINGS:
+                self._refused[_settings(row)] = error
+
+    def on_unknown(self, error: GetimgError) -> None:
+        """Note a request that may have been billed, without a response."""
+        with self._lock:
+            self._consecutive_unknown += 1
+            too_many = self._consecutive_unknown == MAX_CONSECUTIVE_UNKNOWN
+        if too_many and not self._stop.event.is_set():
+            self._stop.set(
+                UnavailableError(
+                    f"{MAX_CONSECUTIVE_UNKNOWN} consecutive requests ended without an answer, and each may have been billed. The last: "
+                    f"{error.message}",
+                    billed="unknown",
+                )
+            )
+
+    def on_billed(self) -> None:
+        """Note an image that is billed and not saved yet."""
+        with self._lock:
+            self._backlog += 1
+            self._pause()
+
+    def on_response(self) -> None:
+        """Note that a request was answered."""
+        with self._lock:
+            self._consecutive_unknown = 0
+
+    def on_saved(self) -> None:
+        """Note an image that was billed and is saved now."""
+        with self._lock:
+            self._consecutive_unsaved = 0
+            self._has_saved = True
+            self._backlog -= 1
+            self._pause()
+
+    def on_unsaved(self, error: GetimgError | None) -> None:
+        """Note an image that was billed and could not be saved; None for a fault of ours."""
+        with self._lock:
+            if error is not None and not isinstance(error, KilledError):
+                self._consecutive_unsaved += 1
+                if self._consecutive_unsaved == MAX_CONSECUTIVE_UNSAVED or isinstance(error, _WILL_NOT_PASS):
+                    # Before the limiter lets the next request go.
+                    self._stop.set(error)
+            self._backlog -= 1
+            self._pause()
+
+    def _pause(self) -> None:
+        most = self._max_backlog if self._has_saved else UNPROVEN_BACKLOG
+        self._limiter.pause(self._backlog >= most)
+
+
+def _model(row: Row) -> tuple[str | None, ...]:
+    return (row.request.checked.model,)
+
+
+def _settings(row: Row) -> tuple[str | None, ...]:
+    return tuple(getattr(row.request.checked, name) for name in _SETTINGS)
+
+
+def _is_of_the_model(error: GetimgError) -> bool:
+    """Tell whether a refusal is of the model, in any of the words that an API has for that, and so of all its rows."""
+    if not isinstance(error, RequestRefusedError) or error.status not in (400, 403, 404):
+        return False
+    # Nothing else of a generation can be missing.
+    return error.param == "model" or "model" in (error.code or "").lower() or error.status == 404

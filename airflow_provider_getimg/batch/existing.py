@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is at the rows' keys in S3 before a request is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.api.errors import ObjectExistsError
+from airflow_provider_getimg.batch.report import RowResult
+from airflow_provider_getimg.s3.copier import Saved
+from airflow_provider_getimg.s3.object_options import GENERATION_ID, MODEL, REQUEST_SHA256
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.sdk.types import Logger
+
+    from airflow_provider_getimg.batch.rows import Row
+    from airflow_provider_getimg.s3.store import S3Store
+
+
+class Existing:
+    """
+    The objects that are at the rows' keys already, as an earlier run, or a try before a Clear, may have left them.
+
+    :param store: Where files go.
+    :param if_exists: ``skip``, ``replace`` or ``fail``. Under ``replace`` no object is looked at.
+    :param log: The task's log.
+    """
+
+    def __init__(self, store: S3Store, if_exists: str, log: Logger) -> None:
+        self._store = store
+        self._if_exists = if_exists
+        self._log = log
+        # Keys at which objects were when the try began; None where that is asked row by row.
+        self._listed: frozenset[str] | None = None
+
+    def list(self, rows: Sequence[Row]) -> None:
+        """List what is at the keys of these rows, where one listing takes less than a look at each."""
+        if rows and self._if_exists != "replace":
+            self._listed = self._store.keys_among([row.expected_key for row in rows], rows[0].bucket)
+
+    def find(self, row: Row, *, refresh: bool = False) -> RowResult | None:
+        """
+        Return the row's result if its object is there, made from the same request; None if nothing is there.
+
+        :param refresh: Whether it may have come since the try began.
+
+        :raises ObjectExistsError: Something else is at its key: an image could not be saved there, and none is paid.
+        """
+        if self._if_exists == "replace" or row.expected_key is None:
+            return None
+        if not refresh and self._listed is not None and row.expected_key not in self._listed:
+            return None
+        uri = row.expected_item().uri
+        stored = self._store.head(row.bucket, row.expected_key, list_fallback=True)
+        if stored is None:
+            return None
+        if self._if_exists == "fail":
+            raise ObjectExistsError(
+                f"{uri} already exists, and if_exists is 'fail'. No request was sent.", billed="no"
+            )
+        if not stored.readable:
+            raise ObjectExistsError(
+                f"{uri} already exists but cannot be read (s3:GetObject denied), so its origin is unknown. No request was "
+                "sent. Permit s3:GetObject, give the row another key, or set if_exists='replace'.",
+                billed="no",
+            )
+        if stored.metadata.get(REQUEST_SHA256) != row.request.fingerprint:
+            raise ObjectExistsError(
+                f"{uri} already exists, and was not made from this request. No request was sent. Give the row another key, "
+                "or set if_exists='replace'.",
+                billed="no",
+            )
+        copy = row.made_before(
+            stored.metadata.get(GENERATION_ID), stored.metadata.get(MODEL), stored.mime_type
+        )
+        sha256 = stored.sha256 or self._store.sha256_of(copy)
+        self._log.info("%s already exists, nothing was billed: %s.", row.name, copy.uri)
+        file = Saved(copy, stored.size, sha256, stored.etag, stored.mime_type, copied=False)
+        return RowResult(row, "reused", [file], copy.generation_id)

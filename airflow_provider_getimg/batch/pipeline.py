@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Rows through two stages, many at once: senders take a row each, uploaders take what a sender leaves to do.
+
+It knows nothing of money or of S3, but when to end: all rows are done, or the task is terminated and its grace is over.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from airflow_provider_getimg.api.errors import GetimgError, KilledError, UnavailableError
+from airflow_provider_getimg.batch.report import without_traceback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from airflow.sdk.types import Logger
+
+    from airflow_provider_getimg.batch.report import RowResult
+    from airflow_provider_getimg.batch.rows import Row
+    from airflow_provider_getimg.batch.settings import BatchSettings
+    from airflow_provider_getimg.batch.stop import Stop
+
+#: Seconds that requests in flight get to be answered once the task was told to end: Airflow kills it after five.
+GRACE_SECONDS = 3.0
+#: Seconds after that until files that have arrived are given up.
+SAVE_SECONDS = 60.0
+_TICK_SECONDS = 0.25
+
+
+class Steps(Protocol):
+    """What is done with a row. Called from several threads."""
+
+    def send(self, row: Row) -> RowResult | Callable[[], RowResult]:
+        """Return the row's result, or what an uploader has to do for it."""
+        ...
+
+    def failed(self, row: Row, error: GetimgError) -> RowResult:
+        """Return the result of a row one of whose steps raised an error."""
+        ...
+
+    def ended(self, result: RowResult) -> None:
+        """Note the result of a row."""
+        ...
+
+    def abort_requests(self) -> int:
+        """End the requests in flight, and return how many there were."""
+        ...
+
+    def abort_uploads(self) -> None:
+        """End the copies in flight."""
+        ...
+
+
+class Pipeline:
+    """
+    Takes rows through their steps.
+
+    :param steps: What is done with each.
+    :param settings: How many threads each stage has.
+    :param stop: Set by a step or by Airflow: rows that were not sent yet aren't any more.
+    :param log: The task's log.
+    """
+
+    def __init__(self, steps: Steps, settings: BatchSettings, stop: Stop, log: Logger) -> None:
+        self._steps = steps
+        self._settings = settings
+        self._stop = stop
+        self._log = log
+        self._lock = threading.Lock()
+        self._results: dict[int, RowResult] = {}
+        self._failed = 0
+        self._fault: BaseException | None = None
+        self._total = 0
+        self._finished = threading.Event()
+
+    def result(self, row: Row) -> RowResult | None:
+        """Return what became of a row; None for nothing so far."""
+        return self._results.get(row.index)
+
+    def run(self, rows: Sequence[Row], tick: Callable[[int, int], object]) -> None:
+        """
+        Take all rows through their steps.
+
+        :param tick: Called now and then with how many rows are done, and how many of these failed.
+        :raises BaseException: A fault of ours, once all that was under way has ended.
+        """
+        self._total = len(rows)
+        senders = ThreadPoolExecutor(self._settings.senders, "getimg-send")
+        uploaders = ThreadPoolExecutor(self._settings.uploaders, "getimg-upload")
+
+        def send(row: Row) -> RowResult | None:
+            sent = self._steps.send(row)
+            if not callable(sent):
+                return sent
+            uploaders.submit(self._run_step, row, sent)
+            return None
+
+        try:
+            for row in rows:
+                senders.submit(self._run_step, row, partial(send, row))
+            self._wait(tick)
+        except BaseException as error:
+            # A time-out of Airflow's, most likely. What has arrived is saved; what was not sent is left.
+            self._stop.set(KilledError(f"The task ended with {type(error).__name__}."))
+            self._log.warning(
+                "%s: no more requests are sent; images that have arrived are saved.", type(error).__name__
+            )
+            self._wait(tick)
+            raise
+        finally:
+            senders.shutdown(wait=False, cancel_futures=True)
+            uploaders.shutdown(wait=False, cancel_futures=True)
+        if self._fault is not None:
+            raise self._fault
+
+    def _run_step(self, row: Row, step: Callable[[], RowResult | None]) -> None:
+        """Do a step of a row, and note its result where that is the last one."""
+        try:
+            result = step()
+        except GetimgError as error:
+            result = self._steps.failed(row, without_traceback(error))
+        except BaseException as fault:
+            # Ours, and so for the user to see; but what is under way is brought to its end.
+            with self._lock:
+                self._fault = self._fault or fault
+            shown = UnavailableError(f"It failed with {type(fault).__name__}.", billed="unknown")
+            self._stop.set(shown)
+            result = self._steps.failed(row, shown)
+        if result is None:
+            return
+        with self._lock:
+            self._results[row.index] = result
+            self._failed += not result.is_saved
+            self._steps.ended(result)
+            if len(self._results) == self._total:
+                self._finished.set()
+
+    def _wait(self, tick: Callable[[int, int], object]) -> None:
+        """Wait until all rows have ended; once terminated, not for long."""
+        stopped_at: float | None = None
+        cut = abandoned = False
+        while self._total and not self._finished.wait(_TICK_SECONDS):
+            with self._lock:
+                done, failed = len(self._results), self._failed
+            tick(done, failed)
+            if not self._stop.is_killed:
+                continue
+            now = time.monotonic()
+            stopped_at = stopped_at or now
+            if not cut and now >= stopped_at + GRACE_SECONDS:
+                cut = True
+                if in_flight := self._steps.abort_requests():
+                    self._log.warning(
+                        "%d requests were in flight and are given up: they may be billed all the same.",
+                        in_flight,
+                    )
+            if not abandoned and now >= stopped_at + GRACE_SECONDS + SAVE_SECONDS:
+                abandoned = True
+                self._steps.abort_uploads()
+            if now >= stopped_at + GRACE_SECONDS + SAVE_SECONDS + GRACE_SECONDS:
+                return

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The two steps of a row: send its request, paid once, and save its images.
+
+A slot of the limiter is held from the intent in the ledger to the response, and no longer.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.api.errors import (
+    AuthenticationError,
+    CostLimitError,
+    FileGoneError,
+    FileRefusedError,
+    GetimgError,
+    InsufficientBalanceError,
+    KilledError,
+    NoConnectionError,
+    OutcomeUnknownError,
+    PaidFilesGoneError,
+    RateLimitError,
+)
+from airflow_provider_getimg.batch.limiter import PacedClient
+from airflow_provider_getimg.batch.report import RowResult, without_traceback
+from airflow_provider_getimg.durable.ledger import LedgerError
+from airflow_provider_getimg.durable.paid_generation import PaidGeneration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+    from airflow_provider_getimg.api.client import GetimgClient
+    from airflow_provider_getimg.api.types import Generation
+    from airflow_provider_getimg.batch.breakers import Breakers
+    from airflow_provider_getimg.batch.budget import Budget
+    from airflow_provider_getimg.batch.existing import Existing
+    from airflow_provider_getimg.batch.history import History
+    from airflow_provider_getimg.batch.limiter import RateLimiter
+    from airflow_provider_getimg.batch.rows import Row
+    from airflow_provider_getimg.batch.settings import BatchSettings
+    from airflow_provider_getimg.batch.stop import Stop
+    from airflow_provider_getimg.s3.copier import Copier, Saved
+
+#: A row whose request found no connection is sent so often within a try.
+CONNECTION_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Account:
+    """
+    The getimg.ai side of a batch.
+
+    :param client: Sends the requests.
+    :param limiter: When the next may be sent.
+    :param budget: What they may cost.
+    :param stop: Whether any more are sent.
+    """
+
+    client: GetimgClient
+    limiter: RateLimiter
+    budget: Budget
+    stop: Stop
+
+
+@dataclass(frozen=True)
+class Storage:
+    """
+    The S3 side of a batch.
+
+    :param s3_client: Makes a client, which reads reference images.
+    :param existing: What is at the rows' keys.
+    :param copier: Saves files.
+    :param abort: Ends the copies in flight.
+    """
+
+    s3_client: Callable[[], S3Client]
+    existing: Existing
+    copier: Copier
+    abort: Callable[[], object]
+
+
+class RowSteps:
+    """
+    What is done with a row, in any thread.
+
+    :param settings: What holds for all rows.
+    :param account: Takes the requests.
+    :param storage: Takes the files.
+    :param history: What earlier tries did.
+    :param breakers: What a row's outcome means for the others.
+    """
+
+    def __init__(
+        self,
+        settings: BatchSettings,
+        account: Account,
+        storage: Storage,
+        history: History,
+        breakers: Breakers,
+    ) -> None:
+        self._settings = settings
+        self._account = account
+        self._client = PacedClient(account.client, account.limiter)
+        self._storage = storage
+        self._history = history
+        self._breakers = breakers
+
+    def send(self, row: Row) -> RowResult | Callable[[], RowResult]:
+        """Return the row's result where there is nothing to save; otherwise what saves its images."""
+        state = self._history.state(row)
+        if state.result is not None and state.is_saved:
+            return state.result
+        paid = self._paid_generation(row)
+        try:
+            generation = paid.recorded()
+        except (OutcomeUnknownError, PaidFilesGoneError):
+            # A try that was given up for dead may have saved what it could no longer record.
+            existing = None
+            with suppress(GetimgError):
+                existing = self._storage.existing.find(row, refresh=True)
+            if existing is None:
+                raise
+            return existing
+        if generation is not None:
+            self._breakers.on_billed()
+            return partial(self.save, row, generation, is_new=False)
+        self._breakers.is_generated_again(row)
+        if not self._breakers.wait_until_open():
+            return RowResult(row, "not_sent")
+        self._breakers.check_refused(row)
+        # What an earlier try sent may be there without a note; the listing is of the others.
+        if (existing := self._storage.existing.find(row, refresh=state.entry is not None)) is not None:
+            return existing
+        self._history.forget_saved(row)
+        try:
+            generation = self._generate(paid, row)
+        except KilledError:
+            return RowResult(row, "not_sent")
+        return partial(self.save, row, generation, is_new=True)
+
+    def save(self, row: Row, generation: Generation, *, is_new: bool) -> RowResult:
+        """
+        Save a row's images, and note where.
+
+        :param is_new: Whether this try generated them.
+        """
+        unsaved: GetimgError | None = None
+        files: list[Saved] | None = None
+        try:
+            files = self._saved(row, generation, is_new)
+        except GetimgError as error:
+            if isinstance(error, FileGoneError):
+                self._history.note_gone(row)
+            unsaved = without_traceback(error)
+            return RowResult.of(row, "failed", generation, error=unsaved)
+        finally:
+            if files is not None:
+                self._breakers.on_saved()
+            else:
+                self._breakers.on_unsaved(unsaved)
+        return RowResult.of(row, "saved" if is_new else "reused", generation, files)
+
+    def failed(self, row: Row, error: GetimgError) -> RowResult:
+        """Return the result of a row one of whose steps raised an error."""
+        # An earlier try may have paid for it.
+        return replace(self._history.result(row), outcome="failed", error=error)
+
+    def ended(self, result: RowResult) -> None:
+        """Note the result of a row."""
+        self._breakers.ended(result)
+
+    def abort_requests(self) -> int:
+        """End the requests in flight, and return how many there were."""
+        return self._account.client.abort()
+
+    def abort_uploads(self) -> None:
+        """End the copies in flight."""
+        self._storage.abort()
+
+    def _paid_generation(self, row: Row) -> PaidGeneration:
+        return PaidGeneration(
+            self._history.ledger(row),
+            # Read once, however often a rate limit sends it back.
+            cache(lambda: row.request.resolve(self._storage.s3_client)),
+            on_unknown_outcome=self._settings.on_unknown_outcome,
+            rate_limit_wait=0,
+            killed=self._account.stop.event,
+            all_gone=self._storage.copier.all_gone,
+            slot=partial(self._slot, row),
+        )
+
+    @contextmanager
+    def _slot(self, row: Row) -> Iterator[None]:
+        """Wait for a slot. What a response means for the other rows is noted before the slot is another's."""
+        with self._account.limiter.acquire():
+            self._breakers.check_refused(row)
+            try:
+                yield
+            except GetimgError as error:
+                self._breakers.on_refused(row, error)
+                raise
+            # Answered, and so billed.
+            self._breakers.on_billed()
+
+    def _generate(self, paid: PaidGeneration, row: Row) -> Generation:
+        """Send the row's request, however often rate limits send it back."""
+        budget, stop = self._account.budget, self._account.stop
+        price = budget.price(row.request.checked)
+        try:
+            budget.reserve(price)
+        except CostLimitError as error:
+            stop.set(error)
+            raise KilledError(error.message) from None
+        unreachable = 0
+        while True:
+            try:
+                generation = paid.generate(self._client)
+            except RateLimitError as error:
+                if (
+                    error.retry_after or 0
+                ) > self._settings.rate_limit_wait and not self._history.is_last_try:
+                    budget.release(price)
+                    stop.set(error)
+                    raise KilledError(error.message) from None
+            except NoConnectionError as error:
+                unreachable += 1
+                if unreachable == CONNECTION_ATTEMPTS:
+                    budget.release(price)
+                    # What five attempts over some time did not reach, the other rows won't.
+                    stop.set(error)
+                    raise
+            except OutcomeUnknownError as error:
+                budget.mark_unknown()
+                self._breakers.on_unknown(error)
+                raise
+            except GetimgError as error:
+                budget.release(price)
+                if isinstance(error, AuthenticationError | InsufficientBalanceError | LedgerError):
+                    stop.set(error)
+                raise
+            else:
+                budget.commit(price, generation.cost)
+                self._breakers.on_response()
+                return generation
+
+    def _saved(self, row: Row, generation: Generation, is_new: bool) -> list[Saved]:
+        """Save the files of a generation, and note that they are saved."""
+        files: list[Saved] = []
+        failures: list[GetimgError] = []
+        for item in row.items(generation):
+            try:
+                files.append(self._storage.copier.save(item, is_new=is_new and item.key == row.expected_key))
+            except GetimgError as error:
+                # It is no reason to lose the others.
+                failures.append(error)
+        if failures:
+            # The one that a retry may help, if any.
+            raise min(failures, key=lambda error: isinstance(error, FileGoneError | FileRefusedError))
+        self._history.note_saved(row, files)
+        return files

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for all rows of a batch, checked before anything is read or sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow_provider_getimg.api.parameters import (
+    checked_choice,
+    checked_count,
+    checked_file_size,
+    checked_seconds,
+)
+from airflow_provider_getimg.api.pricing import checked_max_cost
+from airflow_provider_getimg.durable.paid_generation import UNKNOWN_OUTCOME
+from airflow_provider_getimg.s3.copier import IF_EXISTS
+from airflow_provider_getimg.s3.copy_many import threads_for
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+# Senders beside those that have a slot: each has a row ready, and holds its reference images.
+_READY = 8
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """
+    The settings of a batch: what they mean is said where users set them.
+
+    See :class:`~airflow_provider_getimg.operators.image_batch.GenerateImagesToS3Operator`.
+    """
+
+    concurrency: int
+    transfer_concurrency: int
+    max_bytes: int
+    max_cost: Decimal | None
+    if_exists: str
+    on_unknown_outcome: str
+    rate_limit_wait: float
+
+    @classmethod
+    def checked(cls, operator: Any) -> Self:
+        """
+        Read the settings of an operator whose templates are rendered.
+
+        :param operator: Has each as an attribute, as the user gave it.
+        :raises InvalidInputError: One can't be used.
+        """
+        return cls(
+            concurrency=checked_count("concurrency", operator.concurrency),
+            transfer_concurrency=checked_count("transfer_concurrency", operator.transfer_concurrency),
+            max_bytes=checked_file_size("max_bytes", operator.max_bytes),
+            max_cost=checked_max_cost(operator.max_cost),
+            if_exists=checked_choice("if_exists", operator.if_exists, IF_EXISTS),
+            on_unknown_outcome=checked_choice(
+                "on_unknown_outcome", operator.on_unknown_outcome, UNKNOWN_OUTCOME
+            ),
+            rate_limit_wait=checked_seconds("rate_limit_wait", operator.rate_limit_wait),
+        )
+
+    @property
+    def senders(self) -> int:
+        """Threads that send requests: more than slots, so that a row is ready whenever a slot is free."""
+        return self.concurrency + min(self.concurrency, _READY)
+
+    @property
+    def uploaders(self) -> int:
+        """Threads that save images."""
+        return threads_for(self.transfer_concurrency)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The switch that ends the sending of requests."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.api.errors import KilledError
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.api.errors import GetimgError
+
+
+class Stop:
+    """Whether no more requests are to be sent, and why. Safe to set from a signal handler."""
+
+    def __init__(self) -> None:
+        #: Set once nothing more is sent.
+        self.event = threading.Event()
+        self._reasons: list[GetimgError] = []
+
+    @property
+    def reason(self) -> GetimgError | None:
+        """Why: the first reason that was given."""
+        return self._reasons[0] if self._reasons else None
+
+    @property
+    def is_killed(self) -> bool:
+        """Whether the task was terminated: what is in flight has little time left."""
+        return any(isinstance(reason, KilledError) for reason in self._reasons)
+
+    def set(self, reason: GetimgError) -> None:
+        """Stop sending."""
+        self._reasons.append(reason)
+        self.event.set()
