@@ -1,41 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handbook's page of error messages and the package's messages are the same."""
+"""The handbook says of each error class what the code says: its place in the tree, its bill, and its retries."""
 
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 
 import pytest
+from airflow.sdk import RetryAction
 
-from airflow_provider_getimg.api import errors
-from airflow_provider_getimg.durable.ledger import LedgerError
+import airflow_provider_getimg
+from airflow_provider_getimg.api.errors import BILLED_SENTENCE, GetimgError
+from airflow_provider_getimg.retry import RETRY_POLICY
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "airflow_provider_getimg"
 PAGE = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+REFERENCE = (REPOSITORY / "docs" / "reference" / "errors.md").read_text()
 
-# What differs from message to message, in the page as in the templates below.
+# What differs from message to message, in the page as in the texts of the source.
 HOLE = "…"
-CLASSES = {
-    name
-    for name, member in vars(errors).items()
-    if inspect.isclass(member) and issubclass(member, errors.GetimgError)
-} | {LedgerError.__name__}
-# Local names for one of them, where the class depends on something, and functions that build one.
-MAKERS = {"lost", "unreadable", "otherwise", "kind", "_gone", "_too_large"}
-# Classes that only group others.
-ABSTRACT = {"GetimgError", "TransferError"}
+# The start of an entry's answer to "Billed?", by the class's ``billed``.
+BILLED = {"no": "no", "unknown": "perhaps", "yes": "yes"}
 # Values that messages are made with, and that the page spells out.
-SPELT_OUT = re.compile(r"the (?:generation|request)(?= within| was sent:)")
-# Said by a caller's mistake alone, or told inside another message.
-NOT_FOR_USERS = {"record_intent() must come first"}
+SPELT_OUT = re.compile(r"the (?:generation|request)(?= within| was sent)")
 
 
-def template(node: ast.expr) -> str | None:
+def subclasses(root: type[GetimgError]) -> list[type[GetimgError]]:
+    direct = [
+        kind for kind in root.__subclasses__() if kind.__module__.startswith("airflow_provider_getimg.")
+    ]
+    return [*direct, *(kind for parent in direct for kind in subclasses(parent))]
+
+
+def classes() -> dict[str, type[GetimgError]]:
+    """Return every error class that the package defines, but the root, which is never raised itself."""
+    for module in walk_packages(airflow_provider_getimg.__path__, "airflow_provider_getimg."):
+        if module.name.split(".")[1] not in {"simulator", "testing"}:
+            import_module(module.name)
+    return {kind.__name__: kind for kind in subclasses(GetimgError)}
+
+
+CLASSES = classes()
+ENTRIES = dict(re.findall(r"^### (\w+)\n\n(.+?)(?=^#)", f"{PAGE}\n#", re.MULTILINE | re.DOTALL))
+
+
+def answer(name: str, question: str) -> str:
+    """Return what an entry says behind ``Billed:`` or ``Retried:``."""
+    found = re.search(rf"\*\*{question}:\*\* ([^*]+)", ENTRIES[name])
+    assert found, f"the entry of {name} has no {question}"
+    return found[1]
+
+
+def text_of(node: ast.expr) -> str | None:
     """Return a text of the source with a hole for each value."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return re.sub(r"%(?:\.\d)?[sdrf]", HOLE, node.value)
@@ -44,91 +65,61 @@ def template(node: ast.expr) -> str | None:
     return None
 
 
-def fragments(text: str) -> list[str]:
-    """Return the fixed parts of a message that say something, without the punctuation around them."""
-    parts = [part.strip(" .,:;()'\"{}[]") for part in text.split(HOLE)]
-    return [part for part in parts if re.search(r"\w{2}", part)]
-
-
-def name_of(call: ast.Call) -> str:
-    function = call.func
-    if isinstance(function, ast.Name):
-        return function.id
-    return function.attr if isinstance(function, ast.Attribute) else ""
-
-
 @cache
 def texts() -> str:
-    """Return all texts of the package's source, docstrings left out."""
-    found = []
-    for file in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(file.read_text())
-        docstrings = {
-            id(node.body[0].value)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and node.body
-            and isinstance(node.body[0], ast.Expr)
-        }
-        found += [
-            text
-            for node in ast.walk(tree)
-            if id(node) not in docstrings and isinstance(node, ast.expr) and (text := template(node))
-        ]
-    return "\n".join(found)
+    """Return all texts of the package's source."""
+    nodes = (node for file in sorted(PACKAGE.rglob("*.py")) for node in ast.walk(ast.parse(file.read_text())))
+    found = (text_of(node) for node in nodes if isinstance(node, ast.expr))
+    return "\n".join(text for text in found if text).lower()
 
 
-def raised() -> list:
-    """Return the message of each error that the package builds."""
-    found: dict[str, str] = {}
-    for file in sorted(PACKAGE.rglob("*.py")):
-        folder = file.relative_to(PACKAGE).parts[0]
-        if folder in ("simulator", "testing"):
-            continue
-        for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, ast.Call):
-                continue
-            makes = name_of(node) in CLASSES | MAKERS or (
-                # A pydantic validator's: it becomes an InvalidInputError.
-                name_of(node) == "ValueError" and file.name == "types.py"
-            )
-            for argument in node.args if makes else ():
-                text = template(argument)
-                if text and fragments(text) and text not in NOT_FOR_USERS:
-                    found[f"{file.relative_to(PACKAGE)}: {text}"] = text
-    return [pytest.param(text, id=name) for name, text in found.items()]
+def quoted() -> list[str]:
+    """Return the messages of the page: all code in it that is no name, value or path."""
+    codes = {" ".join(code.split()) for code in re.findall(r"`([^`]+)`", PAGE)}
+    return sorted(code for code in codes if code != HOLE and (HOLE in code or code.count(" ") > 3))
 
 
-def listed() -> list[str]:
-    """Return the messages of the page: all code in its tables that is no name, parameter or path."""
-    rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
-    cells = [cell for row in rows for cell in row.strip("| ").split(" | ")[:2]]
-    codes = [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
-    return sorted({code for code in codes if HOLE in code or code.rstrip(".").count(" ") > 2})
+def test_each_error_class_has_its_entry_and_each_entry_its_class():
+    assert set(ENTRIES) == set(CLASSES)
 
 
-@pytest.mark.parametrize("message", listed())
-def test_each_message_of_the_page_is_one_of_the_package(message):
-    for fragment in fragments(SPELT_OUT.sub(HOLE, message)):
-        assert fragment.lower() in texts().lower(), fragment
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_an_entry_answers_as_the_code_does(name):
+    error = CLASSES[name].__new__(CLASSES[name])
+    error.retry_after, error.failures = 1.0, ()  # type: ignore[attr-defined]
+
+    decision = RETRY_POLICY.evaluate(error, try_number=1, max_tries=3)
+    assert answer(name, "Retried").startswith("no" if decision.action is RetryAction.FAIL else "yes")
+    # Others get their bill when they are raised.
+    if CLASSES[name].billing_sentence is GetimgError.billing_sentence:
+        assert answer(name, "Billed").startswith(BILLED[CLASSES[name].billed])
 
 
-@pytest.mark.parametrize("message", raised())
-def test_each_message_of_the_package_is_on_the_page(message):
-    page = PAGE.lower()
-    missing = [fragment for fragment in fragments(message) if fragment.lower() not in page]
-    assert missing == [], "add the message to docs/troubleshooting.md, with … for what differs"
+@pytest.mark.parametrize("message", quoted())
+def test_a_message_of_the_page_is_one_of_the_package(message):
+    parts = [part.strip(" .,:;()'\"{}[]").lower() for part in SPELT_OUT.sub(HOLE, message).split(HOLE)]
+    assert [part for part in parts if part not in texts()] == []
 
 
-@pytest.mark.parametrize("name", sorted(CLASSES - ABSTRACT))
-def test_each_error_is_on_the_page(name):
-    assert f"`{name}`" in PAGE
+def test_errors_that_are_named_exist():
+    named = set(re.findall(r"`(\w+Error)`", PAGE))
+    assert named - {"ValueError"} <= set(CLASSES)
 
 
-def test_errors_of_the_page_exist():
-    assert set(re.findall(r"`(\w+Error)`", PAGE)) - {"ValueError"} <= CLASSES
+@pytest.mark.parametrize("billed", sorted(BILLED_SENTENCE))
+def test_the_page_quotes_what_messages_say_about_the_bill(billed):
+    assert BILLED_SENTENCE[billed] in PAGE
 
 
-@pytest.mark.parametrize("billed", sorted(errors.BILLED_SENTENCE))
-def test_what_it_cost_is_told_as_the_messages_tell_it(billed):
-    assert errors.BILLED_SENTENCE[billed] in PAGE
+def test_the_tree_of_errors_is_the_code_s():
+    """In ``docs/reference/errors.md``: those that a user may catch."""
+    tree = re.search(r"```text\n(GetimgError\n.+?)```", REFERENCE, re.DOTALL)
+    assert tree
+    parents: dict[int, str] = {}
+    shown = {}
+    for indent, name in re.findall(r"^( *)(\w+)", tree[1], re.MULTILINE):
+        parents[len(indent)] = name
+        shown[name] = parents.get(len(indent) - 4)
+    assert shown == {name: CLASSES[name].__bases__[0].__name__ if shown[name] else None for name in shown}
+    missing = {name for name, kind in CLASSES.items() if kind.__module__.endswith("api.errors")} - set(shown)
+    assert missing == set()
