@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The handbook's list of what is public is complete, and what it lists exists."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGE = REPOSITORY / "airflow_provider_getimg"
+PAGE = (REPOSITORY / "docs" / "reference" / "public.md").read_text()
+ROWS = re.findall(r"^\| `(airflow_provider_getimg[\w.]*)` \| (.+) \|$", PAGE, re.MULTILINE)
+LISTED = {module: re.findall(r"`(\w+)`", names) for module, names in ROWS}
+
+# Airflow's kinds of modules, each of which is public with what is in it.
+KINDS = ("hooks", "operators", "sensors", "transfers", "triggers")
+# What the rest of the package uses.
+INTERNAL_MODULES = {"airflow_provider_getimg.hooks.masking"}
+INTERNAL = {
+    "airflow_provider_getimg.api.settings": {
+        "checked_api_key",
+        "checked_base_url",
+        "checked_networks",
+        "checked_timeout",
+        "http_client",
+        "is_loopback",
+    },
+    "airflow_provider_getimg.api.types": {"first_fault"},
+    "airflow_provider_getimg.links": {"console_url"},
+    "airflow_provider_getimg.retry": {"backoff", "wait_out_rate_limits"},
+}
+# Only an error of it is public.
+PARTLY_PUBLIC = {"airflow_provider_getimg.durable.ledger"}
+
+
+def exported(module: str) -> set[str]:
+    """Return the names in a module's ``__all__``, or its classes and functions without an underscore."""
+    loaded = import_module(module)
+    if hasattr(loaded, "__all__"):
+        return set(loaded.__all__)
+    return {
+        name
+        for name, member in vars(loaded).items()
+        if (inspect.isclass(member) or inspect.isfunction(member))
+        and member.__module__ == module
+        and not name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module in LISTED for name in LISTED[module]])
+def test_a_name_that_is_listed_can_be_imported(module, name):
+    assert hasattr(import_module(module), name)
+
+
+@pytest.mark.parametrize("module", [module for module in LISTED if module not in PARTLY_PUBLIC])
+def test_all_that_a_public_module_exports_is_listed(module):
+    assert exported(module) - INTERNAL.get(module, set()) <= set(LISTED[module])
+
+
+def test_every_module_of_a_kind_that_airflow_knows_is_listed():
+    folders = [str(PACKAGE / kind) for kind in KINDS]
+    found = {
+        f"airflow_provider_getimg.{Path(module.module_finder.path).name}.{module.name}"
+        for module in iter_modules(folders)
+    }
+    assert found - INTERNAL_MODULES <= set(LISTED)
+
+
+@pytest.mark.parametrize("module", ["airflow_provider_getimg.api", "airflow_provider_getimg.simulator"])
+def test_a_package_exports_nothing_that_is_not_listed(module):
+    assert exported(module) <= set(LISTED.get(module, ()))
+
+
+def test_names_that_are_internal_exist():
+    for module, names in INTERNAL.items():
+        assert names <= exported(module)
