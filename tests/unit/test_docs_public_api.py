@@ -14,8 +14,8 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "airflow_provider_getimg"
 PAGE = (REPOSITORY / "docs" / "reference" / "public.md").read_text()
-ROWS = re.findall(r"^\| `(airflow_provider_getimg[\w.]*)` \| (.+) \|$", PAGE, re.MULTILINE)
-LISTED = {module: re.findall(r"`(\w+)`", names) for module, names in ROWS}
+ROWS = re.findall(r"^\| `([\w.]+)` \| (.+) \|$", PAGE, re.MULTILINE)
+LISTED = {f"airflow_provider_getimg.{module}": re.findall(r"`(\w+)`", names) for module, names in ROWS}
 
 # Airflow's kinds of modules, each of which is public with what is in it.
 KINDS = ("hooks", "operators", "sensors", "transfers", "triggers")
