@@ -5,33 +5,44 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import socket
 import subprocess
 import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import boto3
+import grpc
 import pytest
 from airflow.configuration import retrieve_configuration_description
 from airflow.sdk import Connection
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 from cryptography.fernet import Fernet
+
+from devstack.network import clean_environment, free_ports
+from devstack.process import GuardedProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).parents[2]
 AIRFLOW_COMPONENTS = {"api-server", "scheduler", "dag-processor", "triggerer", "worker"}
 TASKS_OF_THE_START = {"migrate", "init"}
 SERVERS = {"postgres", "valkey", "seaweedfs"}
+# Empty in .env.example.
 SECRETS = [
     "AIRFLOW_FERNET_KEY",
     "AIRFLOW_JWT_SECRET",
     "AIRFLOW_SECRET_KEY",
     "POSTGRES_PASSWORD",
     "VALKEY_PASSWORD",
-    "S3_ACCESS_KEY",
     "S3_SECRET_KEY",
-    "GETIMG_API_KEY",
 ]
-# What leads to the simulator, which is left out with a real key.
-SIMULATOR_LINES = ("COMPOSE_PROFILES=", "GETIMG_API_URL=", "GETIMG_API_KEY=")
+KEYS = ["S3_ACCESS_KEY", "GETIMG_API_KEY"]
 
 
 def compose(*arguments: str, env_file: Path) -> subprocess.CompletedProcess[str]:
@@ -58,13 +69,33 @@ def read(env_file: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def config() -> dict[str, Any]:
-    return read(REPOSITORY / ".env.example")
+def env_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``.env`` that the command in the handbook makes."""
+    folder = tmp_path_factory.mktemp("env")
+    shutil.copy(REPOSITORY / ".env.example", folder)
+    page = (REPOSITORY / "docs" / "cluster.md").read_text()
+    [command] = re.findall(r"```bash\n(.*?> \.env\n)```", page, re.DOTALL)
+    subprocess.run(["bash", "-euc", command], cwd=folder, check=True)
+    return folder / ".env"
 
 
-def example_without(*names: str) -> str:
-    lines = (REPOSITORY / ".env.example").read_text().splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith(names))
+@pytest.fixture(scope="module")
+def config(env_file: Path) -> dict[str, Any]:
+    return read(env_file)
+
+
+def changed(env_file: Path, folder: Path, **variables: str | None) -> Path:
+    """Write a copy of the settings with other values; None deletes one."""
+    lines = [line for line in env_file.read_text().splitlines() if line.partition("=")[0] not in variables]
+    lines += [f"{name}={value}" for name, value in variables.items() if value is not None]
+    copy = folder / "env"
+    copy.write_text("\n".join(lines) + "\n")
+    return copy
+
+
+def variable(env_file: Path, name: str) -> str:
+    lines = dict(line.split("=", 1) for line in env_file.read_text().splitlines() if re.match(r"\w+=", line))
+    return lines[name]
 
 
 def connections(config: dict[str, Any]) -> dict[str, Connection]:
@@ -76,9 +107,13 @@ def conditions(service: dict[str, Any]) -> dict[str, str]:
     return {name: item["condition"] for name, item in service["depends_on"].items()}
 
 
-def test_example_settings_are_valid_without_a_warning() -> None:
-    result = compose("config", "--quiet", env_file=REPOSITORY / ".env.example")
+def test_the_command_of_the_handbook_fills_in_every_secret(env_file: Path) -> None:
+    result = compose("config", "--quiet", env_file=env_file)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    values = {variable(env_file, name) for name in SECRETS}
+    assert len(values) == len(SECRETS)
+    assert min(map(len, values)) >= 44
+    assert env_file.stat().st_mode & 0o077 == 0
 
 
 def test_services(config: dict[str, Any]) -> None:
@@ -108,16 +143,14 @@ def test_all_tasks_that_may_run_find_a_slot_on_a_worker(config: dict[str, Any]) 
     assert int(environment["AIRFLOW__CORE__PARALLELISM"]) == slots
 
 
-def test_numbers_of_workers_slots_and_requests_come_from_the_settings(tmp_path: Path) -> None:
-    env_file = tmp_path / "env"
+def test_numbers_of_workers_slots_and_requests_come_from_the_settings(env_file: Path, tmp_path: Path) -> None:
     sizes = {
-        "AIRFLOW_WORKERS": 5,
-        "AIRFLOW_WORKER_SLOTS": 3,
-        "AIRFLOW_PARALLELISM": 15,
-        "GETIMG_CONCURRENCY": 20,
+        "AIRFLOW_WORKERS": "5",
+        "AIRFLOW_WORKER_SLOTS": "3",
+        "AIRFLOW_PARALLELISM": "15",
+        "GETIMG_CONCURRENCY": "20",
     }
-    env_file.write_text(example_without() + "".join(f"{name}={value}\n" for name, value in sizes.items()))
-    services = read(env_file)["services"]
+    services = read(changed(env_file, tmp_path, **sizes))["services"]
     assert services["worker"]["deploy"]["replicas"] == 5
     assert services["worker"]["environment"]["AIRFLOW__CELERY__WORKER_CONCURRENCY"] == "3"
     assert services["scheduler"]["environment"]["AIRFLOW__CORE__PARALLELISM"] == "15"
@@ -131,8 +164,37 @@ def test_connections_are_ones_that_airflow_understands(config: dict[str, Any]) -
     assert (aws.conn_type, aws.login, bool(aws.password)) == ("aws", "getimg", True)
     assert aws.extra_dejson["endpoint_url"] == "http://seaweedfs:8333"
     assert (getimg.conn_type, getimg.host) == ("getimg", "http://simulator:8000")
-    simulator = config["services"]["simulator"]["command"]
-    assert f"--api-key={getimg.password}" in simulator
+    # The one that the simulator accepts unless it is started with another.
+    assert getimg.password == "sk_simulator"
+
+
+def test_no_key_or_password_is_on_a_command_line(env_file: Path, config: dict[str, Any]) -> None:
+    secrets = [variable(env_file, name) for name in (*SECRETS, "GETIMG_API_KEY")]
+    for name, service in config["services"].items():
+        lines = [service.get("entrypoint"), service.get("command"), service.get("healthcheck")]
+        assert [secret for secret in secrets if secret in json.dumps(lines)] == [], name
+
+
+def test_logs_are_rotated(config: dict[str, Any]) -> None:
+    for name, service in config["services"].items():
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}, name
+
+
+def test_a_worker_that_is_stopped_has_time_to_finish_its_images(config: dict[str, Any]) -> None:
+    # The timeout of getimg_default and a reserve.
+    assert config["services"]["worker"]["stop_grace_period"] == "5m30s"
+
+
+def test_packages_of_the_dags_are_built_into_every_image(env_file: Path, tmp_path: Path) -> None:
+    services = read(changed(env_file, tmp_path, DAG_PACKAGES="pandas==2.3.3 duckdb"))["services"]
+    builds = [service["build"] for service in services.values() if "build" in service]
+    assert len(builds) == len(services) - len(SERVERS)
+    assert {build["args"]["DAG_PACKAGES"] for build in builds} == {"pandas==2.3.3 duckdb"}
+
+
+def test_the_address_of_a_reverse_proxy_is_that_of_the_ui(env_file: Path, tmp_path: Path) -> None:
+    services = read(changed(env_file, tmp_path, AIRFLOW_URL="https://airflow.example.com"))["services"]
+    assert services["api-server"]["environment"]["AIRFLOW__API__BASE_URL"] == "https://airflow.example.com"
 
 
 def test_the_key_is_in_the_environment_of_no_component(config: dict[str, Any]) -> None:
@@ -182,11 +244,15 @@ def test_s3_credentials_are_those_of_the_connection(config: dict[str, Any]) -> N
     assert identity["credentials"] == [{"accessKey": aws.login, "secretKey": aws.password}]
 
 
-def test_the_broker_asks_for_the_password_and_keeps_what_is_queued(config: dict[str, Any]) -> None:
+def test_the_broker_asks_for_the_password_and_keeps_what_is_queued(
+    env_file: Path, config: dict[str, Any]
+) -> None:
     lines = config["configs"]["valkey"]["content"].splitlines()
-    assert {"requirepass change-me", "appendonly yes", "maxmemory-policy noeviction"} <= set(lines)
+    password = variable(env_file, "VALKEY_PASSWORD")
+    assert {f"requirepass {password}", "appendonly yes", "maxmemory-policy noeviction"} <= set(lines)
     url = config["services"]["worker"]["environment"]["AIRFLOW__CELERY__BROKER_URL"]
-    assert url == "redis://:change-me@valkey:6379/0"
+    assert url == f"redis://:{password}@valkey:6379/0"
+    assert config["services"]["valkey"]["environment"] == {"REDISCLI_AUTH": password}
     [volume] = config["services"]["valkey"]["volumes"]
     assert (volume["type"], volume["target"]) == ("volume", "/data")
     assert "dir /data" in lines
@@ -206,7 +272,8 @@ def test_start_order(config: dict[str, Any]) -> None:
     # Compose stops in the opposite order: what a worker has paid for in its grace period it can still save and record.
     needed = ("valkey", "api-server", "seaweedfs", "simulator")
     assert conditions(services["worker"]) == {"migrate": done} | dict.fromkeys(needed, healthy)
-    assert services["worker"]["depends_on"]["simulator"]["required"] is False
+    for optional in ("seaweedfs", "simulator"):
+        assert services["worker"]["depends_on"][optional]["required"] is False
     assert conditions(services["scheduler"]) == {"init": done, "valkey": healthy, "simulator": healthy}
 
 
@@ -220,23 +287,147 @@ def test_every_long_running_service_has_a_health_check_and_starts_again(config: 
             assert service["restart"] == "unless-stopped"
 
 
-@pytest.mark.parametrize("secret", SECRETS)
-def test_missing_secret_says_what_to_set(tmp_path: Path, secret: str) -> None:
-    env_file = tmp_path / "env"
-    env_file.write_text(example_without(f"{secret}="))
-    result = compose("config", "--quiet", env_file=env_file)
+@pytest.mark.parametrize("value", [None, ""], ids=["missing", "empty"])
+@pytest.mark.parametrize("name", SECRETS + KEYS)
+def test_a_secret_that_is_not_set_is_refused_by_name(
+    env_file: Path, tmp_path: Path, name: str, value: str | None
+) -> None:
+    result = compose("config", "--quiet", env_file=changed(env_file, tmp_path, **{name: value}))
     assert result.returncode != 0
-    assert f"set {secret} in .env" in result.stderr
+    assert f"set {name} in .env" in result.stderr
 
 
-def test_real_key_goes_to_the_real_api_without_the_simulator(tmp_path: Path) -> None:
-    env_file = tmp_path / "env"
-    env_file.write_text(example_without(*SIMULATOR_LINES) + "\nGETIMG_API_KEY=sk_mine\n")
-    config = read(env_file)
+def test_the_example_has_no_secret_that_somebody_could_leave_there() -> None:
+    assert [variable(REPOSITORY / ".env.example", name) for name in SECRETS] == [""] * len(SECRETS)
+    assert compose("config", "--quiet", env_file=REPOSITORY / ".env.example").returncode != 0
+
+
+def test_real_key_goes_to_the_real_api_without_the_simulator(env_file: Path, tmp_path: Path) -> None:
+    real = {"COMPOSE_PROFILES": "seaweedfs", "GETIMG_API_URL": None, "GETIMG_API_KEY": "sk_mine"}
+    config = read(changed(env_file, tmp_path, **real))
     assert "simulator" not in config["services"]
     getimg = connections(config)["getimg_default"]
     # No host: the real API's.
     assert (getimg.host or "", getimg.password) == ("", "sk_mine")
+
+
+@pytest.mark.parametrize("url", [None, "https://s3.example.com"], ids=["AWS", "another store"])
+def test_your_own_s3_takes_the_place_of_seaweedfs(env_file: Path, tmp_path: Path, url: str | None) -> None:
+    own = {
+        "S3_REGION": "eu-west-1",
+        "S3_BUCKET": "pictures",
+        "S3_ACCESS_KEY": "AKIA",
+        "S3_SECRET_KEY": "mine",
+    }
+    config = read(changed(env_file, tmp_path, COMPOSE_PROFILES="simulator", S3_ENDPOINT_URL=url, **own))
+    assert "seaweedfs" not in config["services"]
+    aws = connections(config)["aws_default"]
+    assert (aws.login, aws.password) == ("AKIA", "mine")
+    assert aws.extra_dejson["region_name"] == "eu-west-1"
+    assert aws.extra_dejson.get("endpoint_url") == url
+    assert config["services"]["worker"]["environment"]["AIRFLOW_VAR_GETIMG_BUCKET"] == "pictures"
+
+
+# Stands for the address that the container has in its network.
+NETWORK = "127.0.0.2"
+
+
+@pytest.fixture(scope="module")
+def seaweedfs_ports(
+    config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, int]]:
+    """SeaweedFS, started by the command line of the compose file on free ports."""
+    home = tmp_path_factory.mktemp("seaweedfs")
+    ports = dict(zip(("s3", "master", "volume", "filer"), free_ports(4, with_grpc=True), strict=True))
+    credentials = home / "s3.json"
+    credentials.write_text(config["configs"]["s3-credentials"]["content"])
+    service = config["services"]["seaweedfs"]
+    own = {
+        "0.0.0.0": NETWORK,
+        "-s3.port=8333": f"-s3.port={ports['s3']}",
+        "/etc/seaweedfs/s3.json": str(credentials),
+        "-dir=/data": f"-dir={home}",
+    }
+    command = [Path(sysconfig.get_path("scripts")) / "weed", *service["command"]]
+    for inside, outside in own.items():
+        command = [str(part).replace(inside, outside) for part in command]
+    command += [f"-{name}.port={ports[name]}" for name in ("master", "volume", "filer")]
+    command += [f"-{name}.localSocket={home}/{name}.sock" for name in ("s3", "filer")]
+    env = clean_environment() | service["environment"] | {"HOME": str(home)}
+    sockets = [Path(f"/tmp/seaweedfs-{name}-grpc-{port + 10_000}.sock") for name, port in ports.items()]
+    with GuardedProcess(
+        "SeaweedFS", command, log=home / "log", env=env, cwd=home, grace=0.5, remove=sockets
+    ) as process:
+        process.wait_until(lambda: buckets(config, ports) is not None, timeout=60)
+        yield ports
+
+
+def buckets(config: dict[str, Any], ports: dict[str, int], **keys: str) -> list[str] | None:
+    aws = connections(config)["aws_default"]
+    credentials = {"aws_access_key_id": aws.login, "aws_secret_access_key": aws.password} | keys
+    client = boto3.session.Session(**credentials, region_name="us-east-1").client(
+        "s3",
+        endpoint_url=f"http://{NETWORK}:{ports['s3']}",
+        config=Config(s3={"addressing_style": "path"}, proxies={}, retries={"total_max_attempts": 1}),
+    )
+    try:
+        return [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
+    except (BotoCoreError, ClientError):
+        return None
+
+
+def test_only_s3_of_seaweedfs_can_be_reached_from_the_network(seaweedfs_ports: dict[str, int]) -> None:
+    listening = {
+        name: [offset for offset in (0, 10_000) if connects(NETWORK, port + offset)]
+        for name, port in seaweedfs_ports.items()
+    }
+    assert listening == {"s3": [0, 10_000], "master": [], "volume": [], "filer": []}
+
+
+def connects(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 2).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_seaweedfs_lets_nobody_make_a_key_for_themselves(
+    config: dict[str, Any], seaweedfs_ports: dict[str, int]
+) -> None:
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    # messaging_pb.PutIdentityRequest: an administrator with a key of the intruder's choice.
+    key = field(1, b"intruder") + field(2, b"secret-of-intruder")
+    request = field(1, field(1, b"intruder") + field(2, key) + field(3, b"Admin"))
+    with grpc.insecure_channel(
+        f"{NETWORK}:{seaweedfs_ports['s3'] + 10_000}", options=[("grpc.enable_http_proxy", 0)]
+    ) as channel:
+        put_identity = channel.unary_unary("/messaging_pb.SeaweedS3IamCache/PutIdentity")
+        with pytest.raises(grpc.RpcError) as refused:
+            put_identity(request, timeout=10)
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    intruder = {"aws_access_key_id": "intruder", "aws_secret_access_key": "secret-of-intruder"}
+    assert buckets(config, seaweedfs_ports, **intruder) is None
+
+
+def versions(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)(?:\[.*\])?==(\S+)", (REPOSITORY / lock).read_text(), re.MULTILINE))
+
+
+def test_the_image_has_the_versions_that_the_tests_run_with() -> None:
+    image, tested = versions("requirements-image.lock"), versions("requirements.lock")
+    assert {"apache-airflow", "apache-airflow-providers-celery", "uvicorn"} <= image.keys()
+    assert {name: image[name] for name in image} == {name: tested.get(name) for name in image}
+    assert f"AIRFLOW_VERSION={image['apache-airflow']}\n" in (REPOSITORY / "Dockerfile").read_text()
+
+
+def test_the_lock_of_the_image_names_no_host() -> None:
+    lines = (REPOSITORY / "requirements-image.lock").read_text().splitlines()
+    options = {option for line in lines if line[0] != "#" for option in re.findall(r"--\w+", line)}
+    assert options == {"--hash"}
+    assert not any("://" in line for line in lines)
 
 
 def test_dockerfile_has_no_fault_that_hadolint_knows() -> None:
