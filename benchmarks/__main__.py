@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from airflow_provider_getimg.testing.server import SimulatorError
 from benchmarks import batch, machine, memory, transfer
 from benchmarks.report import Options, Report, save, show
-from benchmarks.stage import Stage
+from benchmarks.testbed import Testbed
 from devstack import StackError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 WIDTH = 150
 RESULTS = Path(__file__).parent / "results"
 #: Each takes the servers and the options. A new one is a module with a ``run`` and a line here.
-BENCHMARKS: dict[str, Callable[[Stage, Options], Report]] = {
+BENCHMARKS: dict[str, Callable[[Testbed, Options], Report]] = {
     "transfer": transfer.run,
     "memory": memory.run,
     "batch": batch.run,
@@ -57,21 +58,21 @@ def main() -> int:
         console = Console(width=WIDTH)
     started = time.monotonic()
 
-    def say(text: str) -> None:
+    def progress(text: str) -> None:
         line = f"{time.monotonic() - started:6.1f} s  {text}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    options = Options(arguments.quick, arguments.repetitions, arguments.files, arguments.seed, say)
+    options = Options(arguments.quick, arguments.repetitions, arguments.files, arguments.seed, progress)
     about = machine.describe()
     console.print(machine.in_one_line(about), markup=False, highlight=False, soft_wrap=True)
     reports = []
     try:
-        with Stage() as stage:
+        with Testbed() as testbed:
             for name in arguments.only or BENCHMARKS:
-                reports.append(BENCHMARKS[name](stage, options))
+                reports.append(BENCHMARKS[name](testbed, options))
                 saved = save(reports[-1], arguments.results, about, quick=options.quick)
-                say(f"{name}: {' and '.join(map(str, saved))}")
-    except StackError as error:
+                progress(f"{name}: {' and '.join(map(str, saved))}")
+    except (SimulatorError, StackError) as error:
         console.print(f"\n{error}", soft_wrap=True, markup=False, highlight=False)
         return 2
     except KeyboardInterrupt:

@@ -3,30 +3,26 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from benchmarks import batch_chart
-from benchmarks.batch_in_airflow import SideBySide, side_by_side
-from benchmarks.batch_work import MIB, Work, working
-from benchmarks.process import Usage
-from benchmarks.process import run as run_process
+from benchmarks.batch_in_airflow import Comparison, compare
 from benchmarks.report import Options, Report, Target
+from benchmarks.workload import MIB, Workload, verified
 
 if TYPE_CHECKING:
-    from benchmarks.stage import Stage
+    from benchmarks.process import Usage
+    from benchmarks.testbed import Testbed
 
 OURS, THREADS = "operator", "threads"
 IDEAL_FACTOR = 1.05
 LIMIT_BYTES = 150 * MIB
 SPREAD_BYTES = 32 * MIB
 CPU_FACTOR = 40.0
-LIMIT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -40,50 +36,50 @@ class Size:
     :param idle_seconds: For how long an idle Airflow is watched, before and after.
     """
 
-    speed: Work
-    memory: tuple[Work, ...]
-    mapped: Work
-    warm_up: Work
+    speed: Workload
+    memory: tuple[Workload, ...]
+    mapped: Workload
+    warm_up: Workload
     idle_seconds: float
 
 
 FULL = Size(
-    speed=Work(320, 2.0, 32),
-    memory=(Work(320, 0.2, 32), Work(3200, 0.2, 32)),
-    mapped=Work(64, 2.0, 1),
-    warm_up=Work(4, 0.2, 4),
+    speed=Workload(320, 2.0, 32),
+    memory=(Workload(320, 0.2, 32), Workload(3200, 0.2, 32)),
+    mapped=Workload(64, 2.0, 1),
+    warm_up=Workload(4, 0.2, 4),
     idle_seconds=12.0,
 )
 QUICK = Size(
-    speed=Work(16, 0.5, 8),
-    memory=(Work(16, 0.1, 8), Work(64, 0.1, 8)),
-    mapped=Work(2, 0.5, 1),
-    warm_up=Work(1, 0.1, 1),
+    speed=Workload(16, 0.5, 8),
+    memory=(Workload(16, 0.1, 8), Workload(64, 0.1, 8)),
+    mapped=Workload(2, 0.5, 1),
+    warm_up=Workload(1, 0.1, 1),
     idle_seconds=3.0,
 )
 
 
-def run(stage: Stage, options: Options) -> Report:
+def run(testbed: Testbed, options: Options) -> Report:
     """Measure Airflow first: how long its task state store takes is what the processes are given for one."""
     size = QUICK if options.quick else FULL
-    airflow = side_by_side(
-        stage,
+    airflow = compare(
+        testbed,
         size.mapped,
         size.speed,
         warm_up=size.warm_up,
         idle_seconds=size.idle_seconds,
-        say=options.say,
+        progress=options.progress,
     )
     speeds: dict[str, list[Usage]] = {THREADS: [], OURS: []}
     for _ in range(options.repetitions or 1):
         for by, usages in speeds.items():
-            usages.append(_in_process(by, stage, size.speed, airflow))
+            usages.append(_in_process(by, testbed, size.speed, airflow))
             ratio = usages[-1].seconds / size.speed.ideal_seconds
-            options.say(f"batch: {by}: {usages[-1].seconds:.2f} s, {ratio:.3f} of the ideal")
+            options.progress(f"batch: {by}: {usages[-1].seconds:.2f} s, {ratio:.3f} of the ideal")
     memories = []
-    for work in size.memory:
-        memories.append(_in_process(OURS, stage, work, airflow))
-        options.say(f"batch: {work.images} images: {memories[-1].extra_bytes / MIB:.1f} MiB")
+    for workload in size.memory:
+        memories.append(_in_process(OURS, testbed, workload, airflow))
+        options.progress(f"batch: {workload.images} images: {memories[-1].extra_bytes / MIB:.1f} MiB")
     medians = {by: statistics.median(usage.seconds for usage in usages) for by, usages in speeds.items()}
     runs = [
         *(
@@ -92,8 +88,8 @@ def run(stage: Stage, options: Options) -> Report:
             for usage in usages
         ),
         *(
-            {"part": "memory", "by": OURS} | asdict(work) | asdict(usage)
-            for work, usage in zip(size.memory, memories, strict=True)
+            {"part": "memory", "by": OURS} | asdict(workload) | asdict(usage)
+            for workload, usage in zip(size.memory, memories, strict=True)
         ),
         {"part": "Airflow", "by": "mapped pair"} | asdict(airflow.mapped),
         {"part": "Airflow", "by": "batch"} | asdict(airflow.batch) | {"task": asdict(airflow.task)},
@@ -126,8 +122,8 @@ def run(stage: Stage, options: Options) -> Report:
                     f"{size.speed.concurrency} threads": medians[THREADS],
                 },
                 memory={
-                    f"{work.images}\nimages": usage.extra_bytes / MIB
-                    for work, usage in zip(size.memory, memories, strict=True)
+                    f"{workload.images}\nimages": usage.extra_bytes / MIB
+                    for workload, usage in zip(size.memory, memories, strict=True)
                 },
                 memory_limit=LIMIT_BYTES / MIB,
                 rates={"batch task": airflow.batch.rate, "mapped pairs": airflow.mapped.rate},
@@ -137,40 +133,27 @@ def run(stage: Stage, options: Options) -> Report:
     )
 
 
-def _in_process(by: str, stage: Stage, work: Work, airflow: SideBySide) -> Usage:
-    job, result = stage.folder / "job.json", stage.folder / "result.json"
-    result.unlink(missing_ok=True)
-    with working(stage, work) as bucket:
-        job.write_text(
-            json.dumps(
-                {
-                    "by": by,
-                    "images": work.images,
-                    "concurrency": work.concurrency,
-                    "bucket": bucket,
-                    "url": stage.simulator.url,
-                    "api_key": stage.simulator.api_key,
-                    "set_seconds": airflow.task.set_seconds,
-                    "get_seconds": airflow.task.get_seconds,
-                    "result": str(result),
-                }
-            )
+def _in_process(by: str, testbed: Testbed, workload: Workload, airflow: Comparison) -> Usage:
+    with verified(testbed, workload) as bucket:
+        return testbed.run_worker(
+            "benchmarks.batch_worker",
+            by=by,
+            images=workload.images,
+            concurrency=workload.concurrency,
+            bucket=bucket,
+            url=testbed.simulator.url,
+            api_key=testbed.simulator.api_key,
+            set_seconds=airflow.task.set_seconds,
+            get_seconds=airflow.task.get_seconds,
         )
-        run_process(
-            [sys.executable, "-m", "benchmarks.batch_worker", job],
-            env=stage.environment(),
-            log=stage.folder / "batch-worker.log",
-            limit=LIMIT_SECONDS,
-        )
-    return Usage(**json.loads(result.read_text()))
 
 
-def _cpu_factor(airflow: SideBySide) -> float:
+def _cpu_factor(airflow: Comparison) -> float:
     return airflow.mapped.cpu_per_image / airflow.batch.cpu_per_image
 
 
 def _summary(
-    size: Size, medians: dict[str, float], memories: list[Usage], airflow: SideBySide
+    size: Size, medians: dict[str, float], memories: list[Usage], airflow: Comparison
 ) -> dict[str, Any]:
     ideal = size.speed.ideal_seconds
     return {
@@ -178,7 +161,7 @@ def _summary(
         "seconds_to_ideal_in_airflow": airflow.task.usage.seconds / ideal,
         "seconds_to_ideal_of_threads": medians[THREADS] / ideal,
         "extra_bytes": {
-            work.images: usage.extra_bytes for work, usage in zip(size.memory, memories, strict=True)
+            workload.images: usage.extra_bytes for workload, usage in zip(size.memory, memories, strict=True)
         },
         "images_per_second": {"batch": airflow.batch.rate, "mapped": airflow.mapped.rate},
         "cpu_seconds_per_image": {
@@ -190,12 +173,12 @@ def _summary(
 
 
 def _targets(
-    size: Size, medians: dict[str, float], memories: list[Usage], airflow: SideBySide
+    size: Size, medians: dict[str, float], memories: list[Usage], airflow: Comparison
 ) -> list[Target]:
     ideal = size.speed.ideal_seconds
     extra = [usage.extra_bytes for usage in memories]
-    told = ", ".join(
-        f"{work.images}: {at / MIB:.1f} MiB" for work, at in zip(size.memory, extra, strict=True)
+    measured = ", ".join(
+        f"{workload.images}: {at / MIB:.1f} MiB" for workload, at in zip(size.memory, extra, strict=True)
     )
     return [
         Target(
@@ -204,7 +187,7 @@ def _targets(
             medians[OURS] <= IDEAL_FACTOR * ideal,
         ),
         Target(
-            f"memory: under {LIMIT_BYTES // MIB} MiB above an idle worker", told, max(extra) < LIMIT_BYTES
+            f"memory: under {LIMIT_BYTES // MIB} MiB above an idle worker", measured, max(extra) < LIMIT_BYTES
         ),
         Target(
             f"memory: the same for all counts, within {SPREAD_BYTES // MIB} MiB",
@@ -220,25 +203,25 @@ def _targets(
     ]
 
 
-def _speed_table(size: Size, speeds: dict[str, list[Usage]], airflow: SideBySide) -> Table:
-    work = size.speed
+def _speed_table(size: Size, speeds: dict[str, list[Usage]], airflow: Comparison) -> Table:
+    workload = size.speed
     table = Table(
-        title=f"{work.images} images, {work.concurrency} at once, {work.latency:g} s each: "
-        f"{work.ideal_seconds:g} s at best"
+        title=f"{workload.images} images, {workload.concurrency} at once, {workload.latency:g} s each: "
+        f"{workload.ideal_seconds:g} s at best"
     )
     for name in ("by", "seconds", "of the ideal", "CPU of the process, ms an image"):
         table.add_column(name, justify="left" if name == "by" else "right")
     names = {
         OURS: f"batch, state store of {airflow.task.set_seconds * 1000:.0f} ms a write",
-        THREADS: f"{work.concurrency} plain threads, without a state store",
+        THREADS: f"{workload.concurrency} plain threads, without a state store",
     }
     rows = [(names[by], usage) for by in (OURS, THREADS) for usage in speeds[by]]
     for name, usage in [*rows, ("batch in Airflow, with its imports", airflow.task.usage)]:
         table.add_row(
             name,
             f"{usage.seconds:.2f}",
-            f"{usage.seconds / work.ideal_seconds:.3f}",
-            f"{usage.cpu_seconds / work.images * 1000:.1f}",
+            f"{usage.seconds / workload.ideal_seconds:.3f}",
+            f"{usage.cpu_seconds / workload.images * 1000:.1f}",
         )
     return table
 
@@ -247,12 +230,12 @@ def _memory_table(size: Size, memories: list[Usage]) -> Table:
     table = Table(title="Memory of the batch above the idle process")
     for name in ("images", "seconds", "MiB"):
         table.add_column(name, justify="right")
-    for work, usage in zip(size.memory, memories, strict=True):
-        table.add_row(str(work.images), f"{usage.seconds:.1f}", f"{usage.extra_bytes / MIB:.1f}")
+    for workload, usage in zip(size.memory, memories, strict=True):
+        table.add_row(str(workload.images), f"{usage.seconds:.1f}", f"{usage.extra_bytes / MIB:.1f}")
     return table
 
 
-def _airflow_table(airflow: SideBySide) -> Table:
+def _airflow_table(airflow: Comparison) -> Table:
     rates = " and ".join(f"{rate:.2f}" for rate in airflow.idle_rates)
     table = Table(title=f"In one Airflow; its own idle {rates} CPU-s a second are subtracted")
     for name in ("by", "images", "seconds", "images/s", "CPU-s an image"):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.charts import COLOURS
+from benchmarks.charts import COLOURS, target_line, write_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
 
-TARGET_COLOUR = "#c2413b"
 OURS, OTHERS = "GenerateImagesToS3Operator", "others"
 
 
@@ -40,8 +39,8 @@ def draw(figure: FigureBase, figures: Figures) -> Axes:
     time, memory, rate, cpu = figure.subplots(1, 4, width_ratios=(3, 2, 2, 2))
     _bars(time, figures.seconds, "Wall time", "seconds", digits=1)
     _bars(memory, figures.memory, "Memory of the batch", "MiB above the idle process", digits=0, ours=True)
-    _line(memory, figures.memory_limit, f"target: {figures.memory_limit:g} MiB")
-    _bars(rate, figures.rates, "Speed in Airflow", "images per second", digits=2)
+    target_line(memory, figures.memory_limit, f"target: {figures.memory_limit:g} MiB")
+    _bars(rate, figures.rates, "Throughput in Airflow", "images per second", digits=2)
     cpu.set_yscale("log")
     cpu.yaxis.set_major_formatter("{x:g}")
     _bars(cpu, figures.cpu, "CPU of all Airflow", "CPU-seconds per image (logarithmic)", digits=3)
@@ -61,28 +60,8 @@ def _bars(
         label = None if owner in labelled else owner
         labelled.add(owner)
         axes.bar(place, value, 0.7, color=colour, label=label)
-        axes.annotate(
-            f"{value:.{digits}f}",
-            (place, value),
-            xytext=(0, 2),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
+        write_value(axes, value, (place, value), digits)
     axes.set_xticks(range(len(values)), list(values), fontsize=8.5)
     axes.margins(y=0.14)
     axes.set_title(title)
     axes.set_ylabel(unit)
-
-
-def _line(axes: Axes, height: float, text: str) -> None:
-    axes.axhline(height, color=TARGET_COLOUR, linestyle="--", linewidth=1)
-    axes.annotate(
-        text,
-        (0.01, height),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        color=TARGET_COLOUR,
-        fontsize=8,
-    )

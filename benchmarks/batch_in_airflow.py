@@ -11,16 +11,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.batch_work import Work, requests_lines, working
 from benchmarks.process import Usage
 from benchmarks.process_tree import cpu_seconds
+from benchmarks.workload import Workload, requests_lines, verified
 from devstack import Airflow, StackError
 from devstack.rest import FINAL_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from benchmarks.stage import Stage
+    from benchmarks.testbed import Testbed
 
 REPOSITORY = Path(__file__).parents[1]
 DAGS = Path(__file__).with_name("batch_dags")
@@ -36,7 +36,7 @@ class AirflowUsage:
     """What a run took.
 
     :param seconds: From the run's start to its end, as Airflow notes them.
-    :param cpu_seconds: Of all processes of Airflow, above what it uses when nothing runs.
+    :param cpu_seconds: Of all processes of Airflow, above what it uses when nothing runner.
     :param idle_cpu_seconds: What was subtracted for that.
     """
 
@@ -71,7 +71,7 @@ class BatchTask:
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class Comparison:
     """Both ways, in one Airflow.
 
     :param idle_rates: CPU-seconds per second when nothing runs, before and after.
@@ -83,9 +83,15 @@ class SideBySide:
     idle_rates: tuple[float, float]
 
 
-def side_by_side(
-    stage: Stage, mapped: Work, batch: Work, *, warm_up: Work, idle_seconds: float, say: Callable[[str], None]
-) -> SideBySide:
+def compare(
+    testbed: Testbed,
+    mapped: Workload,
+    batch: Workload,
+    *,
+    warm_up: Workload,
+    idle_seconds: float,
+    progress: Callable[[str], None],
+) -> Comparison:
     """Measure a mapped pair of tasks and a batch, one after the other.
 
     :param warm_up: What is made before, in both ways: the first task of a fresh Airflow is slower than all later ones.
@@ -93,7 +99,7 @@ def side_by_side(
     """
     env = {
         name: value
-        for name, value in stage.environment().items()
+        for name, value in testbed.environment().items()
         if name.startswith(("AIRFLOW_CONN", "AWS_"))
     }
     env |= {
@@ -101,48 +107,52 @@ def side_by_side(
         # Read once: a parse now and then would be on one side's bill.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
     }
-    say("batch: starting Airflow")
-    with Airflow(stage.folder / "batch-airflow", [DAGS], env=env) as airflow:
-        runs = _Runs(airflow, stage)
+    progress("batch: starting Airflow")
+    with Airflow(testbed.folder / "batch-airflow", [DAGS], env=env) as airflow:
+        runner = _Runner(airflow, testbed)
         for dag_id in (MAPPED, BATCH):
             airflow.wait_for_dag(dag_id)
             airflow.unpause(dag_id)
-            runs.make(dag_id, warm_up)
-        before = runs.idle_rate(idle_seconds)
-        say(f"batch: Airflow is idle at {before:.2f} CPU-seconds a second")
+            runner.run(dag_id, warm_up)
+        before = runner.idle_rate(idle_seconds)
+        progress(f"batch: Airflow is idle at {before:.2f} CPU-seconds a second")
         found: dict[str, tuple[float, float, float]] = {}
-        for dag_id, work in ((MAPPED, mapped), (BATCH, batch)):
-            found[dag_id] = runs.make(dag_id, work)
-            say(f"batch: {dag_id}: {work.images} images in {found[dag_id][0]:.1f} s")
-        task = runs.batch_task()
-        after = runs.idle_rate(idle_seconds)
+        for dag_id, workload in ((MAPPED, mapped), (BATCH, batch)):
+            found[dag_id] = runner.run(dag_id, workload)
+            progress(f"batch: {dag_id}: {workload.images} images in {found[dag_id][0]:.1f} s")
+        task = runner.batch_task()
+        after = runner.idle_rate(idle_seconds)
     rate = (before + after) / 2
 
-    def usage(dag_id: str, work: Work) -> AirflowUsage:
+    def usage(dag_id: str, workload: Workload) -> AirflowUsage:
         seconds, cpu, watched = found[dag_id]
         idle = rate * watched
-        return AirflowUsage(work.images, seconds, cpu - idle, idle)
+        return AirflowUsage(workload.images, seconds, cpu - idle, idle)
 
-    return SideBySide(usage(MAPPED, mapped), usage(BATCH, batch), task, (before, after))
+    return Comparison(usage(MAPPED, mapped), usage(BATCH, batch), task, (before, after))
 
 
-class _Runs:
+class _Runner:
     """Runs in one Airflow."""
 
-    def __init__(self, airflow: Airflow, stage: Stage) -> None:
+    def __init__(self, airflow: Airflow, testbed: Testbed) -> None:
         assert airflow.process is not None
         self._airflow = airflow
-        self._stage = stage
+        self._testbed = testbed
         self._root = airflow.process.pid
         self._last = ("", "")
 
-    def make(self, dag_id: str, work: Work) -> tuple[float, float, float]:
+    def run(self, dag_id: str, workload: Workload) -> tuple[float, float, float]:
         """Run a DAG; return the run's seconds, Airflow's CPU-seconds, and the seconds in which these were used."""
-        with working(self._stage, work) as bucket:
-            conf: dict[str, Any] = {"bucket": bucket, "images": work.images, "concurrency": work.concurrency}
+        with verified(self._testbed, workload) as bucket:
+            conf: dict[str, Any] = {
+                "bucket": bucket,
+                "images": workload.images,
+                "concurrency": workload.concurrency,
+            }
             if dag_id == BATCH:
-                self._stage.client.put_object(
-                    Bucket=bucket, Key="requests.jsonl", Body=requests_lines(work.images)
+                self._testbed.client.put_object(
+                    Bucket=bucket, Key="requests.jsonl", Body=requests_lines(workload.images)
                 )
                 conf["requests"] = f"s3://{bucket}/requests.jsonl"
             with self._watched() as watched:
@@ -150,27 +160,27 @@ class _Runs:
                 self._last = dag_id, run_id
                 self._wait_for_end()
                 time.sleep(SETTLE_SECONDS)
-        run = self._run()
+        run = self._state()
         seconds = datetime.fromisoformat(run["end_date"]) - datetime.fromisoformat(run["start_date"])
         return seconds.total_seconds(), watched[0], watched[1]
 
     def idle_rate(self, seconds: float) -> float:
-        """Return the CPU-seconds a second of an Airflow that has nothing to do but to answer us."""
+        """Return the CPU-seconds a second of an Airflow that does nothing but answer this process."""
         with self._watched() as watched:
             ends = time.monotonic() + seconds
             while time.monotonic() < ends:
-                self._run()
+                self._state()
                 time.sleep(POLL_SECONDS)
         return watched[0] / watched[1]
 
     def batch_task(self) -> BatchTask:
-        """Return what the last batch's task told of itself."""
-        told = self._airflow.xcom(*self._last, "generate_all")
+        """Return what the last batch's task measured."""
+        result = self._airflow.xcom(*self._last, "generate_all")
         return BatchTask(
-            Usage(**told["usage"]),
-            len(told["sets"]),
-            statistics.median(told["sets"]),
-            statistics.median(told["gets"]),
+            Usage(**result["usage"]),
+            len(result["sets"]),
+            statistics.median(result["sets"]),
+            statistics.median(result["gets"]),
         )
 
     @contextlib.contextmanager
@@ -181,7 +191,7 @@ class _Runs:
         yield used
         used += [cpu_seconds(self._root) - cpu, time.monotonic() - began]
 
-    def _run(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         dag_id, run_id = self._last
         run: dict[str, Any] = self._airflow.request("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
         return run
@@ -189,7 +199,7 @@ class _Runs:
     def _wait_for_end(self) -> None:
         # Not Airflow's own wait(): each question costs the API server CPU time, and while it is idle it is asked as often.
         ends = time.monotonic() + LIMIT_SECONDS
-        while (state := self._run()["state"]) not in FINAL_STATES:
+        while (state := self._state()["state"]) not in FINAL_STATES:
             if time.monotonic() > ends:
                 raise StackError(f"{self._last[0]} did not end in {LIMIT_SECONDS:g} s.")
             time.sleep(POLL_SECONDS)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 mpl.use("Agg")
 
 COLOURS = ("#2f6fdf", "#8a94a6", "#e8a33d", "#5fae7d")
-INK, GRID = "#2b2f36", "#e4e7ec"
+INK, GRID, TARGET_COLOUR = "#2b2f36", "#e4e7ec", "#c2413b"
 CAPTION_COLUMNS = 150
 STYLE: Any = {
     "font.size": 9.5,
@@ -93,15 +93,29 @@ def bars(
                 spread = ([bar.value - bar.low], [bar.high - bar.value])
                 axes.errorbar(x, bar.value, yerr=spread, color=INK, linewidth=0.9, capsize=2.5)
                 top = bar.high
-            axes.annotate(
-                f"{bar.value:.{digits}f}",
-                (x, top),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
+            write_value(axes, bar.value, (x, top), digits)
             # One entry in the legend for all bars of a series.
             label = None
     axes.set_xticks(range(len(groups)), groups)
     axes.margins(y=0.14)
+
+
+def write_value(axes: Axes, value: float, top: tuple[float, float], digits: int) -> None:
+    """Write a bar's figure on top of it."""
+    axes.annotate(
+        f"{value:.{digits}f}", top, xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8
+    )
+
+
+def target_line(axes: Axes, height: float, text: str) -> None:
+    """Draw a dashed line where the target is."""
+    axes.axhline(height, color=TARGET_COLOUR, linestyle="--", linewidth=1)
+    axes.annotate(
+        text,
+        (0.01, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        color=TARGET_COLOUR,
+        fontsize=8,
+    )

@@ -7,83 +7,67 @@ Each runs in a process of its own, and is measured from its first request to its
 from __future__ import annotations
 
 import csv
-import json
 import statistics
-import sys
 import sysconfig
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.process import Usage, run
+from benchmarks.process import LIMIT_SECONDS, Usage, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.stage import SourceFile, Stage
+    from benchmarks.testbed import SourceFile, Testbed
 
 OURS, RCLONE, LOOP = "TransferToS3Operator", "rclone copyurl", "HttpToS3Operator's loop"
 COPIERS = (OURS, RCLONE, LOOP)
-LIMIT_SECONDS = 600.0
 RCLONE_FLAGS = (
     # The bucket is there, and an answer 200 to a PUT is enough: what the operator asks S3, and no more.
     "--s3-no-check-bucket",
     "--s3-no-head",
-    # A failure is to be seen, not to be mended.
+    # A failure must show, not be retried.
     "--retries=1",
 )
 
 
 def copy(
-    copier: str, stage: Stage, files: Sequence[SourceFile], concurrency: int, latency: float = 0.0
+    copier: str, testbed: Testbed, files: Sequence[SourceFile], concurrency: int, latency: float = 0.0
 ) -> Usage:
-    """Let a copier save the files, prove that it did, and return what that took.
+    """Let a copier save the files, check that it did, and return what that took.
 
     :param latency: Seconds before each download answers.
     :raises devstack.StackError: It failed, or did not copy what it should.
     """
-    with stage.bucket() as bucket:
-        stage.simulator.settings(download_latency=latency)
+    with testbed.bucket() as bucket:
+        testbed.simulator.settings(download_latency=latency)
         try:
             work = _by_rclone if copier == RCLONE else _by_worker
-            usage = work(copier, stage, files, bucket, concurrency)
+            usage = work(copier, testbed, files, bucket, concurrency)
         finally:
-            stage.simulator.settings(download_latency=0.0)
-        stage.verify(bucket, files)
+            testbed.simulator.settings(download_latency=0.0)
+        testbed.verify(bucket, files)
     return usage
 
 
 def _by_worker(
-    copier: str, stage: Stage, files: Sequence[SourceFile], bucket: str, concurrency: int
+    copier: str, testbed: Testbed, files: Sequence[SourceFile], bucket: str, concurrency: int
 ) -> Usage:
-    job, result = stage.folder / "job.json", stage.folder / "result.json"
-    result.unlink(missing_ok=True)
-    job.write_text(
-        json.dumps(
-            {
-                "copier": "provider" if copier == OURS else "http_to_s3",
-                "generations": [file.generation for file in files],
-                "bucket": bucket,
-                "concurrency": concurrency,
-                "result": str(result),
-            }
-        )
+    return testbed.run_worker(
+        "benchmarks.worker",
+        by="provider" if copier == OURS else "http_to_s3",
+        generations=[file.generation for file in files],
+        bucket=bucket,
+        concurrency=concurrency,
     )
-    run(
-        [sys.executable, "-m", "benchmarks.worker", job],
-        env=stage.environment(),
-        log=stage.folder / "worker.log",
-        limit=LIMIT_SECONDS,
-    )
-    return Usage(**json.loads(result.read_text()))
 
 
 def _by_rclone(
-    _copier: str, stage: Stage, files: Sequence[SourceFile], bucket: str, concurrency: int
+    _copier: str, testbed: Testbed, files: Sequence[SourceFile], bucket: str, concurrency: int
 ) -> Usage:
-    idle = rclone_start(stage)
-    whole = _rclone(stage, files, bucket, concurrency)
+    idle = rclone_start(testbed)
+    whole = _rclone(testbed, files, bucket, concurrency)
     return replace(
         whole,
         seconds=whole.seconds - idle.seconds,
@@ -93,10 +77,10 @@ def _by_rclone(
 
 
 @cache
-def rclone_start(stage: Stage) -> Usage:
+def rclone_start(testbed: Testbed) -> Usage:
     """Return what rclone takes to copy nothing: its start, which isn't counted, as the others' imports aren't."""
-    with stage.bucket() as bucket:
-        starts = [_rclone(stage, [], bucket, 1) for _ in range(5)]
+    with testbed.bucket() as bucket:
+        starts = [_rclone(testbed, [], bucket, 1) for _ in range(5)]
     return Usage(
         seconds=statistics.median(start.seconds for start in starts),
         cpu_seconds=statistics.median(start.cpu_seconds for start in starts),
@@ -105,26 +89,26 @@ def rclone_start(stage: Stage) -> Usage:
     )
 
 
-def _rclone(stage: Stage, files: Sequence[SourceFile], bucket: str, concurrency: int) -> Usage:
-    urls = stage.folder / "urls.csv"
+def _rclone(testbed: Testbed, files: Sequence[SourceFile], bucket: str, concurrency: int) -> Usage:
+    urls = testbed.folder / "urls.csv"
     with urls.open("w", newline="") as table:
         csv.writer(table).writerows([file.url, file.key] for file in files)
     settings = {
         "type": "s3",
         "provider": "SeaweedFS",
-        "access_key_id": stage.s3.access_key,
-        "secret_access_key": stage.s3.secret_key,
-        "endpoint": stage.s3.endpoint_url,
+        "access_key_id": testbed.s3.access_key,
+        "secret_access_key": testbed.s3.secret_key,
+        "endpoint": testbed.s3.endpoint_url,
         "region": "us-east-1",
         "force_path_style": "true",
     }
     remote = {f"RCLONE_CONFIG_BENCH_{name.upper()}": value for name, value in settings.items()}
-    own = {name: value for name, value in stage.environment().items() if not name.startswith("RCLONE_")}
+    own = {name: value for name, value in testbed.environment().items() if not name.startswith("RCLONE_")}
     program = Path(sysconfig.get_path("scripts")) / "rclone"
     return run(
         [program, "copyurl", "--urls", urls, f"bench:{bucket}", f"--transfers={concurrency}", *RCLONE_FLAGS],
         # A user's own configuration is not read.
         env=own | remote | {"RCLONE_CONFIG": "/dev/null"},
-        log=stage.folder / "rclone.log",
+        log=testbed.folder / "rclone.log",
         limit=LIMIT_SECONDS,
     )

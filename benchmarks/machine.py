@@ -31,7 +31,7 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
-        # Above about 0.5, somebody else was at work: such figures are not worth keeping.
+        # Above about 0.5, other work was going on: such figures are not worth keeping.
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -65,7 +65,7 @@ def _version(name: str) -> str:
 def _commit() -> str:
     """Return the commit that was measured, with a plus sign where files have changed since."""
     try:
-        told = [
+        output = [
             subprocess.run(
                 ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
             ).stdout.strip()
@@ -73,4 +73,4 @@ def _commit() -> str:
         ]
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return told[0] + ("+" if told[1] else "")
+    return output[0] + ("+" if output[1] else "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from benchmarks.charts import Bar, bars
+from benchmarks.charts import Bar, bars, target_line
 from benchmarks.copiers import COPIERS, LOOP, OURS, copy
 from benchmarks.report import Options, Report, Target
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
     from benchmarks.process import Usage
-    from benchmarks.stage import Stage
+    from benchmarks.testbed import Testbed
 
 MIB = 2**20
 SPREAD_BYTES = 64 * MIB
@@ -43,15 +43,15 @@ FULL = (Case(1, MIB, 1), Case(1, 100 * MIB, 1), Case(1, 1024 * MIB, 1), Case(8, 
 QUICK = (Case(1, MIB, 1), Case(8, 8 * MIB, 8))
 
 
-def run(stage: Stage, options: Options) -> Report:
+def run(testbed: Testbed, options: Options) -> Report:
     """Measure every case once: memory hardly depends on what else the machine does."""
     cases = QUICK if options.quick else FULL
     runs: dict[tuple[Case, str], Usage] = {}
     for case in cases:
-        files = stage.make_files(case.files, case.file_bytes)
+        files = testbed.make_files(case.files, case.file_bytes)
         for copier in COPIERS:
-            usage = runs[case, copier] = copy(copier, stage, files, case.concurrency)
-            options.say(
+            usage = runs[case, copier] = copy(copier, testbed, files, case.concurrency)
+            options.progress(
                 f"memory: {copier}, {case.name}: {usage.extra_bytes / MIB:.1f} MiB".replace("\n", ", ")
             )
     rows = [
@@ -111,16 +111,7 @@ def _draw(figure: FigureBase, cases: tuple[Case, ...], runs: dict[tuple[Case, st
     bars(axes, [case.name for case in cases], series, digits=0, floor=1.0)
     highest = max(LIMIT_BYTES, *(usage.extra_bytes for usage in runs.values()))
     axes.set_ylim(1, 2 * highest / MIB)
-    axes.axhline(LIMIT_BYTES / MIB, color="#c2413b", linestyle="--", linewidth=1)
-    axes.annotate(
-        f"target for 8 at once: {LIMIT_BYTES // MIB} MiB",
-        (0.004, LIMIT_BYTES / MIB),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        color="#c2413b",
-        fontsize=8,
-    )
+    target_line(axes, LIMIT_BYTES / MIB, f"target for 8 at once: {LIMIT_BYTES // MIB} MiB")
     axes.set_xlabel(f"files copied ({LOOP}: one after the other)")
     axes.set_ylabel("MiB above the idle process (logarithmic)")
     return axes

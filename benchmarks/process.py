@@ -3,22 +3,28 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+import pkgutil
 import resource
 import subprocess
+import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from devstack import StackError
 from devstack.process import tail
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 SAMPLE_SECONDS = 0.02
+#: A process that takes longer is killed.
+LIMIT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,28 @@ class Measurement:
     def __exit__(self, *_: object) -> None:
         seconds = time.perf_counter() - self._began
         self.usage = Usage(seconds, _own_cpu() - self._cpu, self._idle, memory("VmHWM"))
+
+
+def do_job(functions: Mapping[str, Callable[[dict[str, Any]], Callable[[], object]]]) -> None:
+    """Do the job in the file that the command line names, and write what it took to the file named in there.
+
+    :param functions: By name: each prepares a job, and returns what is measured.
+    """
+    job = json.loads(Path(sys.argv[1]).read_text())
+    work = functions[job["by"]](job)
+    with Measurement() as measurement:
+        work()
+    Path(job["result"]).write_text(json.dumps(asdict(measurement.usage)))
+
+
+def import_provider() -> None:
+    """Import what the operators import when they run, so that it isn't measured."""
+    import airflow_provider_getimg
+
+    for part in ("api", "batch", "durable", "operators", "s3", "transfers"):
+        package = importlib.import_module(f"{airflow_provider_getimg.__name__}.{part}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
 
 
 def memory(name: str, pid: int | str = "self") -> int:

@@ -17,7 +17,7 @@ def cpu_seconds(root: int) -> float:
     """Return the user and system time of a process and of all its descendants so far.
 
     A process that has ended is in the time of the one that waited for it. For none to be lost, the root must be a child
-    subreaper (:mod:`devstack.guard` is one): then orphans become its children, and it waits for them.
+    subreaper, as the guard of :class:`devstack.GuardedProcess` is: then orphans become its children, and it waits for them.
 
     :raises devstack.StackError: Processes come and go without a moment's rest.
     """

@@ -30,14 +30,14 @@ class Options:
     :param repetitions: How often each case is measured; None for a benchmark's own default.
     :param files: How many files are copied; None for a benchmark's own default.
     :param seed: Of the order of the cases.
-    :param say: Shows a line of progress.
+    :param progress: Shows a line of progress.
     """
 
     quick: bool
     repetitions: int | None
     files: int | None
     seed: int
-    say: Callable[[str], None]
+    progress: Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
     from benchmarks.process import Usage
-    from benchmarks.stage import Stage
+    from benchmarks.testbed import Testbed
 
 MIB, GIB = 2**20, 2**30
 RCLONE_FACTOR = 1.1
@@ -51,7 +51,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Speed:
+class Throughput:
     """The median of a case's repetitions, and their extremes."""
 
     median: float
@@ -60,7 +60,7 @@ class Speed:
     cpu_per_gib: float
 
 
-def run(stage: Stage, options: Options) -> Report:
+def run(testbed: Testbed, options: Options) -> Report:
     """Measure every case, in another order at each repetition."""
     size = QUICK if options.quick else FULL
     count = options.files or size.files
@@ -69,25 +69,25 @@ def run(stage: Stage, options: Options) -> Report:
         Case(copier, latency, concurrency)
         for copier in COPIERS
         for latency in size.latencies
-        # The loop copies one file after the other, whatever it is told.
+        # The loop copies one file after the other, whatever the concurrency.
         for concurrency in ((1,) if copier == LOOP else size.concurrencies)
     ]
-    options.say(f"transfer: making {count} files of {size.file_bytes / MIB:g} MiB")
-    files = stage.make_files(count, size.file_bytes)
-    start = rclone_start(stage)
+    options.progress(f"transfer: making {count} files of {size.file_bytes / MIB:g} MiB")
+    files = testbed.make_files(count, size.file_bytes)
+    start = rclone_start(testbed)
     runs: list[tuple[Case, Usage]] = []
     order = random.Random(options.seed)
     for repetition in range(1, repetitions + 1):
         order.shuffle(cases)
         for case in cases:
-            usage = copy(case.copier, stage, files, case.concurrency, case.latency)
+            usage = copy(case.copier, testbed, files, case.concurrency, case.latency)
             runs.append((case, usage))
-            options.say(
+            options.progress(
                 f"transfer {repetition}/{repetitions}: {case.copier}, {case.latency * 1000:g} ms, "
                 f"concurrency {case.concurrency}: {count / usage.seconds:.1f} files/s"
             )
     gib = count * size.file_bytes / GIB
-    speeds = {case: _speed([usage for at, usage in runs if at == case], count, gib) for case in cases}
+    speeds = {case: _throughput([usage for at, usage in runs if at == case], count, gib) for case in cases}
     parameters = asdict(size) | {
         "files": count,
         "repetitions": repetitions,
@@ -110,9 +110,9 @@ def run(stage: Stage, options: Options) -> Report:
     )
 
 
-def _speed(usages: list[Usage], count: int, gib: float) -> Speed:
+def _throughput(usages: list[Usage], count: int, gib: float) -> Throughput:
     rates = [count / usage.seconds for usage in usages]
-    return Speed(
+    return Throughput(
         median=statistics.median(rates),
         lowest=min(rates),
         highest=max(rates),
@@ -124,11 +124,11 @@ def _conditions(size: Size) -> list[tuple[float, int]]:
     return [(latency, concurrency) for latency in size.latencies for concurrency in size.concurrencies]
 
 
-def _at(speeds: dict[Case, Speed], copier: str, latency: float, concurrency: int) -> Speed:
+def _at(speeds: dict[Case, Throughput], copier: str, latency: float, concurrency: int) -> Throughput:
     return speeds[Case(copier, latency, 1 if copier == LOOP else concurrency)]
 
 
-def _targets(size: Size, speeds: dict[Case, Speed]) -> list[Target]:
+def _targets(size: Size, speeds: dict[Case, Throughput]) -> list[Target]:
     targets = []
     for latency, concurrency in _conditions(size):
         ours, rclone = (_at(speeds, copier, latency, concurrency).median for copier in (OURS, RCLONE))
@@ -151,7 +151,7 @@ def _targets(size: Size, speeds: dict[Case, Speed]) -> list[Target]:
     return targets
 
 
-def _table(size: Size, speeds: dict[Case, Speed]) -> Table:
+def _table(size: Size, speeds: dict[Case, Throughput]) -> Table:
     table = Table("latency", "concurrency", title="files/s: median (extremes); CPU-s/GiB: median")
     for copier in COPIERS:
         table.add_column(f"{copier}\nfiles/s", justify="right")
@@ -165,7 +165,7 @@ def _table(size: Size, speeds: dict[Case, Speed]) -> Table:
     return table
 
 
-def _draw(figure: FigureBase, size: Size, speeds: dict[Case, Speed]) -> Axes:
+def _draw(figure: FigureBase, size: Size, speeds: dict[Case, Throughput]) -> Axes:
     panels: list[Axes] = list(figure.subplots(1, len(size.latencies) + 1))
     groups = [str(concurrency) for concurrency in size.concurrencies]
     for axes, latency in zip(panels, size.latencies, strict=False):

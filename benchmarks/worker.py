@@ -7,16 +7,9 @@ and what stays the same however much is copied.
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import json
-import pkgutil
-import sys
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.process import Measurement
+from benchmarks.process import do_job, import_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,20 +20,16 @@ TIMEOUT_SECONDS = 60
 
 def by_provider(job: dict[str, Any]) -> Callable[[], object]:
     """Return the work of ``TransferToS3Operator``."""
-    from airflow_provider_getimg import transfers
     from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 
-    # It imports them when it runs; here that is not to be counted.
-    for module in pkgutil.iter_modules(transfers.__path__, f"{transfers.__name__}."):
-        importlib.import_module(module.name)
-    options = {"concurrency": job["concurrency"], "if_exists": "replace"}
-    known = inspect.signature(TransferToS3Operator.__init__).parameters
+    import_provider()
     operator = TransferToS3Operator(
         task_id="benchmark",
         generation=job["generations"],
         s3_bucket=job["bucket"],
         s3_key=KEY,
-        **{name: value for name, value in options.items() if name in known},
+        concurrency=job["concurrency"],
+        if_exists="replace",
     )
     operator.s3_hook.get_conn()
     return lambda: operator.execute({})
@@ -65,16 +54,5 @@ def by_http_to_s3(job: dict[str, Any]) -> Callable[[], object]:
     return copy
 
 
-def main() -> int:
-    """Do the job in a file, and write what it took to the file that it names."""
-    job = json.loads(Path(sys.argv[1]).read_text())
-    prepare = {"provider": by_provider, "http_to_s3": by_http_to_s3}[job["copier"]]
-    work = prepare(job)
-    with Measurement() as measurement:
-        work()
-    Path(job["result"]).write_text(json.dumps(asdict(measurement.usage)))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    do_job({"provider": by_provider, "http_to_s3": by_http_to_s3})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from devstack.process import GuardedProcess, StackError
 from devstack.seaweedfs import SeaweedFS
-from devstack.simulator import Simulator
 from devstack.standalone import Airflow
 
-__all__ = ["Airflow", "GuardedProcess", "SeaweedFS", "Simulator", "StackError"]
+__all__ = ["Airflow", "GuardedProcess", "SeaweedFS", "StackError"]

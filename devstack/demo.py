@@ -34,7 +34,8 @@ from rich.console import Console
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.api.pricing import image_price
-from devstack import Airflow, SeaweedFS, Simulator, StackError
+from airflow_provider_getimg.testing.server import SimulatorError, SimulatorProcess
+from devstack import Airflow, SeaweedFS, StackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +111,7 @@ class Demo:
     def _getimg(self, servers: contextlib.ExitStack, say: Any) -> str:
         """Start the simulator, or tell the price of the real API; return the connection."""
         if self.api_key is None:
-            simulator = servers.enter_context(Simulator(log=self._log("simulator"), latency=1.0))
+            simulator = servers.enter_context(SimulatorProcess(log=self._log("simulator"), latency=1.0))
             say(f"Simulator of getimg.ai {simulator.url}: nothing is billed")
             return simulator.connection()
         model, price = self._price(self.api_key)
@@ -253,7 +254,7 @@ def main() -> int:
     )
     try:
         demo.run()
-    except StackError as error:
+    except (SimulatorError, StackError) as error:
         console.print(f"\n{error}", soft_wrap=True, markup=False, highlight=False)
         return 1
     except KeyboardInterrupt:

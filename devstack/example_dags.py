@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from airflow_provider_getimg.testing.server import SimulatorProcess
+from airflow_provider_getimg.testing.simulator import GetimgSimulator
 from devstack.network import clean_environment
 from devstack.process import StackError, tail
 from devstack.seaweedfs import SeaweedFS
-from devstack.simulator import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,26 +44,27 @@ def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, 
     program = [str(venv / "bin" / "getimg-simulator")]
     with (
         SeaweedFS(log=home / "seaweedfs.log") as seaweedfs,
-        Simulator(program=program, log=home / "simulator.log") as simulator,
+        SimulatorProcess(program=program, log=home / "simulator.log") as process,
     ):
+        simulator = GetimgSimulator(process)
         seaweedfs.create_bucket(BUCKET)
         client = seaweedfs.client()
         photo = io.BytesIO()
         Image.new("RGB", (64, 64), "teal").save(photo, "PNG")
         client.put_object(Bucket=BUCKET, Key=PHOTO, Body=photo.getvalue())
         env = _environment(venv, home, dags) | {
-            "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.connection(),
+            "AIRFLOW_CONN_GETIMG_DEFAULT": process.connection(),
             "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
             "AIRFLOW_VAR_GETIMG_BUCKET": BUCKET,
         }
         _airflow(env, home, "db", "migrate")
         _airflow(env, home, "pools", "set", "getimg", "4", "for the example DAGs")
         for dag in sorted(path.stem for path in dags.glob("*.py")):
-            simulator.clear_ledger()
+            simulator.ledger.clear()
             before = _keys(client)
             _airflow(env, home, "dags", "test", dag)
             saved = len(_keys(client) - before)
-            paid = sum(post["billed"] > 0 for post in simulator.ledger()["posts"])
+            paid = len(simulator.ledger.billed)
             if saved != paid:
                 raise StackError(f"{dag} saved {saved} images, and paid for {paid}.")
             if not saved and dag not in MAKE_NO_IMAGE:

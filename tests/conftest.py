@@ -43,7 +43,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import pytest  # noqa: E402
 
-from devstack import Airflow, SeaweedFS, Simulator  # noqa: E402
+from devstack import Airflow, SeaweedFS  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,22 +85,22 @@ def bucket(seaweedfs: SeaweedFS) -> Iterator[str]:
 
 
 # The simulator and its connection are the test kit's (airflow_provider_getimg.testing.plugin, which pytest loads by
-# its entry point); here they get the names and the words that the project's tests use.
+# its entry point), by shorter names.
 @pytest.fixture(scope="session")
-def simulator_server(getimg_simulator_server: GetimgSimulator) -> Simulator:
+def simulator_server(getimg_simulator_server: GetimgSimulator) -> GetimgSimulator:
     """The session's simulator; tests take ``simulator``."""
-    return Simulator.seen_through(getimg_simulator_server)
+    return getimg_simulator_server
 
 
 @pytest.fixture
-def simulator(simulator_server: Simulator, getimg_simulator: GetimgSimulator) -> Simulator:
+def simulator(getimg_simulator: GetimgSimulator) -> GetimgSimulator:
     """The simulator as if just started: no requests, no faults, default settings."""
-    return simulator_server
+    return getimg_simulator
 
 
 @pytest.fixture(scope="session")
 def airflow_stack(
-    tmp_path_factory: pytest.TempPathFactory, seaweedfs: SeaweedFS, simulator_server: Simulator
+    tmp_path_factory: pytest.TempPathFactory, seaweedfs: SeaweedFS, simulator_server: GetimgSimulator
 ) -> Iterator[Airflow]:
     """The session's one Airflow, with the example DAGs and those in ``tests/integration/dags``.
 
@@ -114,7 +114,7 @@ def airflow_stack(
         [folder for folder in folders if folder.is_dir()],
         env={
             "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
-            "AIRFLOW_CONN_GETIMG_DEFAULT": simulator_server.connection(),
+            "AIRFLOW_CONN_GETIMG_DEFAULT": simulator_server.process.connection(),
             "AIRFLOW_VAR_GETIMG_BUCKET": STACK_BUCKET,
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         },
@@ -189,6 +189,6 @@ def context(store: Store):
 
 
 @pytest.fixture
-def getimg_default(getimg_conn: GetimgConnection, simulator: Simulator) -> Simulator:
+def getimg_default(getimg_conn: GetimgConnection, simulator: GetimgSimulator) -> GetimgSimulator:
     """Lead the connection ``getimg_default`` to the simulator."""
     return simulator

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from airflow_provider_getimg.testing.server import SimulatorError
 from devstack.cluster.cluster import Cluster
 from devstack.cluster.memory import memory_table
 from devstack.process import StackError, tail
@@ -98,7 +99,7 @@ def main() -> int:
             if not arguments.exit:
                 _say(console, "It stays up until Ctrl-C.")
                 watch(cluster)
-    except StackError as error:
+    except (SimulatorError, StackError) as error:
         _say(console, f"\n{error}")
         return 1
     except KeyboardInterrupt:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psutil  # type: ignore[import-untyped]
 
+from airflow_provider_getimg.testing.server import SimulatorProcess
+from airflow_provider_getimg.testing.simulator import GetimgSimulator
 from devstack.cluster.component import Component
 from devstack.cluster.compose import REPOSITORY, Places, Service, read_services, simulator_options
 from devstack.cluster.folder import ClusterFolder
@@ -24,7 +26,6 @@ from devstack.network import LOOPBACK, clean_environment, free_ports
 from devstack.process import StackError, tail
 from devstack.rest import AirflowRest
 from devstack.seaweedfs import SeaweedFS
-from devstack.simulator import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -83,7 +84,7 @@ class Cluster:
         #: Every server but ``s3`` and ``simulator``, by its name in the compose file; ``worker-1`` and so on.
         self.components: dict[str, Component] = {}
         self.s3: SeaweedFS
-        self.simulator: Simulator
+        self.simulator: GetimgSimulator
         self.rest: AirflowRest
         self.health: Health
         self._ends: list[Callable[[], None]] = []
@@ -116,7 +117,7 @@ class Cluster:
         """Measure the memory of each server's process tree."""
         found = {name: part.memory() for name, part in self.components.items()}
         assert self.s3.process is not None
-        guard = psutil.Process(self.simulator.pid)
+        guard = psutil.Process(self.simulator.process.pid)
         found["seaweedfs"] = memory_of(self.s3.process.descendants())
         found["simulator"] = memory_of(guard.children(recursive=True))
         return found
@@ -183,8 +184,8 @@ class Cluster:
         postgres, valkey, api_server, scheduler_health = free_ports(4)
         services = read_services(self._variables(api_server))
         options: dict[str, Any] = simulator_options(services["simulator"]) | self._simulator_options
-        self.simulator = Simulator(log=self.folder.log("simulator"), **options)
-        self._ends += [self.s3.end, self.simulator.end]
+        simulator = SimulatorProcess(log=self.folder.log("simulator"), **options)
+        self._ends += [self.s3.end, simulator.end]
         self.rest = AirflowRest(f"http://{LOOPBACK}:{api_server}")
         self._ends.append(self.rest.close)
         self._write_hostname_module()
@@ -200,10 +201,11 @@ class Cluster:
         database = PostgreSQL(services["postgres"], places, self.folder.log("postgres"), remove=temporary)
         broker = Broker(services["valkey"], places, self.folder.log("valkey"), remove=temporary)
         self.components |= {"postgres": database, "valkey": broker}
-        together([self.s3.start, self.simulator.start, database.start, broker.start])
+        together([self.s3.start, simulator.start, database.start, broker.start])
         database.wait_until_ready()
         broker.wait_until_ready()
-        places.seaweedfs, places.simulator = self.s3.endpoint_url, self.simulator.url
+        self.simulator = GetimgSimulator(simulator)
+        places.seaweedfs, places.simulator = self.s3.endpoint_url, simulator.url
         broker_url = places.moved(services["worker"].environment["AIRFLOW__CELERY__BROKER_URL"])
         self.health = Health(self.url, broker_url)
         return places, services

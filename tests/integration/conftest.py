@@ -9,7 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from devstack import Airflow, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import Airflow
 
 
 @dataclass
@@ -63,7 +64,7 @@ def run(airflow_stack: Airflow) -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="session")
-def connections(airflow_stack: Airflow, simulator_server: Simulator) -> dict[str, str]:
+def connections(airflow_stack: Airflow, simulator_server: GetimgSimulator) -> dict[str, str]:
     """More connections: one with a short time-out, one that leads nowhere, one with a wrong key."""
     fields: dict[str, dict[str, Any]] = {
         "getimg_hasty": {

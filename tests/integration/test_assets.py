@@ -11,7 +11,8 @@ from devstack import StackError
 from tests.conftest import STACK_BUCKET
 
 if TYPE_CHECKING:
-    from devstack import Airflow, SeaweedFS, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import Airflow, SeaweedFS
 
 
 def queued(airflow: Airflow, dag_id: str) -> list[str]:
@@ -36,7 +37,7 @@ def queued(airflow: Airflow, dag_id: str) -> list[str]:
     ],
 )
 def test_a_dag_that_waits_for_an_object_is_queued_once_it_is_saved(
-    airflow_stack: Airflow, simulator: Simulator, run, dag_id, key, uri
+    airflow_stack: Airflow, simulator: GetimgSimulator, run, dag_id, key, uri
 ):
     airflow_stack.wait_for_dag(dag_id)
     airflow_stack.unpause(dag_id)
@@ -46,7 +47,7 @@ def test_a_dag_that_waits_for_an_object_is_queued_once_it_is_saved(
 
 
 def test_an_object_whose_event_airflow_cannot_take_is_saved_in_one_try(
-    simulator: Simulator, seaweedfs: SeaweedFS, run
+    simulator: GetimgSimulator, seaweedfs: SeaweedFS, run
 ):
     key = f"{'中' * 85}/{'文' * 83}.png"
     assert len(key.encode()) <= 510

@@ -20,13 +20,14 @@ import pytest
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
-from devstack.s3_faults import S3FaultProxy, open_uploads
 from tests.conftest import STACK_BUCKET
+from tests.support.s3_faults import S3FaultProxy, open_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from devstack import Airflow, SeaweedFS, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import Airflow, SeaweedFS
 
 MODEL = "seedream-5-lite"
 PRICE = 0.04
@@ -75,12 +76,12 @@ def last_log(ended: Any) -> str:
     return ended.log(try_number=ended.tries())
 
 
-def posts_by_status(simulator: Simulator) -> Counter[int | None]:
-    return Counter(post["status"] for post in simulator.ledger()["posts"])
+def posts_by_status(simulator: GetimgSimulator) -> Counter[int | None]:
+    return Counter(post["status"] for post in simulator.ledger.raw()["posts"])
 
 
-def billed_prompts(simulator: Simulator) -> Counter[str]:
-    return Counter(post["prompt"] for post in simulator.ledger()["posts"] if post["billed"])
+def billed_prompts(simulator: GetimgSimulator) -> Counter[str]:
+    return Counter(post["prompt"] for post in simulator.ledger.raw()["posts"] if post["billed"])
 
 
 @pytest.fixture
@@ -105,10 +106,10 @@ def execute(monkeypatch, getimg_default, seaweedfs: SeaweedFS, bucket: str, cont
 class TestTheAccountsLimits:
     """What counts is which requests the simulator took, and when."""
 
-    def accepted_at(self, simulator: Simulator) -> list[datetime]:
+    def accepted_at(self, simulator: GetimgSimulator) -> list[datetime]:
         return sorted(
             datetime.fromisoformat(post["received_at"])
-            for post in simulator.ledger()["posts"]
+            for post in simulator.ledger.raw()["posts"]
             if post["status"] == 200
         )
 
@@ -146,7 +147,7 @@ class TestTheAccountsLimits:
 
 
 @pytest.fixture(autouse=True)
-def _files_that_are_quick_to_draw(simulator: Simulator) -> None:
+def _files_that_are_quick_to_draw(simulator: GetimgSimulator) -> None:
     simulator.settings(file_size=FILE_BYTES)
 
 
@@ -171,7 +172,7 @@ class TestALaterTry:
     def test_leaves_what_is_saved_though_its_urls_be_dead(
         self, simulator, execute, store, if_exists, on_unknown_outcome
     ):
-        simulator.set_faults([undisturbed(2), {"on": "image", "kind": "status", "status": 400}])
+        simulator.faults.add(undisturbed(2), {"on": "image", "kind": "status", "status": 400})
         fields = {"if_exists": if_exists, "on_unknown_outcome": on_unknown_outcome, "concurrency": 1}
         with pytest.raises(
             errors.BatchIncompleteError,
@@ -187,8 +188,8 @@ class TestALaterTry:
         assert set(billed_prompts(simulator).values()) == {1}
 
     def test_saves_what_is_paid_though_the_budget_is_used_up(self, simulator, seaweedfs, bucket, execute):
-        simulator.set_faults([undisturbed(4), {"on": "image", "kind": "drop_after_billing"}])
-        simulator.set_faults([undisturbed(2, "download"), NOT_NOW])
+        simulator.faults.add(undisturbed(4), {"on": "image", "kind": "drop_after_billing"})
+        simulator.faults.add(undisturbed(2, "download"), NOT_NOW)
         fields = {"max_cost": "0.32", "on_unknown_outcome": "resubmit", "concurrency": 1}
         with pytest.raises(
             errors.BatchIncompleteError,
@@ -198,14 +199,14 @@ class TestALaterTry:
         # The row whose answer was lost may have been billed: to ask for it again may cost more than is allowed.
         with pytest.raises(errors.GetimgError, match="max_cost"):
             execute(rows(8), try_number=2, **fields)
-        assert len(simulator.ledger()["posts"]) == 8
+        assert len(simulator.ledger) == 8
         assert len(self.saved(seaweedfs, bucket)) == 7
 
     @pytest.mark.parametrize("spare", [0, 1, 2, 8])
     def test_never_passes_the_budget_of_all_tries(self, simulator, execute, spare):
         lost = [{"kind": "drop_after_billing"}, {"kind": "status", "status": 500}, {"kind": "truncate"}]
         for fault in lost * 2:
-            simulator.set_faults([undisturbed(5), {"on": "image", **fault}])
+            simulator.faults.add(undisturbed(5), {"on": "image", **fault})
         simulator.settings(latency=0.05)
         most = Decimal("0.04") * (30 + spare)
         saved = 0
@@ -218,7 +219,7 @@ class TestALaterTry:
                 continue
             except errors.CostLimitError:
                 break
-        assert simulator.ledger()["billed_total"] <= float(most)
+        assert simulator.ledger.total_cost <= float(most)
         # Six answers are lost, and each counts as billed.
         assert saved == (30 if spare >= 6 else 0)
 
@@ -240,7 +241,7 @@ def test_what_arrives_at_once_is_cut_to_fit_into_the_state_store(
     simulator, execute, store, monkeypatch, fault, saved
 ):
     simulator.settings(latency=0.5)
-    simulator.set_faults([fault] if fault else [])
+    simulator.faults.add(*([fault] if fault else []))
     sizes, write = [], store.set
 
     def write_slowly(key: str, value: Any, **options: Any) -> None:
@@ -284,7 +285,9 @@ def begin(airflow_stack: Airflow):
     return start
 
 
-def check_complete(simulator: Simulator, seaweedfs: SeaweedFS, prefix: str, summary: dict[str, Any]) -> None:
+def check_complete(
+    simulator: GetimgSimulator, seaweedfs: SeaweedFS, prefix: str, summary: dict[str, Any]
+) -> None:
     """Check that every row is saved and was billed once, and that nothing else lies there."""
     lines = manifest_of(seaweedfs, summary["manifest"])
     assert (summary["requested"], summary["saved"], summary["failed"]) == (len(lines), len(lines), 0)
@@ -313,7 +316,7 @@ def test_a_batch_returns_a_summary_and_leaves_a_manifest(simulator, seaweedfs, r
     }
     check_complete(simulator, seaweedfs, prefix, summary)
     lines = manifest_of(seaweedfs, manifest)
-    ids = {post["prompt"]: post["id"] for post in simulator.ledger()["posts"]}
+    ids = {post["prompt"]: post["id"] for post in simulator.ledger.raw()["posts"]}
     content = read_object(seaweedfs, uris[3])
     assert lines[3] == {
         "row": 3,
@@ -367,17 +370,17 @@ def test_an_empty_account_stops_the_batch_and_a_clear_pays_for_what_is_missing(
     simulator, seaweedfs, run, prefix, key
 ):
     simulator.settings(latency=0.1)
-    simulator.set_balance("0.40")
+    simulator.balance = "0.40"
     ended = run("batch", requests=rows(40), key=key, concurrency=4)
     assert ended.state == "failed"
-    assert simulator.ledger()["billed_total"] == pytest.approx(0.40)
+    assert simulator.ledger.total_cost == pytest.approx(0.40)
     # At once: no more than were under way, and one more in each asker's hands.
     assert 1 <= posts_by_status(simulator)[402] <= 4
     log = last_log(ended)
     assert "10 of 40 rows are saved, 10 were billed (0.40 USD in all), " in log
     assert "The batch was stopped: " in log
     assert len(saved_objects(seaweedfs, prefix)) == 11
-    simulator.set_balance("100")
+    simulator.balance = "100"
     ended.clear("generate")
     assert ended.state == "success", last_log(ended)
     summary = ended.xcom()
@@ -418,7 +421,7 @@ def test_a_batch_that_can_not_save_pays_nothing_and_reports_it(
     witness = tmp_path / "bill.json"
     ended = run("batch_reported", requests=rows(12), key=key, aws_conn="aws_refusing", witness=str(witness))
     assert (ended.tasks("generate")[0]["state"], ended.tries()) == ("failed", 1)
-    assert simulator.ledger() == {"posts": [], "billed_total": 0}
+    assert simulator.ledger.raw() == {"posts": [], "billed_total": 0}
     log = last_log(ended)
     assert (
         "0 of 12 rows are saved, 0 were billed (0 USD in all), 12 were not sent. The batch was stopped: S3 refused to store"
@@ -445,7 +448,7 @@ def test_a_batch_that_s3_refuses_midway_owes_what_was_paid(
         witness=str(witness),
     )
     assert (ended.tasks("generate")[0]["state"], ended.tries()) == ("failed", 1)
-    posts = [post for post in simulator.ledger()["posts"] if post["billed"]]
+    posts = [post for post in simulator.ledger.raw()["posts"] if post["billed"]]
     assert 4 < len(posts) <= 16
     assert (
         f"4 of 40 rows are saved, {len(posts)} were billed ({PRICE * len(posts):.2f} USD in all), "
@@ -466,7 +469,7 @@ def test_a_batch_that_s3_refuses_midway_owes_what_was_paid(
     refusing.set_faults([denied(prefix)])
     ended.clear("generate")
     assert ended.tasks("generate")[0]["state"] == "failed"
-    assert len(simulator.ledger()["posts"]) == len(posts)
+    assert len(simulator.ledger) == len(posts)
 
     refusing.clear()
     ended.clear("generate", "report")
@@ -484,7 +487,7 @@ def test_a_clear_of_a_saved_batch_pays_nothing(simulator, seaweedfs, run, prefix
     before = saved_objects(seaweedfs, prefix)
     ended.clear("generate")
     assert ended.state == "success"
-    assert len(simulator.ledger()["posts"]) == 10
+    assert len(simulator.ledger) == 10
     summary = ended.xcom()
     assert (summary["reused"], summary["total_cost"]) == (10, 0)
     check_complete(simulator, seaweedfs, prefix, summary)
@@ -495,7 +498,7 @@ def test_a_clear_of_a_saved_batch_pays_nothing(simulator, seaweedfs, run, prefix
 
 
 def test_a_batch_that_is_marked_failed_asks_no_more_and_saves_what_arrives(
-    airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, begin, prefix, key
+    airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, begin, prefix, key
 ):
     simulator.settings(latency=1)
     requests = rows(100)
@@ -513,7 +516,7 @@ def test_a_batch_that_is_marked_failed_asks_no_more_and_saves_what_arrives(
     )
     # The supervisor hears of it with its next heartbeat.
     worker.wait(60)
-    posts = simulator.ledger()["posts"]
+    posts = simulator.ledger.raw()["posts"]
     assert len(posts) < len(requests)
     # The latency is shorter than the time that is left to answers in flight.
     assert Counter(post["outcome"] for post in posts) == {"delivered": len(posts)}
@@ -542,7 +545,7 @@ def test_a_batch_that_is_out_of_time_goes_on_in_the_next_try(simulator, seaweedf
     check_complete(simulator, seaweedfs, prefix, summary)
     assert summary["reused"] >= 2
     assert summary["total_cost"] == pytest.approx(20 * PRICE)
-    assert len(simulator.ledger()["posts"]) == 20
+    assert len(simulator.ledger) == 20
     assert "no more requests are sent; images that have arrived are saved." in ended.log(try_number=1)
 
 

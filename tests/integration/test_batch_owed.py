@@ -19,12 +19,13 @@ from airflow.sdk import RetryAction
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 from airflow_provider_getimg.retry import RETRY_POLICY
-from devstack.s3_faults import S3FaultProxy
+from tests.support.s3_faults import S3FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from devstack import SeaweedFS, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import SeaweedFS
 
 MODEL = "seedream-5-lite"
 PRICE = Decimal("0.04")
@@ -43,7 +44,12 @@ class Batches:
     """Batches of one task into one bucket: the tries share what Airflow keeps for it."""
 
     def __init__(
-        self, simulator: Simulator, proxy: S3FaultProxy, client: Any, bucket: str, context: Callable[..., Any]
+        self,
+        simulator: GetimgSimulator,
+        proxy: S3FaultProxy,
+        client: Any,
+        bucket: str,
+        context: Callable[..., Any],
     ) -> None:
         self.simulator = simulator
         self.proxy = proxy
@@ -76,18 +82,18 @@ class Batches:
         self.proxy.set_faults(faults)
 
     def posts(self) -> int:
-        return len(self.simulator.ledger()["posts"])
+        return len(self.simulator.ledger)
 
     def paid(self) -> Counter[str]:
         """Return how often each prompt was billed."""
-        return Counter(post["prompt"] for post in self.simulator.ledger()["posts"] if post["billed"])
+        return Counter(post["prompt"] for post in self.simulator.ledger.raw()["posts"] if post["billed"])
 
     def bill(self) -> Decimal:
         return PRICE * self.paid().total()
 
     def saved(self) -> set[str]:
         """Return the prompts of the images that are in S3, by the ids in their metadata."""
-        prompts = {post["id"]: post["prompt"] for post in self.simulator.ledger()["posts"]}
+        prompts = {post["id"]: post["prompt"] for post in self.simulator.ledger.raw()["posts"]}
         return {prompts[generation_id] for generation_id in self.objects().values()}
 
     def objects(self) -> dict[str, str]:
@@ -154,7 +160,7 @@ class TestWhatCanNotBeSaved:
     def check(self, batches: Batches, said: str, **fields: Any) -> None:
         error = batches.failure(6, **fields)
         assert batches.posts() == 0
-        assert batches.simulator.ledger()["billed_total"] == 0
+        assert batches.simulator.ledger.total_cost == 0
         start = (
             "0 of 6 rows are saved, 0 were billed (0 USD in all), 6 were not sent. The batch was stopped: "
         )
@@ -279,7 +285,7 @@ class TestARefusalMidway:
     def test_is_reported_with_figures(self, batches):
         batches.refuse(IMAGES_DENIED | {"skip": 3})
         error = batches.failure(20)
-        posts = [post for post in batches.simulator.ledger()["posts"] if post["billed"]]
+        posts = [post for post in batches.simulator.ledger.raw()["posts"] if post["billed"]]
         assert error.billed == "yes"
         assert error.cost == PRICE * len(posts)
         assert sorted(error.generation_ids) == sorted(post["id"] for post in posts)
@@ -311,10 +317,10 @@ class TestARefusalMidway:
     def test_lets_no_later_try_buy_more_where_nothing_can_be_downloaded(self, batches):
         # Longer than a try waits.
         not_now = {"status": 503, "headers": {"Retry-After": "3000"}, "times": 9999}
-        batches.simulator.set_faults([{"on": "download", "kind": "status", **not_now}])
-        batches.simulator.set_balance(str(2 * PRICE))
+        batches.simulator.faults.add({"on": "download", "kind": "status", **not_now})
+        batches.simulator.balance = str(2 * PRICE)
         batches.failure(8, concurrency=1)
-        batches.simulator.set_balance("100")
+        batches.simulator.balance = "100"
         assert batches.posts() == 3
         error = batches.failure(8, concurrency=1, try_number=2)
         assert "The batch was stopped: The download of file 0 of generation" in str(error)
@@ -483,7 +489,7 @@ def expire(batches: Batches, store: Any, gone: int) -> None:
     """Let all URLs on record be past their time, and the next downloads be refused."""
     for key, value in store.values.items():
         store.values[key] = re.sub(r'"deletes_at": "[^"]+"', '"deletes_at": "2020-01-01T00:00:00Z"', value)
-    batches.simulator.set_faults([{"on": "download", "kind": "status", "status": 403, "times": gone}])
+    batches.simulator.faults.add({"on": "download", "kind": "status", "status": 403, "times": gone})
 
 
 class TestWhatIsOwedAndGone:
@@ -511,18 +517,18 @@ class TestWhatIsOwedAndGone:
         assert begins(error, 8 - owed, 8, 8)
         assert batches.paid().total() == 8
         assert decision(error) is RetryAction.FAIL
-        batches.simulator.set_faults([{"on": "download", "kind": "status", "status": 403, "times": owed}])
+        batches.simulator.faults.add({"on": "download", "kind": "status", "status": 403, "times": owed})
         assert batches.run(8, **CLEARED)["saved"] == 8
         assert batches.paid().total() == 8 + owed
 
     def test_is_saved_where_the_server_has_it_still(self, batches, store, owed):
         expire(batches, store, 1)
-        batches.simulator.clear_faults()
+        batches.simulator.faults.clear()
         assert batches.run(8, **CLEARED)["saved"] == 8
         assert set(batches.paid().values()) == {1}
 
     def test_before_its_time_is_generated_again_after_the_clear_that_follows(self, batches, owed):
-        batches.simulator.set_faults([{"on": "download", "kind": "status", "status": 410, "times": owed}])
+        batches.simulator.faults.add({"on": "download", "kind": "status", "status": 410, "times": owed})
         error = batches.failure(8, try_number=2)
         assert sum(isinstance(failure, errors.FileGoneError) for failure in error.failures) == owed
         assert set(batches.paid().values()) == {1}
@@ -533,7 +539,7 @@ class TestWhatIsOwedAndGone:
         fields = {"on_unknown_outcome": "resubmit"}
         # Those that were paid, which need not be the first ones.
         rows = [{"prompt": prompt} for prompt in batches.paid()]
-        batches.simulator.set_faults([{"on": "download", "kind": "status", "status": 410, "times": owed}])
+        batches.simulator.faults.add({"on": "download", "kind": "status", "status": 410, "times": owed})
         batches.failure(rows, **fields, try_number=2)
         expire(batches, store, owed)
         batches.refuse(IMAGES_DENIED)
@@ -549,29 +555,29 @@ class TestWhatIsOwedAndGone:
 class TestAPageInThePlaceOfAFile:
     def bad_rows(self, batches: Batches, good: int, bad: int = 1) -> None:
         """Leave a row or two that no try can save, some that are saved, and others that were not sent."""
-        batches.simulator.set_faults([PAGES | {"times": 2 * bad}])
-        batches.simulator.set_balance(str(PRICE * (good + bad)))
+        batches.simulator.faults.add(PAGES | {"times": 2 * bad})
+        batches.simulator.balance = str(PRICE * (good + bad))
         batches.failure(8, concurrency=1, transfer_concurrency=1)
-        batches.simulator.set_balance("100")
+        batches.simulator.balance = "100"
         assert (batches.paid().total(), len(batches.saved())) == (good + bad, good)
 
     def test_does_not_hold_up_the_others(self, batches):
         self.bad_rows(batches, good=2)
-        batches.simulator.set_faults([PAGES | {"times": 2}])
+        batches.simulator.faults.add(PAGES | {"times": 2})
         error = batches.failure(8, try_number=2, concurrency=1)
         assert begins(error, 7, 8, 8)
         assert set(batches.paid().values()) == {1}
 
     def test_and_nothing_saved_yet_lets_no_retry_buy_more_and_a_clear_go_on(self, batches):
         self.bad_rows(batches, good=0, bad=2)
-        batches.simulator.set_faults([PAGES | {"times": 4}])
+        batches.simulator.faults.add(PAGES | {"times": 4})
         error = batches.failure(8, try_number=2, concurrency=1)
         assert begins(error, 0, 8, 2)
         assert batches.paid().total() == 2
-        batches.simulator.set_faults([PAGES | {"times": 4}])
+        batches.simulator.faults.add(PAGES | {"times": 4})
         assert begins(batches.failure(8, concurrency=1, **CLEARED), 6, 8, 8)
         # And it is still owed: the page may have been a proxy's.
-        batches.simulator.clear_faults()
+        batches.simulator.faults.clear()
         assert batches.run(8, **CLEARED | {"try_number": 6})["saved"] == 8
         assert set(batches.paid().values()) == {1}
 
@@ -588,7 +594,7 @@ ODD = {
 
 def test_odd_answers_do_not_stop_a_batch(batches):
     faults = [{"on": "image", "kind": "answer", **odd} for odd in ODD.values()]
-    batches.simulator.set_faults(faults)
+    batches.simulator.faults.add(*faults)
     summary = batches.run(12, concurrency=1)
     assert (summary["saved"], summary["failed"]) == (12, 0)
     assert len(batches.saved()) == 12
@@ -596,7 +602,7 @@ def test_odd_answers_do_not_stop_a_batch(batches):
 
 
 def test_a_bill_that_the_api_did_not_give_is_no_unknown_outcome(batches):
-    batches.simulator.set_faults([{"on": "image", "kind": "answer", "merge": {"usage": None}, "times": 2}])
+    batches.simulator.faults.add({"on": "image", "kind": "answer", "merge": {"usage": None}, "times": 2})
     batches.refuse(IMAGES_DENIED | {"skip": 3})
     for try_number in (1, 2):
         error = batches.failure(20, concurrency=1, try_number=try_number)
@@ -621,7 +627,7 @@ def test_a_model_that_the_api_does_not_know_is_sent_once(batches):
     requests = [{"prompt": f"Picture {n}", "model": "there-is-none" if n % 2 else MODEL} for n in range(12)]
     error = batches.failure(requests, concurrency=1)
     assert begins(error, 6, 12, 6)
-    statuses = Counter(post["status"] for post in batches.simulator.ledger()["posts"])
+    statuses = Counter(post["status"] for post in batches.simulator.ledger.raw()["posts"])
     assert statuses == {200: 6, 400: 1}
     assert "It was not sent, as another row with this model was refused. " in str(error)
     assert decision(error) is RetryAction.FAIL
@@ -640,7 +646,7 @@ def test_a_model_that_the_api_does_not_know_is_sent_once(batches):
 def test_so_is_one_that_is_refused_in_other_words(batches, status, fields):
     body = {"error": {"message": "No such model.", **fields}}
     fault = {"on": "image", "kind": "status", "status": status, "body": body, "times": 12}
-    batches.simulator.set_faults([fault])
+    batches.simulator.faults.add(fault)
     error = batches.failure(12, concurrency=1)
     assert begins(error, 0, 12, 0)
     # One has the slot, one is ready for it.
@@ -652,20 +658,20 @@ def test_settings_that_the_model_does_not_take_are_sent_once(batches):
     requests = [{"prompt": f"Picture {n}"} | ({"resolution": "99K"} if n % 2 else {}) for n in range(12)]
     error = batches.failure(requests, concurrency=1)
     assert begins(error, 6, 12, 6)
-    statuses = Counter(post["status"] for post in batches.simulator.ledger()["posts"])
+    statuses = Counter(post["status"] for post in batches.simulator.ledger.raw()["posts"])
     assert statuses == {200: 6, 400: 1}
     assert "It was not sent, as another row with these settings was refused. " in str(error)
 
 
 def test_a_refusal_of_one_prompt_stops_no_other(batches):
     body = {"error": {"message": "Refused.", "code": "invalid_parameter", "param": "prompt"}}
-    batches.simulator.set_faults([{"on": "image", "kind": "status", "status": 400, "body": body}])
+    batches.simulator.faults.add({"on": "image", "kind": "status", "status": 400, "body": body})
     error = batches.failure(6, concurrency=1)
     assert begins(error, 5, 6, 5)
 
 
 def test_a_budget_that_earlier_tries_used_up_is_reported_with_the_bill(batches):
-    batches.simulator.set_faults([{"on": "image", "kind": "status", "status": 500, "times": 2}])
+    batches.simulator.faults.add({"on": "image", "kind": "status", "status": 500, "times": 2})
     fields = {"max_cost": str(2 * PRICE), "on_unknown_outcome": "resubmit"}
     batches.failure(2, **fields)
     error = batches.failure(2, try_number=2, **fields)

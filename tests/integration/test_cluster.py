@@ -25,7 +25,6 @@ import psutil
 import pytest
 
 from devstack.cluster import Cluster
-from devstack.soak import empty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -78,7 +77,7 @@ def whole(cluster: Cluster) -> Iterator[Cluster]:
     cluster.wait_until_healthy()
     cluster.simulator.reset()
     yield cluster
-    cluster.simulator.clear_faults()
+    cluster.simulator.faults.clear()
 
 
 def trigger(cluster: Cluster, dag_id: str, **conf: Any) -> str:
@@ -101,7 +100,7 @@ def running_on(cluster: Cluster, worker: str, dag_id: str, run_id: str) -> list[
 
 
 def billed(cluster: Cluster) -> Counter[str]:
-    return Counter(post["prompt"] for post in cluster.simulator.ledger()["posts"] if post["billed"])
+    return Counter(post["prompt"] for post in cluster.simulator.ledger.raw()["posts"] if post["billed"])
 
 
 def test_the_health_checks_of_the_compose_file_pass(whole: Cluster):
@@ -165,7 +164,7 @@ def are_between_requests(cluster: Cluster, tasks: list[dict[str, Any]], task_of:
 
     :param task_of: The map index of the task that asks for a prompt.
     """
-    posts = cluster.simulator.ledger()["posts"]
+    posts = cluster.simulator.ledger.raw()["posts"]
     if any(post["outcome"] is None for post in posts):
         return False
     last = {task_of[post["prompt"]]: post for post in posts}
@@ -200,13 +199,13 @@ def strike(
     assert rest.poll(lambda: len(billed(cluster)) >= at_least, 120)
     if between_requests:
         refusal = {"kind": "status", "status": 429, "headers": {"Retry-After": str(RETRY_AFTER)}}
-        simulator.set_faults([{"on": "image", **refusal, "times": 10_000}])
+        simulator.faults.add({"on": "image", **refusal, "times": 10_000})
     else:
         # Billed, and answered long after the kill.
-        simulator.set_faults([{"on": "image", "kind": "slow_first_byte", "seconds": 30, "times": IN_FLIGHT}])
+        simulator.faults.add({"on": "image", "kind": "slow_first_byte", "seconds": 30, "times": IN_FLIGHT})
 
     def unanswered() -> set[str]:
-        return {post["prompt"] for post in simulator.ledger()["posts"] if post["outcome"] is None}
+        return {post["prompt"] for post in simulator.ledger.raw()["posts"] if post["outcome"] is None}
 
     def ready() -> bool:
         at_work = [running_on(cluster, worker.name, dag_id, run_id) for worker in cluster.workers]
@@ -221,7 +220,7 @@ def strike(
     victims, survivors = (running_on(cluster, worker.name, dag_id, run_id) for worker in cluster.workers)
     left = unanswered()
     cluster.workers[0].kill()
-    simulator.clear_faults()
+    simulator.faults.clear()
     cluster.restart_broker()
     cluster.restart_api_server()
     return Struck(rest.wait(dag_id, run_id, RUN_SECONDS), victims, survivors, left)
@@ -272,7 +271,9 @@ def test_a_batch_on_both_workers_is_paid_once_though_all_three_are_killed(
 ):
     dag_id, size = "getimg_nightly_batch", 40
     # The keys are made of the day: what lies there from an earlier run would not be asked for.
-    empty(whole)
+    client = whole.s3.client()
+    for entry in client.list_objects_v2(Bucket=whole.bucket).get("Contents", []):
+        client.delete_object(Bucket=whole.bucket, Key=entry["Key"])
     run_id = trigger(whole, dag_id, articles=TASKS * size, rows_per_task=size, model="sketch-mini")
     chunk_of = {
         f"Product photo of teapot {number}, studio light": number // size for number in range(TASKS * size)
@@ -327,7 +328,7 @@ def test_a_task_that_is_due_while_the_broker_is_away_loses_no_try(whole: Cluster
         for task in whole.rest.task_instances("getimg_daily_image", run_id)
     }
     assert tries == {"generate_image": 1, "save_to_s3": 1}
-    assert len(whole.simulator.ledger()["posts"]) == 1
+    assert len(whole.simulator.ledger) == 1
 
 
 def test_a_task_whose_message_is_lost_with_the_broker_is_sent_again(whole: Cluster):
@@ -351,7 +352,7 @@ def test_a_task_whose_message_is_lost_with_the_broker_is_sent_again(whole: Clust
     for worker in whole.workers:
         worker.start()
     wait(whole, "getimg_daily_image", run_id)
-    assert len(whole.simulator.ledger()["posts"]) == 1
+    assert len(whole.simulator.ledger) == 1
 
 
 @pytest.fixture

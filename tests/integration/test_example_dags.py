@@ -16,7 +16,8 @@ from tests.conftest import REPOSITORY, STACK_BUCKET
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from devstack import SeaweedFS, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import SeaweedFS
 
 
 @pytest.fixture
@@ -51,14 +52,14 @@ def stored_picture(seaweedfs: SeaweedFS, row: dict[str, Any]) -> Image.Image:
     return picture
 
 
-def test_daily_image(airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, run):
+def test_daily_image(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
     run_id = run("getimg_daily_image")
     answer = airflow_stack.xcom("getimg_daily_image", run_id, "generate_image")
     [row] = airflow_stack.xcom("getimg_daily_image", run_id, "save_to_s3")
     picture = stored_picture(seaweedfs, row)
     assert picture.format == "PNG"
     assert picture.width / picture.height == pytest.approx(3 / 2, rel=0.01)
-    [post] = simulator.ledger()["posts"]
+    [post] = simulator.ledger.raw()["posts"]
     assert post["prompt"].startswith("A postcard for ")
     assert set(answer) == {"id", "status", "model", "data", "usage"}
     assert set(answer["data"][0]) == {"url", "mime_type", "width", "height", "deletes_at"}
@@ -74,7 +75,9 @@ def test_daily_image(airflow_stack: Airflow, simulator: Simulator, seaweedfs: Se
     )
 
 
-def test_each_picture_of_the_daily_image_is_an_asset_event(airflow_stack: Airflow, simulator: Simulator, run):
+def test_each_picture_of_the_daily_image_is_an_asset_event(
+    airflow_stack: Airflow, simulator: GetimgSimulator, run
+):
     run_id = run("getimg_daily_image")
     [row] = airflow_stack.xcom("getimg_daily_image", run_id, "save_to_s3")
     events = airflow_stack.request("GET", "/assets/events", params={"source_run_id": run_id})["asset_events"]
@@ -85,11 +88,11 @@ def test_each_picture_of_the_daily_image_is_an_asset_event(airflow_stack: Airflo
 
 
 @pytest.mark.long
-def test_asset_consumer(seaweedfs: SeaweedFS, simulator: Simulator, bucket: str, tmp_path: Path):
+def test_asset_consumer(seaweedfs: SeaweedFS, simulator: GetimgSimulator, bucket: str, tmp_path: Path):
     # An Airflow of its own, which schedules: the shared one leaves that to the tests.
     env = {
         "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
-        "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.connection(),
+        "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.process.connection(),
         "AIRFLOW_VAR_GETIMG_BUCKET": bucket,
     }
     with Airflow(tmp_path, [REPOSITORY / "dags"], env=env) as airflow:
@@ -117,13 +120,13 @@ def test_asset_consumer(seaweedfs: SeaweedFS, simulator: Simulator, bucket: str,
         assert lines().count(expected) == 1
 
 
-def test_mapped_prompts(airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, run):
+def test_mapped_prompts(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
     run_id = run("getimg_mapped_prompts", subjects=["a bridge", "an owl"])
     rows = airflow_stack.xcom("getimg_mapped_prompts", run_id, "save_to_s3")
     pictures = [stored_picture(seaweedfs, row) for row in rows]
     assert [picture.format for picture in pictures] == ["WEBP", "WEBP"]
     assert pictures[0].tobytes() != pictures[1].tobytes()
-    assert sorted(post["prompt"] for post in simulator.ledger()["posts"]) == [
+    assert sorted(post["prompt"] for post in simulator.ledger.raw()["posts"]) == [
         "a bridge, as a linocut print in two colours",
         "an owl, as a linocut print in two colours",
     ]
@@ -134,11 +137,11 @@ def test_mapped_prompts(airflow_stack: Airflow, simulator: Simulator, seaweedfs:
     ]
     assert {task["pool"] for task in mapped} == {"getimg"}
     assert {task["rendered_map_index"] for task in mapped} == {
-        post["prompt"] for post in simulator.ledger()["posts"]
+        post["prompt"] for post in simulator.ledger.raw()["posts"]
     }
 
 
-def test_reference_images(airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, run):
+def test_reference_images(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
     photo = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(photo, "PNG")
     seaweedfs.client().put_object(Bucket=STACK_BUCKET, Key="photos/p.png", Body=photo.getvalue())
@@ -152,7 +155,7 @@ def test_reference_images(airflow_stack: Airflow, simulator: Simulator, seaweedf
     assert "base64" not in str(fields)
 
 
-def test_nightly_batch(airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, run):
+def test_nightly_batch(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
     client = seaweedfs.client()
     # The keys are made of the day: what an earlier run left is not asked for.
     for entry in client.list_objects_v2(Bucket=STACK_BUCKET, Prefix="getimg/nightly/").get("Contents", []):
@@ -163,11 +166,11 @@ def test_nightly_batch(airflow_stack: Airflow, simulator: Simulator, seaweedfs: 
         for index in (0, 1)
     ]
     assert [(summary["requested"], summary["saved"]) for summary in summaries] == [(3, 3), (2, 2)]
-    assert len(simulator.ledger()["posts"]) == 5
+    assert len(simulator.ledger) == 5
     again = run("getimg_nightly_batch", articles=6, rows_per_task=3)
     last = airflow_stack.xcom("getimg_nightly_batch", again, "generate_images", map_index=1)
     assert (last["saved"], last["reused"]) == (3, 2)
-    assert len(simulator.ledger()["posts"]) == 6
+    assert len(simulator.ledger) == 6
     for uri in summaries[0]["uris"]:
         key = uri.removeprefix(f"s3://{STACK_BUCKET}/")
         picture = Image.open(io.BytesIO(client.get_object(Bucket=STACK_BUCKET, Key=key)["Body"].read()))

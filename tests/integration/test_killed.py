@@ -23,7 +23,8 @@ from airflow_provider_getimg.durable.ledger import KEY
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from devstack import Airflow, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import Airflow
 
 PRICE = 0.04
 
@@ -57,10 +58,10 @@ def spread(lines: int, moments: int) -> list[int]:
 
 
 def check_killed(
-    ended, simulator: Simulator, tmp_path: Path, moments: list[int], resubmits: bool
+    ended, simulator: GetimgSimulator, tmp_path: Path, moments: list[int], resubmits: bool
 ) -> Counter[str]:
     """Check each killed task against what was billed for it, and count what became of them."""
-    ledger = simulator.ledger()
+    ledger = simulator.ledger.raw()
     billed = Counter(post["prompt"] for post in ledger["posts"] if post["billed"])
     tasks = ended.tasks("generate")
     assert len(tasks) == len(moments)
@@ -99,7 +100,7 @@ def test_a_task_that_is_killed_never_pays_twice_by_itself(
     simulator, run, tmp_path, spread_moments, on_unknown_outcome
 ):
     places = places_of_a_whole_try(run, tmp_path)
-    simulator.clear_ledger()
+    simulator.ledger.clear()
     for witness in tmp_path.iterdir():
         witness.unlink()
     moments = turning_points(places) + (spread(len(places), spread_moments) if spread_moments else [])
@@ -135,22 +136,22 @@ def test_a_clear_of_a_task_that_died_pays_only_for_what_was_delivered_or_lost(si
     ended = run("killed", moments=moments, witnesses=str(tmp_path), deaths=2, timeout=240)
     for index, task in enumerate(ended.tasks("generate")):
         assert (task["state"], task["try_number"]) == ("failed", 2), (moments[index], task)
-    before = Counter(post["prompt"] for post in simulator.ledger()["posts"] if post["billed"])
+    before = Counter(post["prompt"] for post in simulator.ledger.raw()["posts"] if post["billed"])
     ended.clear("generate")
     assert ended.state == "success"
-    posts = simulator.ledger()["posts"]
+    posts = simulator.ledger.raw()["posts"]
     after = Counter(post["prompt"] for post in posts if post["billed"])
     for index, (moment, paid) in enumerate(DEAD_BEFORE.items()):
         prompt = f"moment {moment} ({index})"
         assert after[prompt] == paid, (moment, before[prompt], after[prompt])
         ids = [post["id"] for post in posts if post["prompt"] == prompt]
         assert ended.xcom("generate", map_index=index)["id"] == ids[-1], moment
-    assert simulator.ledger()["billed_total"] == pytest.approx(PRICE * sum(DEAD_BEFORE.values()))
+    assert simulator.ledger.total_cost == pytest.approx(PRICE * sum(DEAD_BEFORE.values()))
 
 
 @pytest.mark.parametrize(("on_unknown_outcome", "paid"), [("fail", 1), ("resubmit", 2)])
 def test_a_task_that_is_killed_while_the_image_is_made(
-    airflow_stack: Airflow, simulator: Simulator, on_unknown_outcome, paid
+    airflow_stack: Airflow, simulator: GetimgSimulator, on_unknown_outcome, paid
 ):
     simulator.settings(latency=4)
     airflow_stack.wait_for_dag("paying_once")
@@ -159,13 +160,13 @@ def test_a_task_that_is_killed_while_the_image_is_made(
 
     def pid() -> int | None:
         [task] = airflow_stack.task_instances("paying_once", run_id)
-        return task["pid"] if simulator.ledger()["posts"] else None
+        return task["pid"] if simulator.ledger else None
 
     running = airflow_stack.poll(pid, 60)
     assert running
     os.kill(running, signal.SIGKILL)
     state = airflow_stack.wait("paying_once", run_id)
-    posts = simulator.ledger()["posts"]
+    posts = simulator.ledger.raw()["posts"]
     assert len(posts) == paid
     log = airflow_stack.task_log("paying_once", run_id, "generate", try_number=2)
     if on_unknown_outcome == "fail":
@@ -176,12 +177,14 @@ def test_a_task_that_is_killed_while_the_image_is_made(
         assert "it is sent again now, and may be paid twice." in log
 
 
-def test_a_task_that_is_told_to_end_says_what_that_may_cost(airflow_stack: Airflow, simulator: Simulator):
-    simulator.set_faults([{"on": "image", "kind": "hang", "seconds": 120}])
+def test_a_task_that_is_told_to_end_says_what_that_may_cost(
+    airflow_stack: Airflow, simulator: GetimgSimulator
+):
+    simulator.faults.add({"on": "image", "kind": "hang", "seconds": 120})
     airflow_stack.wait_for_dag("paying_once")
     airflow_stack.unpause("paying_once")
     run_id = airflow_stack.trigger("paying_once")
-    assert airflow_stack.poll(lambda: simulator.ledger()["posts"], 60)
+    assert airflow_stack.poll(lambda: len(simulator.ledger), 60)
     # As the button in the UI does: the worker is sent a SIGTERM.
     airflow_stack.request(
         "PATCH",
@@ -194,7 +197,7 @@ def test_a_task_that_is_told_to_end_says_what_that_may_cost(airflow_stack: Airfl
         return text if "Killed while a request was in flight" in text else None
 
     assert "a generation may be billed all the same" in str(airflow_stack.poll(log, 60))
-    assert len(simulator.ledger()["posts"]) == 1
+    assert len(simulator.ledger) == 1
 
 
 def test_what_the_ledger_keeps_never_expires(airflow_stack: Airflow, run, simulator):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from devstack import Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
 
 PRICE = 0.04
 MAY = "It may have been billed."
@@ -43,16 +43,16 @@ def sampled(faults: dict[str, Any], sample: tuple[str, ...]) -> list[Any]:
     ]
 
 
-def play(simulator: Simulator, fault: dict[str, Any], times: int = 1) -> None:
-    simulator.set_faults([{"on": "image", "times": times, **fault}])
+def play(simulator: GetimgSimulator, fault: dict[str, Any], times: int = 1) -> None:
+    simulator.faults.add({"on": "image", "times": times, **fault})
 
 
-def billed(simulator: Simulator) -> float:
-    return simulator.ledger()["billed_total"]
+def billed(simulator: GetimgSimulator) -> float:
+    return simulator.ledger.total_cost
 
 
-def posts(simulator: Simulator) -> int:
-    return len(simulator.ledger()["posts"])
+def posts(simulator: GetimgSimulator) -> int:
+    return len(simulator.ledger)
 
 
 @pytest.mark.parametrize(("fault", "images"), sampled(LOST, SAMPLE))
@@ -110,7 +110,7 @@ def test_a_429_is_retried_after_the_time_it_names(simulator, run):
     ended = run("paying_once")
     assert (ended.state, ended.tries(), posts(simulator)) == ("success", 2, 2)
     assert billed(simulator) == pytest.approx(PRICE)
-    first, second = (post["received_at"] for post in simulator.ledger()["posts"])
+    first, second = (post["received_at"] for post in simulator.ledger.raw()["posts"])
     assert first < second
     assert "It asks to wait 2 seconds. Nothing was billed." in ended.log(try_number=1)
 
@@ -141,7 +141,7 @@ def test_a_connection_that_is_never_made_is_retried(simulator, connections, run)
 def test_a_retry_after_the_answer_reuses_it_and_a_changed_request_does_not(simulator, run):
     ended = run("fails_after_the_answer", fails=2)
     assert (ended.state, ended.tries("generate"), ended.tries("changes")) == ("success", 3, 3)
-    prompts = [post["prompt"] for post in simulator.ledger()["posts"]]
+    prompts = [post["prompt"] for post in simulator.ledger.raw()["posts"]]
     assert prompts.count("A red fox") == 1
     assert sorted(prompts) == ["A red fox", "A red fox 1", "A red fox 2", "A red fox 3"]
     assert billed(simulator) == pytest.approx(4 * PRICE)
@@ -151,7 +151,7 @@ def test_a_retry_after_the_answer_reuses_it_and_a_changed_request_does_not(simul
             r"Reusing generation \S+ from try 1 \(requested 0:00:\d\d ago\)\. Nothing was billed\.", log
         )
     assert "The request has changed since try 1" in ended.log("changes", try_number=2)
-    assert ended.xcom()["id"] in {post["id"] for post in simulator.ledger()["posts"]}
+    assert ended.xcom()["id"] in {post["id"] for post in simulator.ledger.raw()["posts"]}
 
 
 def test_a_clear_after_success_makes_a_new_image(simulator, run):
@@ -171,7 +171,7 @@ def test_a_clear_after_an_answer_that_never_reached_xcom_returns_it(simulator, r
     assert "was billed and could not be pushed to XCom. Neither a retry nor a Clear pays for it again." in log
     ended.clear("generate")
     assert ended.state == "success"
-    [post] = simulator.ledger()["posts"]
+    [post] = simulator.ledger.raw()["posts"]
     assert ended.xcom()["id"] == post["id"]
     # It was delivered: the next Clear means another image.
     ended.clear("generate")
@@ -227,7 +227,7 @@ def test_what_the_user_sets_wins(simulator, run):
         "mapped_own_policy": 2,
     }
     by_prompt: dict[str, int] = {}
-    for post in simulator.ledger()["posts"]:
+    for post in simulator.ledger.raw()["posts"]:
         by_prompt[post["prompt"]] = by_prompt.get(post["prompt"], 0) + 1
     # Whatever a policy retries, only "resubmit" sends a request again.
     assert by_prompt == {

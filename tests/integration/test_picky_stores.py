@@ -18,15 +18,16 @@ import trustme
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.s3 import copier
-from devstack.s3_faults import S3FaultProxy
+from tests.support.s3_faults import S3FaultProxy
 from tests.support.saving import Saving, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from devstack import SeaweedFS, Simulator
-    from devstack.s3_requests import ProxiedRequest
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import SeaweedFS
+    from tests.support.s3_requests import ProxiedRequest
 
 ALWAYS = 99
 SHA256 = "x-amz-checksum-sha256"
@@ -142,7 +143,7 @@ def connect(
 
 @pytest.fixture
 def saving(
-    monkeypatch, connect, getimg_default: Simulator, seaweedfs: SeaweedFS, own_bucket: str, context
+    monkeypatch, connect, getimg_default: GetimgSimulator, seaweedfs: SeaweedFS, own_bucket: str, context
 ) -> Saving:
     connect()
     # The pauses between attempts, not their number: nobody wants to wait for them here.
@@ -202,7 +203,7 @@ def test_a_batch_is_saved_all_the_same_and_its_manifest_by_the_same_call(
     assert (summary["saved"], summary["failed"]) == (3, 0)
     assert saving.keys() == ["0000.jpg", "0001.jpg", "0002.jpg"]
     assert [line["outcome"] for line in saving.manifest(summary)] == ["saved"] * 3
-    assert len(simulator.ledger()["posts"]) == 3
+    assert len(simulator.ledger) == 3
     # But for the condition: a manifest replaces the one of an earlier try.
     for request in puts(picky):
         assert kind(request) - {"if-none-match"} == sent - {"if-none-match"}, request

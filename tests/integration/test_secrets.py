@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from devstack import Airflow, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import Airflow
 
 # The generation's own answer, and the ledger's record of it.
 SIGNED = {("xcom", "return_value"), ("task_state_store", "getimg_generation")}
@@ -58,7 +59,7 @@ def signatures(airflow_stack: Airflow) -> set[str]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _work_that_succeeds_and_fails(airflow_stack: Airflow, simulator_server: Simulator) -> None:
+def _work_that_succeeds_and_fails(airflow_stack: Airflow, simulator_server: GetimgSimulator) -> None:
     """Run the operators through success, loss, refusal, reuse and failed downloads, single and mapped."""
     simulator_server.reset()
     echo = f'{{"error": {{"message": "No: {simulator_server.api_key}", "code": "x"}}}}'
@@ -73,15 +74,15 @@ def _work_that_succeeds_and_fails(airflow_stack: Airflow, simulator_server: Simu
         ("paying_once", [{"on": "image", "kind": "status", "status": 403, "body": echo}], "failed"),
         ("fails_after_the_answer", [], "success"),
     ):
-        simulator_server.set_faults(faults)
+        simulator_server.faults.add(*faults)
         airflow_stack.wait_for_dag(dag_id)
         airflow_stack.unpause(dag_id)
         run_id = airflow_stack.trigger(dag_id)
         assert airflow_stack.wait(dag_id, run_id, timeout=180) == state, (dag_id, faults)
-        simulator_server.clear_faults()
+        simulator_server.faults.clear()
 
 
-def test_the_api_key_is_in_no_file_and_in_no_table(airflow_stack: Airflow, simulator_server: Simulator):
+def test_the_api_key_is_in_no_file_and_in_no_table(airflow_stack: Airflow, simulator_server: GetimgSimulator):
     key = simulator_server.api_key
     assert [path for path, text in files(airflow_stack.home) if key in text] == []
     assert {table for table, _, text in cells(airflow_stack.home / "airflow.db") if key in text} == set()

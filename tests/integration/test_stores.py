@@ -22,7 +22,8 @@ from tests.support.stores import MiniStack, Moto, Rclone, S3rver
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from devstack import SeaweedFS, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import SeaweedFS
     from tests.support.stores import StoreServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "stores.md"
@@ -58,14 +59,14 @@ def own_bucket(server: SeaweedFS | StoreServer) -> str:
 
 
 @pytest.fixture
-def saving(monkeypatch, getimg_default: Simulator, server, own_bucket: str, context) -> Saving:
+def saving(monkeypatch, getimg_default: GetimgSimulator, server, own_bucket: str, context) -> Saving:
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", server.aws_connection())
     getimg_default.settings(file_size=FILE_BYTES)
     return Saving(getimg_default, server.client(), own_bucket, context)
 
 
-def no_downloads(simulator: Simulator) -> None:
-    simulator.set_faults([{"on": "download", "kind": "status", "status": 500, "times": 99}])
+def no_downloads(simulator: GetimgSimulator) -> None:
+    simulator.faults.add({"on": "download", "kind": "status", "status": 500, "times": 99})
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_a_batch_is_saved_with_its_manifest_and_paid_once(saving, simulator):
     no_downloads(simulator)
     again = saving.batch(6, try_number=2)
     assert (again["saved"], again["reused"]) == (6, 6)
-    billed = Counter(post["prompt"] for post in simulator.ledger()["posts"] if post["billed"])
+    billed = Counter(post["prompt"] for post in simulator.ledger.raw()["posts"] if post["billed"])
     assert sorted(billed.values()) == [1] * 6
 
 
@@ -146,7 +147,7 @@ def test_a_missing_bucket_is_one_sentence(saving, simulator):
         saving.transfer(saving.generate())
     with pytest.raises(errors.GetimgError, match=r"there-is-none.*Nothing was billed\."):
         saving.batch(3)
-    assert len(simulator.ledger()["posts"]) == 1
+    assert len(simulator.ledger) == 1
 
 
 class TestTheTable:

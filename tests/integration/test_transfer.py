@@ -25,7 +25,8 @@ from tests.support.raw_servers import RawServer
 from tests.support.raw_servers import answer as raw_answer
 
 if TYPE_CHECKING:
-    from devstack import SeaweedFS, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import SeaweedFS
 
 KEY = "{generation_id}-{index}.{extension}"
 BILL = r"Generation req-\w+ was billed \(0\.04 USD\) and is not saved\."
@@ -44,7 +45,7 @@ def _connections(monkeypatch, getimg_default, seaweedfs):
 
 
 @pytest.fixture
-def generate(simulator: Simulator):
+def generate(simulator: GetimgSimulator):
     """Pay for images and return their answers."""
 
     def make(count: int = 1, **fields: Any) -> list[dict[str, Any]]:
@@ -85,8 +86,8 @@ def stored(seaweedfs: SeaweedFS, bucket: str) -> dict[str, bytes]:
     }
 
 
-def play(simulator: Simulator, **fault: Any) -> None:
-    simulator.set_faults([{"on": "download", **fault}])
+def play(simulator: GetimgSimulator, **fault: Any) -> None:
+    simulator.faults.add({"on": "download", **fault})
 
 
 def test_every_file_is_saved_as_it_is(simulator, seaweedfs, bucket, generate, transfer):
@@ -450,7 +451,7 @@ def test_waiting_for_a_slot_is_not_held_against_a_file(
 
 
 def test_nothing_is_asked_for_after_a_kill(simulator, seaweedfs, bucket, generate, context):
-    simulator.set_faults([{"on": "download", "kind": "hang", "seconds": 60, "times": 9}])
+    simulator.faults.add({"on": "download", "kind": "hang", "seconds": 60, "times": 9})
     operator = TransferToS3Operator(
         task_id="save", generation=generate(6), s3_bucket=bucket, s3_key=KEY, concurrency=2
     )

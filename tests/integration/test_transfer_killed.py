@@ -19,20 +19,21 @@ import pytest
 
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.types import ImageRequest
-from devstack.s3_faults import S3FaultProxy
 from tests.conftest import STACK_BUCKET
+from tests.support.s3_faults import S3FaultProxy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from devstack import Airflow, SeaweedFS, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import Airflow, SeaweedFS
 
 MIB = 1024 * 1024
 # Bytes of each file of a task, or 0 for a picture as it is: three that are kept in memory, one on disk.
 SIZES = (0, 0, 0, 12 * MIB)
 
 
-def generate(simulator: Simulator, path: Path, sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
+def generate(simulator: GetimgSimulator, path: Path, sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
     """Pay for a file of each size, and write their answers where the DAG reads them."""
     answers = []
     with GetimgClient(simulator.api_key, base_url=simulator.url) as client:
@@ -130,7 +131,7 @@ def test_a_transfer_that_is_killed_loses_nothing_and_leaves_nothing(
 
 
 def test_a_transfer_that_is_killed_while_an_object_is_sent_leaves_none(
-    airflow_stack: Airflow, simulator: Simulator, seaweedfs: SeaweedFS, tmp_path
+    airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, tmp_path
 ):
     answers = generate(simulator, tmp_path / "answers.json")
     with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
@@ -180,12 +181,10 @@ def test_a_second_try_downloads_only_what_the_first_did_not_save(simulator, seaw
         due = httpx.get(f"{simulator.url}/_simulator/faults", trust_env=False).json()["faults"]
         return 1000 - due[-1]["times"]
 
-    simulator.set_faults(
-        [
-            # Longer than the connection's time-out: it is left to Airflow's next try.
-            {"on": "download", "kind": "status", "status": 503, "headers": {"Retry-After": "3000"}},
-            {"on": "download", "kind": "slow_first_byte", "seconds": 0, "times": 1000},
-        ]
+    simulator.faults.add(
+        # Longer than the connection's time-out: it is left to Airflow's next try.
+        {"on": "download", "kind": "status", "status": 503, "headers": {"Retry-After": "3000"}},
+        {"on": "download", "kind": "slow_first_byte", "seconds": 0, "times": 1000},
     )
     ended = run("transfer_resumed", prefix=tmp_path.name)
     assert (ended.state, ended.tries("save")) == ("success", 2)
@@ -193,9 +192,9 @@ def test_a_second_try_downloads_only_what_the_first_did_not_save(simulator, seaw
         "save", try_number=1
     )
     assert downloads() == 3
-    assert len(simulator.ledger()["posts"]) == 3
+    assert len(simulator.ledger) == 3
     second = ended.log("save", try_number=2)
     assert (second.count("is already saved"), second.count("Saved file")) == (2, 1)
-    simulator.clear_faults()
+    simulator.faults.clear()
     answers = [ended.xcom("generate", map_index=index) for index in range(3)]
     check_saved(seaweedfs, tmp_path.name, answers, ended.xcom("save"))

@@ -28,7 +28,8 @@ from tests.support.raw_servers import RawServer, answer
 from tests.support.saving import Saving, bytes_of
 
 if TYPE_CHECKING:
-    from devstack import SeaweedFS, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import SeaweedFS
 
 MIB = 1024 * 1024
 # Smaller files are kept in memory, larger ones on disk.
@@ -39,9 +40,9 @@ BILL = r"^Generation req-\w+ was billed \(0\.04 USD\) and is not saved\. "
 
 
 @pytest.fixture(autouse=True)
-def _connections(monkeypatch, simulator: Simulator, seaweedfs: SeaweedFS):
+def _connections(monkeypatch, simulator: GetimgSimulator, seaweedfs: SeaweedFS):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
-    connection = json.loads(simulator.connection())
+    connection = json.loads(simulator.process.connection())
     # For servers beside the simulator.
     connection["extra"] = {"allowed_networks": ["127.0.0.1/32"]}
     monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", json.dumps(connection))
@@ -56,16 +57,16 @@ def own_bucket(seaweedfs: SeaweedFS) -> str:
 
 
 @pytest.fixture
-def saving(simulator: Simulator, seaweedfs: SeaweedFS, own_bucket: str, context) -> Saving:
+def saving(simulator: GetimgSimulator, seaweedfs: SeaweedFS, own_bucket: str, context) -> Saving:
     return Saving(simulator, seaweedfs.client(), own_bucket, context)
 
 
-def play(simulator: Simulator, **fault: Any) -> None:
-    simulator.clear_faults()
-    simulator.set_faults([{"on": "download", "kind": "file", "times": OFTEN, **fault}])
+def play(simulator: GetimgSimulator, **fault: Any) -> None:
+    simulator.faults.clear()
+    simulator.faults.add({"on": "download", "kind": "file", "times": OFTEN, **fault})
 
 
-def fetches(simulator: Simulator) -> int:
+def fetches(simulator: GetimgSimulator) -> int:
     """Return how many downloads met the fault that is played."""
     return (
         OFTEN - httpx.get(f"{simulator.url}/_simulator/faults", trust_env=False).json()["faults"][0]["times"]
@@ -436,13 +437,13 @@ class TestWhatKindOfPictureItIs:
         generation = saving.generate()
         content = bytes_of(generation)
         kinds = ["html", "json", "text", "nothing"]
-        simulator.set_faults([{"on": "download", "kind": "file", "bytes": kind} for kind in kinds])
+        simulator.faults.add(*([{"on": "download", "kind": "file", "bytes": kind} for kind in kinds]))
         [row] = saving.transfer(generation)
         check_saved(saving, row, content)
 
     def test_a_batch_saves_them_all_as_what_they_are(self, simulator, saving):
         kinds = ["jpeg", "png", "webp", "gif", "avif"]
-        simulator.set_faults([{"on": "download", "kind": "file", "bytes": kind} for kind in kinds])
+        simulator.faults.add(*([{"on": "download", "kind": "file", "bytes": kind} for kind in kinds]))
         rows = saving.manifest(saving.batch(len(kinds), transfer_concurrency=1))
         assert {row["outcome"] for row in rows} == {"saved"}
         keys = saving.keys()
@@ -455,7 +456,7 @@ class TestAUrlThatDoesNotWork:
     def test_yet_is_asked_again_within_the_try(self, simulator, saving, status, capsys):
         generation = saving.generate()
         content = bytes_of(generation)
-        simulator.set_faults([{"on": "download", "kind": "status", "status": status, "times": 3}])
+        simulator.faults.add({"on": "download", "kind": "status", "status": status, "times": 3})
         [row] = saving.transfer(generation)
         check_saved(saving, row, content)
         assert capsys.readouterr().out.count(f"was answered with {status}. Attempt ") == 3
@@ -465,7 +466,7 @@ class TestAUrlThatDoesNotWork:
     def test_long_before_its_end_is_left_to_the_next_try(self, simulator, saving, status, deletes_at):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = deletes_at
-        simulator.set_faults([{"on": "download", "kind": "status", "status": status, "times": OFTEN}])
+        simulator.faults.add({"on": "download", "kind": "status", "status": status, "times": OFTEN})
         check_not_saved(
             saving, generation, errors.DownloadError, rf"The download of .* was answered with {status}\.$"
         )
@@ -475,7 +476,7 @@ class TestAUrlThatDoesNotWork:
     def test_after_its_end_is_gone(self, simulator, saving, status):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
-        simulator.set_faults([{"on": "download", "kind": "status", "status": status, "times": OFTEN}])
+        simulator.faults.add({"on": "download", "kind": "status", "status": status, "times": OFTEN})
         check_not_saved(
             saving,
             generation,
@@ -489,7 +490,7 @@ class TestAUrlThatDoesNotWork:
     def test_is_gone_whenever_the_server_says_so(self, simulator, saving, deletes_at):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = deletes_at
-        simulator.set_faults([{"on": "download", "kind": "status", "status": 410, "times": OFTEN}])
+        simulator.faults.add({"on": "download", "kind": "status", "status": 410, "times": OFTEN})
         when = (
             r"at a time that the API did not give" if deletes_at is None else r"at 2100-01-01T00:00:00\+00:00"
         )
@@ -504,7 +505,7 @@ class TestAUrlThatDoesNotWork:
     def test_for_other_reasons_is_not_gone_though_its_end_has_passed(self, simulator, saving):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
-        simulator.set_faults([{"on": "download", "kind": "status", "status": 500, "times": OFTEN}])
+        simulator.faults.add({"on": "download", "kind": "status", "status": 500, "times": OFTEN})
         check_not_saved(
             saving, generation, errors.DownloadError, r"The download of .* was answered with 500\.$"
         )
@@ -547,9 +548,7 @@ class TestAUrlThatDoesNotWork:
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = datetime.now(UTC).isoformat()
         told = {"Date": format_datetime(datetime.now(UTC) + date, usegmt=True)}
-        simulator.set_faults(
-            [{"on": "download", "kind": "status", "status": 404, "headers": told, "times": 2}]
-        )
+        simulator.faults.add({"on": "download", "kind": "status", "status": 404, "headers": told, "times": 2})
         if saved:
             assert len(saving.transfer(generation)) == 1
         else:
@@ -559,8 +558,8 @@ class TestAUrlThatDoesNotWork:
 class TestWhatTheAnswerSays:
     """The simulator sends it so, and the transfer gets what ``GenerateImageOperator`` would return."""
 
-    def odd(self, simulator: Simulator, saving: Saving, **fault: Any) -> dict[str, Any]:
-        simulator.set_faults([{"on": "image", "kind": "answer", **fault}])
+    def odd(self, simulator: GetimgSimulator, saving: Saving, **fault: Any) -> dict[str, Any]:
+        simulator.faults.add({"on": "image", "kind": "answer", **fault})
         return saving.generate()
 
     @pytest.mark.parametrize(

@@ -20,14 +20,15 @@ from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.types import ImageRequest
 from airflow_provider_getimg.s3 import copier
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
-from devstack.s3_faults import S3FaultProxy
+from tests.support.s3_faults import S3FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mypy_boto3_s3 import S3Client
 
-    from devstack import SeaweedFS, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import SeaweedFS
 
 KEY = "{generation_id}-{index}.{extension}"
 MIB = 1024 * 1024
@@ -94,7 +95,7 @@ class Bench:
     """One file of a generation, and the operator that copies it into an empty bucket."""
 
     def __init__(
-        self, simulator: Simulator, proxy: S3FaultProxy, client: S3Client, bucket: str, context: Any
+        self, simulator: GetimgSimulator, proxy: S3FaultProxy, client: S3Client, bucket: str, context: Any
     ) -> None:
         self.proxy = proxy
         self.bucket = bucket
@@ -158,7 +159,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(simulator: Simulator, proxy: S3FaultProxy, direct: S3Client, bucket: str, context) -> Bench:
+def bench(simulator: GetimgSimulator, proxy: S3FaultProxy, direct: S3Client, bucket: str, context) -> Bench:
     return Bench(simulator, proxy, direct, bucket, context)
 
 
@@ -166,8 +167,8 @@ def bytes_of(answer: dict[str, Any]) -> bytes:
     return httpx.get(answer["data"][0]["url"], trust_env=False).raise_for_status().content
 
 
-def downloads_are_forbidden(simulator: Simulator) -> None:
-    simulator.set_faults([{"on": "download", "kind": "status", "status": 403, "times": ALWAYS}])
+def downloads_are_forbidden(simulator: GetimgSimulator) -> None:
+    simulator.faults.add({"on": "download", "kind": "status", "status": 403, "times": ALWAYS})
 
 
 class TestWithoutFaults:
@@ -189,7 +190,7 @@ class TestWithoutFaults:
     )
     def test_its_content_type_is_what_its_bytes_are(self, proxy, simulator, bench, found, content_type):
         answer = bench.generate()
-        simulator.set_faults([{"on": "download", "kind": "file", "bytes": found, "times": ALWAYS}])
+        simulator.faults.add({"on": "download", "kind": "file", "bytes": found, "times": ALWAYS})
         [row] = bench.transfer(answer)
         assert proxy.requests[-1].headers["content-type"] == row["mime_type"] == content_type
 
@@ -372,7 +373,7 @@ class TestLostAnswer:
         assert bench.stored() == {bench.key(answer): content}
         downloads_are_forbidden(simulator)
         rows = bench.transfer(answer, try_number=2, if_exists=if_exists)
-        simulator.clear_faults()
+        simulator.faults.clear()
         bench.check_saved(answer, rows)
         assert WRITE not in proxy.operations()
 
@@ -381,12 +382,12 @@ class TestAnotherWriter:
     """An object that appears between our look at the key and our write."""
 
     @pytest.fixture
-    def rival(self, proxy: S3FaultProxy, simulator: Simulator, bench: Bench):
+    def rival(self, proxy: S3FaultProxy, simulator: GetimgSimulator, bench: Bench):
         """Write an object, in a thread, once the key was looked at; the download waits for it."""
         threads = []
 
         def write(key: str, body: bytes) -> None:
-            simulator.set_faults([{"on": "download", "kind": "slow_first_byte", "seconds": 1}])
+            simulator.faults.add({"on": "download", "kind": "slow_first_byte", "seconds": 1})
 
             def after_the_look() -> None:
                 end = time.monotonic() + 10

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from devstack import Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
 
 MODEL = "seedream-5-lite"
 
@@ -32,7 +32,7 @@ class Saving:
     """
 
     def __init__(
-        self, simulator: Simulator, client: S3Client, bucket: str, context: Callable[..., Any]
+        self, simulator: GetimgSimulator, client: S3Client, bucket: str, context: Callable[..., Any]
     ) -> None:
         self.client = client
         self.bucket = bucket

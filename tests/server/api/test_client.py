@@ -21,24 +21,24 @@ from tests.support import raw_servers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from devstack.simulator import Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
 
 REQUEST = ImageRequest(model="seedream-5-lite", prompt="A red fox")
 
 
 @pytest.fixture
-def client(simulator: Simulator) -> Iterator[GetimgClient]:
+def client(simulator: GetimgSimulator) -> Iterator[GetimgClient]:
     with GetimgClient(simulator.api_key, base_url=simulator.url, timeout=20) as client:
         yield client
 
 
-def fault(simulator: Simulator, kind: str, on: str = "image", **fields: object) -> None:
-    simulator.set_faults([{"on": on, "kind": kind, **fields}])
+def fault(simulator: GetimgSimulator, kind: str, on: str = "image", **fields: object) -> None:
+    simulator.faults.add({"on": on, "kind": kind, **fields})
 
 
 def test_a_generation_is_posted_once_and_answered_as_the_api_sent_it(simulator, client):
     generation = client.generate_image(REQUEST)
-    [post] = simulator.ledger()["posts"]
+    [post] = simulator.ledger.raw()["posts"]
     assert post["prompt"] == "A red fox"
     assert generation.id == post["id"]
     assert generation.status == "completed"
@@ -52,7 +52,7 @@ def test_the_catalogue_the_balance_and_the_costs_are_free(simulator, client):
     assert {model.type for model in client.list_models("image")} == {"image"}
     assert client.get_model("seedream-5-lite") == models["seedream-5-lite"]
     assert client.get_balance().currency == "USD"
-    assert simulator.ledger()["posts"] == []
+    assert not simulator.ledger
 
 
 def test_costs_are_asked_with_a_time_zone(simulator, client):
@@ -113,7 +113,7 @@ def test_each_status_of_a_generation_is_one_error_and_one_post(simulator, client
     assert error.value.billed == ("unknown" if expected is errors.OutcomeUnknownError else "no")
     assert str(error.value).endswith(errors.BILLED_SENTENCE[error.value.billed])
     assert "secret" not in str(error.value)
-    assert len(simulator.ledger()["posts"]) == 1
+    assert len(simulator.ledger) == 1
 
 
 def test_a_refusal_carries_what_the_api_said(client):
@@ -133,7 +133,7 @@ def test_an_answer_that_is_lost_is_an_unknown_outcome(simulator, client, kind):
     fault(simulator, kind, times=9)
     with pytest.raises(errors.OutcomeUnknownError, match="It may have been billed"):
         client.generate_image(REQUEST)
-    assert len(simulator.ledger()["posts"]) == 1
+    assert len(simulator.ledger) == 1
 
 
 _WHOLE = json.dumps(
@@ -189,7 +189,7 @@ def test_the_deadline_holds_against_silence_and_dripping_alike(simulator, kind):
         pytest.raises(errors.OutcomeUnknownError, match="did not finish the generation within 1 seconds"),
     ):
         client.generate_image(REQUEST)
-    assert len(simulator.ledger()["posts"]) == 1
+    assert len(simulator.ledger) == 1
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_a_proxy_that_refuses_is_no_connection(simulator):
         pytest.raises(errors.NoConnectionError),
     ):
         client.generate_image(REQUEST)
-    assert simulator.ledger()["posts"] == []
+    assert not simulator.ledger
 
 
 def test_a_request_over_25_mib_is_not_sent(simulator, client):
@@ -356,7 +356,7 @@ def test_a_request_over_25_mib_is_not_sent(simulator, client):
     request = ImageRequest.checked(model="m", prompt="p", images=[reference] * 3)
     with pytest.raises(errors.InvalidInputError, match=r"at most 26214400 bytes \(25 MiB\), got 2831\d{4}\."):
         client.generate_image(request)
-    assert simulator.ledger()["posts"] == []
+    assert not simulator.ledger
 
 
 @pytest.mark.parametrize("kind", ["drop_after_billing", "html", "truncate"])
@@ -389,7 +389,7 @@ def test_abort_ends_a_request_in_flight_from_another_thread(simulator):
     thread = threading.Thread(target=generate)
     thread.start()
     arrived = threading.Event()
-    while not simulator.ledger()["posts"]:
+    while not simulator.ledger:
         assert not arrived.wait(0.02)
     assert client.abort() == 1
     thread.join(10)

@@ -15,16 +15,18 @@ import psutil
 import pytest
 from rich.console import Console
 
-from devstack import SeaweedFS, Simulator, StackError
+from devstack import SeaweedFS, StackError
 from devstack.demo import REPOSITORY, Demo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from airflow_provider_getimg.testing import GetimgSimulator
+
 pytestmark = pytest.mark.long
 
 
-def demo(tmp_path: Path, simulator: Simulator, **changes: str) -> tuple[Demo, Path]:
+def demo(tmp_path: Path, simulator: GetimgSimulator, **changes: str) -> tuple[Demo, Path]:
     """A demo for which the simulator is the real API."""
     output = tmp_path / "output"
     console = Console(file=output.open("w"), width=80)
@@ -41,7 +43,7 @@ def use_as_own_bucket(seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_own_key_and_own_bucket_pay_once_and_leak_no_key(
     tmp_path: Path,
-    simulator: Simulator,
+    simulator: GetimgSimulator,
     seaweedfs: SeaweedFS,
     bucket: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -49,7 +51,7 @@ def test_own_key_and_own_bucket_pay_once_and_leak_no_key(
     use_as_own_bucket(seaweedfs, monkeypatch)
     run, output = demo(tmp_path, simulator, bucket=bucket)
     run.run()
-    assert len(simulator.ledger()["posts"]) == 1
+    assert len(simulator.ledger) == 1
     text = output.read_text()
     assert re.search(r"one image of \S+ costs 0\.\d+ USD", text)
     (key,) = re.findall(rf"^s3://{bucket}/(\S+)  \d+ bytes  \d+x\d+ pixels  \$0\.\d+$", text, re.M)
@@ -59,14 +61,16 @@ def test_own_key_and_own_bucket_pay_once_and_leak_no_key(
         assert simulator.api_key not in file.read_text(), file
 
 
-def test_failed_run_shows_the_last_log_lines_of_its_task(tmp_path: Path, simulator: Simulator) -> None:
-    simulator.set_balance("0.00")
+def test_failed_run_shows_the_last_log_lines_of_its_task(tmp_path: Path, simulator: GetimgSimulator) -> None:
+    simulator.balance = "0.00"
     run, _ = demo(tmp_path, simulator)
     with pytest.raises(StackError, match=r"(?s)getimg_daily_image failed.*generate_image.*402"):
         run.run()
 
 
-def test_key_that_is_refused_stops_before_anything_is_started(tmp_path: Path, simulator: Simulator) -> None:
+def test_key_that_is_refused_stops_before_anything_is_started(
+    tmp_path: Path, simulator: GetimgSimulator
+) -> None:
     run, _ = demo(tmp_path, simulator, api_key="sk_not_the_right_one")
     with pytest.raises(StackError, match="401"):
         run.run()

@@ -47,7 +47,7 @@ def run(getimg_default, context):
 
 @pytest.fixture
 def posts(getimg_default):
-    return lambda: len(getimg_default.ledger()["posts"])
+    return lambda: len(getimg_default.ledger)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ class TestFilesPastTheirTime:
 
     @pytest.fixture
     def gone(self, getimg_default) -> None:
-        getimg_default.set_faults([{"on": "download", "kind": "status", "status": 403}])
+        getimg_default.faults.add({"on": "download", "kind": "status", "status": 403})
 
     @pytest.mark.usefixtures("gone")
     def test_are_an_error_of_a_retry_once_the_server_has_deleted_them(self, run, posts, undelivered):
@@ -169,7 +169,7 @@ class TestFilesPastTheirTime:
     def test_are_not_gone_where_the_server_can_not_be_asked(
         self, run, posts, undelivered, getimg_default, later
     ):
-        getimg_default.set_faults([{"on": "download", "kind": "status", "status": 503}])
+        getimg_default.faults.add({"on": "download", "kind": "status", "status": 503})
         assert run(**later)["id"] == undelivered
         assert posts() == 1
 

@@ -97,7 +97,7 @@ def test_bad_input_is_one_sentence_before_any_request(getimg_default, context, s
         operator(**fields).execute(context())
     assert str(error.value).startswith(sentence)
     assert str(error.value).endswith(" Nothing was billed.")
-    assert getimg_default.ledger()["posts"] == []
+    assert not getimg_default.ledger
     assert store.values == {}
 
 
@@ -132,7 +132,7 @@ class TestReferencesInS3:
         else:
             seaweedfs.client().put_object(Bucket=bucket, Key="p.png", Body=PNG + b"new")
         assert operator(images=[f"s3://{bucket}/p.png"]).execute(context(try_number=2)) == first
-        assert len(getimg_default.ledger()["posts"]) == 1
+        assert len(getimg_default.ledger) == 1
 
     def test_a_store_that_is_away_is_worth_a_retry(self, getimg_default, context, monkeypatch):
         monkeypatch.setenv(
@@ -167,7 +167,7 @@ class TestReferencesInS3:
         with pytest.raises(errors.InvalidInputError) as error:
             operator(images=[f"s3://{bucket}/{key}"]).execute(context())
         assert str(error.value).startswith(f"images[0] (s3://{bucket}/{key}) {sentence}")
-        assert getimg_default.ledger()["posts"] == []
+        assert not getimg_default.ledger
 
     def test_objects_that_are_too_large_together_are_named(self, getimg_default, context, seaweedfs, bucket):
         seaweedfs.client().put_object(Bucket=bucket, Key="9.png", Body=PNG + b"\0" * (9 * 1024 * 1024))
@@ -175,7 +175,7 @@ class TestReferencesInS3:
             errors.InvalidInputError, match=r"images\[2\] .* must leave the request within 26214400"
         ):
             operator(images=[f"s3://{bucket}/9.png"] * 3).execute(context())
-        assert getimg_default.ledger()["posts"] == []
+        assert not getimg_default.ledger
 
     def test_a_bucket_alone_names_no_object(self, getimg_default, context):
         with pytest.raises(
@@ -189,7 +189,7 @@ def test_a_second_try_of_a_completed_request_does_not_pay_again(getimg_default, 
     first = operator().execute(context(try_number=1))
     second = operator().execute(context(try_number=2))
     assert second == first
-    assert len(getimg_default.ledger()["posts"]) == 1
+    assert len(getimg_default.ledger) == 1
     assert f"Reusing generation {first['id']} from try 1 (requested 0:00:0" in capsys.readouterr().out
 
 
@@ -197,7 +197,7 @@ def test_a_cleared_task_pays_for_a_new_image(getimg_default, context):
     first = operator().execute(context(try_number=1, max_tries=3))
     second = operator().execute(context(try_number=2, max_tries=4))
     assert second["id"] != first["id"]
-    assert len(getimg_default.ledger()["posts"]) == 2
+    assert len(getimg_default.ledger) == 2
 
 
 def test_a_clear_that_leaves_max_tries_as_it_was_pays_nothing_and_the_next_one_does(getimg_default, context):
@@ -206,7 +206,7 @@ def test_a_clear_that_leaves_max_tries_as_it_was_pays_nothing_and_the_next_one_d
     assert operator(retries=2).execute(context(try_number=2, max_tries=3)) == first
     # Cleared once more, after the second try.
     assert operator(retries=2).execute(context(try_number=3, max_tries=4))["id"] != first["id"]
-    assert len(getimg_default.ledger()["posts"]) == 2
+    assert len(getimg_default.ledger) == 2
 
 
 def test_a_changed_request_pays_for_a_new_image(getimg_default, context):
@@ -216,7 +216,7 @@ def test_a_changed_request_pays_for_a_new_image(getimg_default, context):
 
 
 def test_a_lost_answer_stops_the_next_try_without_a_request(getimg_default, context):
-    getimg_default.set_faults([{"on": "image", "kind": "drop_after_billing"}])
+    getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
     with pytest.raises(errors.OutcomeUnknownError, match="broke after the generation was sent"):
         operator().execute(context())
     with pytest.raises(errors.OutcomeUnknownError) as error:
@@ -227,12 +227,12 @@ def test_a_lost_answer_stops_the_next_try_without_a_request(getimg_default, cont
     assert "clear the task" in message
     assert "on_unknown_outcome='resubmit'" in message
     assert message.endswith("It may have been billed.")
-    assert len(getimg_default.ledger()["posts"]) == 1
+    assert len(getimg_default.ledger) == 1
 
 
 @pytest.mark.parametrize("status", [400, 402, 429])
 def test_a_request_that_was_not_billed_is_forgotten(getimg_default, context, store, status):
-    getimg_default.set_faults([{"on": "image", "kind": "status", "status": status}])
+    getimg_default.faults.add({"on": "image", "kind": "status", "status": status})
     with pytest.raises(errors.GetimgError):
         operator().execute(context())
     assert store.values == {}
@@ -245,7 +245,7 @@ def test_nothing_is_sent_where_the_ledger_can_t_be_read(getimg_default, context,
         errors.GetimgError, match=r"could not be read: the API server is away\. Nothing was billed"
     ):
         operator().execute(context())
-    assert getimg_default.ledger()["posts"] == []
+    assert not getimg_default.ledger
 
 
 def test_nothing_is_sent_where_the_ledger_can_t_be_written(getimg_default, context, store, monkeypatch):
@@ -255,7 +255,7 @@ def test_nothing_is_sent_where_the_ledger_can_t_be_written(getimg_default, conte
     monkeypatch.setattr(store, "set", refuse)
     with pytest.raises(errors.GetimgError, match=r"could not be written: .* Nothing was billed"):
         operator().execute(context())
-    assert getimg_default.ledger()["posts"] == []
+    assert not getimg_default.ledger
 
 
 def test_a_paid_answer_goes_on_to_the_user_though_it_can_t_be_recorded(
@@ -297,7 +297,7 @@ def test_recorded_files_that_are_deleted_are_not_returned(
 ):
     first = operator().execute(context())
     retry = operator(on_unknown_outcome=on_unknown_outcome)
-    getimg_default.set_faults([{"on": "download", "kind": "file", "status": 410, "times": 9}])
+    getimg_default.faults.add({"on": "download", "kind": "file", "status": 410, "times": 9})
     with time_machine.travel(timedelta(days=400), tick=True):
         if on_unknown_outcome == "fail":
             with pytest.raises(errors.PaidFilesGoneError) as error:
@@ -310,14 +310,14 @@ def test_recorded_files_that_are_deleted_are_not_returned(
         else:
             assert retry.execute(context(try_number=2))["id"] != first["id"]
             assert "its files are gone" in capsys.readouterr().out
-    assert len(getimg_default.ledger()["posts"]) == paid
+    assert len(getimg_default.ledger) == paid
 
 
 def test_files_that_are_still_served_are_returned_whatever_the_worker_s_clock_says(getimg_default, context):
     first = operator().execute(context())
     with time_machine.travel(timedelta(days=400), tick=True):
         assert operator().execute(context(try_number=2)) == first
-    assert len(getimg_default.ledger()["posts"]) == 1
+    assert len(getimg_default.ledger) == 1
 
 
 def test_an_entry_of_a_later_version_is_respected(getimg_default, context, store):
@@ -343,21 +343,21 @@ def test_an_entry_that_can_t_be_read_is_not_taken_for_none(getimg_default, conte
     store.set(KEY, entry)
     with pytest.raises(LedgerError, match=r"What an earlier try did is not known.*It may have been billed"):
         operator().execute(context())
-    assert getimg_default.ledger()["posts"] == []
+    assert not getimg_default.ledger
 
 
 def test_a_reference_that_is_signed_anew_is_the_same_request(getimg_default, context):
-    getimg_default.set_faults([{"on": "image", "kind": "drop_after_billing"}])
+    getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
     with pytest.raises(errors.OutcomeUnknownError):
         operator(images=["https://a.test/x.png?X-Amz-Signature=one"]).execute(context())
     with pytest.raises(errors.OutcomeUnknownError, match="Try 1 sent this request"):
         operator(images=["https://a.test/x.png?X-Amz-Signature=two"]).execute(context(try_number=2))
-    assert len(getimg_default.ledger()["posts"]) == 1
+    assert len(getimg_default.ledger) == 1
 
 
 def test_a_rate_limit_does_not_wash_an_unknown_outcome_away(getimg_default, context):
-    getimg_default.set_faults(
-        [{"on": "image", "kind": "status", "status": 500}, {"on": "image", "kind": "status", "status": 429}]
+    getimg_default.faults.add(
+        {"on": "image", "kind": "status", "status": 500}, {"on": "image", "kind": "status", "status": 429}
     )
     resubmits = operator(on_unknown_outcome="resubmit")
     with pytest.raises(errors.OutcomeUnknownError):
@@ -369,7 +369,7 @@ def test_a_rate_limit_does_not_wash_an_unknown_outcome_away(getimg_default, cont
 
 
 def test_resubmit_names_the_ways_on_once_no_retry_is_left(getimg_default, context):
-    getimg_default.set_faults([{"on": "image", "kind": "status", "status": 500, "times": 2}])
+    getimg_default.faults.add({"on": "image", "kind": "status", "status": 500, "times": 2})
     with pytest.raises(errors.OutcomeUnknownError, match=r"A retry sends it again\."):
         operator(on_unknown_outcome="resubmit").execute(context(try_number=1, max_tries=1))
     with pytest.raises(errors.OutcomeUnknownError, match="clear the task"):
@@ -378,7 +378,7 @@ def test_resubmit_names_the_ways_on_once_no_retry_is_left(getimg_default, contex
 
 def test_an_answer_that_can_t_be_read_is_kept_where_it_can_be_found(getimg_default, context, store):
     body = '{"id": "req-1", "status": "completed", "files": [{"url": "https://a.test/f?sig=abc"}]}'
-    getimg_default.set_faults([{"on": "image", "kind": "status", "status": 200, "body": body}])
+    getimg_default.faults.add({"on": "image", "kind": "status", "status": 200, "body": body})
     with pytest.raises(errors.OutcomeUnknownError) as error:
         operator().execute(context())
     assert "sig=abc" not in str(error.value)
@@ -401,7 +401,7 @@ class TestExecutionTimeout:
     def test_in_the_middle_of_a_request_it_is_told_what_that_may_have_cost(
         self, getimg_default, context, store, capsys
     ):
-        getimg_default.set_faults([{"on": "image", "kind": "hang", "seconds": 60}])
+        getimg_default.faults.add({"on": "image", "kind": "hang", "seconds": 60})
         signal.setitimer(signal.ITIMER_REAL, 0.5)
         with pytest.raises(AirflowTaskTimeout):
             operator().execute(context())
@@ -437,7 +437,7 @@ def test_a_price_over_max_cost_is_a_spending_decision(getimg_default, context, s
         "An image of model 'seedream-5-lite' costs 0.04 USD, more than max_cost (0.0399 USD): nothing was sent. "
         "Nothing was billed."
     )
-    assert getimg_default.ledger()["posts"] == []
+    assert not getimg_default.ledger
     assert store.values == {}
 
 
@@ -446,32 +446,32 @@ def test_a_price_that_is_not_known_is_not_zero(getimg_default, context):
         [unpriced] = [model for model in hook.client.list_models("image") if not model.pricing.rates]
     with pytest.raises(errors.CostLimitError, match="has no known price"):
         operator(model=unpriced.id, max_cost="1000").execute(context())
-    assert getimg_default.ledger()["posts"] == []
+    assert not getimg_default.ledger
 
 
 def test_a_recorded_answer_needs_no_price(getimg_default, context):
     operator().execute(context())
-    getimg_default.set_faults([{"on": "models", "kind": "status", "status": 500, "times": 9}])
+    getimg_default.faults.add({"on": "models", "kind": "status", "status": 500, "times": 9})
     assert operator(max_cost="0.04").execute(context(try_number=2))["status"] == "completed"
 
 
 def test_a_short_rate_limit_is_waited_out(getimg_default, context, capsys):
-    getimg_default.set_faults(
-        [{"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "0"}, "times": 2}]
+    getimg_default.faults.add(
+        {"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "0"}, "times": 2}
     )
     assert operator(rate_limit_wait="10").execute(context())["status"] == "completed"
-    assert len(getimg_default.ledger()["posts"]) == 3
+    assert len(getimg_default.ledger) == 3
     assert capsys.readouterr().out.count("Rate limited, nothing was billed") == 2
 
 
 def test_a_long_rate_limit_is_left_to_the_retry_policy(getimg_default, context):
-    getimg_default.set_faults(
-        [{"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "600"}, "times": 9}]
+    getimg_default.faults.add(
+        {"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "600"}, "times": 9}
     )
     with pytest.raises(errors.RateLimitError) as error:
         operator(rate_limit_wait=30).execute(context())
     assert error.value.retry_after == 600
-    assert len(getimg_default.ledger()["posts"]) == 1
+    assert len(getimg_default.ledger) == 1
 
 
 def test_nothing_is_sent_after_a_kill(getimg_default, context, store):
@@ -479,7 +479,7 @@ def test_nothing_is_sent_after_a_kill(getimg_default, context, store):
     task.on_kill()
     with pytest.raises(errors.KilledError, match="Nothing was billed"):
         task.execute(context())
-    assert getimg_default.ledger()["posts"] == []
+    assert not getimg_default.ledger
     assert store.values == {}
 
 

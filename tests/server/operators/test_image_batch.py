@@ -16,10 +16,11 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 from airflow_provider_getimg.retry import RETRY_POLICY
-from devstack.s3_faults import S3FaultProxy, open_uploads
+from tests.support.s3_faults import S3FaultProxy, open_uploads
 
 if TYPE_CHECKING:
-    from devstack import SeaweedFS, Simulator
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import SeaweedFS
 
 TELL = "airflow_provider_getimg.batch.progress.Progress.tell"
 MODEL = "sketch-mini"
@@ -34,7 +35,7 @@ def rows(count: int, **fields: Any) -> list[dict[str, Any]]:
 class Bench:
     """Batches into one empty bucket."""
 
-    def __init__(self, simulator: Simulator, seaweedfs: SeaweedFS, bucket: str, context: Any) -> None:
+    def __init__(self, simulator: GetimgSimulator, seaweedfs: SeaweedFS, bucket: str, context: Any) -> None:
         self.simulator = simulator
         self.bucket = bucket
         self.client = seaweedfs.client()
@@ -73,10 +74,10 @@ class Bench:
         return [json.loads(line) for line in self.objects()[MANIFEST].splitlines()]
 
     def billed(self) -> list[str]:
-        return sorted(post["prompt"] for post in self.simulator.ledger()["posts"] if post["billed"])
+        return sorted(post["prompt"] for post in self.simulator.ledger.raw()["posts"] if post["billed"])
 
     def posts(self) -> int:
-        return len(self.simulator.ledger()["posts"])
+        return len(self.simulator.ledger)
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ class TestEveryRow:
                 "labels": {"sku": "A-1"},
             }
             assert (line["cost"], line["error"]) == (PRICE, None)
-            assert line["generation_id"] in {post["id"] for post in bench.simulator.ledger()["posts"]}
+            assert line["generation_id"] in {post["id"] for post in bench.simulator.ledger.raw()["posts"]}
 
     def test_may_name_its_key_by_its_fields(self, bench):
         requests = [
@@ -272,9 +273,9 @@ class TestBadInput:
         assert bench.posts() == 0
 
 
-def play(simulator: Simulator, *faults: dict[str, Any]) -> None:
-    simulator.clear_faults()
-    simulator.set_faults(list(faults))
+def play(simulator: GetimgSimulator, *faults: dict[str, Any]) -> None:
+    simulator.faults.clear()
+    simulator.faults.add(*faults)
 
 
 class TestRetry:
@@ -503,7 +504,7 @@ class TestFailures:
 
     def test_of_an_empty_account_stop_the_batch_with_what_is_done_saved(self, bench):
         bench.simulator.settings(latency=0.05)
-        bench.simulator.set_balance(str(4 * PRICE))
+        bench.simulator.balance = str(4 * PRICE)
         error = bench.failure(rows(20), concurrency=2)
         assert len(bench.files()) == len(bench.billed()) == 4
         assert bench.posts() <= 6
@@ -596,7 +597,7 @@ class TestPace:
     def test_no_row_fails_for_a_rate_limit(self, bench):
         bench.simulator.settings(concurrency=3, latency=0.05)
         assert bench.run(rows(30), concurrency=16)["saved"] == 30
-        refused = [post for post in bench.simulator.ledger()["posts"] if post["status"] == 429]
+        refused = [post for post in bench.simulator.ledger.raw()["posts"] if post["status"] == 429]
         # The burst finds the limit; after it there are but a few probes.
         assert 1 <= len(refused) <= 25
 

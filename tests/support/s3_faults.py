@@ -17,7 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from devstack.network import LOOPBACK
-from devstack.s3_requests import ProxiedRequest, S3Fault, open_uploads
+from tests.support.s3_requests import ProxiedRequest, S3Fault, open_uploads
 
 if TYPE_CHECKING:
     import ssl

@@ -9,13 +9,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.stage import REQUEST
+from benchmarks.testbed import REQUEST
 from devstack import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.stage import Stage
+    from benchmarks.testbed import Testbed
 
 MIB = 2**20
 #: Where all of them put their images, and nothing else.
@@ -25,7 +25,7 @@ SHARED = {name: value for name, value in REQUEST.items() if name != "prompt"}
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """Images to make.
 
     :param latency: Seconds that the API takes for one.
@@ -53,28 +53,28 @@ def requests_lines(images: int) -> bytes:
 
 
 @contextlib.contextmanager
-def working(stage: Stage, work: Work) -> Iterator[str]:
-    """Lend a bucket and an API of this latency, and prove at the end that each image was billed once and saved.
+def verified(testbed: Testbed, workload: Workload) -> Iterator[str]:
+    """Yield an empty bucket, with an API of this latency, and check at the end that each image was billed once and saved.
 
     :raises devstack.StackError: It was not.
     """
     # The one drawing that all files of a size share is made here.
-    stage.make_files(1, MIB)
-    stage.simulator.clear_ledger()
-    stage.simulator.settings(latency=work.latency)
+    testbed.make_files(1, MIB)
+    testbed.simulator.ledger.clear()
+    testbed.simulator.settings(latency=workload.latency)
     try:
-        with stage.bucket() as bucket:
+        with testbed.bucket() as bucket:
             yield bucket
-            _verify(stage, bucket, work.images)
+            _verify(testbed, bucket, workload.images)
     finally:
-        stage.simulator.settings(latency=0.0)
+        testbed.simulator.settings(latency=0.0)
 
 
-def _verify(stage: Stage, bucket: str, images: int) -> None:
-    billed = Counter(post["prompt"] for post in stage.simulator.ledger()["posts"] if post["billed"])
+def _verify(testbed: Testbed, bucket: str, images: int) -> None:
+    billed = Counter(entry.prompt for entry in testbed.simulator.ledger.billed)
     if billed != Counter(request["prompt"] for request in requests(images)):
         raise StackError(f"{billed.total()} images of {len(billed)} prompts were billed instead of {images}.")
-    pages = stage.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=PREFIX)
+    pages = testbed.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=PREFIX)
     sizes = [item["Size"] for page in pages for item in page.get("Contents", [])]
     if sizes != [MIB] * images:
         raise StackError(f"The bucket holds {len(sizes)} images instead of {images}, or not all of each.")

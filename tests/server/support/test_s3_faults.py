@@ -27,7 +27,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from devstack.s3_faults import S3FaultProxy, open_uploads
+from tests.support.s3_faults import S3FaultProxy, open_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both servers of a benchmark, the files to copy, and the proof that they were copied."""
+"""The servers of a benchmark, the files to copy, and the check that they were copied."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shutil
+import sys
 import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from devstack import SeaweedFS, Simulator, StackError
+from airflow_provider_getimg.testing.server import SimulatorProcess
+from airflow_provider_getimg.testing.simulator import GetimgSimulator
+from benchmarks.process import LIMIT_SECONDS, Usage, run
+from devstack import SeaweedFS, StackError
 from devstack.network import clean_environment
-from devstack.s3_requests import open_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,7 +53,7 @@ class SourceFile:
         return f"{self.generation['id']}.jpg"
 
 
-class Stage:
+class Testbed:
     """A SeaweedFS, a simulator and a temporary folder. Use it as a context manager."""
 
     def __init__(self) -> None:
@@ -60,7 +64,8 @@ class Stage:
             self.folder = Path(tempfile.mkdtemp(prefix="getimg-benchmark-"))
             ends.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self.s3 = ends.enter_context(SeaweedFS())
-            self.simulator = ends.enter_context(Simulator(balance="10000.00"))
+            process = SimulatorProcess(balance="10000.00")
+            self.simulator = GetimgSimulator(ends.enter_context(process))
             self.client = self.s3.client(max_pool_connections=WRITERS)
             self._ends = ends.pop_all()
         return self
@@ -74,9 +79,26 @@ class Stage:
             "AIRFLOW_HOME": str(self.folder / "airflow"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW_CONN_AWS_DEFAULT": self.s3.aws_connection(),
-            "AIRFLOW_CONN_GETIMG_DEFAULT": self.simulator.connection(),
+            "AIRFLOW_CONN_GETIMG_DEFAULT": self.simulator.process.connection(),
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+    def run_worker(self, module: str, **job: Any) -> Usage:
+        """Give a job to a process of its own, which runs :func:`benchmarks.process.do_job`; return what it measured.
+
+        :param job: What its function takes; ``by`` names the function.
+        :raises devstack.StackError: It failed or took too long.
+        """
+        path, result = self.folder / "job.json", self.folder / "result.json"
+        result.unlink(missing_ok=True)
+        path.write_text(json.dumps(job | {"result": str(result)}))
+        run(
+            [sys.executable, "-m", module, path],
+            env=self.environment(),
+            log=self.folder / "worker.log",
+            limit=LIMIT_SECONDS,
+        )
+        return Usage(**json.loads(result.read_text()))
 
     def make_files(self, count: int, size: int) -> list[SourceFile]:
         """Generate files, and read each once, so that none is drawn while the clock runs."""
@@ -101,7 +123,7 @@ class Stage:
 
     @contextlib.contextmanager
     def bucket(self) -> Iterator[str]:
-        """Lend an empty bucket, which is deleted with all that is in it."""
+        """Yield an empty bucket, and delete it with its content."""
         name = self.s3.create_bucket(f"bench-{uuid.uuid4().hex[:12]}")
         try:
             self._make_volumes(name)
@@ -126,7 +148,7 @@ class Stage:
                 digest.update(chunk)
             if digest.hexdigest() != file.sha256:
                 raise StackError(f"The object {file.key} holds other bytes than its file.")
-        if open_uploads(self.client, bucket):
+        if self.client.list_multipart_uploads(Bucket=bucket).get("Uploads"):
             raise StackError("A multipart upload was left open.")
 
     def _make_volumes(self, bucket: str) -> None:

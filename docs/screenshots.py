@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes the handbook's pictures anew: ``python -m devstack.screenshots [FOLDER]``.
+"""Takes the handbook's pictures: ``PYTHONPATH=. .venv/bin/python docs/screenshots.py [FOLDER]``.
 
 It runs two of the example DAGs on a real Airflow, against the simulator and SeaweedFS, and takes the pictures
 with Chromium. It writes ``docs/images/``: a run's page, a mapped task, the XCom of both operators, and the images
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from devstack import Airflow, SeaweedFS, Simulator, StackError
+from airflow_provider_getimg.testing.server import SimulatorProcess
+from devstack import Airflow, SeaweedFS, StackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ def take_all(folder: Path) -> None:
     """
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="getimg-screenshots-")))
-        simulator = stack.enter_context(Simulator(latency=0.5))
+        simulator = stack.enter_context(SimulatorProcess(latency=0.5))
         seaweedfs = stack.enter_context(SeaweedFS())
         seaweedfs.create_bucket(BUCKET)
         airflow = stack.enter_context(
