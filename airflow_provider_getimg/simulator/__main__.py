@@ -8,14 +8,12 @@ import errno
 import os
 import socket
 import sys
-from dataclasses import fields
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from airflow_provider_getimg.simulator.account import DEFAULT_BALANCE, parse_balance
 from airflow_provider_getimg.simulator.auth import DEFAULT_API_KEY
-from airflow_provider_getimg.simulator.orders import BLOCKED_WORDS
-from airflow_provider_getimg.simulator.settings import WHOLE, Settings, check_setting
+from airflow_provider_getimg.simulator.image_requests import BLOCKED_WORDS
+from airflow_provider_getimg.simulator.settings import Changes, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,16 +21,8 @@ if TYPE_CHECKING:
 
 MISSING_EXTRA = "getimg-simulator needs the simulator extra: pip install 'airflow-provider-getimg[simulator]'"
 # The modules that the extra brings: one of them missing means that the extra is.
-EXTRA = ("PIL", "fastapi", "pydantic", "starlette", "uvicorn")
+EXTRA = ("PIL", "fastapi", "starlette", "uvicorn")
 DEFAULT_PORT = 8989
-SETTINGS_HELP = {
-    "latency": "how long an image takes to make",
-    "download_latency": "how long a download waits before it answers",
-    "rpm": "generation requests per minute; 0 means no limit",
-    "concurrency": "generation requests at a time; 0 means no limit",
-    "media_lifetime": "how long a file can be downloaded",
-    "file_size": "bytes that every file is padded to, for load tests; 0 means no padding",
-}
 
 
 class OneSentenceParser(argparse.ArgumentParser):
@@ -45,7 +35,13 @@ class OneSentenceParser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the simulator until a signal ends it, and return the exit code."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    settings = Settings()
+    try:
+        settings.change({k: v for k, v in vars(options).items() if k in Changes.model_fields}, texts=True)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         from airflow_provider_getimg.simulator.account import Account
         from airflow_provider_getimg.simulator.server import listen, serve
@@ -70,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     simulator = Simulator(
         host=options.host,
         api_key=options.api_key,
-        settings=Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)}),
+        settings=settings,
         account=Account(options.balance),
         blocked_words=options.blocked_words,
     )
@@ -100,27 +96,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WORD,WORD",
         help="words in a prompt, or in the URL of a reference image, that are answered with 422",
     )
-    for name, text in SETTINGS_HELP.items():
+    for name, field in Changes.model_fields.items():
+        default = "" if field.default is None else f" (default: {field.default})"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            type=partial(_setting, name),
-            default=getattr(Settings, name),
-            metavar="N" if name in WHOLE else "SECONDS",
-            help=text,
+            # What was not given is not set: a preset is.
+            default=argparse.SUPPRESS,
+            metavar="N" if field.annotation is int else "SECONDS" if field.annotation is float else "NAME",
+            help=f"{field.description}{default}",
         )
     parser.add_argument("--verbose", action="store_true", help="log every request to stderr")
     return parser
-
-
-def _setting(name: str, text: str) -> Any:
-    try:
-        value: object = int(text) if name in WHOLE else float(text)
-    except ValueError:
-        value = text
-    try:
-        return check_setting(name, value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _balance(text: str) -> Decimal:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.simulator.settings import Settings
 
-WINDOW = 60.0
+MINUTE = 60.0
 DEFAULT_BALANCE = "100.00"
 MAX_BALANCE = Decimal(10) ** 12
 
@@ -76,7 +76,10 @@ class Account:
 
 
 class Limits:
-    """Requests per minute, in fixed minutes that start with their first request, and concurrent requests."""
+    """Requests per minute, in fixed minutes that start with their first request, and concurrent requests.
+
+    The minute is one of the settings' time scale.
+    """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
@@ -95,11 +98,11 @@ class Limits:
         if not limit:
             return {}
         self._roll()
-        ends_at = self._ends_at or self._clock() + WINDOW
+        ends_at = self._ends_at or self._next_end()
         return {
             "X-RateLimit-Limit": str(limit),
             "X-RateLimit-Remaining": str(max(0, limit - self._count)),
-            "X-RateLimit-Reset": str(math.ceil(ends_at)),
+            "X-RateLimit-Reset": self._rounded_up(ends_at),
         }
 
     @contextmanager
@@ -111,17 +114,26 @@ class Limits:
             raise ApiError(429, f"Too many concurrent requests: the limit is {settings.concurrency}.")
         self._roll()
         if settings.rpm and self._count >= settings.rpm:
-            wait = max(1, math.ceil(self._ends_at - self._clock()))
             message = f"Too many requests: the limit is {settings.rpm} per minute."
-            raise ApiError(429, message, headers={"Retry-After": str(wait)})
+            raise ApiError(
+                429, message, headers={"Retry-After": self._rounded_up(self._ends_at - self._clock())}
+            )
         if not self._count:
-            self._ends_at = self._clock() + WINDOW
+            self._ends_at = self._next_end()
         self._count += 1
         self.running += 1
         try:
             yield
         finally:
             self.running -= 1
+
+    def _next_end(self) -> float:
+        return self._clock() + self._settings.real(MINUTE)
+
+    def _rounded_up(self, seconds: float) -> str:
+        # As the API: whole seconds. Where time is scaled those are too long, and a client that waits them too slow.
+        digits = 0 if self._settings.time_scale == 1 else 3
+        return f"{math.ceil(seconds * 10**digits) / 10**digits:.{digits}f}"
 
     def _roll(self) -> None:
         if self._ends_at and self._clock() >= self._ends_at:

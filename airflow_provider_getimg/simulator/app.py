@@ -18,7 +18,7 @@ from airflow_provider_getimg.simulator.faults import OddFile, Reply
 from airflow_provider_getimg.simulator.generations import generate
 from airflow_provider_getimg.simulator.media import Content
 from airflow_provider_getimg.simulator.odd import odd_file, reply
-from airflow_provider_getimg.simulator.wire import Answer, Exchange, Stage, WithDate, wait
+from airflow_provider_getimg.simulator.wire import Answer, DeferredResponse, Responder, WithDate, wait
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -32,7 +32,7 @@ JSON = {"Content-Type": "application/json"}
 def create_app(simulator: Simulator) -> FastAPI:
     """Return the API of this workspace as an ASGI application."""
     app = FastAPI(title="getimg-simulator", openapi_url=None, redirect_slashes=False)
-    app.add_middleware(WithDate)
+    app.add_middleware(WithDate, settings=simulator.settings)
     app.add_exception_handler(ApiError, _refuse)
     app.add_exception_handler(404, _not_found)
     app.add_exception_handler(405, _not_found)
@@ -59,7 +59,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
 def _add_images(app: FastAPI, simulator: Simulator) -> None:
     @app.post("/v2/images/generations")
     async def post_image(request: Request) -> Response:
-        return Exchange(partial(generate, simulator, request))
+        return DeferredResponse(partial(generate, simulator, request))
 
 
 def _add_videos(app: FastAPI, simulator: Simulator) -> None:
@@ -74,7 +74,7 @@ def _add_videos(app: FastAPI, simulator: Simulator) -> None:
 def _add_models(app: FastAPI, simulator: Simulator) -> None:
     def show(request: Request, value: object) -> Response:
         answer = Answer(200, Content.of(as_json(value)), JSON)
-        return _exchange(simulator, request, answer, _due(simulator, request, "models"))
+        return _deferred(simulator, request, answer, _due(simulator, request, "models"))
 
     @app.get("/v2/models")
     async def models(request: Request) -> Response:
@@ -119,11 +119,11 @@ def _add_downloads(app: FastAPI, simulator: Simulator) -> None:
         fault = _due(simulator, request, "download")
         if isinstance(fault, OddFile) and fault.redirects:
             url = request.url.include_query_params(hop=simulator.faults.redirect(fault))
-            return _exchange(simulator, request, Answer(302, Content.of(b""), {"Location": str(url)}), fault)
+            return _deferred(simulator, request, Answer(302, Content.of(b""), {"Location": str(url)}), fault)
         answer = Answer(200, await simulator.media.content(file), headers)
         if isinstance(fault, OddFile):
             answer = await odd_file(fault, file, answer, simulator.media)
-        return _exchange(simulator, request, answer, fault, latency=simulator.settings.download_latency)
+        return _deferred(simulator, request, answer, fault, latency=simulator.settings.download_latency)
 
 
 def _due(simulator: Simulator, request: Request, on: str) -> Fault | None:
@@ -134,16 +134,16 @@ def _due(simulator: Simulator, request: Request, on: str) -> Fault | None:
     return simulator.faults.follow(request.query_params.get("hop", "")) or simulator.faults.take(on)
 
 
-def _exchange(
+def _deferred(
     simulator: Simulator, request: Request, answer: Answer, fault: Fault | None, *, latency: float = 0.0
 ) -> Response:
-    """Return an exchange that sends the answer, or what the fault has in its place."""
+    """Return a response that sends the answer, or what the fault has in its place."""
     if isinstance(fault, Reply):
         answer = reply(fault)
 
     async def run(send: Send) -> None:
-        stage = Stage(request, send, simulator.stopping)
-        await wait(latency, stage.line.lost, simulator.stopping)
-        await stage.play(answer, fault)
+        responder = Responder(request, send, simulator)
+        await wait(simulator.settings.real(latency), responder.connection.lost, simulator.stopping)
+        await responder.respond(answer, fault)
 
-    return Exchange(run)
+    return DeferredResponse(run)

@@ -8,17 +8,17 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.simulator.errors import invalid, missing
-from airflow_provider_getimg.simulator.ledger import timestamp
+from airflow_provider_getimg.simulator.request_log import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_provider_getimg.simulator.ledger import Ledger
+    from airflow_provider_getimg.simulator.request_log import RequestLog
 
 MAX_PERIOD = timedelta(days=180)
 
 
-def costs(ledger: Ledger, query: Mapping[str, str]) -> dict[str, Any]:
+def costs(ledger: RequestLog, query: Mapping[str, str]) -> dict[str, Any]:
     """Return what was billed in the period of the query: one entry for each UTC date, also where it is 0."""
     start, end = _moment(query, "start"), _moment(query, "end")
     if end <= start:

@@ -32,7 +32,7 @@ class Model:
     resolutions: tuple[str, ...]
     rates: tuple[Rate, ...]
     references: dict[str, int] = field(default_factory=dict)
-    durations: tuple[int, ...] = ()
+    durations: tuple[float, ...] = ()
     supports_sound: bool = False
     # What an image costs where the price list is silent: an unlisted price is unknown, not zero.
     unlisted_price: str = "0.05"
@@ -124,7 +124,7 @@ MODELS: dict[str, Model] = {
                 Rate("0.13", "1080p", "video_second"),
             ),
             references={"first_frame": 1, "last_frame": 1},
-            durations=(5, 10),
+            durations=(5.0, 10.0),
         ),
         Model(
             id="reel-sound",
@@ -137,7 +137,7 @@ MODELS: dict[str, Model] = {
                 Rate("0.08", "720p", "video_second", "sound_on"),
             ),
             references={"reference_image": 3, "first_frame": 1},
-            durations=(4, 8),
+            durations=(4.0, 8.0),
             supports_sound=True,
         ),
     )

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from airflow_provider_getimg.simulator.account import parse_balance
 from airflow_provider_getimg.simulator.errors import ApiError, as_json
 from airflow_provider_getimg.simulator.generations import read_body
-from airflow_provider_getimg.simulator.orders import parse
+from airflow_provider_getimg.simulator.image_requests import parse
 
 if TYPE_CHECKING:
     from airflow_provider_getimg.simulator.state import Simulator
@@ -113,7 +113,7 @@ def add_control(app: FastAPI, simulator: Simulator) -> None:
 
     @control.get("/settings")
     async def settings() -> Response:
-        return _show(simulator.settings.public())
+        return _show(simulator.settings.model_dump())
 
     @control.put("/settings")
     async def change_settings(request: Request) -> Response:
@@ -122,8 +122,8 @@ def add_control(app: FastAPI, simulator: Simulator) -> None:
             simulator.settings.change(fields)
         except ValueError as error:
             raise ApiError(400, f"{error}.", param="settings") from None
-        if "rpm" in fields:
+        if {"rpm", "preset", "time_scale"} & fields.keys():
             simulator.limits.new_window()
-        return _show(simulator.settings.public())
+        return _show(simulator.settings.model_dump())
 
     app.include_router(control)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic_core import ErrorDetails
+
 # status -> (code, message). 400, 401, 402, 422, 429: documented. The other codes are guesses.
 STATUSES: dict[int, tuple[str, str]] = {
     400: ("invalid_parameter", "The request is invalid."),
@@ -68,6 +70,12 @@ def missing(param: str) -> ApiError:
 def invalid(param: str | None, message: str) -> ApiError:
     """Refuse a parameter's value."""
     return ApiError(400, message, param=param)
+
+
+def must_be(name: str, *errors: ErrorDetails) -> str:
+    """Return pydantic's complaints about one value, one for each type that it may have, as one sentence."""
+    rules = [error["msg"].removeprefix("Input should be ").partition(", unable")[0] for error in errors]
+    return f"{name} must be {' or '.join(rules)}, got {errors[0]['input']!r}"
 
 
 def error_body(

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from airflow_provider_getimg.simulator.errors import as_json, error_body
+from airflow_provider_getimg.simulator.errors import as_json, error_body, must_be
 
 # A body that ends where its length says is the server's business, not the test's: see 'length'.
 FORBIDDEN_HEADERS = ("content-length", "transfer-encoding", "connection")
@@ -25,7 +25,6 @@ HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")
 BODILESS = (204, 304)
 MAX_FILES = 100
-LENGTHS = ("right", "padded", "none", "chunked")
 PROXY_PAGE = """<html>
 <head><title>{title}</title></head>
 <body><center><h1>{title}</h1></center><hr><center>getimg-simulator</center></body>
@@ -33,9 +32,7 @@ PROXY_PAGE = """<html>
 """
 
 
-def _check_headers(headers: object) -> object:
-    if not isinstance(headers, dict):
-        raise ValueError(f"a fault's 'headers' must be an object, got {headers!r}")
+def _check_headers(headers: dict[str, Any]) -> dict[str, Any]:
     for name, value in headers.items():
         text = str(value) if isinstance(value, str | int | float | None) else "\n"
         if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(text):
@@ -45,18 +42,6 @@ def _check_headers(headers: object) -> object:
                 f"a fault can't set the header {name!r}: 'length' and the kinds wrong_length and truncate do"
             )
     return headers
-
-
-def _check_body(body: object) -> object:
-    if not isinstance(body, str | dict | list):
-        raise ValueError(f"a fault's 'body' must be text or JSON, got {body!r}")
-    return body
-
-
-def _check_length(length: object) -> object:
-    if length in LENGTHS or (type(length) is int and 0 <= length <= 2**53):
-        return length
-    raise ValueError(f"a fault's 'length' must be {', '.join(LENGTHS)} or a whole number, got {length!r}")
 
 
 def _check_has_body(status: int) -> int:
@@ -77,9 +62,8 @@ def _check_data(data: list[Any]) -> list[Any]:
     return data
 
 
-Headers = Annotated[Any, AfterValidator(_check_headers)]
-Body = Annotated[Any, AfterValidator(_check_body)]
-Length = Annotated[Any, AfterValidator(_check_length)]
+Headers = Annotated[dict[str, Any], AfterValidator(_check_headers)]
+Length = Literal["right", "padded", "none", "chunked"] | Annotated[int, Field(ge=0, le=2**53)]
 Encoding = Literal["identity", "gzip", "gzip, gzip"]
 
 
@@ -163,7 +147,7 @@ class Reply(BilledByChoice):
 
     status: int = Field(200, ge=200, le=599)
     headers: Headers = {}
-    body: Body = None
+    body: str | dict[str, Any] | list[Any] | None = None
 
     @model_validator(mode="after")
     def _check_body(self) -> Reply:
@@ -336,7 +320,7 @@ def parse_fault(spec: object) -> Fault:
 
 def _sentence(error: ValidationError) -> str:
     """Return the first complaint as one sentence."""
-    first = error.errors(include_url=False)[0]
+    first, *others = error.errors(include_url=False)
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     if first["type"].startswith("union_tag"):
@@ -347,5 +331,6 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         fields = ", ".join(MODELS[str(kind)].model_fields)
         return f"a fault of the kind {kind} has no field {name!r}: it has {fields}"
-    rule = first["msg"].removeprefix("Input should be ")
-    return f"a fault's {name!r} must be {rule}, got {first['input']!r}"
+    # One for each type that the field may have.
+    same = [other for other in others if other["loc"][:2] == (kind, name)]
+    return must_be(f"a fault's {name!r}", first, *same)

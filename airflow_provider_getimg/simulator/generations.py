@@ -11,10 +11,10 @@ from starlette.requests import ClientDisconnect
 from airflow_provider_getimg.simulator.auth import check_key
 from airflow_provider_getimg.simulator.errors import ApiError, as_json
 from airflow_provider_getimg.simulator.faults import Hang, OddAnswer, Reply
+from airflow_provider_getimg.simulator.image_requests import MAX_BODY, check, parse
 from airflow_provider_getimg.simulator.media import Content
 from airflow_provider_getimg.simulator.odd import delivered, odd_body, reply
-from airflow_provider_getimg.simulator.orders import MAX_BODY, check, parse
-from airflow_provider_getimg.simulator.wire import Answer, Sent, Stage, wait
+from airflow_provider_getimg.simulator.wire import Answer, Responder, Sent, wait
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.simulator.account import Hold
     from airflow_provider_getimg.simulator.faults import Fault
-    from airflow_provider_getimg.simulator.ledger import Post
-    from airflow_provider_getimg.simulator.orders import Order
+    from airflow_provider_getimg.simulator.image_requests import ImageRequest
+    from airflow_provider_getimg.simulator.request_log import Post
     from airflow_provider_getimg.simulator.state import Simulator
 
 # Of a body that is too large, this much is read and thrown away: a client that still sends can't hear a 413.
@@ -33,24 +33,24 @@ MAX_DRAINED = 16 * MAX_BODY
 async def generate(simulator: Simulator, request: Request, send: Send) -> None:
     """Take one POST. Checked in this order: key, size, JSON, parameters, content policy, balance, limits."""
     post = simulator.ledger.open()
-    stage = Stage(request, send, simulator.stopping)
+    responder = Responder(request, send, simulator)
     try:
         check_key(request, simulator.api_key)
         fields = parse(await read_body(request))
         post.note(fields)
-        order = check(fields, simulator.blocked_words)
-        hold = simulator.account.hold(order.price)
+        image_request = check(fields, simulator.blocked_words)
+        hold = simulator.account.hold(image_request.price)
         try:
             with simulator.limits.admit():
                 # Only a request that would have been served uses up a fault.
                 fault = simulator.faults.take("image")
-                await _make(simulator, request, stage, post, order, hold, fault)
+                await _make(simulator, request, responder, post, image_request, hold, fault)
         finally:
             hold.release()
     except ApiError as refusal:
         post.end("refused", refusal.status)
         headers = {**json_headers(simulator), **refusal.headers}
-        await stage.send(Answer(refusal.status, Content.of(as_json(refusal.body)), headers))
+        await responder.send(Answer(refusal.status, Content.of(as_json(refusal.body)), headers))
     except ClientDisconnect:
         post.end("dropped", None)
 
@@ -58,43 +58,48 @@ async def generate(simulator: Simulator, request: Request, send: Send) -> None:
 async def _make(
     simulator: Simulator,
     request: Request,
-    stage: Stage,
+    responder: Responder,
     post: Post,
-    order: Order,
+    image_request: ImageRequest,
     hold: Hold,
     fault: Fault | None,
 ) -> None:
     if fault is None or fault.bills:
         # There is no cancel: a client that leaves now pays all the same.
-        await wait(simulator.settings.latency, simulator.stopping)
+        await wait(simulator.settings.image_seconds(), simulator.stopping)
         post.billed = hold.charge()
     else:
         hold.release()
     if isinstance(fault, Hang):
         post.end("hung", None)
-        await stage.play(Answer(200, Content.of(b"")), fault)
+        await responder.respond(Answer(200, Content.of(b"")), fault)
         return
     if isinstance(fault, Reply):
         limits = simulator.limits.headers() if fault.kind == "status" else {}
-        sent = await stage.play(reply(fault, limits), fault)
+        sent = await responder.respond(reply(fault, limits), fault)
         post.end("dropped" if fault.bills else "refused", None if sent is Sent.NOTHING else fault.status)
         return
-    answer = await _completed(simulator, request, post, order, hold, fault)
-    sent = await stage.play(answer, fault)
+    answer = await _completed(simulator, request, post, image_request, hold, fault)
+    sent = await responder.respond(answer, fault)
     outcome = {Sent.NOTHING: "dropped", Sent.PART: "truncated", Sent.WHOLE: "delivered"}[sent]
     post.end(outcome, None if sent is Sent.NOTHING else answer.status)
 
 
 async def _completed(
-    simulator: Simulator, request: Request, post: Post, order: Order, hold: Hold, fault: Fault | None
+    simulator: Simulator,
+    request: Request,
+    post: Post,
+    image_request: ImageRequest,
+    hold: Hold,
+    fault: Fault | None,
 ) -> Answer:
     settings, media = simulator.settings, simulator.media
-    file = media.publish(post.id, order, settings.media_lifetime, settings.file_size)
+    file = media.publish(post.id, image_request, settings.real(settings.media_lifetime), settings.file_size)
     item = partial(media.item, file, str(request.base_url))
     good = {
         "id": post.id,
         "status": "completed",
-        "model": order.model.id,
+        "model": image_request.model.id,
         "data": [item(0)],
         "usage": {
             "total_cost": float(hold.amount),

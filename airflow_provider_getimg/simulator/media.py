@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from airflow_provider_getimg.simulator.errors import ApiError
-from airflow_provider_getimg.simulator.ledger import timestamp
 from airflow_provider_getimg.simulator.pictures import Picture, dimensions, draw
+from airflow_provider_getimg.simulator.request_log import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_getimg.simulator.orders import Order
+    from airflow_provider_getimg.simulator.image_requests import ImageRequest
 
 CACHE_SIZE = 64 * 1024 * 1024
 PADDING_BLOCK = 1024 * 1024
@@ -95,13 +95,11 @@ class Media:
         self._drawing: dict[Picture, asyncio.Future[bytes]] = {}
         self._threads = ThreadPoolExecutor(DRAWING_THREADS, thread_name_prefix="draw")
 
-    def publish(self, file_id: str, order: Order, lifetime: float, size: int) -> MediaFile:
-        """Offer the picture of an order for download, for this many seconds from now."""
-        width, height = dimensions(order.aspect_ratio, order.resolution)
-        caption = (
-            f"{order.model.id}  ·  {order.aspect_ratio}  ·  {order.resolution}  ·  drawn by getimg-simulator"
-        )
-        picture = Picture(order.prompt, caption, width, height, order.output_format)
+    def publish(self, file_id: str, request: ImageRequest, lifetime: float, size: int) -> MediaFile:
+        """Offer the picture of a request for download, for this many seconds from now."""
+        width, height = dimensions(request.aspect_ratio, request.resolution)
+        caption = f"{request.model.id}  ·  {request.aspect_ratio}  ·  {request.resolution}  ·  drawn by getimg-simulator"
+        picture = Picture(request.prompt, caption, width, height, request.output_format)
         if size:
             # Load tests want files, not pictures: those of one shape share a drawing, and differ in padding.
             picture = replace(picture, prompt=f"A test file of {size:,} bytes")

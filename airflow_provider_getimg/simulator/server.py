@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import uvicorn
 
 from airflow_provider_getimg.simulator.app import create_app
-from airflow_provider_getimg.simulator.wire import LineProtocol
+from airflow_provider_getimg.simulator.wire import ConnectionProtocol
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -57,7 +57,7 @@ class SimulatorServer(uvicorn.Server):
         # What is cut off now complains to nobody.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         for connection in list(self.server_state.connections):
-            cast("LineProtocol", connection).line.abort()
+            cast("ConnectionProtocol", connection).client_connection.abort()
         self._simulator.media.close()
         # The connections are lost one turn of the loop later.
         await asyncio.sleep(0)
@@ -91,8 +91,8 @@ def serve(simulator: Simulator, listener: socket.socket, *, verbose: bool) -> No
     logging.getLogger("uvicorn.access").addFilter(WithoutQuery())
     config = uvicorn.Config(
         create_app(simulator),
-        # Named, as uvicorn takes whichever faster ones are installed: LineProtocol is built on this one.
-        http=LineProtocol,
+        # Named, as uvicorn takes whichever faster ones are installed: ConnectionProtocol is built on this one.
+        http=ConnectionProtocol,
         loop="asyncio",
         ws="none",
         lifespan="off",

@@ -3,63 +3,76 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+import random
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from airflow_provider_getimg.simulator.errors import must_be
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-WHOLE = ("rpm", "concurrency", "file_size")
-MAX_SECONDS = 10 * 365 * 86400
-MAX_WHOLE = 2**53
+Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+# A real account, as one of its users published it in July 2026. Limits differ by account.
+PRESETS: dict[str | None, dict[str, float]] = {
+    None: {},
+    "account": {"latency": 25.0, "max_latency": 35.0, "rpm": 20, "concurrency": 5},
+}
 
 
-@dataclass
-class Settings:
-    """The behaviour of the simulator. Seconds may be fractions; 0 means no limit, no delay, no padding.
+class Settings(BaseModel):
+    """The behaviour of the simulator. Its seconds are the API's, which ``time_scale`` makes shorter than real ones."""
 
-    :param latency: Seconds that an image takes to make.
-    :param download_latency: Seconds before a download answers.
-    :param rpm: Generation requests per minute.
-    :param concurrency: Generation requests at a time.
-    :param media_lifetime: Seconds that a file can be downloaded for. 0: its URL is dead at birth.
-    :param file_size: Bytes that every file is padded to.
-    """
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    latency: float = 0.0
-    download_latency: float = 0.0
-    rpm: int = 0
-    concurrency: int = 0
-    media_lifetime: float = 86400.0
-    file_size: int = 0
+    latency: Seconds = Field(0.0, description="how long an image takes to make")
+    max_latency: Seconds = Field(
+        0.0, description="with it, an image takes a random time from the latency to this"
+    )
+    download_latency: Seconds = Field(0.0, description="how long a download waits before it answers")
+    rpm: Count = Field(0, description="generation requests per minute; 0 means no limit")
+    concurrency: Count = Field(0, description="generation requests at a time; 0 means no limit")
+    media_lifetime: Seconds = Field(86400.0, description="how long a file can be downloaded")
+    file_size: Count = Field(
+        0, description="bytes that every file is padded to, for load tests; 0 means no padding"
+    )
+    time_scale: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="all these times, the minute of --rpm too, pass so many times as fast"
+    )
 
-    def change(self, changes: Mapping[str, object]) -> None:
+    def real(self, seconds: float) -> float:
+        """Return how long these seconds of the API take."""
+        return seconds / self.time_scale
+
+    def image_seconds(self) -> float:
+        """Return how long the next image really takes to make."""
+        return self.real(random.uniform(self.latency, max(self.latency, self.max_latency)))
+
+    def change(self, changes: Mapping[str, object], *, texts: bool = False) -> None:
         """Change all of the given settings, or none of them.
 
+        :param changes: Values by name. Those of ``preset`` give way to others beside it.
+        :param texts: Whether the values are texts, to be read first.
         :raises ValueError: With one sentence, where a name or a value is not fit.
         """
-        names = {field.name for field in fields(self)}
-        for name in changes:
-            if name not in names:
-                raise ValueError(f"there is no setting {name!r}: there are {', '.join(sorted(names))}")
-        changed = replace(self, **{name: check_setting(name, value) for name, value in changes.items()})
-        self.__dict__.update(changed.__dict__)
+        try:
+            checked = Changes.model_validate(dict(changes), strict=not texts)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            if first["type"] == "extra_forbidden":
+                names = ", ".join(sorted(Changes.model_fields))
+                raise ValueError(f"there is no setting {first['loc'][0]!r}: there are {names}") from None
+            raise ValueError(must_be(str(first["loc"][0]), first)) from None
+        given: dict[str, Any] = checked.model_dump(exclude_unset=True, exclude={"preset"})
+        for name, value in {**PRESETS[checked.preset], **given}.items():
+            setattr(self, name, value)
 
-    def public(self) -> dict[str, Any]:
-        """Return the settings as ``/_simulator/settings`` shows them."""
-        return asdict(self)
 
+class Changes(Settings):
+    """Settings to change, each by itself or several by the name of a preset."""
 
-def check_setting(name: str, value: object) -> Any:
-    """Return the value if it is fit for the setting of this name.
-
-    :raises ValueError: With one sentence, if it is not.
-    """
-    if name in WHOLE:
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_WHOLE:
-            return value
-        raise ValueError(f"{name} must be a whole number from 0, not {value!r}")
-    # NaN fails the comparison, and infinity the bound.
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS:
-        return float(value)
-    raise ValueError(f"{name} must be a number of seconds from 0, not {value!r}")
+    preset: Literal["account"] | None = Field(
+        None, description="'account': the limits and latency of a real account"
+    )

@@ -10,9 +10,9 @@ from decimal import Decimal
 from airflow_provider_getimg.simulator.account import DEFAULT_BALANCE, Account, Limits
 from airflow_provider_getimg.simulator.auth import DEFAULT_API_KEY
 from airflow_provider_getimg.simulator.faults import FaultQueue
-from airflow_provider_getimg.simulator.ledger import Ledger
+from airflow_provider_getimg.simulator.image_requests import BLOCKED_WORDS
 from airflow_provider_getimg.simulator.media import Media
-from airflow_provider_getimg.simulator.orders import BLOCKED_WORDS
+from airflow_provider_getimg.simulator.request_log import RequestLog
 from airflow_provider_getimg.simulator.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -30,7 +30,7 @@ class Simulator:
     settings: Settings = field(default_factory=Settings)
     account: Account = field(default_factory=lambda: Account(Decimal(DEFAULT_BALANCE)))
     blocked_words: tuple[str, ...] = BLOCKED_WORDS
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: RequestLog = field(default_factory=RequestLog)
     faults: FaultQueue = field(default_factory=FaultQueue)
     media: Media = field(default_factory=Media)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.simulator.faults import Fault
     from airflow_provider_getimg.simulator.media import Content
+    from airflow_provider_getimg.simulator.settings import Settings
+    from airflow_provider_getimg.simulator.state import Simulator
 
 CHUNK = 128 * 1024
 # A body that drips does so in at least this many pieces.
@@ -34,7 +36,7 @@ LINGER = 5.0
 LENGTH_ERROR = 1024
 
 
-class Line:
+class ClientConnection:
     """One client's connection.
 
     ``lost`` is set once it is closed, by whichever side.
@@ -64,43 +66,47 @@ class Line:
         self._transport.abort()
 
 
-class LineProtocol(H11Protocol):
-    """HTTP/1.1 as uvicorn speaks it; the application finds its line in ``scope["state"]["line"]``."""
+class ConnectionProtocol(H11Protocol):
+    """HTTP/1.1 as uvicorn speaks it; the application finds its connection in ``scope["state"]["client_connection"]``."""
 
-    line: Line
+    client_connection: ClientConnection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give the application its line."""
+        """Give the application its connection."""
         super().connection_made(transport)
         # asyncio does so for sockets of its own making. Without it a body waits 40 ms for the ACK of its head.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.line = Line(transport, self.conn)
-        self.app_state = {**self.app_state, "line": self.line}
+        self.client_connection = ClientConnection(transport, self.conn)
+        self.app_state = {**self.app_state, "client_connection": self.client_connection}
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the application that its line is gone."""
+        """Tell the application that its connection is gone."""
         super().connection_lost(exc)
-        self.line.lost.set()
+        self.client_connection.lost.set()
 
 
 class WithDate:
-    """Middleware that dates answers. uvicorn would add a second date to one that a fault has dated."""
+    """Middleware that dates answers. uvicorn would add a second date to one that a fault has dated.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Where time is scaled there is no date: its whole seconds are too coarse to reckon ``X-RateLimit-Reset`` from.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application, and date its answer if it has no date."""
 
         async def dated(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and self._settings.time_scale == 1:
                 MutableHeaders(scope=message).setdefault("Date", formatdate(usegmt=True))
             await send(message)
 
         await self._app(scope, receive, dated)
 
 
-class Exchange(Response):
+class DeferredResponse(Response):
     """A response that leaves the whole exchange to one coroutine, which may answer or hang up."""
 
     def __init__(self, run: Callable[[Send], Awaitable[None]]) -> None:
@@ -146,28 +152,29 @@ async def wait(seconds: float, *events: asyncio.Event) -> None:
             task.cancel()
 
 
-class Stage:
-    """Where one request is answered: well, or as a fault has it.
+class Responder:
+    """Answers one request: well, or as a fault has it.
 
     :param request: The request.
     :param send: The ASGI channel of the answer.
-    :param stopping: Set when the simulator ends, which no fault may hold up.
+    :param simulator: Whose end no fault may hold up, and whose settings scale the times of faults.
     """
 
-    def __init__(self, request: Request, send: Send, stopping: asyncio.Event) -> None:
-        self.line: Line = request.scope["state"]["line"]
+    def __init__(self, request: Request, send: Send, simulator: Simulator) -> None:
+        self.connection: ClientConnection = request.scope["state"]["client_connection"]
         self._is_head = request.method == "HEAD"
         self._send = send
-        self._stopping = stopping
+        self._stopping = simulator.stopping
+        self._settings = simulator.settings
 
-    async def play(self, answer: Answer, fault: Fault | None) -> Sent:
+    async def respond(self, answer: Answer, fault: Fault | None) -> Sent:
         """Send the answer, as the fault has it if there is one."""
         kind = fault.kind if fault else None
-        seconds = fault.seconds if fault else 0.0
+        seconds = self._settings.real(fault.seconds) if fault else 0.0
         if kind != "slow_body":
-            await wait(seconds, self.line.lost, self._stopping)
+            await wait(seconds, self.connection.lost, self._stopping)
         if kind in ("hang", "drop_before_billing", "drop_after_billing"):
-            await self.line.drop()
+            await self.connection.drop()
             return Sent.NOTHING
         if kind == "truncate":
             return await self.send(answer, cut_at=answer.content.length // 2)
@@ -181,13 +188,13 @@ class Stage:
         :param cut_at: Hang up after this many bytes of the body.
         :param duration: Seconds to spread the body over.
         """
-        if self.line.lost.is_set():
+        if self.connection.lost.is_set():
             return Sent.NOTHING
         length = answer.content.length
         announced = answer.length if isinstance(answer.length, int) else length
         headers = answer.headers
         if answer.length == "none":
-            self.line.end_body_by_closing()
+            self.connection.end_body_by_closing()
         elif answer.length != "chunked" and answer.status not in BODILESS:
             headers = {**headers, "Content-Length": f"{'0' * (answer.length == 'padded')}{announced}"}
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -196,7 +203,7 @@ class Stage:
         if not self._is_head and not await self._send_body(answer.content, end, duration):
             return Sent.PART
         if cut_at is not None or announced > length:
-            await self.line.drop()
+            await self.connection.drop()
             return Sent.PART
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         return Sent.WHOLE
@@ -212,8 +219,10 @@ class Stage:
             sent += len(piece)
             # Also gives way to other requests: a fast reader never makes the transport pause.
             await asyncio.sleep(0)
-            await wait(began + duration * sent / content.length - clock(), self.line.lost, self._stopping)
-            if self.line.lost.is_set():
+            await wait(
+                began + duration * sent / content.length - clock(), self.connection.lost, self._stopping
+            )
+            if self.connection.lost.is_set():
                 return sent >= end
             if sent >= end:
                 break

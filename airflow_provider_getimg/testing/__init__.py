@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.testing.dag_run import DagRunner, DagRunResult
     from airflow_provider_getimg.testing.isolation import isolate_airflow
     from airflow_provider_getimg.testing.server import SimulatorError
-    from airflow_provider_getimg.testing.simulator import Faults, GetimgSimulator, Ledger, LedgerEntry
+    from airflow_provider_getimg.testing.simulator import Faults, GetimgSimulator, LoggedRequest, RequestLog
 
 __all__ = [
     "DagRunResult",
@@ -23,8 +23,8 @@ __all__ = [
     "Faults",
     "GetimgConnection",
     "GetimgSimulator",
-    "Ledger",
-    "LedgerEntry",
+    "LoggedRequest",
+    "RequestLog",
     "SimulatorError",
     "isolate_airflow",
 ]
@@ -34,8 +34,8 @@ _HOMES = {
     "Faults": "simulator",
     "GetimgConnection": "connection",
     "GetimgSimulator": "simulator",
-    "Ledger": "simulator",
-    "LedgerEntry": "simulator",
+    "LoggedRequest": "simulator",
+    "RequestLog": "simulator",
     "SimulatorError": "server",
     "isolate_airflow": "isolation",
 }

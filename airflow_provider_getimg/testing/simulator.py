@@ -58,17 +58,18 @@ class Control:
 
 
 @dataclass(frozen=True)
-class LedgerEntry:
+class LoggedRequest:
     """
-    One image request that arrived, and what became of it.
+    One image request that arrived, and what became of it; one that was refused, too.
 
     ``billed`` is USD; ``status`` is ``None`` where no answer was sent. ``outcome`` is ``delivered``, ``dropped``,
-    ``truncated``, ``hung``, ``refused``, or ``None`` while the request is under way. ``model`` and ``prompt`` are
+    ``truncated``, ``hung``, ``refused``, or ``None`` while the request is under way, as ``ended_at`` is. ``model`` and ``prompt`` are
     ``None`` where the body could not be read.
     """
 
     id: str
     received_at: datetime
+    ended_at: datetime | None
     model: str | None
     prompt: str | None
     status: int | None
@@ -76,9 +77,9 @@ class LedgerEntry:
     outcome: str | None
 
 
-class Ledger(Sequence[LedgerEntry]):
+class RequestLog(Sequence[LoggedRequest]):
     """
-    What was asked and what was billed, oldest first: a sequence of :class:`LedgerEntry`.
+    What was requested and what was billed, oldest first: a sequence of :class:`LoggedRequest`.
 
     Always as it is now: each look asks the simulator. Amounts are USD, summed as decimals and then made floats, so
     that they equal a literal: ``ledger.total_cost == 0.12``.
@@ -93,15 +94,15 @@ class Ledger(Sequence[LedgerEntry]):
         return ledger
 
     @property
-    def entries(self) -> list[LedgerEntry]:
+    def entries(self) -> list[LoggedRequest]:
         """All image requests."""
         return [
-            LedgerEntry(**{**post, "received_at": datetime.fromisoformat(post["received_at"])})
+            LoggedRequest(**post | {name: _moment(post[name]) for name in ("received_at", "ended_at")})
             for post in self.raw()["posts"]
         ]
 
     @property
-    def billed(self) -> list[LedgerEntry]:
+    def billed(self) -> list[LoggedRequest]:
         """The requests that cost something."""
         return [entry for entry in self.entries if entry.billed]
 
@@ -120,27 +121,31 @@ class Ledger(Sequence[LedgerEntry]):
         self._control.request("DELETE", "/_simulator/ledger")
 
     @overload
-    def __getitem__(self, index: int) -> LedgerEntry: ...
+    def __getitem__(self, index: int) -> LoggedRequest: ...
     @overload
-    def __getitem__(self, index: slice) -> list[LedgerEntry]: ...
-    def __getitem__(self, index: int | slice) -> LedgerEntry | list[LedgerEntry]:
+    def __getitem__(self, index: slice) -> list[LoggedRequest]: ...
+    def __getitem__(self, index: int | slice) -> LoggedRequest | list[LoggedRequest]:
         return self.entries[index]
 
     def __len__(self) -> int:
         return len(self.raw()["posts"])
 
     # One look for all of it: the methods that Sequence brings ask for each entry by itself.
-    def __iter__(self) -> Iterator[LedgerEntry]:
+    def __iter__(self) -> Iterator[LoggedRequest]:
         return iter(self.entries)
 
-    def __reversed__(self) -> Iterator[LedgerEntry]:
+    def __reversed__(self) -> Iterator[LoggedRequest]:
         return reversed(self.entries)
 
     def __contains__(self, entry: object) -> bool:
         return entry in self.entries
 
     def __repr__(self) -> str:
-        return f"<Ledger {self.entries!r}>"
+        return f"<RequestLog {self.entries!r}>"
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 class Faults:
@@ -306,8 +311,8 @@ class GetimgSimulator:
         self.process = process
         self._control = Control(process.url, process.api_key)
         self._started_with: dict[str, Any] = self._control.request("GET", "/_simulator/settings")
-        #: What was asked and billed.
-        self.ledger = Ledger(self._control)
+        #: What was requested and billed.
+        self.ledger = RequestLog(self._control)
         #: Queues faults for the next requests.
         self.faults = Faults(self._control)
 
@@ -334,8 +339,9 @@ class GetimgSimulator:
         """
         Change settings for the rest of the test, and return all of them.
 
-        :param changes: ``latency``, ``download_latency`` and ``media_lifetime`` (seconds), ``rpm`` and
-            ``concurrency`` (limits on requests, 0 for none), ``file_size`` (bytes).
+        :param changes: ``latency``, ``max_latency``, ``download_latency`` and ``media_lifetime`` (seconds), ``rpm``
+            and ``concurrency`` (limits on requests, 0 for none), ``file_size`` (bytes); ``preset="account"`` for the
+            limits and latency of a real account, ``time_scale=20`` for all times at 20 times their speed.
         :raises ValueError: There is no such setting, or it can't have that value.
         """
         settings: dict[str, Any] = self._control.request("PUT", "/_simulator/settings", changes)

@@ -26,11 +26,13 @@ BEARER = {"Authorization": f"Bearer {API_KEY}"}
 MODEL = "seedream-5-lite"
 DEFAULTS = {
     "latency": 0,
+    "max_latency": 0,
     "download_latency": 0,
     "rpm": 0,
     "concurrency": 0,
     "media_lifetime": 3600,
     "file_size": 0,
+    "time_scale": 1,
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_getimg.simulator.account import Limits
 from airflow_provider_getimg.simulator.errors import ApiError
-from airflow_provider_getimg.simulator.ledger import Ledger
+from airflow_provider_getimg.simulator.request_log import RequestLog
 from airflow_provider_getimg.simulator.settings import Settings
 
 BARE_429 = {"message", "code"}
@@ -32,8 +32,8 @@ def test_the_ledger_has_one_entry_per_post_with_the_fixed_fields(simulator):
         "billed": 0.04,
         "outcome": "delivered",
     }
-    assert first == {**expected, "id": first["id"], "received_at": first["received_at"]}
-    assert second == {**expected, "id": second["id"], "received_at": second["received_at"]}
+    for entry in (first, second):
+        assert entry == {**expected, **{name: entry[name] for name in ("id", "received_at", "ended_at")}}
     assert (third["model"], third["status"], third["billed"], third["outcome"]) == ("nope", 400, 0, "refused")
     assert len({first["id"], second["id"], third["id"]}) == 3
     assert simulator.ledger()["billed_total"] == 0.08
@@ -117,6 +117,22 @@ def test_costs_are_the_ledgers_by_date(simulator):
     assert costs["total_cost"] == 0
     assert costs["start"] == "2019-12-31T22:00:00.000Z"
     assert costs["data"] == [{"date": "2019-12-31", "cost": 0}, {"date": "2020-01-01", "cost": 0}]
+
+
+MILLISECOND = timedelta(milliseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "cost"),
+    [(0, 1, 0.04), (-1, 0, 0.04), (1, 2, 0), (-2, -1, 0)],
+    ids=["from the very moment", "to the very moment", "later", "earlier"],
+)
+def test_costs_include_start_and_end(simulator, start, end, cost):
+    simulator.post()
+    moment = datetime.fromisoformat(simulator.last()["received_at"])
+    query = {"start": moment + start * MILLISECOND, "end": moment + end * MILLISECOND}
+    texts = {name: at.isoformat(timespec="milliseconds") for name, at in query.items()}
+    assert simulator.http.get("/v2/billing/costs", params=texts).json()["total_cost"] == cost
 
 
 def test_costs_of_a_day_leave_out_what_was_billed_at_another_hour(simulator):
@@ -225,7 +241,7 @@ def test_the_ledger_can_be_emptied(simulator):
 def test_settings_change_all_or_nothing(simulator):
     answer = simulator.http.put("/_simulator/settings", json={"rpm": 5, "latency": -1})
     assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == "latency must be a number of seconds from 0, not -1."
+    assert answer.json()["error"]["message"] == "latency must be greater than or equal to 0, got -1."
     assert simulator.http.get("/_simulator/settings").json()["rpm"] == 0
 
 
@@ -244,7 +260,7 @@ def test_a_refused_prompt_of_megabytes_is_not_kept(simulator):
 
 
 def test_fractions_of_cents_add_up():
-    ledger = Ledger()
+    ledger = RequestLog()
     for _ in range(4000):
         ledger.open().billed = Decimal("0.0025")
     assert ledger.public()["billed_total"] == 10

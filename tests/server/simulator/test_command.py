@@ -38,8 +38,9 @@ def test_the_first_line_is_a_url_that_answers(start):
         }
         assert simulator.balance() == "12.50"
         settings = simulator.http.get("/_simulator/settings").json()
-        expected = {"latency": 0.25, "download_latency": 0, "rpm": 0, "concurrency": 0}
-        assert settings == {**expected, "media_lifetime": 60, "file_size": 7}
+        given = {"latency": 0.25, "media_lifetime": 60, "file_size": 7}
+        untouched = {"max_latency": 0, "download_latency": 0, "rpm": 0, "concurrency": 0, "time_scale": 1}
+        assert settings == {**given, **untouched}
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
@@ -104,10 +105,12 @@ def test_verbose_logs_requests_but_no_credentials(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--latency", "-1"), "argument --latency: latency must be a number of seconds from 0, not -1.0"),
-        (("--latency", "nan"), "argument --latency: latency must be a number of seconds from 0, not nan"),
-        (("--latency", "soon"), "argument --latency: latency must be a number of seconds from 0, not 'soon'"),
-        (("--rpm", "1.5"), "argument --rpm: rpm must be a whole number from 0, not '1.5'"),
+        (("--latency", "-1"), "latency must be greater than or equal to 0, got '-1'"),
+        (("--latency", "nan"), "latency must be a finite number, got 'nan'"),
+        (("--latency", "soon"), "latency must be a valid number, got 'soon'"),
+        (("--rpm", "1.5"), "rpm must be a valid integer, got '1.5'"),
+        (("--time-scale", "0"), "time_scale must be greater than or equal to 1, got '0'"),
+        (("--preset", "large"), "preset must be 'account', got 'large'"),
         (
             ("--balance", "much"),
             "argument --balance: the balance must be an amount in USD such as 12.34, not 'much'",

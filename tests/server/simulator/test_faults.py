@@ -317,8 +317,14 @@ def test_fields_that_are_null_are_not_given(simulator):
             {"on": "image", "kind": "status", "status": 500, "headers": {"Content-Length": 5}},
             "can't set the header",
         ),
-        ({"on": "image", "kind": "status", "status": 500, "headers": []}, "'headers' must be an object"),
-        ({"on": "image", "kind": "status", "status": 500, "body": 5}, "'body' must be text or JSON"),
+        (
+            {"on": "image", "kind": "status", "status": 500, "headers": []},
+            "'headers' must be a valid dictionary, got [].",
+        ),
+        (
+            {"on": "image", "kind": "status", "status": 500, "body": 5},
+            "'body' must be a valid string or a valid dictionary or a valid list, got 5.",
+        ),
         ({"on": "image", "kind": "status", "status": 204, "body": "x"}, "with the status 204 has no body"),
         ("hang", "a fault must be an object"),
     ],

@@ -231,7 +231,7 @@ REFUSED = {
         "'$omit' must be a list of fields, got 'url'.",
     ),
     "bytes": ({"on": "download", "kind": "file", "bytes": "bmp"}, "'bytes' must be 'png', 'jpeg', "),
-    "length": ({"on": "download", "kind": "file", "length": -1}, "'length' must be right, padded, none, chunked or"),
+    "length": ({"on": "download", "kind": "file", "length": -1}, "'length' must be 'right', 'padded', 'none' or 'chunked' or greater"),
     "encoding": ({"on": "download", "kind": "file", "encoding": "br"}, "'encoding' must be 'identity', 'gzip' or"),
     "a length as a header": (
         {"on": "download", "kind": "file", "headers": {"Content-Length": 5}},

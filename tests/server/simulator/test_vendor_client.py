@@ -44,7 +44,7 @@ def test_generate_asynchronously(simulator):
     assert asyncio.run(generate()).model == "sketch-mini"
 
 
-def test_models(client):
+def test_models(simulator, client):
     every, images, videos = (
         client.models.list(**query) for query in ({}, {"type": "image"}, {"type": "video"})
     )
@@ -61,6 +61,7 @@ def test_models(client):
         prices = [float(rate.unit_price) for rate in model.pricing.rates]
         assert prices == sorted(prices)
         assert bool(prices) is (model.id != "preview-unpriced")
+    assert '"supported_durations":[5.0,10.0]' in simulator.http.get("/v2/models").text
 
 
 def test_billing(client):

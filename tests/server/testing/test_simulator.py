@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -25,7 +27,7 @@ def generate(simulator: GetimgSimulator, prompt: str = "a lighthouse") -> httpx.
     )
 
 
-def test_the_ledger_is_a_sequence_of_what_was_asked_and_billed(getimg_simulator):
+def test_the_ledger_is_a_sequence_of_what_was_requested_and_billed(getimg_simulator):
     for n in range(3):
         generate(getimg_simulator, f"Picture {n}")
     getimg_simulator.faults.refused(422)
@@ -39,6 +41,35 @@ def test_the_ledger_is_a_sequence_of_what_was_asked_and_billed(getimg_simulator)
     assert abs((datetime.now(UTC) - ledger[0].received_at).total_seconds()) < 60
     ledger.clear()
     assert list(ledger) == []
+
+
+def test_the_ledger_says_the_rate_the_refusals_and_the_shares(getimg_simulator):
+    getimg_simulator.settings(rpm=4, time_scale=60)
+    prompts = ["one: 1", "two: 1", "one: 2", "one: 3", "two: 2"]
+    for prompt in prompts:
+        while (answer := generate(getimg_simulator, prompt)).status_code == 429:
+            time.sleep(float(answer.headers["Retry-After"]))
+
+    ledger = list(getimg_simulator.ledger)
+    served = [entry for entry in ledger if entry.status == 200]
+    seconds = (served[-1].received_at - served[0].received_at).total_seconds() * 60
+    assert 45 < seconds < 120
+    assert Counter(entry.status for entry in ledger) == {200: 5, 429: 1}
+    assert Counter(entry.prompt.partition(":")[0] for entry in served) == {"one": 3, "two": 2}
+    refused = ledger[4]
+    assert served[3].received_at <= refused.received_at <= refused.ended_at <= served[4].received_at
+
+
+def test_a_request_under_way_has_not_ended(getimg_simulator):
+    getimg_simulator.settings(latency=1)
+    with ThreadPoolExecutor(1) as threads:
+        request = threads.submit(generate, getimg_simulator)
+        while not getimg_simulator.ledger:
+            time.sleep(0.01)
+        assert getimg_simulator.ledger[0].ended_at is None
+        assert request.result().status_code == 200
+    [entry] = getimg_simulator.ledger
+    assert entry.ended_at - entry.received_at >= timedelta(seconds=1)
 
 
 def test_the_balance_can_be_read_and_set(getimg_simulator):
@@ -138,7 +169,7 @@ def test_wrong_use_is_one_sentence(getimg_simulator, use, sentence):
 def test_each_test_starts_afresh(getimg_simulator):
     generate(getimg_simulator)
     getimg_simulator.balance = 1
-    getimg_simulator.settings(media_lifetime=0, rpm=1)
+    getimg_simulator.settings(preset="account", media_lifetime=0, rpm=1)
     getimg_simulator.faults.rate_limit(times=5)
     getimg_simulator.reset()
     assert (len(getimg_simulator.ledger), getimg_simulator.balance) == (0, 100)
@@ -148,11 +179,13 @@ def test_each_test_starts_afresh(getimg_simulator):
 
 
 def test_options_reach_the_simulator_and_survive_a_reset():
-    with SimulatorProcess(api_key="sk_mine", media_lifetime=60) as process:
+    with SimulatorProcess(api_key="sk_mine", media_lifetime=60, preset="account", time_scale=1000) as process:
         simulator = GetimgSimulator(process)
-        simulator.settings(media_lifetime=0)
+        started = simulator.settings()
+        assert (started["media_lifetime"], started["rpm"], started["time_scale"]) == (60, 20, 1000)
+        simulator.settings(media_lifetime=0, rpm=0, time_scale=1)
         simulator.reset()
-        assert simulator.settings()["media_lifetime"] == 60
+        assert simulator.settings() == started
         assert (simulator.api_key, generate(simulator).status_code) == ("sk_mine", 200)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The witness of a test: what arrived, what was billed for it, and what became of the answer."""
+"""What a test checks against: what arrived and when, what was billed for it, and what became of the answer."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def now() -> datetime:
+    """Return the time in whole milliseconds: what is shown is then what ``start`` and ``end`` of costs are compared with."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
 def new_id() -> str:
     """Return an id such as ``req-01HXYZABCD1234``."""
     return "req-" + "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
@@ -34,7 +40,8 @@ class Post:
     """One POST that arrived. ``outcome`` is ``None`` while it is under way."""
 
     id: str = field(default_factory=new_id)
-    received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    received_at: datetime = field(default_factory=now)
+    ended_at: datetime | None = None
     model: str | None = None
     prompt: str | None = None
     status: int | None = None
@@ -50,13 +57,14 @@ class Post:
 
     def end(self, outcome: str, status: int | None) -> None:
         """Note what became of the answer, and the status that was sent, if any was."""
-        self.outcome, self.status = outcome, status
+        self.outcome, self.status, self.ended_at = outcome, status, now()
 
     def public(self) -> dict[str, Any]:
         """Return the entry as ``/_simulator/ledger`` shows it."""
         return {
             "id": self.id,
             "received_at": timestamp(self.received_at),
+            "ended_at": self.ended_at and timestamp(self.ended_at),
             "model": self.model,
             "prompt": self.prompt,
             "status": self.status,
@@ -65,8 +73,8 @@ class Post:
         }
 
 
-class Ledger:
-    """Every image POST since the start, or since the ledger was emptied."""
+class RequestLog:
+    """Every image POST since the start, or since the log was emptied: the ledger of ``/_simulator/ledger``."""
 
     def __init__(self) -> None:
         self._posts: list[Post] = []
@@ -82,7 +90,7 @@ class Ledger:
         self._posts.clear()
 
     def public(self) -> dict[str, Any]:
-        """Return the ledger as ``/_simulator/ledger`` shows it."""
+        """Return the log as ``/_simulator/ledger`` shows it."""
         total = sum((post.billed for post in self._posts), Decimal(0))
         return {"posts": [post.public() for post in self._posts], "billed_total": float(total)}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of a POST to a checked order for one image, or to the 400, 413 or 422 that refuses it."""
+"""From the bytes of a POST to a checked request for one image, or to the 400, 413 or 422 that refuses it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BLOCKED_WORDS = ("beheading", "gore", "nsfw", "nude", "torture")
 
 
 @dataclass(frozen=True)
-class Order:
+class ImageRequest:
     """A request for one image, with every default filled in."""
 
     model: Model
@@ -59,14 +59,14 @@ def parse(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def check(fields: dict[str, Any], blocked_words: Iterable[str]) -> Order:
+def check(fields: dict[str, Any], blocked_words: Iterable[str]) -> ImageRequest:
     """Check the fields in the order in which the page of the endpoint lists them, then what they say."""
     model = _model(fields)
     prompt = _prompt(fields)
     for name in fields:
         if name not in FIELDS:
             raise invalid(name, f"Unknown parameter: '{name}'.")
-    order = Order(
+    request = ImageRequest(
         model=model,
         prompt=prompt,
         aspect_ratio=_choice(fields, "aspect_ratio", model.aspect_ratios, f" for model '{model.id}'"),
@@ -75,7 +75,7 @@ def check(fields: dict[str, Any], blocked_words: Iterable[str]) -> Order:
     )
     urls = _reference_urls(fields.get("images", []), model)
     _refuse_unsafe(prompt, urls, blocked_words)
-    return order
+    return request
 
 
 def _model(fields: dict[str, Any]) -> Model:
