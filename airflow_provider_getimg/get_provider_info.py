@@ -7,7 +7,7 @@ from typing import Any
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's metadata: its connection form, operators and links."""
+    """Return the provider's metadata: its connection form, operators, sensors and links."""
     return {
         "package-name": "airflow-provider-getimg",
         "name": "getimg.ai",
@@ -32,6 +32,18 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_getimg.operators.image",
                     "airflow_provider_getimg.operators.image_batch",
                 ],
+            }
+        ],
+        "sensors": [
+            {
+                "integration-name": "getimg.ai",
+                "python-modules": ["airflow_provider_getimg.sensors.balance"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": "getimg.ai",
+                "python-modules": ["airflow_provider_getimg.triggers.balance"],
             }
         ],
         "transfers": [

@@ -138,7 +138,7 @@ class AuthenticationError(RequestRefusedError):
 
 
 class InsufficientBalanceError(RequestRefusedError):
-    """402: the account's balance doesn't cover the request."""
+    """402, or a comparison before the first request: the account's balance doesn't cover the cost."""
 
 
 class ContentPolicyError(RequestRefusedError):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -15,11 +15,14 @@ from airflow_provider_getimg.api.quote import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
+    from decimal import Decimal
 
     from airflow.providers.common.compat.sdk import Connection
 
     from airflow_provider_getimg.api.client import GetimgClient
     from airflow_provider_getimg.api.settings import ClientSettings
+    from airflow_provider_getimg.api.types import Balance, Costs, Model
 
 #: What the connection's extra may hold.
 EXTRA_NAMES = ("timeout", "proxy", "allowed_networks")
@@ -40,6 +43,9 @@ class GetimgHook(BaseHook):
 
     Any other name in the extra is an error. One hook holds one client; close it with
     :meth:`close`, or use the hook as a context manager.
+
+    What the API answers for free has methods here: models, prices, the balance and costs. They raise a
+    :class:`~airflow_provider_getimg.api.errors.GetimgError`.
 
     :param getimg_conn_id: The connection. Default ``getimg_default``.
     """
@@ -141,6 +147,41 @@ class GetimgHook(BaseHook):
         client = self.__dict__.pop("client", None)
         if client is not None:
             client.close()
+
+    def list_models(self, type: Literal["image", "video"] | None = None) -> list[Model]:
+        """
+        Return the models that the key may use, with their prices. Free.
+
+        :param type: ``image`` or ``video`` alone; both otherwise.
+        """
+        return self.client.list_models(type)
+
+    def get_model(self, model: str) -> Model:
+        """Return one model, with what it supports and its prices. Free."""
+        return self.client.get_model(model)
+
+    def image_price(self, model: str, resolution: str | None = None) -> Decimal | None:
+        """
+        Return the price in USD of one image; None where it is not known, which doesn't mean free. Free.
+
+        :param resolution: Default: the model's.
+        """
+        from airflow_provider_getimg.api.pricing import image_price
+
+        return image_price(self.get_model(model), resolution)
+
+    def get_balance(self) -> Balance:
+        """Return the account's balance, with its currency. Free."""
+        return self.client.get_balance()
+
+    def get_costs(self, start: datetime, end: datetime) -> Costs:
+        """
+        Return what the account spent from ``start`` to ``end``, both inclusive, with an entry for each UTC day. Free.
+
+        :param start: With a time zone.
+        :param end: With a time zone, after ``start``, at most 180 days later.
+        """
+        return self.client.get_costs(start, end)
 
     def test_connection(self) -> tuple[bool, str]:
         """List the models, a free call, and report it for the connection form's Test button."""

@@ -26,9 +26,9 @@ def test_provider_info_imports_nothing():
 def test_parsing_a_dag_imports_nothing_heavy_that_airflow_has_not_imported():
     code = f"""
 import json, sys
-from airflow.sdk import DAG, BaseHook, BaseOperator, BaseOperatorLink, RetryPolicy, XComArg
+from airflow.sdk import DAG, BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, RetryPolicy, XComArg
 before = set(sys.modules)
-import {NAME}.operators.image, {NAME}.transfers.getimg_to_s3
+import {NAME}.operators.image, {NAME}.sensors.balance, {NAME}.transfers.getimg_to_s3
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import jsonschema
 import pytest
-from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
+from airflow.providers.common.compat.sdk import BaseHook, BaseOperator, BaseSensorOperator
+from airflow.triggers.base import BaseTrigger
 
 import airflow_provider_getimg
 from airflow_provider_getimg.get_provider_info import get_provider_info
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 PACKAGE = airflow_provider_getimg.__name__
 INFO = get_provider_info()
+# Where each kind of class is.
+ROOMS = {
+    "hooks": BaseHook,
+    "operators": BaseOperator,
+    "sensors": BaseSensorOperator,
+    "transfers": BaseOperator,
+    "triggers": BaseTrigger,
+}
 # What a connection is made of; the columns of Airflow's form.
 STANDARD_FIELDS = ["host", "schema", "login", "password", "port", "extra"]
 
@@ -197,16 +206,14 @@ def test_the_form_asks_for_what_the_hook_reads():
 
 
 def test_all_that_is_declared_can_be_imported():
-    for module in declared("hooks") | declared("operators") | declared("transfers") | declared("triggers"):
+    for module in set[str]().union(*map(declared, ROOMS)):
         importlib.import_module(module)
     for name in INFO["extra-links"]:
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute)
 
 
-@pytest.mark.parametrize(
-    ("room", "base"), [("operators", BaseOperator), ("transfers", BaseOperator), ("hooks", BaseHook)]
-)
+@pytest.mark.parametrize(("room", "base"), ROOMS.items())
 def test_all_that_there_is_is_declared(room, base):
     defined = {found.__module__ for found in classes_in(room, base)}
     assert defined
@@ -225,7 +232,11 @@ def test_every_link_of_an_operator_is_declared():
 
 def test_every_integration_that_is_named_is_described():
     described = {entry["integration-name"] for entry in INFO["integrations"]}
-    named = {entry["integration-name"] for kind in ("hooks", "operators") for entry in INFO[kind]}
+    named = {
+        entry["integration-name"]
+        for kind in ("hooks", "operators", "sensors", "triggers")
+        for entry in INFO[kind]
+    }
     assert named == described
     assert {entry["source-integration-name"] for entry in INFO["transfers"]} <= described
 
@@ -237,8 +248,9 @@ def test_every_integration_that_is_named_is_described():
         (["get", "airflow-provider-getimg"], "airflow-provider-getimg"),
         (["hooks"], f"{PACKAGE}.hooks.getimg.GetimgHook"),
         (["links"], f"{PACKAGE}.links.OpenInS3Link"),
+        (["triggers"], f"{PACKAGE}.triggers.balance"),
     ],
-    ids=["list", "get", "hooks", "links"],
+    ids=["list", "get", "hooks", "links", "triggers"],
 )
 def test_airflow_s_own_commands_show_it(command, expected):
     shown = subprocess.run(

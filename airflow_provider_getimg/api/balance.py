@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the account's balance is enough, before a request that is billed."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.api.errors import (
+    ConnectionConfigError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    NoConnectionError,
+    RateLimitError,
+    UnavailableError,
+)
+from airflow_provider_getimg.api.pricing import CURRENCY
+from airflow_provider_getimg.api.quote import quote
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+    from airflow_provider_getimg.api.client import GetimgClient
+    from airflow_provider_getimg.api.types import Balance
+
+
+def checked_minimum(minimum: object) -> Decimal:
+    """
+    Return a minimum in USD as a decimal; a text is read as a number.
+
+    :raises InvalidInputError: It is no number, or below zero.
+    """
+    text = str(minimum).strip()
+    try:
+        amount = Decimal("NaN" if isinstance(minimum, bool) or "_" in text else text)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise InvalidInputError(f"minimum must be an amount in USD, 0 or more, got {quote(minimum)}.")
+    return amount
+
+
+def in_usd(balance: Balance) -> Decimal:
+    """
+    Return the balance in USD.
+
+    :raises ConnectionConfigError: The account has another currency, which prices and limits can't be compared with.
+    """
+    if balance.currency != CURRENCY:
+        raise ConnectionConfigError(
+            f"The account's balance must be in {CURRENCY}, got {quote(balance.currency)}: it can't be compared."
+        )
+    return balance.balance
+
+
+def check_balance(client: GetimgClient, cost: Decimal) -> Decimal:
+    """
+    Return the balance in USD if it covers a cost, before the first request. Free.
+
+    :param cost: What is about to be spent, in USD.
+    :raises InsufficientBalanceError: It doesn't.
+    """
+    balance = in_usd(client.get_balance())
+    if balance < cost:
+        raise InsufficientBalanceError(
+            f"The account's balance must be at least {cost} USD, got {balance} USD: nothing was sent. API credits are "
+            "prepaid and separate from the consumer plans."
+        )
+    return balance
+
+
+def balance_of_at_least(client: GetimgClient, minimum: Decimal, log: Logger) -> Decimal | None:
+    """
+    Ask once, and return the balance in USD; None if it is too low, or unknown at the moment.
+
+    :raises GetimgError: Asking again would fail again, such as for a wrong key.
+    """
+    try:
+        balance = in_usd(client.get_balance())
+    except (RateLimitError, NoConnectionError, UnavailableError) as error:
+        log.warning("The balance is unknown, the next poke asks again: %s", error.message)
+        return None
+    log.info("Balance: %s USD, minimum: %s USD.", balance, minimum)
+    return balance if balance >= minimum else None

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wait in the triggerer until the getimg.ai account has enough money."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_getimg.api.balance import balance_of_at_least, checked_minimum
+from airflow_provider_getimg.api.errors import GetimgError
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from decimal import Decimal
+
+
+class GetimgBalanceTrigger(BaseTrigger):
+    """
+    Fires when the account's balance is at least ``minimum``, or when it makes no sense to ask again.
+
+    The event is ``{"balance": "12.34"}``, or ``{"error": ..., "message": ...}`` with the name of a class in
+    ``airflow_provider_getimg.api.errors``.
+
+    :param minimum: The balance to wait for, in USD.
+    :param poke_interval: Seconds to wait before each request.
+    :param getimg_conn_id: The getimg.ai connection. No more of it is stored.
+    """
+
+    def __init__(self, minimum: str, poke_interval: float, getimg_conn_id: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.minimum = minimum
+        self.poke_interval = poke_interval
+        self.getimg_conn_id = getimg_conn_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what Airflow stores of the trigger."""
+        return (
+            "airflow_provider_getimg.triggers.balance.GetimgBalanceTrigger",
+            {
+                "minimum": self.minimum,
+                "poke_interval": self.poke_interval,
+                "getimg_conn_id": self.getimg_conn_id,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Ask for the balance every ``poke_interval`` seconds, in a thread: the triggerer has others to serve."""
+        hook = GetimgHook(self.getimg_conn_id)
+        balance = None
+        try:
+            while balance is None:
+                # First, since the sensor has just asked.
+                await asyncio.sleep(self.poke_interval)
+                balance = await asyncio.to_thread(self._ask, hook)
+        except GetimgError as error:
+            yield _event(error=type(error).__name__, message=error.message)
+        else:
+            yield _event(balance=str(balance))
+        finally:
+            # Of a trigger that is cancelled, this ends the request in flight.
+            hook.close()
+
+    def _ask(self, hook: GetimgHook) -> Decimal | None:
+        with hook:
+            return balance_of_at_least(hook.client, checked_minimum(self.minimum), self.log)
+
+
+def _event(**payload: str) -> TriggerEvent:
+    return TriggerEvent(payload)  # type: ignore[no-untyped-call]

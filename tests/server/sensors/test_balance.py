@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sensor and its trigger over real sockets; in a real Airflow they are in ``tests/integration``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+    timezone,
+)
+from airflow.sdk import RetryAction
+from airflow.sdk.exceptions import AirflowRescheduleException
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.sensors.balance import GetimgBalanceSensor
+from airflow_provider_getimg.triggers.balance import GetimgBalanceTrigger
+from tests.support.raw_servers import RawServer, answer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from airflow.triggers.base import TriggerEvent
+
+BUSY = answer(b'{"error": {"message": "Slow down.", "code": "rate_limit"}}', status="429 Too Many Requests")
+DOWN = answer(b"<html>", status="502 Bad Gateway")
+NOT_JSON = answer(b"<html>")
+
+
+def balance_of(amount: str, currency: str = "USD") -> bytes:
+    return answer(json.dumps({"balance": amount, "currency": currency}).encode())
+
+
+class Account(RawServer):
+    """Gives each answer to one request, in this order; the last one to all others. None is no answer."""
+
+    def __init__(self, *answers: bytes | None) -> None:
+        super().__init__(b"")
+        self.answers = list(answers)
+        self.hung = threading.Event()
+
+    def serve(self, visitor: socket.socket) -> None:
+        self.read(visitor)
+        given = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if given is None:
+            self.hung.set()
+            visitor.recv(1)
+        else:
+            visitor.sendall(given)
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch):
+    """Lead ``getimg_default`` to a server with these answers."""
+    servers = []
+
+    def start(*answers: bytes | None) -> Account:
+        server = Account(*answers).__enter__()
+        servers.append(server)
+        connection = {"conn_type": "getimg", "password": "sk_account", "host": server.url}
+        monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", json.dumps(connection))
+        return server
+
+    yield start
+    for server in servers:
+        server.__exit__()
+
+
+def sensor(**kwargs: Any) -> GetimgBalanceSensor:
+    return GetimgBalanceSensor(task_id="balance", **{"minimum": 5, "poke_interval": 0, **kwargs})
+
+
+def trigger(**kwargs: Any) -> GetimgBalanceTrigger:
+    return GetimgBalanceTrigger(
+        **{"minimum": "5", "poke_interval": 0, "getimg_conn_id": "getimg_default"} | kwargs
+    )
+
+
+def fire(waiting: GetimgBalanceTrigger) -> dict[str, str]:
+    """Run a trigger to its one event."""
+
+    async def collect() -> Sequence[TriggerEvent]:
+        return [event async for event in waiting.run()]
+
+    [event] = asyncio.run(collect())
+    return event.payload
+
+
+class TestBalance:
+    """The balance of the simulator's account."""
+
+    @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "deferrable"])
+    def test_that_is_enough_is_returned_at_once(self, getimg_default, deferrable):
+        getimg_default.balance = "12.34"
+        assert sensor(minimum="12.34", deferrable=deferrable).execute({}) == 12.34
+        assert not getimg_default.ledger
+
+    def test_is_logged_at_each_poke_with_the_minimum(self, getimg_default, capsys):
+        getimg_default.balance = "4.99"
+        with pytest.raises(AirflowSensorTimeout):
+            sensor(minimum=" 5.00 ", timeout=0).execute({})
+        assert "Balance: 4.99 USD, minimum: 5.00 USD." in capsys.readouterr().out
+
+    def test_that_is_topped_up_ends_the_wait(self, getimg_default):
+        getimg_default.balance = "4.99"
+        waiting = sensor()
+        assert not waiting.poke({})
+        getimg_default.balance = "5"
+        assert waiting.poke({}).xcom_value == 5.0
+
+    def test_in_another_currency_fails_at_once(self, account):
+        account(balance_of("100", "EUR"))
+        with pytest.raises(errors.ConnectionConfigError, match=r"must be in USD, got 'EUR'"):
+            sensor().execute({})
+
+
+@pytest.mark.parametrize(
+    "minimum", ["", "five", "-0.01", -1, "1_000", True, None, "nan", "inf", "{{ x }}"], ids=repr
+)
+@pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "deferrable"])
+def test_a_minimum_that_is_no_amount_fails_before_any_request(account, minimum, deferrable):
+    server = account(balance_of("100"))
+    with pytest.raises(errors.InvalidInputError) as error:
+        sensor(minimum=minimum, deferrable=deferrable).execute({})
+    assert error.value.message == f"minimum must be an amount in USD, 0 or more, got {minimum!r}."
+    assert not server.visits
+
+
+TEMPORARY = {"429": BUSY, "502": DOWN, "unreadable": NOT_JSON, "dropped": b""}
+
+
+@pytest.mark.parametrize("first", TEMPORARY.values(), ids=TEMPORARY)
+class TestTemporaryFailure:
+    def test_is_waited_out_by_the_sensor(self, account, first, capsys):
+        server = account(first, balance_of("1"), balance_of("7.5"))
+        assert sensor().execute({}) == 7.5
+        assert server.visits == 3
+        assert "The balance is unknown, the next poke asks again: " in capsys.readouterr().out
+
+    def test_is_waited_out_by_the_trigger(self, account, first):
+        server = account(first, balance_of("1"), balance_of("7.5"))
+        assert fire(trigger()) == {"balance": "7.5"}
+        assert server.visits == 3
+
+    def test_is_waited_out_before_the_sensor_defers(self, account, first):
+        account(first)
+        with pytest.raises(TaskDeferred):
+            sensor(deferrable=True).execute({})
+
+
+def test_no_connection_is_waited_out(account):
+    account(balance_of("1")).__exit__()
+    assert not sensor().poke({})
+
+
+class TestWrongKey:
+    @pytest.fixture(autouse=True)
+    def wrong_key(self, simulator, monkeypatch) -> None:
+        connection = {"conn_type": "getimg", "password": "sk_wrong", "host": simulator.url}
+        monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", json.dumps(connection))
+
+    @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "deferrable"])
+    @pytest.mark.parametrize("soft_fail", [False, True], ids=["", "soft_fail"])
+    def test_fails_at_once(self, deferrable, soft_fail):
+        waiting = sensor(deferrable=deferrable, soft_fail=soft_fail)
+        with pytest.raises(errors.AuthenticationError, match="401 invalid_api_key"):
+            waiting.execute({})
+
+    def test_is_not_retried(self):
+        waiting = sensor()
+        with pytest.raises(errors.AuthenticationError) as error:
+            waiting.execute({})
+        assert waiting.retry_policy is RETRY_POLICY
+        assert waiting.retry_policy.evaluate(error.value, 1, 3).action is RetryAction.FAIL
+
+    def test_that_the_trigger_finds_fails_the_task_with_the_same_error(self):
+        event = fire(trigger())
+        assert "sk_wrong" not in str(event)
+        waiting = sensor()
+        with pytest.raises(errors.AuthenticationError) as of_trigger:
+            waiting.execute_complete({}, event)
+        with pytest.raises(errors.AuthenticationError) as of_sensor:
+            waiting.execute({})
+        assert str(of_trigger.value) == str(of_sensor.value)
+
+
+class TestModes:
+    def test_reschedule_frees_the_slot_between_pokes(self, getimg_default, context):
+        getimg_default.balance = "1"
+        tried = context()
+        tried["ti"].get_first_reschedule_date = lambda _: timezone.utcnow()
+        with pytest.raises(AirflowRescheduleException):
+            sensor(mode="reschedule").execute(tried)
+
+    def test_deferrable_hands_on_the_connection_s_id_alone(self, getimg_default):
+        getimg_default.balance = "1"
+        with pytest.raises(TaskDeferred) as deferred:
+            sensor(minimum=Decimal("5.5"), deferrable=True, poke_interval=30, timeout=3600).execute({})
+        assert deferred.value.timeout.total_seconds() == 3600
+        path, kwargs = deferred.value.trigger.serialize()
+        assert path == f"{GetimgBalanceTrigger.__module__}.{GetimgBalanceTrigger.__name__}"
+        assert kwargs == {"minimum": "5.5", "poke_interval": 30, "getimg_conn_id": "getimg_default"}
+        assert GetimgBalanceTrigger(**kwargs).serialize() == (path, kwargs)
+
+    def test_deferrable_returns_the_balance_that_the_trigger_saw(self):
+        assert sensor().execute_complete({}, {"balance": "7.50"}) == 7.5
+
+    @pytest.mark.parametrize(
+        ("soft_fail", "ends_with"),
+        [(False, AirflowSensorTimeout), (True, AirflowSkipException)],
+        ids=["", "soft_fail"],
+    )
+    def test_the_timeout_is_airflow_s(self, getimg_default, soft_fail, ends_with):
+        getimg_default.balance = "1"
+        waiting = sensor(timeout=0, soft_fail=soft_fail)
+        with pytest.raises(ends_with):
+            waiting.execute({})
+        # As Airflow resumes a task whose trigger took too long.
+        with pytest.raises(ends_with):
+            waiting.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+
+
+class TestTrigger:
+    def test_leaves_the_event_loop_to_others_while_it_asks(self, account):
+        server = account(None)
+
+        async def others_run() -> None:
+            running = asyncio.create_task(anext(trigger().run()))
+            # Were the loop blocked, this would never be looked at.
+            while not server.hung.is_set():
+                await asyncio.sleep(0.01)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+        # Ending the loop waits for its threads: a request that isn't ended would take 30 seconds.
+        asyncio.run(asyncio.wait_for(others_run(), 20))
+
+    def test_closes_its_client(self, account, monkeypatch):
+        from airflow_provider_getimg.api.client import GetimgClient
+
+        closed = []
+        close = GetimgClient.close
+        monkeypatch.setattr(GetimgClient, "close", lambda client: (closed.append(client), close(client)))
+        account(balance_of("1"), balance_of("9"))
+        fire(trigger())
+        assert len(closed) == len(set(closed)) == 2
+
+
+def test_a_request_in_flight_ends_when_the_task_is_killed(account):
+    server = account(None)
+    waiting = sensor()
+    killer = threading.Thread(target=lambda: (server.hung.wait(20), waiting.on_kill()))
+    killer.start()
+    assert not waiting.poke({})
+    killer.join()
+    waiting.on_kill()
