@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from devstack import GuardedProcess, StackError
+from devstack import GuardedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,13 +70,6 @@ def test_end_leaves_no_descendant_in_whatever_session(tmp_path: Path) -> None:
     assert not process.running
 
 
-def test_end_is_idempotent(tmp_path: Path) -> None:
-    process = start(tmp_path, "sleep 1000")
-    process.end()
-    process.end()
-    assert not process.running
-
-
 def test_what_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path) -> None:
     script = "trap '' TERM; echo $$ > pids; echo ready; while :; do sleep 0.1; done"
     with start(tmp_path, script, grace=0.5) as process:
@@ -95,13 +88,6 @@ def test_kill_warns_nobody(tmp_path: Path) -> None:
     assert not process.running
     assert "told" not in process.log.read_text()
     process.kill()
-
-
-def test_wait_returns_the_exit_code_or_says_that_time_is_up(tmp_path: Path) -> None:
-    with start(tmp_path, "exit 3") as process:
-        assert process.wait(10) == 3
-    with start(tmp_path, "sleep 1000") as process, pytest.raises(StackError, match=r"not end in 0\.1 s"):
-        process.wait(0.1)
 
 
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
@@ -131,29 +117,3 @@ def test_no_orphans_when_the_parent_is_ended(tmp_path: Path, number: signal.Sign
     parent.wait(20)
     assert wait_for(lambda: not any_alive(pids))
     assert wait_for(lambda: not (tmp_path / "data").exists())
-
-
-def test_a_command_that_dies_at_start_up_gives_its_exit_code_and_last_lines(
-    tmp_path: Path,
-) -> None:
-    script = "i=0; while [ $i -lt 99 ]; do i=$((i+1)); echo line $i; done; exit 7"
-    with (
-        start(tmp_path, script) as process,
-        pytest.raises(StackError, match=r"died at start-up \(exit code 7\)\.") as caught,
-    ):
-        process.wait_until(lambda: None, timeout=30)
-    assert "line 99" in caught.value.log_tail
-    assert "line 9\n" not in caught.value.log_tail
-
-
-def test_a_command_that_is_not_ready_in_time_says_so(tmp_path: Path) -> None:
-    with (
-        start(tmp_path, "echo thinking; sleep 1000") as process,
-        pytest.raises(StackError, match=r"not ready after 0\.5 s\.\nthinking"),
-    ):
-        process.wait_until(lambda: None, timeout=0.5)
-
-
-def test_a_program_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match=r"^The test: there is no program no-such-program\.$"):
-        GuardedProcess("The test", ["no-such-program"], log=tmp_path / "log", env=dict(os.environ))

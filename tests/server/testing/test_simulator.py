@@ -199,7 +199,7 @@ def test_without_its_extra_it_says_what_to_install():
     # A finder that knows no uvicorn, in front of the others: as where the extra is not installed.
     code = (
         "import sys; sys.modules['uvicorn'] = None\n"
-        "from airflow_provider_getimg.testing.guarded import main; sys.exit(main())"
+        "from airflow_provider_getimg.simulator.__main__ import main; sys.exit(main())"
     )
     with pytest.raises(SimulatorError, match=r"pip install 'airflow-provider-getimg\[simulator\]'"):
         SimulatorProcess(program=[sys.executable, "-c", code]).start()

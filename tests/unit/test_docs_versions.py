@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import nox
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = runpy.run_path(str(REPOSITORY / "docs" / "versions.py"))
+PYTHONS = nox.project.python_versions(nox.project.load_toml(REPOSITORY / "pyproject.toml"))
+
+
+def test_the_page_shows_that_the_whole_matrix_passed():
+    page = SCRIPT["PAGE"].read_text()
+    cells = re.findall(r"^\| (3\.\d+)\S* \| (\S+) \|.*\| (\w+) \| 20\S+ \|$", page, re.MULTILINE)
+    assert cells == [(python, name, "passed") for python in PYTHONS for name in SCRIPT["SETS"]]
