@@ -180,6 +180,20 @@ def test_the_minute_ends():
         assert limits.headers()["X-RateLimit-Reset"] == "1120"
 
 
+def test_a_scaled_minute_ends_when_it_is_said_to():
+    now = [1000.0]
+    limits = Limits(Settings(rpm=1, time_scale=7), clock=lambda: now[0])
+    with limits.admit():
+        now[0] += 0.0001
+    with pytest.raises(ApiError) as refusal, limits.admit():
+        pass
+    assert refusal.value.headers == {"Retry-After": "8.572"}
+    assert limits.headers()["X-RateLimit-Reset"] == "1008.572"
+    now[0] += 8.572
+    with limits.admit():
+        pass
+
+
 def test_concurrent_requests(simulator):
     simulator.set(concurrency=2)
     simulator.fault("image", "hang", times=2)
