@@ -24,7 +24,6 @@ from devstack import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
 WIDTH = 150
 RESULTS = Path(__file__).parent / "results"
@@ -34,11 +33,6 @@ BENCHMARKS: dict[str, Callable[[Testbed, Options], Report]] = {
     "memory": memory.run,
     "batch": batch.run,
 }
-
-
-def interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """End on SIGTERM as on Ctrl-C: with everything that was started."""
-    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -51,7 +45,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the order of the cases")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, interrupt)
+    # SIGTERM ends it as Ctrl-C does: with everything that was started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     if not console.is_terminal:
         # In a log the tables are not broken to eighty columns.

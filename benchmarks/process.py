@@ -126,7 +126,7 @@ def run(command: Sequence[str | Path], *, env: Mapping[str, str], log: Path, lim
         sampler = threading.Thread(target=_sample, args=(child.pid, ended, peaks, began + limit))
         sampler.start()
         try:
-            # Not Popen.wait: only wait4 tells what this child used. Its ru_maxrss is no use, as Linux hands
+            # Not Popen.wait: only wait4 returns what this child used. Its ru_maxrss is no use, as Linux hands
             # on to a new program the high-water mark of the process that started it.
             _, status, used = os.wait4(child.pid, 0)
             seconds = time.perf_counter() - began

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MIB = 2**20
 #: Where all of them put their images, and nothing else.
 PREFIX = "images/"
-#: What the requests share: with another prompt each, so that the ledger tells them apart.
+#: What the requests share: with another prompt each, so that they differ in the ledger.
 SHARED = {name: value for name, value in REQUEST.items() if name != "prompt"}
 
 

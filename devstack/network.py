@@ -46,10 +46,10 @@ def clean_environment(*, keep_aws: bool = False) -> dict[str, str]:
     """Copy this process's environment without what would change or leak into a local stack.
 
     Airflow and AWS settings of the user's shell go (a stray ``AWS_PROFILE`` or
-    ``AIRFLOW__CORE__EXECUTOR`` would change what runs), API keys go, and a proxy is told to leave
-    loopback alone.
+    ``AIRFLOW__CORE__EXECUTOR`` would change what runs), API keys go, and no proxy is used for
+    loopback.
 
-    :param keep_aws: Leave the AWS variables: the user's own account is meant.
+    :param keep_aws: Keep the AWS variables, to use the user's own account.
     """
     foreign = ("AIRFLOW", "GETIMG_", "PYTEST_") + (() if keep_aws else ("AWS_",))
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes that become ready or say why not, and never outlive their parent."""
+"""Child processes that become ready or say why not, and never outlive their parent.
+
+The guard that ends them is the package's own, under which the test kit runs its simulator. Here is what local servers
+need beyond it: to wait until one is ready, to show its last lines, to kill a whole tree at once.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +33,10 @@ LOG_TAIL_LINES = 25
 
 
 class StackError(Exception):
-    """A local server, or a DAG run on one, did not do what was asked of it.
+    """A local server, or a DAG run on one, failed.
 
     :param message: One sentence: what failed.
-    :param log_tail: The last lines of the log that tells why, or an empty string.
+    :param log_tail: The last lines of its log, or an empty string.
     """
 
     def __init__(self, message: str, log_tail: str = "") -> None:
@@ -51,7 +55,7 @@ def tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether the process still does anything; a zombie does not."""
+    """Whether the process still runs; a zombie does not."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -116,7 +120,7 @@ class GuardedProcess:
     def wait_until(self, check: Callable[[], T | None], *, timeout: float) -> T:
         """Poll ``check`` until it returns something true, and return that.
 
-        :param check: A real question to the server; None or False means "not yet".
+        :param check: Asks the server; None or False means "not yet".
         :param timeout: Seconds.
         :raises StackError: The process died meanwhile, or time is up; both with its last lines.
         """
@@ -152,7 +156,7 @@ class GuardedProcess:
         return found
 
     def kill(self) -> None:
-        """End the command and all its descendants with SIGKILL, none of them warned by anything. Nothing is deleted."""
+        """End the command and all its descendants with SIGKILL, without a warning. Nothing is deleted."""
         if not self.running:
             return
         # Halted, or it would send a SIGTERM to the children of what it sees die.

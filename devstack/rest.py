@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the demo and the tests ask of an Airflow, over its public REST API alone.
+A client of Airflow's public REST API, for the demo and the tests.
 
-Not ``apache-airflow-client``: nearly all of this is waiting, and what SQLite needs of whoever writes to it. A request
-is one line here, returns the plain JSON that the tests compare, and works with every Airflow that the provider does;
-the client's models are those of one release, and need a line each to build and another to take apart.
+Not ``apache-airflow-client``: most of this is waiting, and repeating what SQLite refused. A request is one line here,
+returns the plain JSON that the tests compare, and works with every Airflow that the provider supports; the client's
+models are those of one release, and take a line each to build and another to read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A request that Airflow's database refused is sent so often.
+#: How often a request is sent that Airflow's database refuses.
 DATABASE_ATTEMPTS = 8
 FINAL_STATES = frozenset({"success", "failed"})
 # Scheduler and API server share two cores and one SQLite file with the tasks.
@@ -30,7 +30,7 @@ REQUEST_SECONDS = 60.0
 
 
 class AirflowRest:
-    """A client for ``/api/v2`` of an Airflow that asks for no credentials.
+    """A client for ``/api/v2`` of an Airflow without a login.
 
     Every failure is a :class:`devstack.StackError`.
 
@@ -53,7 +53,7 @@ class AirflowRest:
     def request(
         self, method: str, path: str, *, params: dict[str, Any] | None = None, body: object = None
     ) -> Any:
-        """Call ``/api/v2`` + ``path`` and return the JSON answer, or None if there is none.
+        """Call ``/api/v2`` + ``path`` and return the JSON of the response, or None if it has no content.
 
         :raises devstack.StackError: Airflow refused, or could not be reached.
         """

@@ -25,7 +25,7 @@ READY_SECONDS = 120.0
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 # ``airflow standalone`` starts its components as ``airflow scheduler`` and so on from PATH. Their
-# log servers listen on all interfaces, which no setting changes; on one machine nobody needs them,
+# log servers listen on all interfaces, which no setting changes; on one machine they are not needed,
 # since the API server reads the log files themselves. This stands before the real one on PATH.
 LAUNCHER = """\
 #!/bin/sh

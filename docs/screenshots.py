@@ -36,7 +36,7 @@ SUBJECTS = ["a lighthouse", "a red fox", "a night train"]
 WIDTH = 1400
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-PATIENCE_MS = 30_000
+TIMEOUT_MS = 30_000
 # In the strip of images.
 HEIGHT, GAP = 240, 12
 # A picture of a UI needs no more.
@@ -107,7 +107,7 @@ def _browser() -> Iterator[Page]:
             color_scheme="light",
             reduced_motion="reduce",
         )
-        page.set_default_timeout(PATIENCE_MS)
+        page.set_default_timeout(TIMEOUT_MS)
         yield page
         browser.close()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that know as little HTTP as a test wants: fixed bytes for an answer, and a proxy."""
+"""Servers with as little HTTP as a test needs: fixed bytes for a response, and a proxy."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ class RawServer(_Server):
 
 class Proxy(_Server):
     """
-    Takes CONNECT and absolute URLs, and leads all of them to one place, or answers them itself.
+    Accepts CONNECT and absolute URLs, and connects all of them to one server, or responds itself.
 
-    :param port: Where on this machine it leads to, whatever host is asked for.
-    :param refusal: What it answers instead.
+    :param port: The server's port on this machine, for every host.
+    :param refusal: What it sends instead.
     """
 
     def __init__(self, port: int = 0, refusal: bytes | None = None) -> None:

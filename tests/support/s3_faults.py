@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reverse proxy in front of an S3 server that plays faults on chosen requests, and remembers all."""
+"""A reverse proxy in front of an S3 server that plays faults on chosen requests, and records all."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ HOP_BY_HOP = frozenset({"connection", "expect", "keep-alive", "te", "transfer-en
 class S3FaultProxy:
     """An HTTP/1.1 reverse proxy on a free loopback port, in a thread of its own. Use it as a context manager.
 
-    Requests pass through unchanged, ``Host`` too, which is part of the signature; bodies are streamed.
+    Requests pass through unchanged, including ``Host``, which is part of the signature; bodies are streamed.
 
     :param upstream_url: The S3 server, such as ``SeaweedFS().endpoint_url``.
-    :param tls: With what to speak TLS to the clients; by default they are spoken to in plain text.
+    :param tls: For TLS with the clients. Default: plain text.
     """
 
     def __init__(self, upstream_url: str, *, tls: ssl.SSLContext | None = None) -> None:
@@ -63,7 +63,7 @@ class S3FaultProxy:
             return list(self._faults)
 
     def operations(self, key_contains: str = "") -> list[str]:
-        """Return the names of the operations that were asked for, in order."""
+        """Return the names of the requested operations, in order."""
         return [request.operation for request in self.requests if key_contains in request.key]
 
     def set_faults(self, faults: Sequence[dict[str, Any]]) -> None:
@@ -107,7 +107,7 @@ class S3FaultProxy:
         # A new connection for each request: one that a fault has spoilt must not meet the next.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-        server = web.Server(self._exchange, access_log=None, auto_decompress=False)
+        server = web.Server(self._handle, access_log=None, auto_decompress=False)
         async with aiohttp.ClientSession(
             connector=connector, timeout=timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
         ) as self._session:
@@ -124,8 +124,8 @@ class S3FaultProxy:
                 self._ready.set()
                 await runner.cleanup()
 
-    def _arrived(self, request: web.BaseRequest) -> tuple[ProxiedRequest, S3Fault | None]:
-        """Remember the request, and take the fault that it meets."""
+    def _record(self, request: web.BaseRequest) -> tuple[ProxiedRequest, S3Fault | None]:
+        """Record the request, and take the fault that it meets."""
         record = ProxiedRequest.of(request.method, request.raw_path, request.headers)
         with self._lock:
             self._requests.append(record)
@@ -143,8 +143,8 @@ class S3FaultProxy:
                 return record, fault
         return record, None
 
-    async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
-        record, fault = self._arrived(request)
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        record, fault = self._record(request)
         try:
             if fault is not None and fault.kind == "status":
                 return await self._refuse(request, record, fault)
@@ -155,7 +155,7 @@ class S3FaultProxy:
                 return _hang_up(request)
             return await self._forward(request, record, fault)
         except (aiohttp.ClientError, OSError):
-            # Either side has left, or a reset is being played: the other side learns it the same way.
+            # One side is gone, or a reset is being played: so ends the other side's connection.
             return _hang_up(request, reset=True)
 
     async def _refuse(
@@ -177,7 +177,7 @@ class S3FaultProxy:
         text = "" if fault.is_empty else f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inner}</Error>'
         response = web.Response(status=status, text=text, content_type="application/xml")
         if _expects_continue(request):
-            # The body was not asked for, and must not be read as the next request.
+            # The client was not told to send the body, which must not be read as the next request.
             response.force_close()
         return response
 
@@ -211,16 +211,16 @@ class S3FaultProxy:
         ) as answer:
             record.upstream_status = answer.status
             if kind == "lost_response":
-                # Only a server that has said all of its answer has surely done what it was asked.
+                # Only a server that has sent its whole response has surely done its work.
                 async for _ in answer.content.iter_any():
                     pass
                 return _hang_up(request)
             changed = fault.response_headers if fault is not None else {}
-            return await self._pass_on(
+            return await self._relay(
                 request, record, answer, changed=changed, cut=kind == "reset_mid_response"
             )
 
-    async def _pass_on(
+    async def _relay(
         self,
         request: web.BaseRequest,
         record: ProxiedRequest,
@@ -244,7 +244,7 @@ class S3FaultProxy:
             if changed_value is not None:
                 response.headers[name] = changed_value
         if request.body_exists and not request.content.is_eof():
-            # The server has decided before it had the whole body: what is left of it is no next request.
+            # The server responded before it had the whole body, whose rest must not be read as the next request.
             response.force_close()
         record.status = None if cut else answer.status
         await response.prepare(request)
@@ -257,7 +257,7 @@ class S3FaultProxy:
         return response
 
     async def _wait(self, request: web.BaseRequest, seconds: float) -> None:
-        """Let time pass, until the client or the proxy has had enough."""
+        """Let time pass, until the client or the proxy is gone."""
         end = self._loop.time() + seconds
         while self._loop.time() < end and not self._stopping.is_set():
             if request.transport is None or request.transport.is_closing():
@@ -277,10 +277,10 @@ async def _body(
     seconds_per_byte: float = 0.0,
     corrupts: bool = False,
 ) -> AsyncIterator[bytes]:
-    """Yield the request's body, once the client was told to send it.
+    """Yield the request's body, after telling the client to send it.
 
     :param cut_at: Break off after this many bytes.
-    :param corrupts: Turn over the bits of the first byte.
+    :param corrupts: Invert the bits of the first byte.
     """
     if _expects_continue(request) and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -298,7 +298,7 @@ async def _body(
 
 
 def _hang_up(request: web.BaseRequest, *, reset: bool = False) -> web.StreamResponse:
-    """Close the client's connection, with an RST if it is to look broken; return what nobody will get."""
+    """Close the client's connection, with an RST if it is to look broken; return a response that is not sent."""
     transport = request.transport
     if transport is not None:
         if reset:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the S3 fault proxy is told and what it tells: faults that are due, and requests that came."""
+"""The faults that the S3 fault proxy plays, and the requests that it records."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ STATUS_OF_CODE = {
     "SlowDown": 503,
     "ServiceUnavailable": 503,
 }
-REMEMBERED = ("content-", "if-", "x-amz-")
+RECORDED = ("content-", "if-", "x-amz-")
 # Of both versions of signed URLs.
 SECRET = ("x-amz-security-token", "x-amz-signature", "x-amz-credential", "signature", "awsaccesskeyid")
 
 
 @dataclass(frozen=True)
 class S3Fault:
-    """What happens to the next requests that match.
+    """A fault for the next requests that match.
 
-    :param kind: ``status``: an S3 error without asking the server. ``rewrite``: the server's answer is passed on
+    :param kind: ``status``: an S3 error without asking the server. ``rewrite``: the server's response is passed on
         with other headers. ``reset_mid_upload``: the connection breaks in the middle of the request's body, for the
-        server too. ``reset_mid_response``: the server did what it was asked, and the connection breaks in the
-        middle of its answer. ``lost_response``: the same, before the first byte of it. ``corrupt``: a byte of the
+        server too. ``reset_mid_response``: the server has done its work, and the connection breaks in the
+        middle of its response. ``lost_response``: the same, before the first byte of it. ``corrupt``: a byte of the
         body is another one when it arrives. ``slow``: the exchange takes ``seconds`` longer. ``hang``: the request
-        is taken and neither passed on nor answered; after ``seconds``, the connection is closed.
+        is accepted, and neither passed on nor answered; after ``seconds``, the connection is closed.
     :param method: Only requests with this HTTP method.
     :param operation: Only requests for this operation of S3, such as ``PutObject`` or ``UploadPart``.
-    :param key_contains: Only requests whose key holds this text.
+    :param key_contains: Only requests whose key contains this text.
     :param header: Only requests that carry this header, or this ``header: value``.
     :param status: What ``status`` answers; by default that of the code, or 503.
     :param code: The S3 error code; by default one that fits the status.
@@ -90,15 +90,13 @@ class S3Fault:
     def of(cls, description: Mapping[str, Any]) -> Self:
         """Return the fault that a dict describes.
 
-        :raises ValueError: It names no known kind, or a field that there isn't.
+        :raises ValueError: The kind or a field is unknown.
         """
         names = [each.name for each in fields(cls)]
         if unknown := sorted(set(description) - set(names)):
-            raise ValueError(f"A fault has no {', '.join(unknown)}: there are {', '.join(names)}.")
+            raise ValueError(f"A fault has no field {', '.join(unknown)}; its fields are {', '.join(names)}.")
         if description.get("kind") not in KINDS:
-            raise ValueError(
-                f"There is no kind of fault {description.get('kind')!r}: there are {', '.join(KINDS)}."
-            )
+            raise ValueError(f"'kind' must be one of {', '.join(KINDS)}, got {description.get('kind')!r}.")
         return cls(**description)
 
     @property
@@ -109,7 +107,7 @@ class S3Fault:
         return status, self.code or next(fitting, "InternalError")
 
     def matches(self, request: ProxiedRequest) -> bool:
-        """Whether the request is one of those that are meant."""
+        """Whether the fault is for this request."""
         return (
             self.method in (None, request.method)
             and self.operation in (None, request.operation)
@@ -128,8 +126,8 @@ class ProxiedRequest:
     """One request, as it arrived and as it ended.
 
     ``query`` and ``headers`` leave out credentials; the names of headers are in lower case, and only those that
-    say something of the object are kept (``content-…``, ``if-…``, ``x-amz-…``). ``status`` is what the client was
-    answered, None for nothing; ``upstream_status`` what the server said, None if it was not asked.
+    say something of the object are kept (``content-…``, ``if-…``, ``x-amz-…``). ``status`` is what the client got,
+    None for no response; ``upstream_status`` is the server's, None if the request was not passed on.
     """
 
     method: str
@@ -156,7 +154,7 @@ class ProxiedRequest:
         query = {name: value for name, value in query.items() if name.lower() not in SECRET}
         kept = {name.lower(): value for name, value in headers.items()}
         kept = {
-            name: value for name, value in kept.items() if name.startswith(REMEMBERED) and name not in SECRET
+            name: value for name, value in kept.items() if name.startswith(RECORDED) and name not in SECRET
         }
         is_copy = "x-amz-copy-source" in kept
         operation = operation_of(method, key, bucket, query, is_copy=is_copy)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What saves to S3, run in this process: the public operators, each into a folder of its own."""
+"""The operators that save to S3, run in this process, each into a folder of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Saving:
     """
     The operators, into a new folder of a bucket.
 
-    :param client: Looks at what they saved, past anything that stands between them and the server.
+    :param client: Reads what they saved from the server itself, past any proxy.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Saving:
         self._context = context
 
     def generate(self, **fields: Any) -> dict[str, Any]:
-        """Pay for an image, and return the answer."""
+        """Pay for an image, and return the API's response."""
         with GetimgClient(self._simulator.api_key, base_url=self._simulator.url) as client:
             request = ImageRequest.checked(model=MODEL, prompt="A red fox", **fields)
             return client.generate_image(request).to_json()
@@ -66,7 +66,7 @@ class Saving:
         return operator.execute(self._context(try_number=try_number))
 
     def put(self, key: str, content: bytes) -> None:
-        """Write an object that is nobody's."""
+        """Write an object of unknown origin."""
         self.client.put_object(Bucket=self.bucket, Key=self.folder + key, Body=content)
 
     def content(self, key: str) -> bytes:
@@ -85,5 +85,5 @@ class Saving:
 
 
 def bytes_of(answer: dict[str, Any]) -> bytes:
-    """Return what the simulator serves for an answer's first file."""
+    """Return the simulator's content of a response's first file."""
     return httpx.get(answer["data"][0]["url"], trust_env=False).raise_for_status().content

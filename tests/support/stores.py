@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S3 servers that others wrote, each a process of its own on loopback with an empty store."""
+"""S3 servers of other projects, each a process of its own on loopback with an empty store."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StoreServer:
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        """Return what the program reads of its environment."""
+        """Return the program's own environment variables."""
         return {}
 
     def __enter__(self) -> Self:
@@ -111,7 +111,7 @@ class StoreServer:
 
 
 class Moto(StoreServer):
-    """moto's server. It takes any credentials."""
+    """moto's server. It accepts any credentials."""
 
     program = "moto_server"
 
@@ -120,7 +120,7 @@ class Moto(StoreServer):
 
 
 class MiniStack(StoreServer):
-    """MiniStack, with S3 alone. It takes any credentials."""
+    """MiniStack, with S3 alone. It accepts any credentials."""
 
     program = "ministack"
 
@@ -144,13 +144,13 @@ class Rclone(StoreServer):
 
 
 class S3rver(StoreServer):
-    """s3rver, of npm. It is no dependency of the tests: they use it where it is on ``PATH``."""
+    """s3rver, of npm. Not a dependency: used where it is on ``PATH``."""
 
     program = "s3rver"
 
     def __init__(self) -> None:
         super().__init__()
-        # The only ones that it knows.
+        # The only ones that it accepts.
         self.access_key = self.secret_key = "S3RVER"
 
     @classmethod
