@@ -102,6 +102,11 @@ class GetimgClient:
         self.abort()
         self._http.close()
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests are in flight."""
+        return len(self._watches)
+
     def abort(self) -> int:
         """
         End the requests in flight at once, from any thread or signal handler.

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.settings import BatchSettings
     from airflow_provider_getimg.batch.stop import Stop
 
-#: Seconds that requests in flight get to be answered once the task was told to end: Airflow kills it after five.
-GRACE_SECONDS = 3.0
+#: Seconds that requests in flight get to be answered once the task was told to end. Whoever told it may kill it before: Airflow
+#: five seconds after "mark failed" or a Clear, Kubernetes at the end of the pod's grace period. Waiting loses nothing then.
+GRACE_SECONDS = 120.0
 #: Seconds after that until files that have arrived are given up.
 SAVE_SECONDS = 60.0
+#: Seconds after that until the task ends, whatever is still under way.
+_END_SECONDS = 3.0
 _TICK_SECONDS = 0.25
 
 
@@ -46,6 +49,11 @@ class Steps(Protocol):
 
     def ended(self, result: RowResult) -> None:
         """Note the result of a row."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are in flight."""
         ...
 
     def abort_requests(self) -> int:
@@ -151,17 +159,25 @@ class Pipeline:
             tick(done, failed)
             if not self._stop.is_killed:
                 continue
-            now = time.monotonic()
-            stopped_at = stopped_at or now
-            if not cut and now >= stopped_at + GRACE_SECONDS:
+            if stopped_at is None:
+                stopped_at = time.monotonic()
+                if in_flight := self._steps.in_flight:
+                    self._log.warning(
+                        "%d requests are in flight, and are awaited for %.0f seconds, if the task may run that long. One that is cut "
+                        "off may be billed all the same.",
+                        in_flight,
+                        GRACE_SECONDS,
+                    )
+            passed = time.monotonic() - stopped_at
+            if not cut and passed >= GRACE_SECONDS:
                 cut = True
                 if in_flight := self._steps.abort_requests():
                     self._log.warning(
                         "%d requests were in flight and are given up: they may be billed all the same.",
                         in_flight,
                     )
-            if not abandoned and now >= stopped_at + GRACE_SECONDS + SAVE_SECONDS:
+            if not abandoned and passed >= GRACE_SECONDS + SAVE_SECONDS:
                 abandoned = True
                 self._steps.abort_uploads()
-            if now >= stopped_at + GRACE_SECONDS + SAVE_SECONDS + GRACE_SECONDS:
+            if passed >= GRACE_SECONDS + SAVE_SECONDS + _END_SECONDS:
                 return

@@ -175,6 +175,11 @@ class RowSteps:
         """Note the result of a row."""
         self._breakers.ended(result)
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests are in flight."""
+        return self._account.client.in_flight
+
     def abort_requests(self) -> int:
         """End the requests in flight, and return how many there were."""
         return self._account.client.abort()

@@ -163,7 +163,9 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         mask_signed_urls(answer["data"])
         if self.do_xcom_push:
             self._push(context, answer)
-        paid.delivered()
+        # Terminated by a Clear, most likely: its new run wipes the XCom, and finds this image instead of paying for another.
+        if not self._killed.is_set():
+            paid.delivered()
         return answer
 
     def _push(self, context: Context, answer: dict[str, Any]) -> None:
@@ -193,8 +195,11 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         return client
 
     def on_kill(self) -> None:
-        """End the request in flight: the API has no cancel, so it may be made and billed all the same."""
+        """Send nothing more. A request in flight is awaited for as long as the task is left to run: the API has no cancel."""
         self._killed.set()
         client = self.hook.__dict__.get("client")
-        if client is not None and client.abort():
-            self.log.warning("Killed while a request was in flight: a generation may be billed all the same.")
+        if client is not None and client.in_flight:
+            self.log.warning(
+                "The task was terminated while a request is in flight, which may be billed. Its response is awaited for as long as "
+                "the task may run."
+            )

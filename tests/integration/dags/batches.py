@@ -137,6 +137,14 @@ with DAG(
         >> report()
     )
 
+# A night with many deploys.
+with DAG(
+    "batch_deployed", schedule=None, start_date=START, params=PARAMS, render_template_as_native_obj=True
+):
+    GenerateImagesToS3Operator(
+        task_id="generate", requests="{{ params.requests }}", **FIELDS | {"retries": 30}
+    )
+
 with DAG(
     "batch_timed_out", schedule=None, start_date=START, params=PARAMS, render_template_as_native_obj=True
 ):

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A deploy in the middle: SIGTERM, and time to end.
+
+The supervisor is what a Kubernetes pod gives the signal to: it hands it on to the task's process, and kills nothing by itself.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tests.integration.test_batch import check_complete, rows
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import Airflow, SeaweedFS
+
+CAMPAIGN = 20
+
+
+def begin(airflow: Airflow, dag_id: str, **conf: Any) -> str:
+    """Start a run, and return its id."""
+    airflow.wait_for_dag(dag_id)
+    airflow.unpause(dag_id)
+    return airflow.trigger(dag_id, conf=conf)
+
+
+def running_task(airflow: Airflow, dag_id: str, run_id: str) -> psutil.Process | None:
+    """Return the process of the run's task "generate"; None while it has none."""
+    for task in airflow.task_instances(dag_id, run_id):
+        if task["task_id"] == "generate" and task["state"] == "running" and task["pid"]:
+            with suppress(psutil.NoSuchProcess):
+                return psutil.Process(task["pid"])
+    return None
+
+
+def outcomes(simulator: GetimgSimulator) -> set[str]:
+    """Return what became of the responses."""
+    return {post["outcome"] for post in simulator.ledger.raw()["posts"]}
+
+
+def test_an_image_in_flight_is_delivered_by_the_same_try(airflow_stack: Airflow, simulator: GetimgSimulator):
+    simulator.settings(latency=8)
+    run_id = begin(airflow_stack, "paying_once")
+    assert airflow_stack.poll(lambda: len(simulator.ledger), 60)
+    process = running_task(airflow_stack, "paying_once", run_id)
+    assert process is not None
+    process.parent().send_signal(signal.SIGTERM)
+    assert airflow_stack.wait("paying_once", run_id) == "success"
+    assert len(simulator.ledger) == 1
+    assert outcomes(simulator) == {"delivered"}
+    log = airflow_stack.task_log("paying_once", run_id, "generate")
+    assert "The task was terminated while a request is in flight, which may be billed." in log
+
+
+def test_a_batch_sends_no_more_and_saves_what_is_in_flight(
+    airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, prefix, key
+):
+    simulator.settings(latency=8)
+    run_id = begin(airflow_stack, "batch", requests=rows(12), key=key, concurrency=4)
+    assert airflow_stack.poll(lambda: len(simulator.ledger) >= 4, 60)
+    process = running_task(airflow_stack, "batch", run_id)
+    assert process is not None
+    process.parent().send_signal(signal.SIGTERM)
+    process.wait(60)
+    # More than the first four only if their responses had come by then.
+    sent = len(simulator.ledger)
+    assert sent < 12
+    assert outcomes(simulator) == {"delivered"}
+    simulator.settings(latency=0)
+    assert airflow_stack.wait("batch", run_id) == "success"
+    summary = airflow_stack.xcom("batch", run_id, "generate")
+    check_complete(simulator, seaweedfs, prefix, summary)
+    assert summary["reused"] == sent
+    log = airflow_stack.task_log("batch", run_id, "generate")
+    assert "requests are in flight, and are awaited for 120 seconds, if the task may run that long." in log
+
+
+@pytest.mark.long
+def test_a_night_of_deploys_loses_nothing_and_pays_once(
+    airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, prefix, key
+):
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    simulator.settings(latency=1, max_latency=4)
+    run_id = begin(airflow_stack, "batch_deployed", requests=rows(100), key=key, concurrency=4)
+    seen: set[int] = set()
+    for number in range(CAMPAIGN):
+        sent = len(simulator.ledger) + moments.randrange(5)
+
+        def task(sent: int = sent) -> psutil.Process | None:
+            process = running_task(airflow_stack, "batch_deployed", run_id)
+            if process is None or process.pid in seen or len(simulator.ledger) < min(sent, 99):
+                return None
+            return process
+
+        process = airflow_stack.poll(task, 120)
+        assert process is not None, f"seed {seed}: try {number + 1} did not begin"
+        seen.add(process.pid)
+        with suppress(psutil.NoSuchProcess):
+            # A pod's first process, or the task itself.
+            (process.parent() if number % 2 else process).send_signal(signal.SIGTERM)
+            process.wait(60)
+    simulator.settings(latency=0)
+    assert airflow_stack.wait("batch_deployed", run_id, timeout=300) == "success", f"seed {seed}"
+    assert outcomes(simulator) == {"delivered"}, f"seed {seed}"
+    assert len(simulator.ledger) == 100
+    check_complete(simulator, seaweedfs, prefix, airflow_stack.xcom("batch_deployed", run_id, "generate"))
