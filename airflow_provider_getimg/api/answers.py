@@ -175,7 +175,10 @@ def rate_limit(response: httpx.Response) -> RateLimit | None:
     # By the server's own clock where it tells the time: the two need not agree.
     now = _moment(response.headers.get("date", ""))
     resets_in = reset - (time.time() if now is None else now)
-    return RateLimit(int(remaining), resets_in) if 0 < resets_in <= MAX_WAIT else None
+    if not 0 < resets_in <= MAX_WAIT:
+        return None
+    limit = _seconds(response.headers.get("x-ratelimit-limit"))
+    return RateLimit(int(remaining), resets_in, int(limit) if limit else None)
 
 
 def _seconds(text: str | None) -> float | None:

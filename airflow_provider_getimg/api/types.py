@@ -314,10 +314,12 @@ class RateLimit:
 
     :param remaining: Requests that are left.
     :param resets_in: Seconds until there are more.
+    :param limit: Requests of a whole window; None where the API doesn't say.
     """
 
     remaining: int
     resets_in: float
+    limit: int | None = None
 
 
 class Generation(_Answer):

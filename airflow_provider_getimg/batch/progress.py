@@ -33,8 +33,14 @@ class Progress:
         self._told = self._started
         self._lately = (self._started, 0)
 
-    def tell(self, done: int, failed: int, in_flight: int, billed: Decimal, *, limit: int) -> None:
-        """Log a line if one is due."""
+    def tell(
+        self, done: int, failed: int, in_flight: int, billed: Decimal, *, limit: int, waiting_for: str = ""
+    ) -> None:
+        """
+        Log a line if one is due.
+
+        :param waiting_for: What the next request waits for; empty for nothing but a slot.
+        """
         now = self._clock()
         if now - self._told < SECONDS:
             return
@@ -46,16 +52,19 @@ class Progress:
             if rate
             else "no end in sight"
         )
+        # Images take half a minute: less than one a second is the rule.
+        pace = f"{rate:.1f} a second" if rate >= 1 else f"{60 * rate:.1f} a minute"
         self._log.info(
-            "%d of %d rows done, %d failed, %d in flight of %d, %s USD so far, %.1f a second, %s.",
+            "%d of %d rows done, %d failed, %d in flight of %d, %s USD so far, %s, %s%s.",
             done,
             self._total,
             failed,
             in_flight,
             limit,
             billed,
-            rate,
+            pace,
             left,
+            waiting_for and f", {waiting_for}",
         )
         self._told = now
         self._lately = (now, done)

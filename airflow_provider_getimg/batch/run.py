@@ -94,7 +94,14 @@ class BatchRun:
         limiter, budget = self._account.limiter, self._account.budget
 
         def tick(done: int, failed: int) -> None:
-            progress.tell(done, failed, limiter.in_flight, budget.billed, limit=limiter.limit)
+            progress.tell(
+                done,
+                failed,
+                limiter.in_flight,
+                budget.billed,
+                limit=limiter.limit,
+                waiting_for=limiter.waiting_for,
+            )
 
         self._pipeline.run([*paid, *to_send], tick)
         return self.results

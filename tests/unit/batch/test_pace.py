@@ -18,12 +18,15 @@ from airflow_provider_getimg.batch.limiter import RateLimiter
 class Bench:
     """A pace, its clock, and slots that are held."""
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, *, is_open: bool = True) -> None:
         self.now = 100.0
         self.stopping = False
         self.told: list[str] = []
         log = SimpleNamespace(info=lambda text, *values: self.told.append(text % values))
         self.pace = RateLimiter(concurrency, lambda: self.stopping, log, clock=lambda: self.now)
+        if is_open:
+            # As after a while in which nothing was refused.
+            self.pace._limit = concurrency
 
     def free(self) -> bool:
         """Tell whether a slot is free now, without waiting for one."""
@@ -37,6 +40,18 @@ class Bench:
     def take(self, slots: ExitStack) -> None:
         assert self.free()
         slots.enter_context(self.pace.acquire())
+
+    def pass_until_free(self) -> float:
+        """Let time pass until a slot is free, and return how much."""
+        since = self.now
+        while not self.free():
+            self.now += 0.01
+            assert self.now < since + 600
+        return self.now - since
+
+    def respond(self, count: int) -> None:
+        for _ in range(count):
+            self.pace.on_response(None)
 
     def refuse_one(self, retry_after: float | None = None) -> None:
         assert self.free()
@@ -54,7 +69,35 @@ def test_so_many_are_on_their_way_and_no_more():
     assert bench.pace.in_flight == 0
 
 
-def test_a_refusal_without_a_time_finds_the_limit_and_then_tries_one_more_now_and_then():
+def test_slots_open_one_by_one_and_fast_while_nothing_is_refused():
+    bench = Bench(64, is_open=False)
+    with ExitStack() as slots:
+        for _ in range(module.FIRST_SLOTS):
+            bench.take(slots)
+        assert not bench.free()
+        began = bench.now
+        for _ in range(60):
+            assert bench.pass_until_free() <= module.RAMP_SECONDS / module.FIRST_SLOTS + 0.01
+            bench.take(slots)
+        assert bench.pace.limit == 64
+        assert bench.now - began < 4
+        assert not bench.free()
+
+
+def test_the_first_refusal_ends_the_opening():
+    bench = Bench(64, is_open=False)
+    with ExitStack() as slots:
+        for _ in range(5):
+            bench.pass_until_free()
+            bench.take(slots)
+        bench.pass_until_free()
+        bench.refuse_one()
+        bench.now += 600
+        assert not bench.free()
+        assert bench.pace.limit == 5
+
+
+def test_many_that_are_refused_together_count_as_one():
     bench = Bench(32)
     with ExitStack() as slots:
         for _ in range(5):
@@ -69,13 +112,13 @@ def test_a_refusal_without_a_time_finds_the_limit_and_then_tries_one_more_now_an
             bench.pace._in_flight += 27
         assert bench.pace.limit == 5
         assert not bench.free()
-        # The burst counts as one failure: the first probe is due soon.
-        bench.now += module.PROBE_FIRST * 2
+        bench.now += 1
+        bench.respond(module.PROBE_FIRST)
         assert bench.free()
         assert bench.pace.limit == 6
 
 
-def test_probes_that_are_refused_become_rare_and_those_that_go_well_frequent():
+def test_probes_that_are_refused_become_rare():
     bench = Bench(32)
     with ExitStack() as slots:
         for _ in range(5):
@@ -83,22 +126,60 @@ def test_probes_that_are_refused_become_rare_and_those_that_go_well_frequent():
         bench.refuse_one()
         gaps = []
         for _ in range(5):
-            since = bench.now
+            gaps.append(0)
             while not bench.free():
-                bench.now += 0.5
-            gaps.append(bench.now - since)
+                bench.respond(1)
+                bench.now += 1
+                gaps[-1] += 1
             bench.refuse_one()
-        assert gaps == sorted(gaps)
-        assert gaps[-1] > 4 * gaps[0]
+        assert gaps == [10, 20, 40, 40, 40]
         assert bench.pace.limit == 5
-        # The account's limit is raised: nothing is refused any more.
-        steps = []
-        for _ in range(12):
-            while not bench.free():
-                bench.now += 0.5
-            steps.append(bench.pace.limit)
+
+
+def test_a_probe_that_goes_well_is_followed_by_others():
+    bench = Bench(32)
+    with ExitStack() as slots:
+        for _ in range(5):
             bench.take(slots)
-        assert bench.pace.limit > 12
+        bench.refuse_one()
+        bench.now += 1
+        bench.respond(module.PROBE_FIRST)
+        bench.take(slots)
+        began = bench.now
+        for _ in range(26):
+            bench.pass_until_free()
+            bench.take(slots)
+        assert bench.pace.limit == 32
+        assert bench.now - began < 3
+
+
+def test_a_window_takes_what_the_last_one_took():
+    bench = Bench(64)
+    with ExitStack() as slots:
+        bench.take(slots)
+        # 20 a minute, of which others have had five; and the minute began with our request.
+        bench.now += 30
+        bench.pace.on_response(RateLimit(remaining=14, resets_in=30, limit=20))
+        for _ in range(14):
+            bench.take(slots)
+        assert not bench.free()
+        bench.now += 31
+        for _ in range(20):
+            bench.take(slots)
+        assert not bench.free()
+        assert bench.pace.wait == pytest.approx(60)
+        assert bench.pace.waiting_for == "waiting for 0:01:00 more (getimg.ai limits requests)"
+
+
+def test_once_limited_requests_follow_one_another_with_a_gap():
+    bench = Bench(8)
+    bench.refuse_one(retry_after=20)
+    bench.now += 20.1
+    with ExitStack() as slots:
+        bench.take(slots)
+        assert not bench.free()
+        bench.now += module.SPACING
+        bench.take(slots)
 
 
 def test_a_time_that_is_asked_for_closes_for_all():
