@@ -5,7 +5,7 @@ Circuit breakers: where one row's outcome says something of the others, sending 
 - Billed images that are not saved yet pause it: few while saving has not been proven to work.
 - Images that earlier tries paid for come first: a try that can save none of them buys nothing.
 - Consecutive unknown outcomes, consecutive images that could not be saved, and a refusal by S3 that will not pass end it.
-- What the API refused for one row's model or settings, it is not asked for another row.
+- What the API refused for one row's model or settings is not sent for another row.
 """
 
 from __future__ import annotations

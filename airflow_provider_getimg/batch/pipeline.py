@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Rows through two stages, many at once: senders take a row each, uploaders take what a sender leaves to do.
+Rows through two stages, many at once: senders take a row each, uploaders do what then remains.
 
 It knows nothing of money or of S3, but when to end: all rows are done, or the task is terminated and its grace is over.
 """

@@ -195,7 +195,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         return client
 
     def on_kill(self) -> None:
-        """Send nothing more. A request in flight is awaited for as long as the task is left to run: the API has no cancel."""
+        """Send nothing more. A request in flight is awaited for as long as the task may run: the API has no cancel."""
         self._killed.set()
         client = self.hook.__dict__.get("client")
         if client is not None and client.in_flight:

@@ -318,7 +318,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         return f"To regenerate it (billed{kept}), clear this task."
 
     def on_kill(self) -> None:
-        """Send nothing more. Requests in flight are awaited, and their images saved, for as long as the task is left to run."""
+        """Send nothing more. Requests in flight are awaited, and their images saved, for as long as the task may run."""
         from airflow_provider_getimg.api.errors import KilledError
 
         self._stop.set(KilledError("The task was terminated."))
