@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The package's docstrings are Sphinx's; the handbook is Markdown. Here the one becomes the other.
+Turns the reStructuredText of the package's docstrings into the handbook's Markdown.
 
-An extension of griffe, which reads the docstrings for mkdocstrings. ``:param x:`` and the like are griffe's own
-business; what is left are roles, code blocks and tables. No extension on PyPI is for these: griffe-sphinx reads the
-``#:`` comments of attributes alone.
+An extension of griffe, which reads the docstrings for mkdocstrings and parses ``:param x:`` and the like itself. What is
+left are roles, code blocks and tables. No package on PyPI does this: griffe-sphinx reads the ``#:`` comments of
+attributes alone.
 """
 
 from __future__ import annotations
