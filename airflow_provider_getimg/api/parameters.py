@@ -29,6 +29,18 @@ def checked_choice(name: str, value: object, choices: Sequence[str]) -> str:
     return str(value)
 
 
+def checked_flag(name: str, value: object) -> bool:
+    """
+    Return whether something is wanted; the texts ``true`` and ``false`` count as such.
+
+    :raises InvalidInputError: It is neither.
+    """
+    text = str(value).strip().lower()
+    if text not in ("true", "false"):
+        raise InvalidInputError(f"{name} must be True or False, got {quote(value)}.")
+    return text == "true"
+
+
 def checked_seconds(name: str, value: Any) -> float:
     """
     Return a time in seconds, 0 or more; a text is read as a number.

@@ -25,11 +25,18 @@ class Budget:
 
     :param limit: The most that the batch may cost, over all tries since the last Clear; None for no limit.
     :param get_model: Asks the catalogue.
+    :param check_balance: Raises an error where the account can't pay an amount; None for no such check.
     """
 
-    def __init__(self, limit: Decimal | None, get_model: Callable[[str], Model]) -> None:
+    def __init__(
+        self,
+        limit: Decimal | None,
+        get_model: Callable[[str], Model],
+        check_balance: Callable[[Decimal], object] | None = None,
+    ) -> None:
         self._limit = limit
         self._get_model = get_model
+        self._check_balance = check_balance
         self._prices: dict[tuple[str, str | None], Decimal | None] = {}
         self._lock = threading.Lock()
         #: What was billed, as far as the API told.
@@ -41,11 +48,11 @@ class Budget:
 
     def price(self, request: ImageRequest) -> Decimal:
         """
-        Return what the catalogue asks for a request; 0 where no limit is to be kept.
+        Return what the catalogue asks for a request; 0 where nothing is compared with it.
 
         :raises CostLimitError: The catalogue doesn't tell.
         """
-        if self._limit is None:
+        if self._limit is None and self._check_balance is None:
             return Decimal(0)
         kind = (request.model, request.resolution)
         if kind not in self._prices:
@@ -53,9 +60,13 @@ class Budget:
         price = self._prices[kind]
         if price is None:
             at = f" at {request.resolution}" if request.resolution else ""
+            so = (
+                "the balance can't be checked"
+                if self._limit is None
+                else f"max_cost ({self._limit} USD) can't be kept"
+            )
             raise CostLimitError(
-                f"An image of model {request.model!r}{at} has no known price, so that max_cost ({self._limit} USD) can't be "
-                "kept: nothing was sent."
+                f"An image of model {request.model!r}{at} has no known price, so that {so}: nothing was sent."
             )
         return price
 
@@ -73,17 +84,21 @@ class Budget:
         Check what all these requests will cost together, before the first is sent.
 
         :raises CostLimitError: It is over the limit, with what was spent already.
+        :raises InsufficientBalanceError: The account can't pay for it, where that is to be checked.
         """
-        if self._limit is None:
+        if self._limit is None and self._check_balance is None:
             return
         prices = [self.price(request) for request in requests]
+        cost = sum(prices, Decimal(0))
         spent = self.billed + self._set_aside
-        if spent + sum(prices, Decimal(0)) > self._limit:
+        if self._limit is not None and spent + cost > self._limit:
             before = f" on top of {spent} USD that were, or may have been, billed before" if spent else ""
             raise CostLimitError(
-                f"{len(prices)} {'image costs' if len(prices) == 1 else 'images cost'} {sum(prices, Decimal(0))} USD{before}, more than max_cost ({self._limit} USD): "
+                f"{len(prices)} {'image costs' if len(prices) == 1 else 'images cost'} {cost} USD{before}, more than max_cost ({self._limit} USD): "
                 "nothing was sent."
             )
+        if self._check_balance is not None and cost:
+            self._check_balance(cost)
 
     def reserve(self, price: Decimal) -> None:
         """

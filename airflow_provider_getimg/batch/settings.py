@@ -10,6 +10,7 @@ from airflow_provider_getimg.api.parameters import (
     checked_choice,
     checked_count,
     checked_file_size,
+    checked_flag,
     checked_seconds,
 )
 from airflow_provider_getimg.api.pricing import checked_max_cost
@@ -36,6 +37,7 @@ class BatchSettings:
     transfer_concurrency: int
     max_bytes: int
     max_cost: Decimal | None
+    check_balance: bool
     if_exists: str
     on_unknown_outcome: str
     rate_limit_wait: float
@@ -53,6 +55,7 @@ class BatchSettings:
             transfer_concurrency=checked_count("transfer_concurrency", operator.transfer_concurrency),
             max_bytes=checked_file_size("max_bytes", operator.max_bytes),
             max_cost=checked_max_cost(operator.max_cost),
+            check_balance=checked_flag("check_balance", operator.check_balance),
             if_exists=checked_choice("if_exists", operator.if_exists, IF_EXISTS),
             on_unknown_outcome=checked_choice(
                 "on_unknown_outcome", operator.on_unknown_outcome, UNKNOWN_OUTCOME

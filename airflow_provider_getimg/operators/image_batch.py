@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -75,6 +75,8 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
     :param transfer_concurrency: How many downloads run at once, beside the requests. Default 8. (templated)
     :param max_cost: The most that the batch may cost, in USD, over all tries since the last Clear. It is checked against the
         catalogue before the first request, and kept up as the batch runs. Default: no limit. (templated)
+    :param check_balance: Whether to compare the price of all rows that are to be sent with the account's balance before the first
+        request. Default False. (templated)
     :param max_failures: How many rows may fail without failing the task: a number, or a share such as ``0.05`` or
         ``"5%"``. Default 0. (templated)
     :param on_unknown_outcome: ``"fail"`` (default): a row whose request may have been billed, and whose answer was lost, fails.
@@ -101,6 +103,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         "concurrency",
         "transfer_concurrency",
         "max_cost",
+        "check_balance",
         "max_failures",
         "on_unknown_outcome",
         "rate_limit_wait",
@@ -125,6 +128,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         concurrency: int | str = 8,
         transfer_concurrency: int | str = 8,
         max_cost: Decimal | float | str | None = None,
+        check_balance: bool | str = False,
         max_failures: float | str = 0,
         on_unknown_outcome: str = "fail",
         rate_limit_wait: float | str = 300.0,
@@ -146,6 +150,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         self.concurrency = concurrency
         self.transfer_concurrency = transfer_concurrency
         self.max_cost = max_cost
+        self.check_balance = check_balance
         self.max_failures = max_failures
         self.on_unknown_outcome = on_unknown_outcome
         self.rate_limit_wait = rate_limit_wait
@@ -223,7 +228,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         self, context: Context, rows: list[Row], history: History, place: tuple[str, str]
     ) -> tuple[BatchResults, GetimgError | None]:
         """Run the batch, and write its manifest, however it ends. An error is of the manifest alone."""
-        from airflow_provider_getimg.api.errors import CostLimitError, GetimgError
+        from airflow_provider_getimg.api.errors import CostLimitError, GetimgError, InsufficientBalanceError
         from airflow_provider_getimg.batch import manifest
         from airflow_provider_getimg.s3.store import S3Store
 
@@ -248,7 +253,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         with stack:
             try:
                 results = batch.run(check_store)
-            except CostLimitError:
+            except (CostLimitError, InsufficientBalanceError):
                 # Raised before anything was sent or written.
                 self._push(context, batch.results.summary(None))
                 raise
@@ -281,6 +286,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
     @contextlib.contextmanager
     def _batch(self, rows: list[Row], history: History, store: S3Store) -> Iterator[BatchRun]:
         """Put together what a run needs, and put it away afterwards."""
+        from airflow_provider_getimg.api.balance import check_balance
         from airflow_provider_getimg.batch.budget import Budget
         from airflow_provider_getimg.batch.existing import Existing
         from airflow_provider_getimg.batch.limiter import RateLimiter
@@ -295,7 +301,9 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
             # No try would go on after the last one.
             math.inf if history.is_last_try else settings.rate_limit_wait,
         )
-        account = Account(client, limiter, Budget(settings.max_cost, client.get_model), self._stop)
+        balance_check = partial(check_balance, client) if settings.check_balance else None
+        budget = Budget(settings.max_cost, client.get_model, balance_check)
+        account = Account(client, limiter, budget, self._stop)
         with self._copier(
             store,
             if_exists=settings.if_exists,

@@ -594,6 +594,30 @@ class TestBudget:
         assert bench.posts() == 0
 
 
+class TestBalance:
+    def test_that_does_not_cover_the_batch_is_reported_before_the_first_request(self, bench):
+        bench.simulator.balance = "0.0124"
+        with pytest.raises(errors.InsufficientBalanceError) as error:
+            bench.run(rows(5), check_balance=True)
+        assert str(error.value) == (
+            "The account's balance must be at least 0.0125 USD, got 0.0124 USD. API credits are prepaid and separate from the "
+            "consumer plans. Nothing was billed."
+        )
+        assert RETRY_POLICY.evaluate(error.value, 1, 3).action is RetryAction.FAIL
+        assert bench.posts() == 0
+
+    def test_that_covers_what_is_left_to_send_is_enough(self, bench):
+        bench.run(rows(3))
+        bench.simulator.balance = "0.0050"
+        assert bench.run(rows(5), try_number=2, check_balance="true")["saved"] == 5
+
+    def test_is_not_looked_at_unless_that_is_wanted(self, bench):
+        bench.simulator.balance = "0.0050"
+        error = bench.failure(rows(5), concurrency=1)
+        assert bench.billed() == [row["prompt"] for row in rows(2)]
+        assert "API credits are prepaid" in str(error)
+
+
 class TestPace:
     def test_no_row_fails_for_a_rate_limit(self, bench):
         bench.simulator.settings(concurrency=3, latency=0.05)
