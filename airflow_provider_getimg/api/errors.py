@@ -121,6 +121,10 @@ class CostLimitError(GetimgError):
     """The price is over ``max_cost``, or unknown: a spending decision, not a fault. Nothing was sent."""
 
 
+class LedgerError(GetimgError):
+    """The task state store could not be read or written before a request: it was not sent."""
+
+
 class KilledError(GetimgError):
     """The task was terminated before a request was sent, or a file was saved."""
 

@@ -20,6 +20,7 @@ from airflow_provider_getimg.api.errors import (
     GetimgError,
     InsufficientBalanceError,
     KilledError,
+    LedgerError,
     NoConnectionError,
     OutcomeUnknownError,
     PaidFilesGoneError,
@@ -27,7 +28,6 @@ from airflow_provider_getimg.api.errors import (
 )
 from airflow_provider_getimg.batch.limiter import PacedClient
 from airflow_provider_getimg.batch.report import RowResult, without_traceback
-from airflow_provider_getimg.durable.ledger import LedgerError
 from airflow_provider_getimg.durable.paid_generation import PaidGeneration
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
+from airflow_provider_getimg.api.errors import LedgerError
 from airflow_provider_getimg.api.signed_urls import reason
-from airflow_provider_getimg.durable.ledger import Entry, LedgerError
+from airflow_provider_getimg.durable.ledger import Entry
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import TaskStateStoreAccessor

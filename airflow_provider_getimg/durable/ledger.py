@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from tenacity import Retrying, stop_after_attempt, wait_exponential
 
-from airflow_provider_getimg.api.errors import GetimgError
+from airflow_provider_getimg.api.errors import LedgerError
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.api.types import Generation
 
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 KEY = "getimg_generation"
 _WRITES = 5
 _RECEIVED_CHARACTERS = 16_384
-
-
-class LedgerError(GetimgError):
-    """The task state store could not be read or written before a request: it was not sent."""
 
 
 @dataclass(frozen=True)

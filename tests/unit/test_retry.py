@@ -44,6 +44,7 @@ KEEPS_DEFAULTS_WHEN_MAPPED = Version(airflow.__version__) >= Version("3.3.2")
         (errors.NoConnectionError("x"), DEFAULT),
         (errors.UnavailableError("x"), DEFAULT),
         (errors.KilledError("x"), DEFAULT),
+        (errors.LedgerError("x"), DEFAULT),
         (errors.DownloadError("x"), DEFAULT),
         (errors.ObjectStoreError("x"), DEFAULT),
         (

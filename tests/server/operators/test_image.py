@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.durable import reference_images
-from airflow_provider_getimg.durable.ledger import KEY, LedgerError
+from airflow_provider_getimg.durable.ledger import KEY
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.retry import RETRY_POLICY, GetimgRetryPolicy
 
@@ -341,7 +341,7 @@ def test_an_entry_of_a_later_version_is_respected(getimg_default, context, store
 )
 def test_an_entry_that_can_t_be_read_is_not_taken_for_none(getimg_default, context, store, entry):
     store.set(KEY, entry)
-    with pytest.raises(LedgerError, match=r"What an earlier try did is not known.*It may have been billed"):
+    with pytest.raises(errors.LedgerError, match=r"What an earlier try did is not known.*It may have been billed"):
         operator().execute(context())
     assert not getimg_default.ledger
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_getimg.api.errors import LedgerError
 from airflow_provider_getimg.durable.journal import KEY, SEGMENT_BYTES, Journal, saved_key
-from airflow_provider_getimg.durable.ledger import LedgerError
 
 LOG = SimpleNamespace(info=lambda *_: None)
 
