@@ -10,16 +10,11 @@ from airflow_provider_getimg.api.errors import (
     ConnectionConfigError,
     InsufficientBalanceError,
     InvalidInputError,
-    NoConnectionError,
-    RateLimitError,
-    UnavailableError,
 )
 from airflow_provider_getimg.api.pricing import CURRENCY
 from airflow_provider_getimg.api.quote import quote
 
 if TYPE_CHECKING:
-    from airflow.sdk.types import Logger
-
     from airflow_provider_getimg.api.client import GetimgClient
     from airflow_provider_getimg.api.types import Balance
 
@@ -63,22 +58,7 @@ def check_balance(client: GetimgClient, cost: Decimal) -> Decimal:
     balance = in_usd(client.get_balance())
     if balance < cost:
         raise InsufficientBalanceError(
-            f"The account's balance must be at least {cost} USD, got {balance} USD: nothing was sent. API credits are "
-            "prepaid and separate from the consumer plans."
+            f"The account's balance must be at least {cost} USD, got {balance} USD. API credits are prepaid and "
+            "separate from the consumer plans."
         )
     return balance
-
-
-def balance_of_at_least(client: GetimgClient, minimum: Decimal, log: Logger) -> Decimal | None:
-    """
-    Ask once, and return the balance in USD; None if it is too low, or unknown at the moment.
-
-    :raises GetimgError: Asking again would fail again, such as for a wrong key.
-    """
-    try:
-        balance = in_usd(client.get_balance())
-    except (RateLimitError, NoConnectionError, UnavailableError) as error:
-        log.warning("The balance is unknown, the next poke asks again: %s", error.message)
-        return None
-    log.info("Balance: %s USD, minimum: %s USD.", balance, minimum)
-    return balance if balance >= minimum else None

@@ -174,6 +174,25 @@ class GetimgHook(BaseHook):
         """Return the account's balance, with its currency. Free."""
         return self.client.get_balance()
 
+    def balance_of_at_least(self, minimum: Decimal | float | str) -> Decimal | None:
+        """
+        Return the balance in USD if it is at least ``minimum``; None if it isn't, or is unknown at the moment. Free.
+
+        Unknown after a 429, a 5xx, no connection or an unreadable answer: worth asking again later.
+
+        :raises GetimgError: Asking again would fail again, such as for a wrong key.
+        """
+        from airflow_provider_getimg.api import balance, errors
+
+        amount = balance.checked_minimum(minimum)
+        try:
+            has = balance.in_usd(self.client.get_balance())
+        except (errors.RateLimitError, errors.NoConnectionError, errors.UnavailableError) as error:
+            self.log.warning("The balance is unknown at the moment: %s", error.message)
+            return None
+        self.log.info("Balance: %s USD, minimum: %s USD.", has, amount)
+        return has if has >= amount else None
+
     def get_costs(self, start: datetime, end: datetime) -> Costs:
         """
         Return what the account spent from ``start`` to ``end``, both inclusive, with an entry for each UTC day. Free.

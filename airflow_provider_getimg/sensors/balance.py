@@ -116,9 +116,6 @@ class GetimgBalanceSensor(BaseSensorOperator):
             client.abort()
 
     def _ask(self) -> float | None:
-        from airflow_provider_getimg.api.balance import balance_of_at_least, checked_minimum
-
-        minimum = checked_minimum(self.minimum)
         with self.hook:
-            balance = balance_of_at_least(self.hook.client, minimum, self.log)
+            balance = self.hook.balance_of_at_least(self.minimum)
         return None if balance is None else float(balance)

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_getimg.api.balance import balance_of_at_least, checked_minimum
 from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from decimal import Decimal
 
 
 class GetimgBalanceTrigger(BaseTrigger):
@@ -48,24 +46,19 @@ class GetimgBalanceTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Ask for the balance every ``poke_interval`` seconds, in a thread: the triggerer has others to serve."""
-        hook = GetimgHook(self.getimg_conn_id)
         balance = None
         try:
             while balance is None:
                 # First, since the sensor has just asked.
                 await asyncio.sleep(self.poke_interval)
-                balance = await asyncio.to_thread(self._ask, hook)
+                # A new one each time: during a long wait, the connection may get another key.
+                with GetimgHook(self.getimg_conn_id) as hook:
+                    # Of a trigger that is cancelled, the end of this block ends the request in flight.
+                    balance = await asyncio.to_thread(hook.balance_of_at_least, self.minimum)
         except GetimgError as error:
             yield _event(error=type(error).__name__, message=error.message)
         else:
             yield _event(balance=str(balance))
-        finally:
-            # Of a trigger that is cancelled, this ends the request in flight.
-            hook.close()
-
-    def _ask(self, hook: GetimgHook) -> Decimal | None:
-        with hook:
-            return balance_of_at_least(hook.client, checked_minimum(self.minimum), self.log)
 
 
 def _event(**payload: str) -> TriggerEvent:

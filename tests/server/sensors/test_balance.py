@@ -144,7 +144,7 @@ class TestTemporaryFailure:
         server = account(first, balance_of("1"), balance_of("7.5"))
         assert sensor().execute({}) == 7.5
         assert server.visits == 3
-        assert "The balance is unknown, the next poke asks again: " in capsys.readouterr().out
+        assert "The balance is unknown at the moment: " in capsys.readouterr().out
 
     def test_is_waited_out_by_the_trigger(self, account, first):
         server = account(first, balance_of("1"), balance_of("7.5"))
