@@ -80,3 +80,27 @@ def connections(airflow_stack: Airflow, simulator_server: GetimgSimulator) -> di
             "POST", "/connections", body={"connection_id": conn_id, "conn_type": "getimg", **values}
         )
     return {conn_id: conn_id for conn_id in fields}
+
+
+@pytest.fixture
+def prefix(tmp_path) -> str:
+    """A folder of the bucket for one test."""
+    return f"batch/{tmp_path.name}"
+
+
+@pytest.fixture
+def key(prefix: str) -> str:
+    """The key of each row's object."""
+    return f"{prefix}/{{row:04}}.{{extension}}"
+
+
+@pytest.fixture
+def begin(airflow_stack: Airflow) -> Callable[..., str]:
+    """Start a run of a DAG, and return the run's id."""
+
+    def start(dag_id: str, **conf: Any) -> str:
+        airflow_stack.wait_for_dag(dag_id)
+        airflow_stack.unpause(dag_id)
+        return airflow_stack.trigger(dag_id, conf=conf)
+
+    return start

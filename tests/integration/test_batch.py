@@ -262,29 +262,6 @@ def test_what_arrives_at_once_is_cut_to_fit_into_the_state_store(
     assert max(sizes) < 64 * 1024
 
 
-@pytest.fixture
-def prefix(tmp_path) -> str:
-    """A folder of the bucket for one test."""
-    return f"batch/{tmp_path.name}"
-
-
-@pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}/{{row:04}}.{{extension}}"
-
-
-@pytest.fixture
-def begin(airflow_stack: Airflow):
-    """Start a run of a DAG, and return the run's id."""
-
-    def start(dag_id: str, **conf: Any) -> str:
-        airflow_stack.wait_for_dag(dag_id)
-        airflow_stack.unpause(dag_id)
-        return airflow_stack.trigger(dag_id, conf=conf)
-
-    return start
-
-
 def check_complete(
     simulator: GetimgSimulator, seaweedfs: SeaweedFS, prefix: str, summary: dict[str, Any]
 ) -> None:
