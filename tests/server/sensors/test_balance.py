@@ -256,11 +256,13 @@ class TestTrigger:
         assert len(closed) == len(set(closed)) == 2
 
 
-def test_a_request_in_flight_ends_when_the_task_is_killed(account):
+def test_a_request_in_flight_ends_when_the_task_is_killed(account, capsys):
     server = account(None)
     waiting = sensor()
     killer = threading.Thread(target=lambda: (server.hung.wait(20), waiting.on_kill()))
     killer.start()
     assert not waiting.poke({})
     killer.join()
+    # Not by its own time-out.
+    assert "broke after the request was sent" in capsys.readouterr().out
     waiting.on_kill()
