@@ -38,12 +38,16 @@ FIRST_SLOTS, RAMP_SECONDS = 4, 0.5
 SPACING = 0.04
 #: Responses from a refused probe to the next probe: doubled each time, up to the last.
 PROBE_FIRST, PROBE_MAX = 10, 40
+#: The same where other tasks have all of the limit: what they leave is found sooner.
+PROBE_SHARED = 2
 #: Seconds after which a probe that was not refused has gone well.
 PROBE_SECONDS = 1.0
 #: Seconds of the API's window for requests, while it is not known better: limits are per minute.
 WINDOW_SECONDS = 60.0
-#: Bounds in seconds of the wait after a 429 with nothing else on its way, and after a connection that was not made.
+#: Bounds in seconds of the wait after a connection that was not made.
 BACKOFF_FIRST, BACKOFF_LIMIT = 1.0, 30.0
+#: The longest wait after a 429 with nothing else in flight: a slot is free for a moment only.
+SHARED_LIMIT = 5.0
 # A waiting thread looks this often whether the batch was told to stop: a signal handler must not take a lock.
 _LOOK_SECONDS = 0.25
 
@@ -188,7 +192,8 @@ class RateLimiter:
                 self._limit = max(1, others)
             if not others:
                 self._refusals += 1
-                wait = backoff(self._refusals, BACKOFF_FIRST, BACKOFF_LIMIT)
+                self._probe_after = PROBE_SHARED
+                wait = backoff(self._refusals, BACKOFF_FIRST, SHARED_LIMIT)
                 self._close_until(now + wait, "getimg.ai takes no request beside those of others")
 
     def unreachable(self) -> None:

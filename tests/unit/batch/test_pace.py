@@ -221,7 +221,7 @@ def test_alone_and_refused_it_backs_off():
         waits.append(bench.pace.wait)
         bench.now += waits[-1] + 0.01
     assert waits[0] <= module.BACKOFF_FIRST
-    assert module.BACKOFF_LIMIT / 2 <= waits[-1] <= module.BACKOFF_LIMIT
+    assert module.SHARED_LIMIT / 2 <= waits[-1] <= module.SHARED_LIMIT
 
 
 def test_what_is_held_waits_and_goes_on():
