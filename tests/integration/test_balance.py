@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The balance sensor in a real Airflow: rescheduled by its scheduler, and in its triggerer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import Airflow
+
+WAITS = pytest.mark.parametrize(
+    ("dag_id", "waiting"),
+    [("balance_reschedule", "up_for_reschedule"), ("balance_deferrable", "deferred")],
+    ids=["reschedule", "deferrable"],
+)
+
+
+def start(airflow: Airflow, dag_id: str, **conf: Any) -> str:
+    airflow.wait_for_dag(dag_id)
+    airflow.unpause(dag_id)
+    return airflow.trigger(dag_id, conf=conf)
+
+
+def wait_for_state(airflow: Airflow, dag_id: str, run_id: str, state: str) -> None:
+    def reached() -> bool:
+        [task] = airflow.task_instances(dag_id, run_id)
+        return bool(task["state"] == state)
+
+    assert airflow.poll(reached, 60), airflow.task_instances(dag_id, run_id)
+
+
+@WAITS
+def test_it_waits_until_the_account_is_topped_up(
+    airflow_stack: Airflow, simulator: GetimgSimulator, dag_id: str, waiting: str
+):
+    simulator.balance = "4.99"
+    run_id = start(airflow_stack, dag_id)
+    wait_for_state(airflow_stack, dag_id, run_id, waiting)
+    simulator.balance = "7.50"
+    assert airflow_stack.wait(dag_id, run_id) == "success"
+    assert airflow_stack.xcom(dag_id, run_id, "wait") == 7.5
+    log = airflow_stack.task_log(dag_id, run_id, "wait", -1, 1)
+    # Those of the triggerer are the task's as well.
+    assert "Balance: 4.99 USD, minimum: 5 USD." in log
+    assert "Balance: 7.50 USD, minimum: 5 USD." in log
+    assert simulator.api_key not in log
+    assert not simulator.ledger
+
+
+@WAITS
+def test_a_key_that_is_refused_while_it_waits_fails_it_at_once(
+    airflow_stack: Airflow, simulator: GetimgSimulator, dag_id: str, waiting: str
+):
+    simulator.balance = 0
+    conn_id = f"getimg_{dag_id}"
+    connection = {
+        "connection_id": conn_id,
+        "conn_type": "getimg",
+        "host": simulator.url,
+        "password": simulator.api_key,
+    }
+    airflow_stack.request("POST", "/connections", body=connection)
+    run_id = start(airflow_stack, dag_id, conn_id=conn_id)
+    wait_for_state(airflow_stack, dag_id, run_id, waiting)
+    airflow_stack.request("PATCH", f"/connections/{conn_id}", body=connection | {"password": "sk_wrong"})
+    assert airflow_stack.wait(dag_id, run_id) == "failed"
+    [task] = airflow_stack.task_instances(dag_id, run_id)
+    log = airflow_stack.task_log(dag_id, run_id, "wait", -1, 1)
+    assert task["try_number"] == 1, log
+    assert "AuthenticationError" in log
+    assert "401 invalid_api_key" in log
+    assert "sk_wrong" not in log
+
+
+def test_its_timeout_is_airflow_s(airflow_stack: Airflow, simulator: GetimgSimulator):
+    simulator.balance = 0
+    run_id = start(airflow_stack, "balance_timeout")
+    assert airflow_stack.wait("balance_timeout", run_id) == "failed"
+    states = {
+        task["task_id"]: (task["state"], task["try_number"])
+        for task in airflow_stack.task_instances("balance_timeout", run_id)
+    }
+    assert states == {
+        "reschedule": ("failed", 1),
+        "reschedule_soft_fail": ("skipped", 1),
+        "deferrable": ("failed", 1),
+        "deferrable_soft_fail": ("skipped", 1),
+    }
+
+
+def test_the_example_checks_the_balance_against_the_night_s_cost(
+    airflow_stack: Airflow, simulator: GetimgSimulator
+):
+    simulator.balance = "20.00"
+    run_id = start(airflow_stack, "getimg_check_balance", images=500)
+    assert airflow_stack.wait("getimg_check_balance", run_id) == "success"
+    assert airflow_stack.xcom("getimg_check_balance", run_id, "cost_of_the_night") == 20.0
+    assert airflow_stack.xcom("getimg_check_balance", run_id, "wait_for_balance") == 20.0
+    assert not simulator.ledger
