@@ -341,7 +341,9 @@ def test_an_entry_of_a_later_version_is_respected(getimg_default, context, store
 )
 def test_an_entry_that_can_t_be_read_is_not_taken_for_none(getimg_default, context, store, entry):
     store.set(KEY, entry)
-    with pytest.raises(errors.LedgerError, match=r"What an earlier try did is not known.*It may have been billed"):
+    with pytest.raises(
+        errors.LedgerError, match=r"What an earlier try did is not known.*It may have been billed"
+    ):
         operator().execute(context())
     assert not getimg_default.ledger
 
