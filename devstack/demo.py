@@ -36,11 +36,12 @@ from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.api.pricing import image_price
 from airflow_provider_getimg.testing.server import SimulatorError, SimulatorProcess
 from devstack import Airflow, SeaweedFS, StackError
+from devstack.cluster.health import Health
+from devstack.example_dags import put_photo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from decimal import Decimal
-    from types import FrameType
 
     from mypy_boto3_s3.client import S3Client
 
@@ -51,7 +52,20 @@ LOCAL_BUCKET = "getimg-demo"
 REAL_API = "https://api.getimg.ai"
 # Proves that the folder is ours to empty, and its lock that no other run uses it.
 MARKER = ".airflow-provider-getimg-demo"
+# The copies of the images: kept from run to run, as those of the real API were paid for.
+IMAGES = "images"
+# Half a minute on two idle cores, and several on a busy machine.
+START_SECONDS = 600.0
+REPORT_SECONDS = 30.0
 RUN_SECONDS = 600.0
+# Airflow's own setting `use_job_schedule` would turn off schedules by assets, too.
+NO_CLOCK = """\
+from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
+from airflow.sdk.definitions.timetables.simple import NullTimetable
+def dag_policy(dag):
+    if not isinstance(dag.timetable, AssetTriggeredTimetable):
+        dag.timetable = NullTimetable()
+"""
 SHOWN_STATES = {"running", "success", "failed", "up_for_retry", "upstream_failed", "skipped"}
 
 
@@ -59,7 +73,7 @@ SHOWN_STATES = {"running", "success", "failed", "up_for_retry", "upstream_failed
 class Demo:
     """One run of the demo.
 
-    :param folder: The demo's own folder; emptied first.
+    :param folder: The demo's own folder; emptied first, but for the images.
     :param dags: The folder with the example DAGs.
     :param api_key: Key of the real API, or None for the simulator.
     :param bucket: A bucket of the user's, or None for SeaweedFS.
@@ -93,8 +107,10 @@ class Demo:
         with self._step("Getting ready") as say:
             getimg = self._getimg(servers, say)
             aws, client, bucket = self._s3(servers, say)
-        with self._step("Starting Airflow: about 20 seconds on two cores") as say:
-            airflow = servers.enter_context(self._airflow(getimg, aws, bucket))
+        with self._step("Starting Airflow: about 20 seconds on two idle cores") as say:
+            airflow = self._airflow(getimg, aws, bucket)
+            servers.callback(airflow.end)
+            self._start(airflow, say)
             airflow.create_pool("getimg", 4)
             say(f"Airflow {airflow.url}")
         with self._step(f"Running the DAG {DAG_ID}") as say:
@@ -105,11 +121,16 @@ class Demo:
             )
         self._show_files(airflow, run_id, client)
         if self.keep:
-            self._say(f"Airflow stays up at {airflow.url} (no login needed) until Ctrl-C.")
+            self._say(
+                f"Airflow stays up at {airflow.url} (no login needed) until Ctrl-C.\n"
+                "The connections getimg_default and aws_default, and the Variable getimg_bucket, come from the "
+                "environment: the pages under Admin don't list them.\n"
+                "A DAG runs when you trigger it, or when an asset does; schedules by time are off."
+            )
             self._watch(airflow)
 
     def _getimg(self, servers: contextlib.ExitStack, say: Any) -> str:
-        """Start the simulator, or tell the price of the real API; return the connection."""
+        """Start the simulator, or say what the real API costs; return the connection."""
         if self.api_key is None:
             simulator = servers.enter_context(SimulatorProcess(log=self._log("simulator"), latency=1.0))
             say(f"Simulator of getimg.ai {simulator.url}: nothing is billed")
@@ -140,6 +161,7 @@ class Demo:
             seaweedfs = servers.enter_context(SeaweedFS(log=self._log("seaweedfs")))
             say(f"SeaweedFS, an S3 server {seaweedfs.endpoint_url}")
             bucket = seaweedfs.create_bucket(LOCAL_BUCKET)
+            put_photo(seaweedfs.client(), bucket)
             return seaweedfs.aws_connection(), seaweedfs.client(), bucket
         try:
             client: S3Client = boto3.client("s3")
@@ -150,6 +172,10 @@ class Demo:
         return json.dumps({"conn_type": "aws"}), client, self.bucket
 
     def _airflow(self, getimg: str, aws: str, bucket: str) -> Airflow:
+        # Unpausing a DAG must not start, and pay for, a run that was not requested.
+        config = self.folder / "airflow" / "config"
+        config.mkdir(parents=True)
+        (config / "airflow_local_settings.py").write_text(NO_CLOCK)
         return Airflow(
             self.folder / "airflow",
             [self.dags],
@@ -157,30 +183,48 @@ class Demo:
                 "AIRFLOW_CONN_GETIMG_DEFAULT": getimg,
                 "AIRFLOW_CONN_AWS_DEFAULT": aws,
                 "AIRFLOW_VAR_GETIMG_BUCKET": bucket,
-                # Unpausing a DAG must not start, and pay for, a run that nobody asked for.
-                "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
             },
             keep_aws=self.bucket is not None,
             log=self._log("airflow"),
         )
 
+    def _start(self, airflow: Airflow, say: Any) -> None:
+        """Start Airflow and wait for it; on a slow machine, say what is still missing."""
+        health = Health(airflow.url)
+        next_report = time.monotonic() + REPORT_SECONDS
+
+        def ready() -> bool:
+            nonlocal next_report
+            missing = health.without_heartbeat()
+            if missing and time.monotonic() > next_report:
+                # Before the API server answers, nothing is known of the others.
+                names = ["api-server"] if "postgres" in missing else sorted(missing)
+                say(f"still waiting for {', '.join(names)}")
+                next_report = time.monotonic() + REPORT_SECONDS
+            return not missing
+
+        process = airflow.begin().process
+        assert process is not None
+        process.wait_until(ready, timeout=START_SECONDS)
+        airflow.log_in()
+
     def _show_files(self, airflow: Airflow, run_id: str, client: S3Client) -> None:
         """Print one line per file, and save a copy of each."""
         usage = airflow.xcom(DAG_ID, run_id, GENERATE)["usage"]
         rows: list[dict[str, Any]] = airflow.xcom(DAG_ID, run_id, SAVE)
-        images = self.folder / "images"
-        images.mkdir()
+        images = self.folder / IMAGES
+        images.mkdir(exist_ok=True)
         self._say("")
         for row in rows:
-            name = Path(row["key"]).name
-            copy = images / (name if not (images / name).exists() else f"{row['index']}-{name}")
+            key = Path(row["key"])
+            copy = images / f"{key.stem}-{row['generation_id']}{key.suffix}"
             client.download_file(row["bucket"], row["key"], str(copy))
             if hashlib.sha256(copy.read_bytes()).hexdigest() != row["sha256"]:
                 raise StackError(f"{row['uri']} does not hold what the task wrote there.")
             pixels = f"{row['width'] or '?'}x{row['height'] or '?'}"
             cost = f"${usage['total_cost'] / len(rows):.4f}"
             self._say(f"{row['uri']}  {row['bytes']} bytes  {pixels} pixels  {cost}")
-        self._say(f"\nCopies to look at: {images}")
+        self._say(f"\nCopies to look at, beside those of earlier runs: {images}")
 
     def _watch(self, airflow: Airflow) -> None:
         """Stay until Ctrl-C, or until Airflow dies."""
@@ -210,7 +254,7 @@ class Demo:
 
 @contextlib.contextmanager
 def emptied(folder: Path) -> Iterator[None]:
-    """Empty the demo's own folder, and keep other runs out of it meanwhile.
+    """Empty the demo's own folder, but for the images, and keep other runs out of it meanwhile.
 
     :raises devstack.StackError: Another run uses it, or something else made it.
     """
@@ -225,15 +269,11 @@ def emptied(folder: Path) -> Iterator[None]:
             raise StackError(f"Another demo is running in {folder}. End it first (Ctrl-C).") from None
         for entry in folder.iterdir():
             if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
+                if entry.name != IMAGES:
+                    shutil.rmtree(entry)
             elif entry != marker:
                 entry.unlink()
         yield
-
-
-def interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """End on SIGTERM as on Ctrl-C: with everything that was started."""
-    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -242,7 +282,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave Airflow up until Ctrl-C")
     parser.add_argument("--folder", type=Path, default=Demo.folder, help="default: .demo")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, interrupt)
+    # SIGTERM ends it as Ctrl-C does: with everything that was started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     demo = Demo(
         console,

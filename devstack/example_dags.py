@@ -36,7 +36,7 @@ def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, 
     The commands run in ``home``, where no package of this repository can be imported.
 
     :param venv: The environment with the provider and its extra ``simulator``.
-    :param home: Airflow's home, made anew: its database and logs.
+    :param home: Airflow's home, which is made: its database and logs.
     :param dags: The folder with the example DAGs.
     :raises devstack.StackError: A DAG failed, or did not save just what it paid for.
     """
@@ -49,9 +49,7 @@ def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, 
         simulator = GetimgSimulator(process)
         seaweedfs.create_bucket(BUCKET)
         client = seaweedfs.client()
-        photo = io.BytesIO()
-        Image.new("RGB", (64, 64), "teal").save(photo, "PNG")
-        client.put_object(Bucket=BUCKET, Key=PHOTO, Body=photo.getvalue())
+        put_photo(client, BUCKET)
         env = _environment(venv, home, dags) | {
             "AIRFLOW_CONN_GETIMG_DEFAULT": process.connection(),
             "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
@@ -70,6 +68,13 @@ def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, 
             if not saved and dag not in MAKE_NO_IMAGE:
                 raise StackError(f"{dag} made no image.")
             yield dag, saved
+
+
+def put_photo(client: S3Client, bucket: str) -> None:
+    """Save the photo that ``getimg_reference_images`` reads."""
+    photo = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(photo, "PNG")
+    client.put_object(Bucket=bucket, Key=PHOTO, Body=photo.getvalue())
 
 
 def _environment(venv: Path, home: Path, dags: Path) -> dict[str, str]:

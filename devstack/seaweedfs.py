@@ -52,7 +52,7 @@ class SeaweedFS:
         :raises devstack.StackError: It died or was not ready in time.
         """
         home = Path(tempfile.mkdtemp(prefix="seaweedfs-"))
-        s3, master, volume, filer, admin = free_ports(5, with_grpc=True)
+        s3, master, volume, filer = free_ports(4, with_grpc=True)
         self.endpoint_url = f"http://{LOOPBACK}:{s3}"
         credentials = home / "s3.json"
         credentials.touch(mode=0o600)
@@ -62,36 +62,46 @@ class SeaweedFS:
             "dir": home / "data",
             "ip": LOOPBACK,
             "ip.bind": LOOPBACK,
+            "filer": "true",
+            "s3": "true",
+            "s3.ip.bind": LOOPBACK,
             "s3.port": s3,
             "master.port": master,
             "volume.port": volume,
             "filer.port": filer,
-            "admin.port": admin,
             "s3.config": credentials,
             "s3.localSocket": home / "s3.sock",
             "filer.localSocket": home / "filer.sock",
             "s3.autoCreateBucket": "false",
-            "master.telemetry": "false",
-            "webdav": "false",
-            "admin.ui": "false",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
+            "master.telemetry": "false",
+            "master.volumeSizeLimitMB": 1024,
+            "volume.max": 0,
+            "volume.preStopSeconds": 0,
         }
         self.process = GuardedProcess(
             "SeaweedFS",
             [
                 Path(sysconfig.get_path("scripts")) / "weed",
                 f"-logdir={home}",
-                "mini",
+                "server",
                 *(f"-{name}={value}" for name, value in flags.items()),
             ],
             log=self._log or home / "weed.log",
-            # HOME: it would read a user's own configuration from ~/.seaweedfs.
-            env=clean_environment() | {"HOME": str(home)},
+            env=clean_environment()
+            | {
+                # It would read a user's own configuration from ~/.seaweedfs.
+                "HOME": str(home),
+                # Without it anyone who reaches the gRPC port of S3 can make themselves a key.
+                "WEED_JWT_FILER_SIGNING_KEY": self.secret_key,
+            },
             cwd=home,
+            # It takes 15 s to stop, and its data is deleted anyway.
+            grace=0.5,
             remove=[
                 home,
-                *self._sockets(s3=s3, master=master, volume=volume, filer=filer, admin=admin),
+                *self._sockets(s3=s3, master=master, volume=volume, filer=filer),
             ],
         )
         try:
@@ -119,7 +129,7 @@ class SeaweedFS:
         return client
 
     def _session(self, secret_key: str) -> boto3.session.Session:
-        # Kept: each session reads botocore's description of S3 anew, for a fifth of a second.
+        # Kept: each new session reads botocore's description of S3, which takes a fifth of a second.
         if secret_key not in self._sessions:
             # Of its own: the default one reads the user's profiles.
             self._sessions[secret_key] = boto3.session.Session(
@@ -149,7 +159,7 @@ class SeaweedFS:
 
     @staticmethod
     def _sockets(**ports: int) -> list[Path]:
-        # Their places can't be changed, and only some exits delete them.
+        # Their paths can't be changed, and only some exits delete them.
         return [Path(f"/tmp/seaweedfs-{name}-grpc-{port + GRPC_OFFSET}.sock") for name, port in ports.items()]
 
     def _identities(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -21,16 +20,13 @@ from devstack.cluster.cluster import Cluster
 from devstack.cluster.memory import memory_table
 from devstack.process import StackError, tail
 
-if TYPE_CHECKING:
-    from types import FrameType
-
 # One without a schedule: unpausing another starts a run of its own, beside the one that is triggered here.
 EXAMPLE = "getimg_mapped_prompts"
 BATCH = "getimg_nightly_batch"
 
 
 def run_example(cluster: Cluster, console: Console) -> None:
-    """Run the example DAG, and tell on which worker each task ran and where its files are."""
+    """Run the example DAG, and print on which worker each task ran and where its files are."""
     rest = cluster.rest
     run_id = rest.run_dag(EXAMPLE)
     for task in rest.task_instances(EXAMPLE, run_id):
@@ -49,7 +45,7 @@ def watch(cluster: Cluster) -> None:
 
 
 def show(cluster: Cluster, console: Console) -> None:
-    """Tell where everything is, and what to do next."""
+    """Print where everything is, and what to do next."""
     for name, where in {
         "Airflow": f"{cluster.url} (no login needed)",
         "SeaweedFS, an S3 server": f"{cluster.s3.endpoint_url}, bucket {cluster.bucket}",
@@ -67,11 +63,6 @@ def _say(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
-def interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """End on SIGTERM as on Ctrl-C: with everything that was started."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Run the command line in the module's docstring."""
     parser = argparse.ArgumentParser(description="Run the whole cluster as processes on loopback.")
@@ -81,7 +72,8 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=4, help="slots of the pool getimg (default: 4)")
     parser.add_argument("--folder", type=Path, help="a new folder for logs and data, which is kept")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, interrupt)
+    # SIGTERM ends it as Ctrl-C does: with everything that was started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     started = time.monotonic()
     _say(console, "Starting the cluster: about 30 seconds on two cores")

@@ -17,7 +17,7 @@ import psutil  # type: ignore[import-untyped]
 from airflow_provider_getimg.testing.server import SimulatorProcess
 from airflow_provider_getimg.testing.simulator import GetimgSimulator
 from devstack.cluster.component import Component
-from devstack.cluster.compose import REPOSITORY, Places, Service, read_services, simulator_options
+from devstack.cluster.compose import REPOSITORY, Addresses, Service, read_services, simulator_options
 from devstack.cluster.folder import ClusterFolder
 from devstack.cluster.health import HEARTBEATS, Health
 from devstack.cluster.memory import Memory, memory_of
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-READY_SECONDS = 60.0
+# Half a minute on two idle cores, and several on a busy machine.
+READY_SECONDS = 300.0
+REPORT_SECONDS = 30.0
 LASTING = ("api-server", "scheduler", "dag-processor", "triggerer", "worker")
 # Airflow asks it for the machine's name: as with containers, each component has one of its own.
 HOSTNAME_MODULE = """\
@@ -73,6 +75,7 @@ class Cluster:
     ) -> None:
         self.folder = ClusterFolder(folder)
         self._dags = dags
+        self._api_key = f"sk_{secrets.token_hex(16)}"
         self._env = dict(env or {})
         self._simulator_options = dict(simulator or {})
         self._sizes = {
@@ -128,13 +131,13 @@ class Cluster:
         :raises devstack.StackError: Something died or was not ready in time.
         """
         try:
-            places, services = self._start_servers()
-            self._run("migrate", places, services)
+            addresses, services = self._start_servers()
+            self._run("migrate", addresses, services)
             # Compose keeps more of an order. Here they start at once, beside what makes the
             # connections: nothing uses those before a DAG is triggered, and it takes half the time.
             for name in LASTING:
-                self._start_component(services[name], places)
-            self._run("init", places, services)
+                self._start_component(services[name], addresses)
+            self._run("init", addresses, services)
             self.wait_until_healthy()
             self.rest.log_in()
         except BaseException:
@@ -145,9 +148,11 @@ class Cluster:
     def end(self) -> None:
         """End everything, and delete the folder if it is a temporary one."""
         servers = {"postgres", "valkey"}
-        together([part.end for name, part in self.components.items() if name not in servers])
+        run_concurrently([part.end for name, part in self.components.items() if name not in servers])
         # After all that would complain that they are gone.
-        together([*self._ends, *(part.end for name, part in self.components.items() if name in servers)])
+        run_concurrently(
+            [*self._ends, *(part.end for name, part in self.components.items() if name in servers)]
+        )
         self.folder.close()
 
     def unhealthy(self) -> list[str]:
@@ -159,9 +164,12 @@ class Cluster:
     def wait_until_healthy(self, timeout: float = READY_SECONDS) -> None:
         """Wait until every component is up, has sent a heartbeat, and each worker answers.
 
+        If that takes long, it prints what it is waiting for.
+
         :raises devstack.StackError: One has died, or is not healthy in time.
         """
         deadline = time.monotonic() + timeout
+        report = time.monotonic() + REPORT_SECONDS
         while missing := self.unhealthy():
             for part in self.components.values():
                 if not part.running:
@@ -169,6 +177,9 @@ class Cluster:
             if time.monotonic() > deadline:
                 logs = [f"{name}:\n{tail(self.folder.log(name))}" for name in missing]
                 raise StackError(f"Not healthy after {timeout:g} s: {', '.join(missing)}.", "\n\n".join(logs))
+            if time.monotonic() > report:
+                print(f"Still waiting for {', '.join(missing)}", flush=True)
+                report = time.monotonic() + REPORT_SECONDS
             time.sleep(0.3)
 
     def check(self, name: str) -> subprocess.CompletedProcess[str]:
@@ -178,18 +189,18 @@ class Cluster:
             part.healthcheck, env=part.env, capture_output=True, text=True, check=False, timeout=60
         )
 
-    def _start_servers(self) -> tuple[Places, dict[str, Service]]:
+    def _start_servers(self) -> tuple[Addresses, dict[str, Service]]:
         self.folder.open()
         self.s3 = SeaweedFS(log=self.folder.log("seaweedfs"))
         postgres, valkey, api_server, scheduler_health = free_ports(4)
         services = read_services(self._variables(api_server))
         options: dict[str, Any] = simulator_options(services["simulator"]) | self._simulator_options
-        simulator = SimulatorProcess(log=self.folder.log("simulator"), **options)
+        simulator = SimulatorProcess(log=self.folder.log("simulator"), api_key=self._api_key, **options)
         self._ends += [self.s3.end, simulator.end]
         self.rest = AirflowRest(f"http://{LOOPBACK}:{api_server}")
         self._ends.append(self.rest.close)
         self._write_hostname_module()
-        places = Places(
+        addresses = Addresses(
             home=self.folder.path,
             dags=self.folder.link(self._dags),
             postgres=postgres,
@@ -198,17 +209,17 @@ class Cluster:
             scheduler_health=scheduler_health,
         )
         temporary = self.folder.temporary
-        database = PostgreSQL(services["postgres"], places, self.folder.log("postgres"), remove=temporary)
-        broker = Broker(services["valkey"], places, self.folder.log("valkey"), remove=temporary)
+        database = PostgreSQL(services["postgres"], addresses, self.folder.log("postgres"), remove=temporary)
+        broker = Broker(services["valkey"], addresses, self.folder.log("valkey"), remove=temporary)
         self.components |= {"postgres": database, "valkey": broker}
-        together([self.s3.start, simulator.start, database.start, broker.start])
+        run_concurrently([self.s3.start, simulator.start, database.start, broker.start])
         database.wait_until_ready()
         broker.wait_until_ready()
         self.simulator = GetimgSimulator(simulator)
-        places.seaweedfs, places.simulator = self.s3.endpoint_url, simulator.url
-        broker_url = places.moved(services["worker"].environment["AIRFLOW__CELERY__BROKER_URL"])
+        addresses.seaweedfs, addresses.simulator = self.s3.endpoint_url, simulator.url
+        broker_url = addresses.rewrite(services["worker"].environment["AIRFLOW__CELERY__BROKER_URL"])
         self.health = Health(self.url, broker_url)
-        return places, services
+        return addresses, services
 
     def _variables(self, api_server: int) -> dict[str, str]:
         """Return what takes the place of ``.env``, with secrets of this cluster's own."""
@@ -221,23 +232,24 @@ class Cluster:
             "S3_ACCESS_KEY": self.s3.access_key,
             "S3_SECRET_KEY": self.s3.secret_key,
             "GETIMG_API_URL": "http://simulator:8000",
-            "GETIMG_API_KEY": f"sk_{secrets.token_hex(16)}",
+            "S3_ENDPOINT_URL": "http://seaweedfs:8333",
+            "GETIMG_API_KEY": self._api_key,
             "AIRFLOW_PORT": str(api_server),
             **{name: str(value) for name, value in self._sizes.items()},
         }
 
-    def _start_component(self, service: Service, places: Places) -> None:
+    def _start_component(self, service: Service, addresses: Addresses) -> None:
         for number in range(1, service.replicas + 1):
             name = f"{service.name}-{number}" if service.name == "worker" else service.name
             part = Component(
                 name,
-                places.command(service, name),
-                self._environment(service, places, name),
+                addresses.command(service, name),
+                self._environment(service, addresses, name),
                 self.folder.log(name),
                 cwd=self.folder.path,
                 answers=self._question(name),
                 remove=self.folder.temporary,
-                healthcheck=places.healthcheck(service),
+                healthcheck=addresses.healthcheck(service),
             )
             self.components[name] = part
             part.start()
@@ -249,14 +261,14 @@ class Cluster:
             return lambda: self.health.worker_answers(name)
         return None if name not in HEARTBEATS else lambda: name not in self.health.without_heartbeat()
 
-    def _run(self, name: str, places: Places, services: Mapping[str, Service]) -> None:
+    def _run(self, name: str, addresses: Addresses, services: Mapping[str, Service]) -> None:
         """Run a service that does one thing and ends."""
         service = services[name]
-        places.write_configs(service)
+        addresses.write_configs(service)
         once = Component(
             name,
-            places.command(service, name),
-            self._environment(service, places, name),
+            addresses.command(service, name),
+            self._environment(service, addresses, name),
             self.folder.log(name),
             cwd=self.folder.path,
             remove=self.folder.temporary,
@@ -264,9 +276,9 @@ class Cluster:
         if (code := once.run(READY_SECONDS)) != 0:
             raise StackError(f"{name} failed (exit code {code}).", tail(once.log))
 
-    def _environment(self, service: Service, places: Places, hostname: str) -> dict[str, str]:
+    def _environment(self, service: Service, addresses: Addresses, hostname: str) -> dict[str, str]:
         env = clean_environment() | self.folder.environment
-        env |= places.environment(service, hostname) | self._env
+        env |= addresses.environment(service, hostname) | self._env
         env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
         return env
 
@@ -283,7 +295,7 @@ class Cluster:
         self.end()
 
 
-def together(calls: Iterable[Callable[[], object]]) -> None:
+def run_concurrently(calls: Iterable[Callable[[], object]]) -> None:
     """Make all calls at the same time, and raise the first error after all have returned."""
     with ThreadPoolExecutor(max_workers=16) as pool:
         for future in [pool.submit(call) for call in calls]:

@@ -53,7 +53,7 @@ class Component:
         return self.process is not None and self.process.running
 
     def answers(self) -> bool:
-        """Whether it does what it is for, as far as that can be told from outside."""
+        """Whether it does what it is for, as seen from outside."""
         return self.running if self._answers is None else self._answers()
 
     def start(self) -> None:

@@ -2,7 +2,7 @@
 """Reads ``docker-compose.yaml`` with Compose's own binary, and moves its services to loopback.
 
 The compose file is the one place where the services' command lines, settings and configuration
-files stand. What must differ without containers is in :class:`Places`, and nowhere else.
+files stand. What must differ without containers is in :class:`Addresses`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Service:
 
 
 @dataclass
-class Places:
+class Addresses:
     """Where on loopback each service is: all that differs from the containers.
 
     A container has an address, a host name and a file system of its own. Here every service has a
@@ -59,8 +59,8 @@ class Places:
     seaweedfs: str = ""
     simulator: str = ""
 
-    def moved(self, text: str) -> str:
-        """Replace the addresses and paths that lead to another container, or to the service itself."""
+    def rewrite(self, text: str) -> str:
+        """Replace container addresses and paths with those of this cluster."""
         for inside, outside in {
             "postgres:5432": f"{LOOPBACK}:{self.postgres}",
             "valkey:6379": f"{LOOPBACK}:{self.valkey}",
@@ -81,7 +81,7 @@ class Places:
 
     def command(self, service: Service, hostname: str) -> list[str]:
         """Return the service's command line with its program in front."""
-        command = [self.moved(part) for part in service.command]
+        command = [self.rewrite(part) for part in service.command]
         if service.name == "worker":
             # Celery's nodes must have names of their own; in a container that is the host's.
             command += ["--celery-hostname", hostname]
@@ -90,7 +90,7 @@ class Places:
 
     def environment(self, service: Service, hostname: str) -> dict[str, str]:
         """Return the service's settings, and those that keep it from listening beyond loopback."""
-        environment = {name: self.moved(value) for name, value in service.environment.items()}
+        environment = {name: self.rewrite(value) for name, value in service.environment.items()}
         return environment | {
             "HOSTNAME": hostname,
             "AIRFLOW_HOME": str(self.home / "airflow"),
@@ -105,16 +105,16 @@ class Places:
     def healthcheck(self, service: Service) -> list[str]:
         """Return the command line of the service's health check."""
         kind, *command = service.healthcheck
-        assert kind == "CMD", "a shell's command line can't be told apart from its shell"
-        return [self.moved(part) for part in command]
+        assert kind == "CMD", "a health check that needs a shell"
+        return [self.rewrite(part) for part in command]
 
     def write_configs(self, service: Service) -> None:
         """Write the service's configuration files, which hold secrets."""
         for target, content in service.configs.items():
-            path = Path(self.moved(target))
+            path = Path(self.rewrite(target))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
-            path.write_text(self.moved(content))
+            path.write_text(self.rewrite(content))
 
 
 def read_services(variables: Mapping[str, str]) -> dict[str, Service]:

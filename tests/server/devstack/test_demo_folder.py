@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from devstack import StackError
-from devstack.demo import Demo, emptied
+from devstack.demo import MARKER, Demo, emptied
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,15 +22,16 @@ def demo(simulator: GetimgSimulator, **changes: str) -> Demo:
     return Demo(Console(), **settings)
 
 
-def test_files_of_the_last_run_are_deleted(tmp_path: Path) -> None:
+def test_files_of_the_last_run_are_deleted_but_for_the_images(tmp_path: Path) -> None:
     folder = tmp_path / ".demo"
     with emptied(folder):
-        (folder / "images").mkdir()
-        (folder / "images" / "a.png").touch()
+        for name in ("airflow", "images"):
+            (folder / name).mkdir()
+            (folder / name / "a").touch()
         (folder / "link").symlink_to(tmp_path)
-    assert (folder / "images" / "a.png").exists()
     with emptied(folder):
-        assert len(list(folder.iterdir())) == 1
+        assert {entry.name for entry in folder.iterdir()} == {MARKER, "images"}
+        assert (folder / "images" / "a").exists()
     assert tmp_path.exists()
 
 
