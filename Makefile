@@ -75,6 +75,9 @@ lock: $(UV)  ## resolve the dependencies in pyproject.toml again
 	$(UV) pip compile pyproject.toml --extra testing --group dev --universal \
 	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	    --output-file requirements.lock
+	$(UV) pip compile pyproject.toml requirements-image.in --extra simulator --constraints requirements.lock \
+	    --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	    --output-file requirements-image.lock
 
 clean:  ## delete what the targets above made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .matrix dist build site

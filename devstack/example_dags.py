@@ -26,7 +26,7 @@ BUCKET = "getimg-examples"
 # Named by the parameter `photo` of getimg_reference_images.
 PHOTO = "getimg/reference/product.png"
 COMMAND_SECONDS = 240.0
-MAKE_NO_IMAGE = {"getimg_asset_consumer"}
+MAKE_NO_IMAGE = {"getimg_asset_consumer", "getimg_check_balance"}
 
 
 def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, int]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_getimg.api.errors import (
+    PREPAID,
     AuthenticationError,
     ContentPolicyError,
     GetimgError,
@@ -94,7 +95,7 @@ def _error(
         "doc_url": doc_url,
     }
     if status == 402:
-        message += " API credits are prepaid and separate from the consumer plans."
+        message += f" {PREPAID}"
     if status in _REFUSALS:
         return _REFUSALS[status](f"getimg.ai refused the request ({where}): {message}", **facts)
     if status == 407:

@@ -7,6 +7,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import (
+    PREPAID,
     ConnectionConfigError,
     InsufficientBalanceError,
     InvalidInputError,
@@ -58,7 +59,6 @@ def check_balance(client: GetimgClient, cost: Decimal) -> Decimal:
     balance = in_usd(client.get_balance())
     if balance < cost:
         raise InsufficientBalanceError(
-            f"The account's balance must be at least {cost} USD, got {balance} USD. API credits are prepaid and "
-            "separate from the consumer plans."
+            f"The account's balance must be at least {cost} USD, got {balance} USD. {PREPAID}"
         )
     return balance

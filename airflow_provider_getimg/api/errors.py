@@ -23,6 +23,8 @@ BILLED_SENTENCE: dict[Billed, str] = {
     "unknown": "It may have been billed.",
     "yes": "It was billed.",
 }
+#: What a message about too little money adds.
+PREPAID = "API credits are prepaid and separate from the consumer plans."
 
 
 class GetimgError(Exception):
