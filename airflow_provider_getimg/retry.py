@@ -27,6 +27,8 @@ BACKOFF_FIRST = 15.0
 BACKOFF_LIMIT = 600.0
 #: The shortest wait in seconds after a 429, whatever it says: a server that says 0 is not to be hammered.
 MIN_WAIT = 1.0
+#: Seconds between two looks for a free slot: at first, the share of the time waited that is added, and at most.
+POLL_FIRST, POLL_SHARE, POLL_MAX = 0.1, 0.1, 2.0
 
 
 class GetimgRetryPolicy(RetryPolicy):
@@ -120,7 +122,7 @@ def wait_out_rate_limits(seconds: float, log: Logger, killed: threading.Event) -
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, RateLimitError) else None
         if asked is None:
-            return backoff(state.attempt_number, first=MIN_WAIT * 2)
+            return poll_interval(state.seconds_since_start or 0.0)
         return max(asked, MIN_WAIT * state.attempt_number)
 
     def tell(state: RetryCallState) -> None:
@@ -146,6 +148,17 @@ def backoff(attempt: int, first: float = BACKOFF_FIRST, limit: float = BACKOFF_L
     """
     full = min(limit, first * 2.0 ** min(attempt - 1, 30))
     return full / 2 + random.uniform(0, full / 2)
+
+
+def poll_interval(waited: float) -> float:
+    """
+    Return the seconds until one more look for a slot, where others hold all concurrent requests of the account.
+
+    A tenth of the time waited so far, more or less at random: slots are free for moments only, however long a request takes.
+
+    :param waited: Seconds since the first look.
+    """
+    return min(POLL_FIRST + POLL_SHARE * waited, POLL_MAX) * random.uniform(0.75, 1.25)
 
 
 def _resubmits(context: Context | None) -> bool:

@@ -1,15 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How many requests are in flight at once, and when the next may be sent.
+When the next request may be sent: within the account's limits on concurrent requests and on requests per minute.
 
-The account's limits are not known beforehand, differ by account, and are shared with other tasks. They are found by
-sending: a 429 costs nothing but a round trip, and few are spent.
-
-- A batch begins with a few slots and opens more, one by one, until a 429 without ``Retry-After`` says that it is too many at once. As
-  many as were in flight then are the limit. After some responses one more is tried; if it is not refused, slots are opened
-  one by one again.
-- A 429 with ``Retry-After``, or a response that says that no requests are left: nothing is sent until then. How many a window
-  takes (``X-RateLimit-Limit``) is kept for the next one.
+Neither limit is known beforehand; both are shared with other tasks. A 429 costs nothing but a round trip, and few are spent.
 """
 
 from __future__ import annotations
@@ -22,6 +15,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import KilledError, NoConnectionError, RateLimitError
+from airflow_provider_getimg.batch.concurrency_limit import ConcurrencyLimit
+from airflow_provider_getimg.batch.request_window import RequestWindow
 from airflow_provider_getimg.retry import MIN_WAIT, backoff
 
 if TYPE_CHECKING:
@@ -32,24 +27,13 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.client import GetimgClient
     from airflow_provider_getimg.api.types import Generation, ImageRequest, RateLimit
 
-#: Slots to begin with, and seconds until as many again are open, while nothing is refused.
-FIRST_SLOTS, RAMP_SECONDS = 4, 0.5
 #: Seconds between two requests at least, once a limit was met: so few are refused before the first refusal is here.
 SPACING = 0.04
-#: Responses from a refused probe to the next probe: doubled each time, up to the last.
-PROBE_FIRST, PROBE_MAX = 10, 40
-#: The same where other tasks have all of the limit: what they leave is found sooner.
-PROBE_SHARED = 2
-#: Seconds after which a probe that was not refused has gone well.
-PROBE_SECONDS = 1.0
-#: Seconds of the API's window for requests, while it is not known better: limits are per minute.
-WINDOW_SECONDS = 60.0
 #: Bounds in seconds of the wait after a connection that was not made.
 BACKOFF_FIRST, BACKOFF_LIMIT = 1.0, 30.0
-#: The longest wait after a 429 with nothing else in flight: a slot is free for a moment only.
-SHARED_LIMIT = 5.0
 # A waiting thread looks this often whether the batch was told to stop: a signal handler must not take a lock.
 _LOOK_SECONDS = 0.25
+_CROWDED_OUT = "other tasks hold all concurrent requests of the account"
 
 
 class RateLimiter:
@@ -71,33 +55,25 @@ class RateLimiter:
         max_wait: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._concurrency = concurrency
         self._is_stopping = is_stopping
         self._log = log
         self._max_wait = max_wait
         self._clock = clock
         self._changed = threading.Condition()
-        self._limit = min(concurrency, FIRST_SLOTS)
+        self._limit = ConcurrencyLimit(concurrency, clock())
+        self._window = RequestWindow()
         self._in_flight = 0
+        self._answered = 0
+        # Nothing is sent before that, and why.
         self._opens_at = 0.0
         self._closed_because = ""
-        # Whether slots are opened one by one, and when the next is due.
-        self._is_ramping = True
-        self._next_slot_at = clock() + RAMP_SECONDS / self._limit
         # Once a limit was met: when the next request may follow the last one.
         self._is_spaced = False
         self._next_send_at = 0.0
-        # Responses since the last refused probe, and how many there must be for the next.
-        self._responses = 0
-        self._probe_after = PROBE_FIRST
-        # Requests that are left in the API's window, until when; None while it said nothing.
-        self._left: int | None = None
-        self._left_until = 0.0
-        # How many a window takes, when this one began, and how long one lasts, as far as it was seen.
-        self._per_window: int | None = None
-        self._window_began = 0.0
-        self._window = 0.0
-        self._refusals = 0
+        # Connections that were not made, one after another.
+        self._unreachable = 0
+        # Whether other tasks have all slots of the account.
+        self._is_crowded_out = False
         self._held = False
 
     @property
@@ -108,7 +84,7 @@ class RateLimiter:
     @property
     def limit(self) -> int:
         """How many requests may be in flight at once, for now."""
-        return self._limit
+        return self._limit.value
 
     @property
     def waiting_for(self) -> str:
@@ -117,6 +93,8 @@ class RateLimiter:
             wait = self._wait()
             if self._held:
                 return "waiting for billed images to be saved"
+            if self._is_crowded_out:
+                return f"waiting for a slot ({_CROWDED_OUT})"
             if wait < 1:
                 return ""
             why = self._closed_because if self._opens_at > self._clock() else "getimg.ai limits requests"
@@ -151,7 +129,7 @@ class RateLimiter:
                     raise RateLimitError(
                         f"getimg.ai takes no more requests for {wait:.0f} seconds.", retry_after=wait
                     )
-                if wait <= 0 and not self._held and self._in_flight < self._limit_now():
+                if wait <= 0 and not self._held and self._limit.allows(self._in_flight, self._clock()):
                     break
                 self._changed.wait(self._look_again_in(wait))
             self._note_sent()
@@ -162,39 +140,45 @@ class RateLimiter:
                 self._in_flight -= 1
                 self._changed.notify()
 
-    def on_response(self, rate_limit: RateLimit | None) -> None:
-        """Note a response, and what it says of the limit."""
-        with self._changed:
-            self._refusals = 0
-            self._responses += 1
-            if rate_limit is None:
-                return
-            self._left = rate_limit.remaining
-            self._left_until = self._clock() + rate_limit.resets_in
-            self._per_window = rate_limit.limit
-            self._window = max(self._window, self._left_until - self._window_began)
+    def on_response(self, seconds: float, rate_limit: RateLimit | None) -> None:
+        """
+        Note a response, and what it says of the limits.
 
-    def on_rate_limited(self, error: RateLimitError) -> None:
-        """Note a 429, from within its slot."""
+        :param seconds: How long the request took.
+        """
+        with self._changed:
+            now = self._clock()
+            self._answered += 1
+            self._unreachable = 0
+            self._is_crowded_out = False
+            self._limit.on_response(seconds, now)
+            if rate_limit is not None and self._window.on_response(now, rate_limit):
+                self._limit.on_shared(now)
+
+    @property
+    def answered(self) -> int:
+        """How many requests were answered with an image."""
+        return self._answered
+
+    def on_rate_limited(self, error: RateLimitError, answered: int = 0) -> None:
+        """
+        Note a 429, from within its slot.
+
+        :param answered: How many requests were answered since this one was sent: they were in flight when it was refused.
+        """
         with self._changed:
             now = self._clock()
             self._is_spaced = True
             if error.retry_after is not None:
                 self._close_until(now + max(error.retry_after, MIN_WAIT), "getimg.ai limits requests")
                 return
-            others = self._in_flight - 1
-            if others < self._limit:
-                # What the others have is what is allowed. Of many that are refused together, one counts as the failed probe.
-                if self._is_ramping and self._responses:
-                    self._probe_after = min(2 * self._probe_after, PROBE_MAX)
-                self._is_ramping = False
-                self._responses = 0
-                self._limit = max(1, others)
-            if not others:
-                self._refusals += 1
-                self._probe_after = PROBE_SHARED
-                wait = backoff(self._refusals, BACKOFF_FIRST, SHARED_LIMIT)
-                self._close_until(now + wait, "getimg.ai takes no request beside those of others")
+            others = self._in_flight - 1 + answered
+            self._opens_at = max(self._opens_at, now + self._limit.on_refused(others, now))
+            if not others and not self._is_crowded_out:
+                self._is_crowded_out = True
+                self._log.info(
+                    "%s: looking for a free one again and again. Nothing was billed.", _CROWDED_OUT
+                )
 
     def unreachable(self) -> None:
         """Note that no connection was made, from within its slot."""
@@ -203,56 +187,32 @@ class RateLimiter:
             if now < self._opens_at:
                 # One of many that failed together.
                 return
-            self._refusals += 1
+            self._unreachable += 1
             self._close_until(
-                now + backoff(self._refusals, BACKOFF_FIRST, BACKOFF_LIMIT), "getimg.ai is out of reach"
+                now + backoff(self._unreachable, BACKOFF_FIRST, BACKOFF_LIMIT), "getimg.ai is out of reach"
             )
 
     def _wait(self) -> float:
         now = self._clock()
-        if self._left is not None and now >= self._left_until:
-            self._left = None
-        wait = self._opens_at - now
-        if self._is_spaced:
-            wait = max(wait, self._next_send_at - now)
-        return max(wait, self._left_until - now) if self._left is not None and self._left <= 0 else wait
+        wait = max(self._opens_at - now, self._window.wait(now))
+        return max(wait, self._next_send_at - now) if self._is_spaced else wait
 
     def _look_again_in(self, wait: float) -> float:
         """Return how many seconds a waiting thread sleeps at most, where nothing changes."""
-        if wait <= 0 and not self._held and self._limit < self._concurrency:
-            wait = self._next_slot_at - self._clock()
+        if wait <= 0 and not self._held:
+            now = self._clock()
+            changes_at = self._limit.changes_at(now)
+            wait = changes_at - now if changes_at is not None else _LOOK_SECONDS
         return min(wait, _LOOK_SECONDS) if wait > 0 else _LOOK_SECONDS
 
     def _note_sent(self) -> None:
         now = self._clock()
         self._in_flight += 1
         self._next_send_at = now + SPACING
-        if now >= self._left_until:
-            # As far as is known, the API's next window begins with this request.
-            self._window_began = now
-            self._left_until = now + (self._window or WINDOW_SECONDS)
-            self._left = self._per_window
-        if self._left is not None:
-            self._left -= 1
-
-    def _limit_now(self) -> int:
-        """Return the limit, after one more slot if it is due."""
-        now = self._clock()
-        if self._limit >= self._concurrency or self._in_flight < self._limit or now < self._next_slot_at:
-            return self._limit
-        if self._is_ramping:
-            self._limit += 1
-            self._probe_after = PROBE_FIRST
-            self._next_slot_at = now + max(SPACING, RAMP_SECONDS / self._limit)
-        elif self._responses >= self._probe_after:
-            # If it is not refused, the limit was raised: the next slots follow.
-            self._limit += 1
-            self._is_ramping = True
-            self._next_slot_at = now + PROBE_SECONDS
-        return self._limit
+        self._window.on_sent(now)
 
     def _close_until(self, moment: float, why: str) -> None:
-        # Many are refused at the same time: told once.
+        # Many are refused at the same time: logged once.
         if moment > self._opens_at + MIN_WAIT:
             self._log.info(
                 "%s: asking again in %.0f seconds. Nothing was billed.", why, moment - self._clock()
@@ -275,13 +235,14 @@ class PacedClient:
 
     def generate_image(self, request: ImageRequest) -> Generation:
         """Generate an image, as the client does; within a slot."""
+        began, answered = time.monotonic(), self._pace.answered
         try:
             generation = self._client.generate_image(request)
         except RateLimitError as error:
-            self._pace.on_rate_limited(error)
+            self._pace.on_rate_limited(error, self._pace.answered - answered)
             raise
         except NoConnectionError:
             self._pace.unreachable()
             raise
-        self._pace.on_response(generation.rate_limit)
+        self._pace.on_response(time.monotonic() - began, generation.rate_limit)
         return generation

@@ -4,10 +4,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from airflow_provider_getimg.testing import GetimgSimulator
     from devstack import Airflow
@@ -95,12 +96,20 @@ def key(prefix: str) -> str:
 
 
 @pytest.fixture
-def begin(airflow_stack: Airflow) -> Callable[..., str]:
-    """Start a run of a DAG, and return the run's id."""
+def begin(airflow_stack: Airflow) -> Iterator[Callable[..., str]]:
+    """Start a run of a DAG, and return the run's id. One that a failed test left is ended."""
+    begun: list[tuple[str, str]] = []
 
     def start(dag_id: str, **conf: Any) -> str:
         airflow_stack.wait_for_dag(dag_id)
         airflow_stack.unpause(dag_id)
-        return airflow_stack.trigger(dag_id, conf=conf)
+        begun.append((dag_id, airflow_stack.trigger(dag_id, conf=conf)))
+        return begun[-1][1]
 
-    return start
+    yield start
+    for dag_id, run_id in begun:
+        run = f"/dags/{dag_id}/dagRuns/{run_id}"
+        if airflow_stack.request("GET", run)["state"] in ("queued", "running"):
+            airflow_stack.request("PATCH", run, body={"state": "failed"})
+            pids = [task["pid"] for task in airflow_stack.task_instances(dag_id, run_id) if task["pid"]]
+            airflow_stack.poll(lambda pids=pids: not any(map(psutil.pid_exists, pids)), 60)

@@ -64,15 +64,13 @@ def test_a_batch_sends_no_more_and_saves_what_is_in_flight(
     assert process is not None
     process.parent().send_signal(signal.SIGTERM)
     process.wait(60)
-    # More than the first four only if their responses had come by then.
-    sent = len(simulator.ledger)
-    assert sent < 12
-    assert outcomes(simulator) == {"delivered"}
     simulator.settings(latency=0)
     assert airflow_stack.wait("batch", run_id) == "success"
     summary = airflow_stack.xcom("batch", run_id, "generate")
     check_complete(simulator, seaweedfs, prefix, summary)
-    assert summary["reused"] == sent
+    assert outcomes(simulator) == {"delivered"}
+    # More than the first four only if their responses had come before the signal.
+    assert summary["reused"] in (4, 8)
     log = airflow_stack.task_log("batch", run_id, "generate")
     assert "requests are in flight, and are awaited for 120 seconds, if the task may run that long." in log
 

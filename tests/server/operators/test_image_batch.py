@@ -614,7 +614,8 @@ class TestBalance:
     def test_is_not_looked_at_unless_that_is_wanted(self, bench):
         bench.simulator.balance = "0.0050"
         error = bench.failure(rows(5), concurrency=1)
-        assert bench.billed() == [row["prompt"] for row in rows(2)]
+        # Which two of the rows is not promised.
+        assert len(bench.billed()) == 2
         assert "API credits are prepaid" in str(error)
 
 

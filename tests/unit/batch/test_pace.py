@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_getimg import retry
 from airflow_provider_getimg.api.errors import KilledError, RateLimitError
 from airflow_provider_getimg.api.types import RateLimit
-from airflow_provider_getimg.batch import limiter as module
+from airflow_provider_getimg.batch import concurrency_limit, limiter
 from airflow_provider_getimg.batch.limiter import RateLimiter
 
 
@@ -26,7 +27,7 @@ class Bench:
         self.pace = RateLimiter(concurrency, lambda: self.stopping, log, clock=lambda: self.now)
         if is_open:
             # As after a while in which nothing was refused.
-            self.pace._limit = concurrency
+            self.pace._limit.value = concurrency
 
     def free(self) -> bool:
         """Tell whether a slot is free now, without waiting for one."""
@@ -34,7 +35,7 @@ class Bench:
             return (
                 self.pace._wait() <= 0
                 and not self.pace._held
-                and self.pace.in_flight < self.pace._limit_now()
+                and self.pace._limit.allows(self.pace.in_flight, self.now)
             )
 
     def take(self, slots: ExitStack) -> None:
@@ -51,7 +52,7 @@ class Bench:
 
     def respond(self, count: int) -> None:
         for _ in range(count):
-            self.pace.on_response(None)
+            self.pace.on_response(30.0, None)
 
     def refuse_one(self, retry_after: float | None = None) -> None:
         assert self.free()
@@ -72,12 +73,15 @@ def test_so_many_are_on_their_way_and_no_more():
 def test_slots_open_one_by_one_and_fast_while_nothing_is_refused():
     bench = Bench(64, is_open=False)
     with ExitStack() as slots:
-        for _ in range(module.FIRST_SLOTS):
+        for _ in range(concurrency_limit.FIRST_SLOTS):
             bench.take(slots)
         assert not bench.free()
         began = bench.now
         for _ in range(60):
-            assert bench.pass_until_free() <= module.RAMP_SECONDS / module.FIRST_SLOTS + 0.01
+            assert (
+                bench.pass_until_free()
+                <= concurrency_limit.RAMP_SECONDS / concurrency_limit.FIRST_SLOTS + 0.01
+            )
             bench.take(slots)
         assert bench.pace.limit == 64
         assert bench.now - began < 4
@@ -112,13 +116,15 @@ def test_many_that_are_refused_together_count_as_one():
             bench.pace._in_flight += 27
         assert bench.pace.limit == 5
         assert not bench.free()
-        bench.now += 1
-        bench.respond(module.PROBE_FIRST)
+        bench.respond(1)
+        assert not bench.free()
+        # The time of two requests.
+        bench.now += 61
         assert bench.free()
         assert bench.pace.limit == 6
 
 
-def test_probes_that_are_refused_become_rare():
+def test_looks_that_are_refused_become_rare():
     bench = Bench(32)
     with ExitStack() as slots:
         for _ in range(5):
@@ -129,21 +135,24 @@ def test_probes_that_are_refused_become_rare():
             gaps.append(0)
             while not bench.free():
                 bench.respond(1)
-                bench.now += 1
+                bench.now += 6
                 gaps[-1] += 1
             bench.refuse_one()
-        assert gaps == [10, 20, 40, 40, 40]
+        # Of the time of a request, 30 s, five slots take six each.
+        assert gaps == [10, 20, 28, 28, 28]
         assert bench.pace.limit == 5
 
 
-def test_a_probe_that_goes_well_is_followed_by_others():
+def test_a_look_that_goes_well_is_followed_by_others():
     bench = Bench(32)
     with ExitStack() as slots:
         for _ in range(5):
             bench.take(slots)
         bench.refuse_one()
-        bench.now += 1
-        bench.respond(module.PROBE_FIRST)
+        bench.respond(1)
+        assert not bench.free()
+        # The time of two requests.
+        bench.now += 61
         bench.take(slots)
         began = bench.now
         for _ in range(26):
@@ -159,7 +168,7 @@ def test_a_window_takes_what_the_last_one_took():
         bench.take(slots)
         # 20 a minute, of which others have had five; and the minute began with our request.
         bench.now += 30
-        bench.pace.on_response(RateLimit(remaining=14, resets_in=30, limit=20))
+        bench.pace.on_response(30.0, RateLimit(remaining=14, resets_in=30, limit=20))
         for _ in range(14):
             bench.take(slots)
         assert not bench.free()
@@ -178,7 +187,7 @@ def test_once_limited_requests_follow_one_another_with_a_gap():
     with ExitStack() as slots:
         bench.take(slots)
         assert not bench.free()
-        bench.now += module.SPACING
+        bench.now += limiter.SPACING
         bench.take(slots)
 
 
@@ -203,7 +212,7 @@ def test_a_server_that_says_now_is_not_hammered():
 
 def test_nothing_is_sent_where_the_api_says_that_nothing_is_left():
     bench = Bench(4)
-    bench.pace.on_response(RateLimit(remaining=2, resets_in=30))
+    bench.pace.on_response(30.0, RateLimit(remaining=2, resets_in=30))
     with ExitStack() as slots:
         bench.take(slots)
         bench.take(slots)
@@ -213,15 +222,21 @@ def test_nothing_is_sent_where_the_api_says_that_nothing_is_left():
     assert bench.free()
 
 
-def test_alone_and_refused_it_backs_off():
+def test_crowded_out_it_looks_for_a_slot_less_and_less_often():
     bench = Bench(4)
     waits = []
-    for _ in range(6):
+    for _ in range(60):
         bench.refuse_one()
         waits.append(bench.pace.wait)
         bench.now += waits[-1] + 0.01
-    assert waits[0] <= module.BACKOFF_FIRST
-    assert module.SHARED_LIMIT / 2 <= waits[-1] <= module.SHARED_LIMIT
+    assert waits[0] <= 1.25 * retry.POLL_FIRST
+    assert 0.75 * retry.POLL_MAX <= waits[-1] <= 1.25 * retry.POLL_MAX
+    assert bench.told == [
+        "other tasks hold all concurrent requests of the account: looking for a free one again and again. Nothing was billed."
+    ]
+    assert bench.pace.waiting_for == (
+        "waiting for a slot (other tasks hold all concurrent requests of the account)"
+    )
 
 
 def test_what_is_held_waits_and_goes_on():
@@ -273,7 +288,7 @@ def test_slots_are_given_back_whatever_happens(concurrency):
 def test_a_wait_that_is_too_long_is_told_before_anything_is_noted():
     bench = Bench(4)
     bench.pace._max_wait = 60
-    bench.pace.on_response(RateLimit(remaining=0, resets_in=90))
+    bench.pace.on_response(30.0, RateLimit(remaining=0, resets_in=90))
     with (
         pytest.raises(RateLimitError, match="takes no more requests for 90 seconds") as caught,
         bench.pace.acquire(),

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many requests the API still takes in its window, which is a minute: ``X-RateLimit-*``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.api.types import RateLimit
+
+#: Seconds of the API's window, until a response shows how long it is: limits are per minute.
+WINDOW_SECONDS = 60.0
+#: Seconds by which the API's moments may be wrong: they are whole seconds.
+ROUNDING = 1.0
+
+
+class RequestWindow:
+    """
+    The requests that are left in the API's window, as far as it has said. Not safe to use from several threads.
+
+    All moments are those of one monotonic clock, in seconds.
+    """
+
+    def __init__(self) -> None:
+        # Until when so many requests are left; None while the API has said nothing.
+        self._left: int | None = None
+        self._ends_at = 0.0
+        # How many a window takes, when this one began, how long one lasts, and when requests were sent from here.
+        self._per_window: int | None = None
+        self._began = 0.0
+        self._length = 0.0
+        self._sent_at: list[float] = []
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until the next request may be sent; 0 or less for now."""
+        if self._left is None or self._left > 0:
+            return 0.0
+        return self._ends_at - now
+
+    def on_sent(self, now: float) -> None:
+        """Count a request."""
+        if now >= self._ends_at:
+            # As far as is known, the API's next window begins with this request.
+            self._began = now
+            self._ends_at = now + (self._length or WINDOW_SECONDS)
+            self._left = self._per_window
+            self._sent_at.clear()
+        self._sent_at.append(now)
+        if self._left is not None:
+            self._left -= 1
+
+    def on_response(self, now: float, rate_limit: RateLimit) -> bool:
+        """
+        Note what a response says, and return whether others use the same key.
+
+        They do if more requests are gone from the window than were sent from here.
+        """
+        ends_at = now + rate_limit.resets_in
+        if ends_at > self._ends_at + self._length / 2:
+            # Sent in the last window, and answered in the next one.
+            self._began = ends_at - (self._length or WINDOW_SECONDS)
+            self._sent_at = [moment for moment in self._sent_at if moment >= self._began - ROUNDING]
+        self._left, self._ends_at, self._per_window = rate_limit.remaining, ends_at, rate_limit.limit
+        self._length = max(self._length, ends_at - self._began)
+        return rate_limit.limit is not None and rate_limit.limit - rate_limit.remaining > len(self._sent_at)

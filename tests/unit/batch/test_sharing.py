@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches on one account, in a time that passes as fast as it can be counted."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+from itertools import count
+
+import pytest
+
+from airflow_provider_getimg.batch.concurrency_limit import ConcurrencyLimit
+
+#: Of the least time that an image takes: how long a refusal takes.
+ROUND_TRIP = 1 / 125
+#: Seconds that an image takes, at least and at most: on a real account, and in a simulator twenty times as fast.
+LATENCIES = [
+    pytest.param((25.0, 35.0), id="real"),
+    pytest.param((1.25, 1.75), id="twenty-times-as-fast"),
+]
+
+
+@dataclass
+class Batch:
+    """A batch: its rows, when it begins, and what became of its requests."""
+
+    rows: int
+    begins_at: float = 0.0
+    concurrency: int = 8
+    limit: ConcurrencyLimit | None = None
+    in_flight: int = 0
+    opens_at: float = 0.0
+    images: list[tuple[float, float]] = field(default_factory=list)
+    refused: int = 0
+
+    @property
+    def ended_at(self) -> float:
+        return max(end for _, end in self.images)
+
+    def slots(self, since: float, until: float) -> float:
+        """Return how many of the account's slots it had in a time, on average."""
+        held = (max(0.0, min(end, until) - max(begin, since)) for begin, end in self.images)
+        return sum(held) / (until - since)
+
+
+def run(
+    batches: list[Batch],
+    slots: list[tuple[float, int]],
+    seconds: tuple[float, float],
+    seed: int,
+    *,
+    sees_others: bool = False,
+) -> None:
+    """
+    Run batches on an account until all rows are done.
+
+    :param slots: The account's concurrent requests, from when on.
+    :param seconds: How long an image takes, at least and at most.
+    :param sees_others: Whether responses show that others send, too, as ``X-RateLimit-Remaining`` does.
+    """
+    chance = random.Random(seed)
+    random.seed(seed)
+    now, held = 0.0, 0
+    events: list[tuple[float, int, Batch, float | None, int]] = []
+    number = count()
+    while any(len(batch.images) < batch.rows for batch in batches):
+        now += seconds[0] / 250
+        while events and events[0][0] <= now:
+            at, _, batch, took, answered = heapq.heappop(events)
+            assert batch.limit is not None
+            if took is None:
+                batch.refused += 1
+                others = batch.in_flight - 1 + len(batch.images) - answered
+                batch.opens_at = max(batch.opens_at, now + batch.limit.on_refused(others, now))
+            else:
+                held -= 1
+                batch.images.append((at - took, at))
+                batch.limit.on_response(took, now)
+                if sees_others and any(other.in_flight for other in batches if other is not batch):
+                    batch.limit.on_shared(now)
+            batch.in_flight -= 1
+        account = next(most for since, most in reversed(slots) if now >= since)
+        for batch in chance.sample(batches, len(batches)):
+            if now < batch.begins_at or now < batch.opens_at:
+                continue
+            batch.limit = batch.limit or ConcurrencyLimit(batch.concurrency, now)
+            if len(batch.images) + batch.in_flight < batch.rows and batch.limit.allows(batch.in_flight, now):
+                batch.in_flight += 1
+                took = chance.uniform(*seconds) if held < account else None
+                held += took is not None
+                answer_at = now + (took or ROUND_TRIP * seconds[0])
+                heapq.heappush(events, (answer_at, next(number), batch, took, len(batch.images)))
+
+
+def last_row_sent(batches: list[Batch]) -> float:
+    """Return until when there was something to send for all slots."""
+    return max(begin for batch in batches for begin, _ in batch.images)
+
+
+@pytest.mark.parametrize("seconds", LATENCIES)
+@pytest.mark.parametrize("concurrency", [1, 4, 5, 8, 16, 64])
+def test_a_batch_alone_gets_what_the_account_allows(concurrency, seconds):
+    for seed in range(4):
+        batch = Batch(100, concurrency=concurrency)
+        run([batch], [(0, 5)], seconds, seed)
+        assert batch.slots(0, last_row_sent([batch])) >= 0.97 * min(concurrency, 5)
+        assert batch.refused <= 0.05 * (100 + batch.refused) + 1
+
+
+@pytest.mark.parametrize("seconds", LATENCIES)
+def test_two_batches_that_begin_together_share(seconds):
+    for seed in range(4):
+        batches = [Batch(100), Batch(100, seconds[0] / 100)]
+        run(batches, [(0, 5)], seconds, seed, sees_others=True)
+        end = last_row_sent(batches)
+        assert sum(batch.slots(0, end) for batch in batches) >= 0.9 * 5
+        together = min(batch.ended_at for batch in batches)
+        # Half of its share is a quarter of the slots.
+        assert min(batch.slots(0, together) for batch in batches) >= 5 / 4
+
+
+def test_a_batch_and_single_images_that_come_late_are_not_starved():
+    for seed in range(4):
+        late = [Batch(100, 200.0), Batch(1, 215.0), Batch(1, 230.0)]
+        batches = [Batch(200), *late]
+        run(batches, [(0, 5)], (25.0, 35.0), seed, sees_others=True)
+        assert sum(batch.slots(0, last_row_sent(batches)) for batch in batches) >= 0.9 * 5
+        assert late[0].slots(200, min(batches[0].ended_at, late[0].ended_at)) >= 5 / 4
+        # Four minutes, where an image takes half a one.
+        assert max(min(begin for begin, _ in batch.images) - batch.begins_at for batch in late) < 240
+
+
+def test_a_limit_that_falls_and_rises_is_followed():
+    for seed in range(4):
+        batch = Batch(400, concurrency=16)
+        run([batch], [(0, 8), (600, 3), (1200, 8)], (25.0, 35.0), seed)
+        assert batch.slots(0, 600) >= 0.97 * 8
+        assert batch.slots(600, 1200) >= 0.97 * 3
+        assert batch.slots(1200, last_row_sent([batch])) >= 0.8 * 8
+        assert batch.refused <= 0.08 * 400
