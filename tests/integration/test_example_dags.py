@@ -106,18 +106,24 @@ def test_asset_consumer(seaweedfs: SeaweedFS, simulator: GetimgSimulator, bucket
         assert state == "success", "\n".join(logs)
         [row] = airflow.xcom("getimg_daily_image", run_id, "save_to_s3")
 
-        def lines() -> list[str]:
-            runs = airflow.request("GET", "/dags/getimg_asset_consumer/dagRuns")["dag_runs"]
-            ended = [entry["dag_run_id"] for entry in runs if entry["state"] == "success"]
-            return [
-                line
-                for run_id in ended
-                for line in airflow.xcom("getimg_asset_consumer", run_id, "list_pictures")
-            ]
-
         expected = f"{row['uri']}: {row['bytes']} bytes, 0.04 USD"
-        assert airflow.poll(lambda: expected in lines(), 180)
-        assert lines().count(expected) == 1
+
+        def finished_run() -> str | None:
+            runs = airflow.request("GET", "/dags/getimg_asset_consumer/dagRuns")["dag_runs"]
+            for entry in runs:
+                run_id: str = entry["dag_run_id"]
+                if entry["state"] == "success" and expected in airflow.xcom(
+                    "getimg_asset_consumer", run_id, "list_pictures"
+                ):
+                    return run_id
+            return None
+
+        run_id = airflow.poll(finished_run, 180)
+        assert run_id
+        # A line for each event, which are two if the day's scheduled run made the same picture.
+        lines = airflow.xcom("getimg_asset_consumer", run_id, "list_pictures")
+        path = f"/dags/getimg_asset_consumer/dagRuns/{run_id}/upstreamAssetEvents"
+        assert len(lines) == airflow.request("GET", path)["total_entries"]
 
 
 def test_mapped_prompts(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
