@@ -61,7 +61,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
     :param max_cost: The most that the image may cost, in USD, such as ``"0.05"``. The price is read from the
         catalogue before the request; one that is higher, or not known, fails. Default: no limit. (templated)
     :param rate_limit_wait: Seconds to wait, within a try, for rate limits to pass. What takes longer is a retry, which
-        frees the worker slot. Default 30. (templated)
+        frees the worker slot. Default 120. (templated)
     :param retries: Default 3.
     :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
     :param getimg_conn_id: The getimg.ai connection. (templated)
@@ -94,7 +94,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         images: Sequence[str | dict[str, str]] | None = None,
         on_unknown_outcome: str = "fail",
         max_cost: Decimal | float | str | None = None,
-        rate_limit_wait: float | str = 30.0,
+        rate_limit_wait: float | str = 120.0,
         getimg_conn_id: str = GetimgHook.default_conn_name,
         aws_conn_id: str | None = "aws_default",
         retries: int | None = 3,

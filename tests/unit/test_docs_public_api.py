@@ -32,7 +32,7 @@ INTERNAL = {
     },
     "airflow_provider_getimg.api.types": {"first_fault"},
     "airflow_provider_getimg.links": {"console_url"},
-    "airflow_provider_getimg.retry": {"backoff", "wait_out_rate_limits"},
+    "airflow_provider_getimg.retry": {"backoff", "poll_interval", "wait_out_rate_limits"},
 }
 # Only an error of it is public.
 PARTLY_PUBLIC = {"airflow_provider_getimg.durable.ledger"}
