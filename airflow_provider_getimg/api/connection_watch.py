@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_getimg.api.response_heads import ResponseHeads
-from airflow_provider_getimg.api.transport import ROUTE_EVENT
+from airflow_provider_getimg.api.transport import REUSE_EVENT, ROUTE_EVENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class ConnectionWatch:
     :param method: Method of the request that counts as sent: a proxy's CONNECT doesn't.
     :param deadline: Seconds from entering the context until the connection is cut.
     :param check_peer: Called with the peer of each new connection, before it is connected to and again before anything is
-        sent; what it raises ends the request.
+        sent, and with that of one which is used again; what it raises ends the request.
     """
 
     def __init__(
@@ -76,12 +78,17 @@ class ConnectionWatch:
     def _on_event(self, name: str, info: dict[str, Any]) -> None:
         if name == ROUTE_EVENT:
             self._through_proxy = info["proxy"] is not None
+            if self._cut:
+                raise TimeoutError("the time was up before the request was sent")
         elif name.endswith(".connect_tcp.started"):
             self._connecting_to = str(info.get("host", "")), int(info.get("port", 0))
             self._let_addresses_be_checked()
-        elif name.endswith((".connect_tcp.complete", ".start_tls.complete")):
+        elif name.endswith((".connect_tcp.complete", ".start_tls.complete", REUSE_EVENT)):
             stream = info.get("return_value")
-            if name.endswith(".connect_tcp.complete"):
+            if name == REUSE_EVENT:
+                url = info["url"]
+                self._connecting_to = url.raw_host.decode("ascii"), url.port or _DEFAULT_PORTS[url.scheme]
+            if not name.endswith(".start_tls.complete"):
                 self._let_peer_be_checked(stream)
             if stream is not None:
                 stream.read = ResponseHeads(stream.read).read

@@ -165,22 +165,27 @@ def _quoted(value: object) -> str:
     return "'***'" if _API_KEY.search(quoted) else quoted
 
 
-def http_client(*, headers: Mapping[str, str], proxy: str | None = None, **options: Any) -> httpx.Client:
+def http_client(
+    *,
+    headers: Mapping[str, str],
+    proxy: str | None = None,
+    transport: Transport | None = None,
+    **options: Any,
+) -> httpx.Client:
     """
     Return an httpx client that uses each connection once, with the proxies and certificates that we decide on.
 
     :param proxy: URL of the connection's proxy; without one the environment decides.
+    :param transport: What decides on connections and proxies instead.
     :raises ConnectionConfigError: The environment's proxies or certificates can't be used.
     """
     for name in _TALKATIVE_LOGGERS:
         logging.getLogger(name).addFilter(_strip_queries)
+    # Not to the pool alone: between the end of an answer and the closing of its connection, another thread's
+    # request may be given that connection, and dies with it. This header makes it unusable at once.
+    once = {"Connection": "close"} if transport is None else {}
     return httpx.Client(
-        transport=Transport(proxy),
-        trust_env=False,
-        # Not to the pool alone: between the end of an answer and the closing of its connection, another thread's
-        # request may be given that connection, and dies with it. This header makes it unusable at once.
-        headers={**headers, "Connection": "close"},
-        **options,
+        transport=transport or Transport(proxy), trust_env=False, headers={**headers, **once}, **options
     )
 
 

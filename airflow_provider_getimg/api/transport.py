@@ -14,6 +14,8 @@ from airflow_provider_getimg.api.proxies import Proxies, Proxy
 
 #: The trace event that tells a request's proxy (``info["proxy"]``) before a connection is made.
 ROUTE_EVENT = "getimg.route"
+#: The trace event that tells, before a request goes out on a connection that was used before, where it leads.
+REUSE_EVENT = "getimg.reuse"
 #: The response extension that names the proxy which it came through.
 PROXY_EXTENSION = "getimg_proxy"
 
@@ -29,6 +31,8 @@ class Transport(httpx.BaseTransport):
     :raises ConnectionConfigError: The environment's proxies or certificates can't be used.
     """
 
+    _limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+
     def __init__(self, proxy: str | None = None) -> None:
         self._proxies = Proxies(proxy)
         self._certificates = Certificates()
@@ -41,7 +45,7 @@ class Transport(httpx.BaseTransport):
         if trace := request.extensions.get("trace"):
             trace(ROUTE_EVENT, {"proxy": proxy})
         try:
-            response = self._transport(proxy, request.url.scheme == "https").handle_request(request)
+            response = self._answer(request, proxy)
         except httpx.TransportError as error:
             raise type(error)(self._explained(error, proxy), request=request) from error
         if proxy is not None:
@@ -56,6 +60,9 @@ class Transport(httpx.BaseTransport):
         with self._lock:
             for transport in self._transports.values():
                 transport.close()
+
+    def _answer(self, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
+        return self._transport(proxy, request.url.scheme == "https").handle_request(request)
 
     def _transport(self, proxy: Proxy | None, is_encrypted: bool) -> httpx.HTTPTransport:
         with self._lock:
@@ -72,7 +79,7 @@ class Transport(httpx.BaseTransport):
         return httpx.HTTPTransport(
             verify=self._certificates.context if is_encrypted else _NO_CERTIFICATES,
             trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            limits=self._limits,
             **options,
         )
 

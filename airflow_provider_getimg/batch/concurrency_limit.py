@@ -133,7 +133,11 @@ class ConcurrencyLimit:
 
         :param others: How many requests of this task were in flight beside it.
         """
-        if self._refused_at is not None and not self._is_ramping and now > self._refused_at + GAP_MAX:
+        if (
+            self._refused_at is not None
+            and not self._is_ramping
+            and now > self._refused_at + min(PROBE_SECONDS, self._gap(now))
+        ):
             # It was within the limit.
             self.on_shared(now)
         if others < self.value:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 #: Seconds of the API's window, until a response shows how long it is: limits are per minute.
 WINDOW_SECONDS = 60.0
-#: Seconds by which the API's moments may be wrong: they are whole seconds.
-ROUNDING = 1.0
+#: By which part of the window the API's moments may be wrong: they are whole seconds of a minute.
+ROUNDING = 1 / 60
 
 
 class RequestWindow:
@@ -59,7 +59,9 @@ class RequestWindow:
         if ends_at > self._ends_at + self._length / 2:
             # Sent in the last window, and answered in the next one.
             self._began = ends_at - (self._length or WINDOW_SECONDS)
-            self._sent_at = [moment for moment in self._sent_at if moment >= self._began - ROUNDING]
+            self._sent_at = [
+                moment for moment in self._sent_at if moment >= self._began - ROUNDING * self._length
+            ]
         self._left, self._ends_at, self._per_window = rate_limit.remaining, ends_at, rate_limit.limit
         self._length = max(self._length, ends_at - self._began)
         return rate_limit.limit is not None and rate_limit.limit - rate_limit.remaining > len(self._sent_at)

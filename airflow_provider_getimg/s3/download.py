@@ -31,6 +31,7 @@ from airflow_provider_getimg.api.errors import (
 from airflow_provider_getimg.api.media import OCTET_STREAM, is_whole, known_type, text_in, type_of
 from airflow_provider_getimg.api.settings import http_client
 from airflow_provider_getimg.api.signed_urls import reason
+from airflow_provider_getimg.s3.kept_connections import KeptConnections
 from airflow_provider_getimg.s3.keys import KeyTemplate
 from airflow_provider_getimg.s3.network_guard import NetworkGuard
 from airflow_provider_getimg.s3.plan import copies_of
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10.0
 MAX_REDIRECTS = 5
-_CHUNK_BYTES = 1024 * 1024
+# A page that comes with a redirect has no more.
+_SMALL_BYTES = 64 * 1024
 # Compression of a compression: no server means a third.
 _MAX_LAYERS = 2
 
@@ -114,9 +116,8 @@ class Downloads:
         self._guard = NetworkGuard(settings.base_url, settings.proxy, settings.allowed_networks)
         self._aborted = False
         self._watches: set[ConnectionWatch] = set()
-        # Each connection is used once: a watch can only cut one whose beginning it saw.
         self._http = http_client(
-            proxy=settings.proxy,
+            transport=KeptConnections(settings.proxy, concurrency),
             follow_redirects=False,
             # Bytes as they are: a decoder would hide what was really sent from the length check.
             headers={"Accept-Encoding": "identity"},
@@ -240,6 +241,9 @@ class Downloads:
                     yield response
                     return
                 url = urljoin(url, location)
+                if (_announced(response) or 0) <= _SMALL_BYTES and not _is_chunked(response):
+                    # Read to its end, its connection can be used again.
+                    response.read()
         raise DownloadError(f"The URL of {copy.name} redirects more than {MAX_REDIRECTS} times.")
 
     def _check_head(self, copy: TransferItem, response: httpx.Response) -> None:
@@ -270,7 +274,7 @@ class Downloads:
         with self._faults_of(copy, watch):
             broken: httpx.RemoteProtocolError | None = None
             try:
-                for chunk in _body(response, self.timeout):
+                for chunk in response.iter_raw():
                     spool.write(chunk)
             except httpx.RemoteProtocolError as error:
                 if not _is_chunked(response):
@@ -368,33 +372,6 @@ def _number(text: str) -> int | None:
 
 def _is_chunked(response: httpx.Response) -> bool:
     return "transfer-encoding" in response.headers
-
-
-def _body(response: httpx.Response, timeout: float) -> Iterator[bytes]:
-    """
-    Yield the bytes of a body as the socket delivers them.
-
-    httpx takes a body apart in pieces of 64 KiB, each through several layers of Python: half of a copy's CPU time.
-    Where the length is known there is nothing to take apart, and the rest is read off the connection itself, which httpx
-    hands out for such uses. The connection is not used again.
-    """
-    chunks = response.iter_raw()
-    left = _announced(response)
-    if left is None or response.http_version != "HTTP/1.1":
-        yield from chunks
-        return
-    # What came with the head is in httpx's buffer, all of it in the first chunk.
-    for chunk in chunks:
-        left -= len(chunk)
-        yield chunk
-        break
-    stream = response.extensions["network_stream"]
-    while left > 0:
-        chunk = stream.read(min(left, _CHUNK_BYTES), timeout=timeout)
-        if not chunk:
-            return
-        left -= len(chunk)
-        yield chunk
 
 
 def capital(text: str) -> str:
