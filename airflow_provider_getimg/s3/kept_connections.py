@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Connections for downloads, kept and used again.
+
+Over TLS a new connection takes two round trips before the request, and the handshake's CPU time. A download is free and may be
+repeated, so that it may go out on a connection which the server closes at that moment. A generation may not: each has a
+connection of its own (see :class:`~airflow_provider_getimg.api.transport.Transport`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpcore
+import httpx
+
+from airflow_provider_getimg.api.transport import REUSE_EVENT, ROUTE_EVENT, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from airflow_provider_getimg.api.proxies import Proxy
+
+# Shorter than what servers and translators of addresses keep: what is silently gone would be waited for in vain.
+_KEPT_SECONDS = 15.0
+_CHUNK_BYTES = 256 * 1024
+_LENGTH = b"Content-Length: "
+_NEW_STREAMS = (".connect_tcp.complete", ".start_tls.complete")
+
+_Origin = tuple["Proxy | None", str, str, "int | None"]
+
+
+class KeptConnections(Transport):
+    """
+    Sends each request over a connection that it has to itself: one that an earlier request is done with, or a new one.
+
+    :param proxy: URL of the getimg connection's proxy, if it has one.
+    :param most: How many connections are kept for later.
+    """
+
+    _limits = httpx.Limits(max_connections=None, max_keepalive_connections=1, keepalive_expiry=_KEPT_SECONDS)
+
+    def __init__(self, proxy: str | None, most: int) -> None:
+        super().__init__(proxy)
+        self._most = most
+        self._idle: list[_Line] = []
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for line in idle:
+            line.close()
+        super().close()
+
+    def _answer(self, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
+        origin = (proxy, request.url.scheme, request.url.host, request.url.port)
+        if (line := self._taken(origin)) is not None:
+            try:
+                return line.answer(request, self._give_back)
+            except (httpx.NetworkError, httpx.RemoteProtocolError, OSError):
+                # The server has closed it meanwhile: that is no fault of the download's. One that was cut by us ends here.
+                request.extensions["trace"](ROUTE_EVENT, {"proxy": proxy})
+        line = _Line(origin, self._built(proxy, request.url.scheme == "https"))
+        return line.answer(request, self._give_back)
+
+    def _taken(self, origin: _Origin) -> _Line | None:
+        with self._lock:
+            for line in reversed(self._idle):
+                if line.origin == origin:
+                    self._idle.remove(line)
+                    return line
+        return None
+
+    def _give_back(self, line: _Line) -> None:
+        with self._lock:
+            self._idle.append(line)
+            surplus = self._idle if self._is_closed else self._idle[: -self._most]
+            self._idle = self._idle[len(surplus) :]
+        for each in surplus:
+            each.close()
+
+
+class _Line:
+    """
+    A connection, as a pool that is used by one request at a time.
+
+    :param origin: Where it leads.
+    :param transport: The pool.
+    """
+
+    def __init__(self, origin: _Origin, transport: httpx.HTTPTransport) -> None:
+        self.origin = origin
+        self.close = transport.close
+        self._transport = transport
+        self._stream: httpcore.NetworkStream | None = None
+        self._head = _Head()
+
+    def answer(self, request: httpx.Request, give_back: Callable[[_Line], None]) -> httpx.Response:
+        """
+        Send a request.
+
+        :param give_back: Called once all of the answer was read.
+        """
+        watch = request.extensions["trace"]
+
+        def trace(name: str, info: dict[str, Any]) -> None:
+            watch(name, info)
+            if name.endswith((*_NEW_STREAMS, REUSE_EVENT)):
+                self._head = _Head()
+                self._head.come_from(info["return_value"])
+
+        request.extensions = {**request.extensions, "trace": trace}
+        try:
+            if self._stream is not None:
+                # What reads from it is made anew for each answer.
+                vars(self._stream).pop("read", None)
+                trace(REUSE_EVENT, {"url": request.url, "return_value": self._stream})
+            response = self._transport.handle_request(request)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            request.extensions = {**request.extensions, "trace": watch}
+        self._stream = response.extensions["network_stream"]
+        if self._head.length:
+            response.headers["Content-Length"] = str(self._head.length)
+        timeout = request.extensions["timeout"]["read"]
+        response.stream = _Body(
+            response.stream,  # type: ignore[arg-type]
+            self._head.body(self._stream, timeout),
+            lambda is_whole: give_back(self) if is_whole else self.close(),
+        )
+        return response
+
+
+class _Head:
+    """
+    Keeps the body of an answer from httpx, where its length is known.
+
+    httpx takes a body apart in small pieces, each through several layers of Python: half of a copy's CPU time. There is
+    nothing to take apart: for httpx the answer has no body, and it is read off the connection.
+    """
+
+    def __init__(self) -> None:
+        self._is_read = False
+        self._begun = b""
+        #: Of the body in bytes; 0 where httpx reads it.
+        self.length = 0
+
+    def come_from(self, stream: httpcore.NetworkStream) -> None:
+        """Read what comes from a stream before httpx does."""
+        read = stream.read
+
+        def read_head(max_bytes: int, timeout: float | None = None) -> bytes:
+            received = read(max_bytes, timeout)
+            if not self._is_read and received.startswith(b"HTTP/"):
+                self._is_read = True
+                return self._without_body(received)
+            return received
+
+        stream.read = read_head  # type: ignore[method-assign]
+
+    def _without_body(self, received: bytes) -> bytes:
+        """Take the body out of what came first: a whole head as ResponseHeads returns it, with its length at the end."""
+        head, end, begun = received.partition(b"\r\n\r\n")
+        others, _, last = head.rpartition(b"\r\n")
+        if not end or not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 206")) or not last.startswith(_LENGTH):
+            return received
+        self.length, self._begun = int(last.removeprefix(_LENGTH)), begun
+        return others + b"\r\n" + _LENGTH + b"0" + end
+
+    def body(self, stream: httpcore.NetworkStream, timeout: float | None) -> Iterator[bytes]:
+        """
+        Yield the bytes of the body; fewer where the connection ends before.
+
+        :raises httpx.TransportError: It broke.
+        """
+        begun, self._begun = self._begun[: self.length], b""
+        if begun:
+            yield begun
+        left = self.length - len(begun)
+        # TLS hands out 16 KiB at a time, however much is asked for.
+        size = _CHUNK_BYTES if stream.get_extra_info("ssl_object") is None else 16 * 1024
+        try:
+            while left > 0:
+                chunk = stream.read(min(left, size), timeout)
+                if not chunk:
+                    return
+                left -= len(chunk)
+                yield chunk
+        except httpcore.TimeoutException as error:
+            raise httpx.ReadTimeout(str(error)) from error
+        except httpcore.NetworkError as error:
+            raise httpx.ReadError(str(error)) from error
+
+
+class _Body(httpx.SyncByteStream):
+    """
+    The body of an answer.
+
+    :param rest: What httpx has of it.
+    :param begun: What it has not.
+    :param end: Called when it is closed, with whether all of it was read.
+    """
+
+    def __init__(
+        self, rest: httpx.SyncByteStream, begun: Iterator[bytes], end: Callable[[bool], None]
+    ) -> None:
+        self._rest = rest
+        self._begun = begun
+        self._end: Callable[[bool], None] | None = end
+        self._is_whole = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._begun
+        yield from self._rest
+        self._is_whole = True
+
+    def close(self) -> None:
+        self._rest.close()
+        if (end := self._end) is not None:
+            self._end = None
+            end(self._is_whole)
