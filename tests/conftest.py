@@ -7,6 +7,7 @@ whoever runs them.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -42,6 +43,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
+from botocore.loaders import JSONFileLoader  # noqa: E402
 
 from devstack import Airflow, SeaweedFS  # noqa: E402
 
@@ -57,6 +59,11 @@ TIERS = {"unit": "unit", "server": "server", "integration": "airflow", "browser"
 # The bucket of the Airflow Variable ``getimg_bucket`` in ``airflow_stack``.
 STACK_BUCKET = "getimg-stack"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+# botocore's description of S3 is read once, and not in a fifth of a second by each test that makes a session.
+_read_json = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
+JSONFileLoader.load_file = lambda self, file_path: _read_json(file_path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -117,6 +124,8 @@ def airflow_stack(
             "AIRFLOW_CONN_GETIMG_DEFAULT": simulator_server.process.connection(),
             "AIRFLOW_VAR_GETIMG_BUCKET": STACK_BUCKET,
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+            # Parsed once, and again if changed: all of them every 20 seconds would take half of a core.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         },
     ) as airflow:
         airflow.create_pool("getimg", 4)
