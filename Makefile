@@ -7,6 +7,8 @@ UV := .venv/bin/uv
 READY := .venv/.ready
 # A test that hangs ends the run after half an hour, with the stacks of all threads.
 PYTEST := $(PYTHON) -m pytest -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
+# Two processes: one runs what shares the session's Airflow, the other the rest, a file at a time.
+PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 DEMO_MARKER := .demo/.airflow-provider-getimg-demo
 SETS := 3.3.0 newest lowest
 
@@ -33,7 +35,7 @@ unit: $(READY)  ## run the tests that start no server and no process (under a mi
 	$(PYTEST) tests/unit
 
 test: $(READY)  ## run the tests (some start Airflow; those with a browser need Chromium)
-	$(PYTEST) -m "not long"
+	$(PYTEST) $(PARALLEL) -m "not long"
 
 test-long: $(READY)  ## run the tests that take minutes
 	$(PYTEST) -m long

@@ -66,10 +66,24 @@ _read_json = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFil
 JSONFileLoader.load_file = lambda self, file_path: _read_json(file_path)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its tier."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test by its tier, and say which belong together where several processes run the tests.
+
+    What needs the Airflow of ``airflow_stack`` is one group, which takes longest and so comes first; for the rest, a
+    file is one.
+    """
     for item in items:
         item.add_marker(TIERS[item.path.relative_to(TESTS).parts[0]])
+    # What pytest-xdist tells its workers of `--dist loadgroup`.
+    if config.getoption("loadgroup", False):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("airflow" if _needs_stack(item) else item.path.name))
+        items.sort(key=_needs_stack, reverse=True)
+
+
+def _needs_stack(item: pytest.Item) -> bool:
+    return "airflow_stack" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
