@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that are far away: files and S3 over https, each behind a relay with a delay."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import subprocess
+import sys
+import sysconfig
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from benchmarks.testbed import SourceFile
+from devstack.network import clean_environment, free_ports
+from devstack.process import GuardedProcess
+from tests.support.raw_servers import write_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.testbed import Testbed
+
+MIB = 2**20
+
+
+class Detour:
+    """
+    The way to files and to a testbed's S3 over https. Use it as a context manager.
+
+    :param testbed: Its S3 is behind a relay that speaks TLS.
+    :param delay: Seconds that a byte takes to or from the files.
+    :param s3_delay: The same to or from S3.
+    """
+
+    def __init__(self, testbed: Testbed, delay: float, s3_delay: float) -> None:
+        self._testbed = testbed
+        self._delay = delay
+        self._s3_delay = s3_delay
+        self._folder = testbed.folder / f"detour-{uuid.uuid4().hex[:8]}"
+        self._count = self._folder / "handshakes"
+        self._ends = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as ends:
+            (self._folder / "files").mkdir(parents=True)
+            self._certificate = write_certificate(self._folder / "server.pem", "127.0.0.1")
+            (files,) = free_ports(1)
+            server = GuardedProcess(
+                "rclone",
+                [
+                    *(
+                        Path(sysconfig.get_path("scripts")) / "rclone",
+                        "serve",
+                        "http",
+                        self._folder / "files",
+                    ),
+                    *("--addr", f"127.0.0.1:{files}", "--read-only", "--config", "/dev/null"),
+                    *("--cert", self._certificate, "--key", self._certificate),
+                ],
+                log=self._folder / "rclone.log",
+                env=clean_environment(),
+            )
+            ends.callback(server.end)
+            self._port = ends.enter_context(self._relay(files, self._count, self._delay))
+            s3 = int(self._testbed.s3.endpoint_url.rpartition(":")[2])
+            others = self._folder / "others"
+            encrypted = ends.enter_context(self._relay(s3, others, 0.0, "--certificate", self._certificate))
+            far = encrypted
+            if self._s3_delay:
+                far = ends.enter_context(self._relay(encrypted, others, self._s3_delay))
+            self.s3_endpoint_url = f"https://127.0.0.1:{far}"
+            self._testbed.detour = self
+            ends.callback(setattr, self._testbed, "detour", None)
+            self._ends = ends.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    def environment(self) -> dict[str, str]:
+        """Return what a process needs in addition to reach them."""
+        s3 = self._testbed.s3
+        getimg = json.loads(self._testbed.simulator.process.connection())
+        getimg["extra"] = {"allowed_networks": "127.0.0.0/8"}
+        trusted = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "RCLONE_CA_CERT")
+        return dict.fromkeys(trusted, str(self._certificate)) | {
+            "AIRFLOW_CONN_AWS_DEFAULT": s3.aws_connection().replace(s3.endpoint_url, self.s3_endpoint_url),
+            "AIRFLOW_CONN_GETIMG_DEFAULT": json.dumps(getimg),
+        }
+
+    def make_files(self, count: int, size: int) -> list[SourceFile]:
+        """Make files that differ, and return them as the API names them."""
+        (picture,) = self._testbed.make_files(1, size)
+        files = []
+        for number in range(count):
+            # Within the padding behind the picture.
+            content = bytearray(self._testbed.content(picture))
+            content[-16:] = uuid.uuid4().bytes
+            name = f"{size}-{number}.jpg"
+            (self._folder / "files" / name).write_bytes(content)
+            generation = json.loads(json.dumps(picture.generation)) | {"id": f"req-{size}-{number}"}
+            generation["data"][0]["url"] = f"https://127.0.0.1:{self._port}/{name}?signature=none"
+            files.append(SourceFile(generation, size, hashlib.sha256(content).hexdigest()))
+        return files
+
+    def handshakes(self) -> int:
+        """Return how many connections were made to the files since it was last asked."""
+        made = self._count.stat().st_size if self._count.exists() else 0
+        self._count.unlink(missing_ok=True)
+        return made
+
+    @contextlib.contextmanager
+    def _relay(self, port: int, count: Path, delay: float, *options: str | Path) -> Iterator[int]:
+        """Run a relay, and yield its port."""
+        command = [sys.executable, "-m", "benchmarks.relay", str(port), str(count), "--delay", str(delay)]
+        process = subprocess.Popen([*command, *map(str, options)], stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+            process.communicate()
