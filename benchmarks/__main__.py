@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from airflow_provider_getimg.testing.server import SimulatorError
-from benchmarks import batch, machine, memory, transfer
+from benchmarks import batch, machine, memory, network, transfer
 from benchmarks.report import Options, Report, save, show
 from benchmarks.testbed import Testbed
 from devstack import StackError
@@ -30,6 +30,7 @@ RESULTS = Path(__file__).parent / "results"
 #: Each takes the servers and the options. A new one is a module with a ``run`` and a line here.
 BENCHMARKS: dict[str, Callable[[Testbed, Options], Report]] = {
     "transfer": transfer.run,
+    "network": network.run,
     "memory": memory.run,
     "batch": batch.run,
 }

@@ -33,39 +33,40 @@ RCLONE_FLAGS = (
 
 
 def copy(
-    copier: str, testbed: Testbed, files: Sequence[SourceFile], concurrency: int, latency: float = 0.0
+    copier: str,
+    testbed: Testbed,
+    files: Sequence[SourceFile],
+    concurrency: int,
+    latency: float = 0.0,
+    if_exists: str = "replace",
 ) -> Usage:
     """Let a copier save the files, check that it did, and return what that took.
 
     :param latency: Seconds before each download answers.
+    :param if_exists: Of the operator.
     :raises devstack.StackError: It failed, or did not copy what it should.
     """
     with testbed.bucket() as bucket:
         testbed.simulator.settings(download_latency=latency)
         try:
-            work = _by_rclone if copier == RCLONE else _by_worker
-            usage = work(copier, testbed, files, bucket, concurrency)
+            if copier == RCLONE:
+                usage = _by_rclone(testbed, files, bucket, concurrency)
+            else:
+                usage = testbed.run_worker(
+                    "benchmarks.worker",
+                    by="provider" if copier == OURS else "http_to_s3",
+                    generations=[file.generation for file in files],
+                    bucket=bucket,
+                    concurrency=concurrency,
+                    if_exists=if_exists,
+                )
         finally:
             testbed.simulator.settings(download_latency=0.0)
         testbed.verify(bucket, files)
     return usage
 
 
-def _by_worker(
-    copier: str, testbed: Testbed, files: Sequence[SourceFile], bucket: str, concurrency: int
-) -> Usage:
-    return testbed.run_worker(
-        "benchmarks.worker",
-        by="provider" if copier == OURS else "http_to_s3",
-        generations=[file.generation for file in files],
-        bucket=bucket,
-        concurrency=concurrency,
-    )
-
-
-def _by_rclone(
-    _copier: str, testbed: Testbed, files: Sequence[SourceFile], bucket: str, concurrency: int
-) -> Usage:
+def _by_rclone(testbed: Testbed, files: Sequence[SourceFile], bucket: str, concurrency: int) -> Usage:
     idle = rclone_start(testbed)
     whole = _rclone(testbed, files, bucket, concurrency)
     return replace(
@@ -98,12 +99,16 @@ def _rclone(testbed: Testbed, files: Sequence[SourceFile], bucket: str, concurre
         "provider": "SeaweedFS",
         "access_key_id": testbed.s3.access_key,
         "secret_access_key": testbed.s3.secret_key,
-        "endpoint": testbed.s3.endpoint_url,
+        "endpoint": testbed.s3_endpoint_url,
         "region": "us-east-1",
         "force_path_style": "true",
     }
     remote = {f"RCLONE_CONFIG_BENCH_{name.upper()}": value for name, value in settings.items()}
-    own = {name: value for name, value in testbed.environment().items() if not name.startswith("RCLONE_")}
+    own = {
+        name: value
+        for name, value in testbed.environment().items()
+        if not name.startswith("RCLONE_") or name == "RCLONE_CA_CERT"
+    }
     program = Path(sysconfig.get_path("scripts")) / "rclone"
     return run(
         [program, "copyurl", "--urls", urls, f"bench:{bucket}", f"--transfers={concurrency}", *RCLONE_FLAGS],

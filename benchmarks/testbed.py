@@ -26,6 +26,8 @@ from devstack.network import clean_environment
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from benchmarks.detour import Detour
+
 # The cheapest of the catalogue, and the format whose pictures are smallest: the rest of a file is padding.
 REQUEST = {"model": "sketch-mini", "prompt": "a benchmark", "output_format": "jpeg"}
 WRITERS = 8
@@ -58,6 +60,8 @@ class Testbed:
 
     def __init__(self) -> None:
         self._ends = contextlib.ExitStack()
+        #: The way to S3, where it is not the direct one.
+        self.detour: Detour | None = None
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ends:
@@ -75,13 +79,26 @@ class Testbed:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a process that works with Airflow's hooks."""
-        return clean_environment() | {
-            "AIRFLOW_HOME": str(self.folder / "airflow"),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW_CONN_AWS_DEFAULT": self.s3.aws_connection(),
-            "AIRFLOW_CONN_GETIMG_DEFAULT": self.simulator.process.connection(),
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return (
+            clean_environment()
+            | {
+                "AIRFLOW_HOME": str(self.folder / "airflow"),
+                "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+                "AIRFLOW_CONN_AWS_DEFAULT": self.s3.aws_connection(),
+                "AIRFLOW_CONN_GETIMG_DEFAULT": self.simulator.process.connection(),
+                "AWS_EC2_METADATA_DISABLED": "true",
+            }
+            | (self.detour.environment() if self.detour is not None else {})
+        )
+
+    @property
+    def s3_endpoint_url(self) -> str:
+        """Where copiers reach S3."""
+        return self.s3.endpoint_url if self.detour is None else self.detour.s3_endpoint_url
+
+    def content(self, file: SourceFile) -> bytes:
+        """Return the bytes of a file."""
+        return httpx.get(file.url, trust_env=False).raise_for_status().content
 
     def run_worker(self, module: str, **job: Any) -> Usage:
         """Give a job to a process of its own, which runs :func:`benchmarks.process.do_job`; return what it measured.

@@ -29,7 +29,7 @@ def by_provider(job: dict[str, Any]) -> Callable[[], object]:
         s3_bucket=job["bucket"],
         s3_key=KEY,
         concurrency=job["concurrency"],
-        if_exists="replace",
+        if_exists=job["if_exists"],
     )
     operator.s3_hook.get_conn()
     return lambda: operator.execute({})
