@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.media import extension
 from airflow_provider_getimg.api.quote import quote
-from airflow_provider_getimg.batch.labels import LABELS, ROW_PLACEHOLDERS, checked_labels
 from airflow_provider_getimg.batch.requests_file import listed
 from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec
 from airflow_provider_getimg.s3.keys import PLACEHOLDERS as FILE_PLACEHOLDERS
 from airflow_provider_getimg.s3.keys import UNKNOWN, KeyTemplate
+from airflow_provider_getimg.s3.labels import LABELS, ROW_PLACEHOLDERS, checked_labels
 from airflow_provider_getimg.s3.plan import KnownMedia, TransferItem, copies_of
 
 if TYPE_CHECKING:

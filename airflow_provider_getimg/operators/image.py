@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls
+from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls, without_queries
 from airflow_provider_getimg.retry import RETRY_POLICY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from decimal import Decimal
 
     from airflow.providers.common.compat.sdk import Context
@@ -30,8 +30,8 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
 
     The XCom is the API's answer as plain JSON: ``id``, ``status``, ``model``, ``data`` (a list of files, each
     with ``url``, ``mime_type``, ``width``, ``height`` and ``deletes_at``) and ``usage`` (``total_cost``,
-    ``unit_price``, ``quantity``, ``billable_unit``). The files themselves stay at getimg.ai until
-    ``deletes_at``: hand the answer to
+    ``unit_price``, ``quantity``, ``billable_unit``). Beside these, ``request`` is what was requested, with the ``labels``.
+    The files themselves stay at getimg.ai until ``deletes_at``: hand the answer to
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` to keep them.
 
     Each generation is billed, and the API can't be asked again for one that was lost. So each try writes what it
@@ -55,6 +55,8 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         ``{"url": ..., "role": ...}``, or of plain URLs, whose role is ``reference_image``. A URL is ``https://``, a ``data:`` URL, or ``s3://bucket/key``, which is
         read with ``aws_conn_id`` and sent as a data URL. PNG, JPEG or WebP, at most 10 MiB each and 25 MiB
         for the whole request, base64-encoded. (templated)
+    :param labels: Names of your own for the image, such as ``{"sku": "A-17"}``. They are not sent: they are in the XCom's
+        ``request``, and placeholders of the transfer's ``s3_key``. (templated)
     :param on_unknown_outcome: ``"fail"`` (default) stops the task, without further retries, when a request may have
         been billed and its answer was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
         (templated)
@@ -75,6 +77,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         "resolution",
         "output_format",
         "images",
+        "labels",
         "on_unknown_outcome",
         "max_cost",
         "rate_limit_wait",
@@ -92,6 +95,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         resolution: str | None = None,
         output_format: str | None = None,
         images: Sequence[str | dict[str, str]] | None = None,
+        labels: Mapping[str, Any] | None = None,
         on_unknown_outcome: str = "fail",
         max_cost: Decimal | float | str | None = None,
         rate_limit_wait: float | str = 120.0,
@@ -108,6 +112,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         self.resolution = resolution
         self.output_format = output_format
         self.images = images
+        self.labels = labels
         self.on_unknown_outcome = on_unknown_outcome
         self.max_cost = max_cost
         self.rate_limit_wait = rate_limit_wait
@@ -136,10 +141,12 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         from airflow_provider_getimg.durable.ledger import Ledger
         from airflow_provider_getimg.durable.paid_generation import UNKNOWN_OUTCOME, PaidGeneration
         from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec
+        from airflow_provider_getimg.s3.labels import LABELS, checked_labels
 
         max_cost = checked_max_cost(self.max_cost)
         on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
         rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
+        labels = checked_labels(self.labels)
         request = RequestSpec({name: getattr(self, name) for name in FIELDS})
         paid = PaidGeneration(
             Ledger(context, request.fingerprint, self.log),
@@ -159,7 +166,11 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
                     if max_cost is not None:
                         check_price(model, request.checked.resolution, max_cost)
                 generation = paid.generate(self.hook.client)
-        answer: dict[str, Any] = generation.to_json()
+        requested = request.checked.model_dump(exclude={"images"}, exclude_none=True)
+        answer = {
+            **generation.to_json(),
+            "request": without_queries(requested) | ({LABELS: labels} if labels else {}),
+        }
         mask_signed_urls(answer["data"])
         if self.do_xcom_push:
             self._push(context, answer)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels: what users call their rows, as a database, a file or another task gives it."""
+"""Labels: what users call their images, as a database, a file or another task gives it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from uuid import UUID
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.quote import quote
-from airflow_provider_getimg.durable.request_spec import FIELDS
+from airflow_provider_getimg.api.types import ImageRequest
 from airflow_provider_getimg.s3.keys import PLACEHOLDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_provider_getimg.api.types import Generation
+
 LABELS = "labels"
 #: What a row's key may name beside its labels and what its file knows: all of it is known before the request is sent.
-ROW_PLACEHOLDERS = (*(name for name in FIELDS if name != "images"), "row")
+ROW_PLACEHOLDERS = (*(name for name in ImageRequest.model_fields if name != "images"), "row")
 
-_RESERVED = frozenset({*FIELDS, *PLACEHOLDERS, *ROW_PLACEHOLDERS})
+_RESERVED = frozenset({*ImageRequest.model_fields, *PLACEHOLDERS, *ROW_PLACEHOLDERS})
 # Beyond it, an integer has more digits than JSON's readers take.
 _NUMBER_LIMIT = 1e300
 
@@ -41,6 +43,19 @@ def checked_labels(labels: object) -> dict[str, str | int | float]:
             f"labels must be a dict of names of your own, such as {{'sku': 'A-17'}}, got {quote(labels)}."
         )
     return dict(_checked(labels))
+
+
+def labels_of(generation: Generation) -> dict[str, str | int | float]:
+    """Return the labels that the XCom of a generation carries. It is paid for: what is none is left out."""
+    request = (generation.model_extra or {}).get("request")
+    labels = request.get(LABELS) if isinstance(request, Mapping) else None
+    if not isinstance(labels, Mapping):
+        return {}
+    return {
+        name: value
+        for name, value in labels.items()
+        if name not in _RESERVED and isinstance(value, str | int | float)
+    }
 
 
 def _checked(labels: Mapping[object, object]) -> Iterator[tuple[str, str | int | float]]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.media import extension, known_type
+from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.s3.keys import PLACEHOLDERS, UNKNOWN, KeyTemplate, clean_value, numbered
+from airflow_provider_getimg.s3.labels import labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -85,16 +87,31 @@ def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> li
 
     :param s3_key: A key with placeholders, or a full ``s3://bucket/key``.
     :param s3_bucket: The bucket where ``s3_key`` is no full URI; None otherwise.
-    :raises InvalidInputError: An unknown placeholder, an unusable key, or one key for two generations.
+    :raises InvalidInputError: An unknown placeholder, a label that a generation lacks, an unusable key, or one key for two
+        generations.
     """
-    template = KeyTemplate.parse(s3_key, s3_bucket, PLACEHOLDERS)
+    template = KeyTemplate.parse(s3_key, s3_bucket)
     # An output that is passed twice is saved once.
     answers = list({(answer.id, *(file.url for file in answer.data)): answer for answer in answers}.values())
-    copies = [copy for answer in answers for copy in copies_of(answer, template)]
+    labels = {answer.id: labels_of(answer) for answer in answers}
+    template.check_names(
+        dict.fromkeys([*PLACEHOLDERS, *sorted({name for own in labels.values() for name in own})])
+    )
+    for answer in answers:
+        missing = template.names.difference(PLACEHOLDERS, labels[answer.id])
+        if missing:
+            raise InvalidInputError(
+                f"Generation {answer.id} has no label {quote(min(missing))}, which s3_key names."
+            )
+    copies = [copy for answer in answers for copy in copies_of(answer, template, labels[answer.id])]
     _check_distinct(copies)
     if not all(copy.key for copy in copies):
         # Those whose extension only their bytes tell may all be of one kind.
-        _check_distinct(copy for answer in answers for copy in copies_of(answer, template, _ONE_KIND))
+        _check_distinct(
+            copy
+            for answer in answers
+            for copy in copies_of(answer, template, {**labels[answer.id], **_ONE_KIND})
+        )
     return copies
 
 

@@ -54,7 +54,8 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
     :param s3_key: The object's key, or a full ``s3://bucket/key``. Beside Jinja it may hold the placeholders
         ``{generation_id}``, ``{index}`` (0 for the first file of a generation), ``{extension}`` (``png``, ``jpg``,
         ``webp``; as the API promises, and as the bytes say where it promises no such type), ``{model}``, ``{width}``,
-        ``{height}`` (in pixels; ``unknown`` where the API doesn't say) and ``{sha256}``. (templated)
+        ``{height}`` (in pixels; ``unknown`` where the API doesn't say), ``{sha256}``, and each of the generation's
+        ``labels``. (templated)
     :param s3_bucket: The bucket, where ``s3_key`` is no full URI. (templated)
     :param if_exists: What to do where an object is at the key. ``"skip"`` (default): identical content is already saved,
         different content is an error that names both. ``"replace"``: write over it; needs no permission to read.
@@ -164,6 +165,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         self._warn_of_short_time(copies)
         store = S3Store(self.s3_hook, self.extra_args)
         with self._copier(store, if_exists=if_exists, max_bytes=max_bytes, concurrency=concurrency) as copier:
+            copier.list(copies)
             return copy_many(
                 copies, copier.save, concurrency=concurrency, abort=self._abort_copies, log=self.log
             )

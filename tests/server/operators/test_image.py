@@ -39,6 +39,22 @@ def test_it_returns_the_answer_as_plain_json(getimg_default, context):
     assert answer["usage"]["total_cost"] == 0.04
 
 
+def test_what_was_requested_travels_with_the_answer(getimg_default, context):
+    url = "https://a.test/x.png?sig=secret-of-the-reference"
+    answer = operator(images=[url], labels={"sku": "A-17", "size": Decimal(3)}).execute(context())
+    assert answer["request"] == {
+        "model": "seedream-5-lite",
+        "prompt": "A red fox",
+        "labels": {"sku": "A-17", "size": 3},
+    }
+
+
+def test_other_labels_are_no_other_request(getimg_default, context):
+    operator(labels={"sku": "A-17"}, do_xcom_push=False).execute(context())
+    assert operator(labels={"sku": "B-02"}).execute(context(2))["request"]["labels"] == {"sku": "B-02"}
+    assert len(getimg_default.ledger) == 1
+
+
 def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
     answer = operator().execute(context())
     log = capsys.readouterr().out
@@ -68,6 +84,8 @@ def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
         ({"images": [None]}, "images[0] must be a URL, or {'url': ..., 'role': ...}, got None."),
         ({"images": [{"url": "s3://b/k", "roll": "x"}]}, "images[0].roll is not a known field."),
         ({"prompt": "None"}, "prompt must be a description, got 'None': a template rendered nothing."),
+        ({"labels": ["A-17"]}, "labels must be a dict of names of your own, such as {'sku': 'A-17'}, got"),
+        ({"labels": {"model": "x"}}, "labels must not hold 'model', which is a placeholder of its own."),
         ({"max_cost": ""}, "max_cost must be an amount in USD, such as '0.05', got ''."),
         ({"max_cost": "1_0"}, "max_cost must be an amount in USD, such as '0.05', got '1_0'."),
         (

@@ -260,3 +260,35 @@ def test_whatever_the_template_a_plan_is_sound_or_refused(parts, mime_types):
         assert key
         assert len(key.encode()) <= KEY_MAX_BYTES
         assert ".." not in key.split("/")
+
+
+def labelled(id: str, **labels: object) -> dict:
+    return answer(id, request={"prompt": "A red fox", "labels": labels})
+
+
+def test_labels_are_placeholders():
+    generations = [labelled("img_1", sku="A-17", size=3), labelled("img_2", sku="B-02", size=14)]
+    assert keys(generations, "{sku}/{size:03}.{extension}") == ["A-17/003.png", "B-02/014.png"]
+
+
+def test_a_label_names_no_placeholder_of_a_file():
+    assert keys(labelled("img_1", generation_id="img_2"), "{generation_id}.png") == ["img_1.png"]
+
+
+@pytest.mark.parametrize(
+    ("generation", "sentence"),
+    [
+        (
+            [labelled("img_1", sku="A-17"), labelled("img_2")],
+            "Generation img_2 has no label 'sku', which s3_key names.",
+        ),
+        (answer(), "s3_key has the unknown placeholder '{sku}'."),
+        (answer(request={"labels": "A-17"}), "s3_key has the unknown placeholder '{sku}'."),
+        (labelled("img_1", sku=None), "s3_key has the unknown placeholder '{sku}'."),
+    ],
+    ids=["of-one-alone", "of-none", "no-labels", "no-text"],
+)
+def test_a_label_that_is_missing(generation, sentence):
+    with pytest.raises(InvalidInputError) as error:
+        keys(generation, "{sku}-{generation_id}.png")
+    assert error.value.message.startswith(sentence)
