@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -149,6 +150,23 @@ class BatchResults:
         if len(self.saved_files) <= URIS_AT_MOST:
             summary["uris"] = [file.copy.uri for file in self.saved_files]
         return summary
+
+    def cost_record(self) -> dict[str, Any]:
+        """Return the XCom that says what was billed, and for which models."""
+        models: defaultdict[str, Decimal] = defaultdict(Decimal)
+        billed = [result for result in self.rows if result.is_billed]
+        for result in billed:
+            models[result.row.request.checked.model] += result.cost or 0
+        # Answers that later ones replaced, or that came without a cost.
+        rest = self.total_cost - sum(models.values())
+        if rest > 0:
+            asked = {result.row.request.checked.model for result in self.rows}
+            models[asked.pop() if len(asked) == 1 else "unknown"] += rest
+        return {
+            "cost": float(self.total_cost),
+            "images": sum(max(1, len(result.files)) for result in billed),
+            "models": {name: float(cost) for name, cost in models.items()},
+        }
 
     def check(self, max_failures: int, manifest_uri: str | None, manifest_error: GetimgError | None) -> None:
         """

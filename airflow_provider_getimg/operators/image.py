@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls, without_queries
+from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls
+from airflow_provider_getimg.records import COST, push_record, request_record
 from airflow_provider_getimg.retry import RETRY_POLICY
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
     The XCom is the API's answer as plain JSON: ``id``, ``status``, ``model``, ``data`` (a list of files, each
     with ``url``, ``mime_type``, ``width``, ``height`` and ``deletes_at``) and ``usage`` (``total_cost``,
     ``unit_price``, ``quantity``, ``billable_unit``). Beside these, ``request`` is what was requested, with the ``labels``.
-    The files themselves stay at getimg.ai until ``deletes_at``: hand the answer to
+    A second XCom, ``getimg_cost``, holds what was billed: ``cost`` in USD, ``images``, and the cost by ``models``. The files
+    themselves stay at getimg.ai until ``deletes_at``: hand the answer to
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` to keep them.
 
     Each generation is billed, and the API can't be asked again for one that was lost. So each try writes what it
@@ -141,7 +143,7 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         from airflow_provider_getimg.durable.ledger import Ledger
         from airflow_provider_getimg.durable.paid_generation import UNKNOWN_OUTCOME, PaidGeneration
         from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec
-        from airflow_provider_getimg.s3.labels import LABELS, checked_labels
+        from airflow_provider_getimg.s3.labels import checked_labels
 
         max_cost = checked_max_cost(self.max_cost)
         on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
@@ -166,14 +168,16 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
                     if max_cost is not None:
                         check_price(model, request.checked.resolution, max_cost)
                 generation = paid.generate(self.hook.client)
-        requested = request.checked.model_dump(exclude={"images"}, exclude_none=True)
         answer = {
             **generation.to_json(),
-            "request": without_queries(requested) | ({LABELS: labels} if labels else {}),
+            "request": request_record(request.checked.to_json(), labels),
         }
         mask_signed_urls(answer["data"])
         if self.do_xcom_push:
             self._push(context, answer)
+            cost = float(generation.cost or 0)
+            record = {"cost": cost, "images": len(generation.data), "models": {request.checked.model: cost}}
+            push_record(context, COST, record, self.log)
         # Terminated by a Clear, most likely: its new run wipes the XCom, and finds this image instead of paying for another.
         if not self._killed.is_set():
             paid.delivered()

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, unwrap
+from airflow_provider_getimg.records import COST, IMAGES, push_record
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.s3.s3_output import SavesToS3Mixin
 
@@ -45,8 +46,9 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
     The XCom is a summary: ``requested``, ``saved`` (rows whose files are in S3), ``reused`` (of these, the ones that an earlier
     try paid for, or that were there already), ``failed``, ``total_cost`` (in USD, over all tries since the last Clear, with
     images from before it that were still owed), ``manifest`` (the URI of a JSON Lines object with a line for each row:
-    ``row``, ``outcome``, ``request``, ``uri``, ``sha256``, ``bytes``, ``mime_type``, ``generation_id``, ``cost``, ``error``), and, for up to
-    100 files, ``uris``. A batch that fails pushes it, too.
+    ``row``, ``outcome``, ``request``, ``uri``, ``sha256``, ``bytes``, ``mime_type``, ``generation_id``, ``cost``, ``error``),
+    ``aws_conn_id``, and, for up to 100 files, ``uris``. Beside it, ``getimg_images`` is how many images are saved, and
+    ``getimg_cost`` what was billed, as for one image. A batch that fails pushes them, too.
 
     Each row is billed. What each try sends, is answered and saves is written into the task state store as it happens:
 
@@ -203,7 +205,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         try:
             results.check(max_failures, uri, manifest_error)
         except BatchIncompleteError:
-            self._push(context, results.summary(uri if manifest_error is None else None))
+            self._push(context, results, uri if manifest_error is None else None)
             raise
         self.log.info(
             "%d of %d rows are saved, %d of them from before; %s USD in all. Manifest: %s",
@@ -213,7 +215,9 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
             results.total_cost,
             uri,
         )
-        return results.summary(uri)
+        if self.do_xcom_push:
+            self._push_records(context, results)
+        return self._summary(results, uri)
 
     @cached_property
     def _settings(self) -> BatchSettings:
@@ -239,7 +243,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         except GetimgError as error:
             # What earlier tries did is reported, where this one can't begin.
             earlier = history.results(error)
-            self._push(context, earlier.summary(None))
+            self._push(context, earlier, None)
             if earlier.billed or earlier.unknown_outcomes:
                 earlier.check(0, None, error)
             raise
@@ -255,7 +259,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
                 results = batch.run(check_store)
             except (CostLimitError, InsufficientBalanceError):
                 # Raised before anything was sent or written.
-                self._push(context, batch.results.summary(None))
+                self._push(context, batch.results, None)
                 raise
             except BaseException:
                 # The first error is the one to raise; what was billed comes before it.
@@ -264,7 +268,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
                 with contextlib.suppress(GetimgError):
                     manifest.write(store, *place, batch.results.manifest())
                     written = f"s3://{place[0]}/{place[1]}"
-                self._push(context, batch.results.summary(written))
+                self._push(context, batch.results, written)
                 raise
         if batch.store_error is not None:
             return results, batch.store_error
@@ -274,14 +278,25 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
             return results, error
         return results, None
 
-    def _push(self, context: Context, summary: dict[str, Any]) -> None:
-        """Push the summary of a batch that fails: for tasks downstream that run all the same."""
+    def _summary(self, results: BatchResults, manifest_uri: str | None) -> dict[str, Any]:
+        """Return the XCom."""
+        return {**results.summary(manifest_uri), "aws_conn_id": self.aws_conn_id}
+
+    def _push(self, context: Context, results: BatchResults, manifest_uri: str | None) -> None:
+        """Push what a batch that fails would have returned: for tasks downstream that run all the same."""
         if not self.do_xcom_push:
             return
         try:
-            context["ti"].xcom_push(key="return_value", value=summary)
+            context["ti"].xcom_push(key="return_value", value=self._summary(results, manifest_uri))
         except Exception as error:
             self.log.warning("The summary could not be pushed to XCom: %s.", type(error).__name__)
+        self._push_records(context, results)
+
+    def _push_records(self, context: Context, results: BatchResults) -> None:
+        if results.saved_files:
+            push_record(context, IMAGES, len(results.saved_files), self.log)
+        if results.billed or results.total_cost:
+            push_record(context, COST, results.cost_record(), self.log)
 
     @contextlib.contextmanager
     def _batch(self, rows: list[Row], history: History, store: S3Store) -> Iterator[BatchRun]:

@@ -27,6 +27,8 @@ INDEX = "getimg-index"
 MODEL = "getimg-model"
 SHA256 = "getimg-sha256"
 REQUEST_SHA256 = "getimg-request-sha256"
+#: Marks a manifest, with the value ``1``.
+MANIFEST = "getimg-manifest"
 
 # Set by the write itself: a user's value would break it.
 _OWN_ARGS = frozenset({"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "IfNoneMatch", "IfMatch"})
@@ -76,9 +78,9 @@ class ObjectOptions:
         return args
 
     def of_text(self, content_type: str) -> dict[str, Any]:
-        """Return the options for an object of our own: the user's, but for what describes their files."""
+        """Return the options for a manifest: the user's, but for what describes their files, and our mark."""
         args = {name: value for name, value in self._extra_args.items() if name not in _DESCRIPTION}
-        return {**args, "ContentType": content_type}
+        return {**args, "ContentType": content_type, "Metadata": {MANIFEST: "1"}}
 
     def of_call(self, operation: str) -> dict[str, Any]:
         """Return those of the user's options that an S3 operation knows, such as the key of an encryption."""

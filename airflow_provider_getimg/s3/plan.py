@@ -12,6 +12,7 @@ from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.media import extension, known_type
 from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.types import Generation
+from airflow_provider_getimg.records import request_record
 from airflow_provider_getimg.s3.keys import PLACEHOLDERS, UNKNOWN, KeyTemplate, clean_value, numbered
 from airflow_provider_getimg.s3.labels import labels_of
 
@@ -49,6 +50,7 @@ class TransferItem:
     :param cost: What its generation cost in USD; None where the API didn't say.
     :param prompt_sha256: Digest of the prompt, where it is known.
     :param request_sha256: Fingerprint of the request, where it is known.
+    :param request: The request that came with its generation, as it is recorded.
     """
 
     generation_id: str
@@ -60,6 +62,7 @@ class TransferItem:
     cost: Decimal | None = None
     prompt_sha256: str | None = None
     request_sha256: str | None = None
+    request: Mapping[str, Any] | None = None
     _unlocated: tuple[KeyTemplate, Mapping[str, Any], bool] | None = None
 
     @property
@@ -103,7 +106,12 @@ def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> li
             raise InvalidInputError(
                 f"Generation {answer.id} has no label {quote(min(missing))}, which s3_key names."
             )
-    copies = [copy for answer in answers for copy in copies_of(answer, template, labels[answer.id])]
+    copies = [
+        replace(copy, request=request)
+        for answer in answers
+        for request in [_request(answer, labels[answer.id])]
+        for copy in copies_of(answer, template, labels[answer.id])
+    ]
     _check_distinct(copies)
     if not all(copy.key for copy in copies):
         # Those whose extension only their bytes tell may all be of one kind.
@@ -113,6 +121,12 @@ def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> li
             for copy in copies_of(answer, template, {**labels[answer.id], **_ONE_KIND})
         )
     return copies
+
+
+def _request(answer: Generation, labels: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the request that came with an answer, as it is recorded; None for none."""
+    request = (answer.model_extra or {}).get("request")
+    return (request_record(request, labels) or None) if isinstance(request, Mapping) else None
 
 
 def _check_distinct(copies: Iterable[TransferItem]) -> None:

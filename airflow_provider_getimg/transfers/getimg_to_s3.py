@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, unwrap
+from airflow_provider_getimg.records import IMAGES, push_record
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.s3.s3_output import SavesToS3Mixin
 
@@ -41,8 +42,10 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
     ``deletes_at``) is not retried: only the upstream task can regenerate it, and that is billed.
 
     The XCom is a list with one row per file: ``uri``, ``bucket``, ``key``, ``bytes``, ``sha256``, ``etag``,
-    ``mime_type`` (as the bytes say), ``width``, ``height``, ``generation_id``, ``index``, ``model``. It is empty where
-    ``generation`` is an empty list. Where every upstream task was skipped, so is this one.
+    ``mime_type`` (as the bytes say), ``width``, ``height``, ``generation_id``, ``index``, ``model``, ``request`` (where it
+    came with the generation), ``cost`` (what the generation cost in USD, at its first file; 0 at its others) and
+    ``aws_conn_id``. It is empty where ``generation`` is an empty list. A second XCom, ``getimg_images``, is the number of its
+    rows. Where every upstream task was skipped, so is this one.
 
     Each object carries metadata: ``getimg-generation-id``, ``getimg-index``, ``getimg-model``, ``getimg-deletes-at`` and
     ``getimg-sha256``. Each is an event of the outlets: of an ``AssetAlias`` an asset
@@ -143,7 +146,24 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
                 raise
             raise error.of_unsaved([answer.id for answer in answers], total_cost(answers)) from None
         self._remember(context, saved)
-        return [file.row() for file in saved]
+        if self.do_xcom_push:
+            push_record(context, IMAGES, len(saved), self.log)
+        return self._rows(saved)
+
+    def _rows(self, saved: Sequence[Saved]) -> list[dict[str, Any]]:
+        """Return the XCom."""
+        rows, counted = [], set()
+        for file in saved:
+            row = file.row()
+            if file.copy.request is not None:
+                row["request"] = file.copy.request
+            # A generation is billed once, however many files it has.
+            cost = 0 if file.copy.generation_id in counted else file.copy.cost
+            counted.add(file.copy.generation_id)
+            row["cost"] = None if cost is None else float(cost)
+            row["aws_conn_id"] = self.aws_conn_id
+            rows.append(row)
+        return rows
 
     def _s3_connections(self) -> int:
         from airflow_provider_getimg.api.parameters import checked_count

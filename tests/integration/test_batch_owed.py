@@ -175,6 +175,7 @@ class TestWhatCanNotBeSaved:
             "failed": 6,
             "total_cost": 0.0,
             "manifest": None,
+            "aws_conn_id": "aws_default",
             "uris": [],
         }
 
@@ -693,5 +694,6 @@ def test_a_budget_that_does_not_suffice_pushes_a_summary_too(batches, context):
         "failed": 2,
         "total_cost": 0.0,
         "manifest": None,
+        "aws_conn_id": "aws_default",
         "uris": 0,
     }

@@ -61,7 +61,7 @@ def undelivered(run, store) -> str:
 
 def test_an_answer_is_pushed_and_then_marked(run, context, store):
     answer = run()
-    assert context.xcoms == {"return_value": answer}
+    assert context.xcoms["return_value"] == answer
     assert store.get(KEY)["delivered"] is True
 
 

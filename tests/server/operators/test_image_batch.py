@@ -97,6 +97,7 @@ class TestEveryRow:
             "failed": 0,
             "total_cost": 10 * PRICE,
             "manifest": f"s3://{bench.bucket}/{MANIFEST}",
+            "aws_conn_id": "aws_default",
             "uris": [f"s3://{bench.bucket}/night/{number:03}.jpg" for number in range(10)],
         }
         assert summary == json.loads(json.dumps(summary))
@@ -334,6 +335,7 @@ class TestRetry:
             "reused": 2,
             "failed": 0,
             "total_cost": 2 * PRICE,
+            "aws_conn_id": "aws_default",
             "uris": 0,
             "manifest": 0,
         }

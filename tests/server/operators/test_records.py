@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tasks record for those who list images and costs: beside their result, and never at its expense."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.operators.image import GenerateImageOperator
+from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
+from airflow_provider_getimg.records import COST, IMAGES
+from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
+
+MODEL = "sketch-mini"
+PRICE = 0.0025
+REFERENCE = "https://a.test/x.png?sig=secret-of-the-reference"
+
+
+@pytest.fixture
+def saving(monkeypatch, getimg_default, seaweedfs):
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+    return seaweedfs.client()
+
+
+def image(**fields: Any) -> GenerateImageOperator:
+    return GenerateImageOperator(
+        task_id="generate", **({"model": MODEL, "prompt": "A red fox", "rate_limit_wait": 0} | fields)
+    )
+
+
+def transfer(generation: Any, bucket: str, **fields: Any) -> TransferToS3Operator:
+    given = {"s3_key": f"s3://{bucket}/{{generation_id}}-{{index}}.{{extension}}"}
+    return TransferToS3Operator(task_id="save", generation=generation, **(given | fields))
+
+
+def batch(requests: Any, bucket: str, **fields: Any) -> GenerateImagesToS3Operator:
+    return GenerateImagesToS3Operator(
+        task_id="batch", requests=requests, s3_key=f"s3://{bucket}/{{row}}.{{extension}}", **fields
+    )
+
+
+class TestOneImage:
+    def test_its_cost_is_recorded(self, getimg_default, context):
+        image().execute(context())
+        assert context.xcoms[COST] == {"cost": PRICE, "images": 1, "models": {MODEL: PRICE}}
+        assert IMAGES not in context.xcoms
+
+    def test_a_retry_that_pays_nothing_records_it_again(self, getimg_default, context):
+        # Airflow wipes the XCom of the first try.
+        image(do_xcom_push=False).execute(context())
+        image().execute(context(try_number=2))
+        assert context.xcoms[COST]["cost"] == PRICE
+        assert len(getimg_default.ledger) == 1
+
+    @pytest.mark.parametrize("field", ["prompt", "labels"])
+    def test_nothing_signed_is_in_the_request(self, getimg_default, context, field):
+        value = f"As in {REFERENCE}" if field == "prompt" else {"sku": REFERENCE}
+        answer = image(model="seedream-5-lite", images=[REFERENCE], **{field: value}).execute(context())
+        assert "images" not in answer["request"]
+        assert "a.test/x.png" in json.dumps(answer["request"])
+        assert "secret-of-the-reference" not in json.dumps(answer["request"])
+
+    def test_a_record_that_cannot_be_pushed_is_a_warning(self, getimg_default, context, capsys):
+        made = refusing(context(), COST)
+        answer = image().execute(made)
+        assert context.xcoms == {"return_value": answer}
+        assert "The XCom 'getimg_cost' could not be pushed: RuntimeError." in capsys.readouterr().out
+
+    def test_without_xcoms_nothing_is_recorded(self, getimg_default, context):
+        image(do_xcom_push=False).execute(context())
+        assert context.xcoms == {}
+
+
+def refusing(context: Any, refused: str) -> Any:
+    """Let Airflow take all XComs but one."""
+    push = context["ti"].xcom_push
+
+    def refuse(key: str, value: Any) -> None:
+        if key == refused:
+            raise RuntimeError("the API server is away")
+        push(key=key, value=value)
+
+    context["ti"].xcom_push = refuse
+    return context
+
+
+class TestTransfer:
+    def test_a_row_holds_what_a_picture_needs(self, saving, bucket, context):
+        answer = image(labels={"sku": "A-17"}, output_format="jpeg").execute(context())
+        [row] = transfer(answer, bucket, s3_key=f"s3://{bucket}/{{sku}}.{{extension}}").execute(context())
+        assert row["request"] == {
+            "model": MODEL,
+            "prompt": "A red fox",
+            "output_format": "jpeg",
+            "labels": {"sku": "A-17"},
+        }
+        assert row["key"] == "A-17.jpg"
+        assert row["cost"] == PRICE
+        assert row["aws_conn_id"] == "aws_default"
+        assert context.xcoms[IMAGES] == 1
+
+    def test_a_generation_of_two_files_is_counted_once(self, saving, bucket, context):
+        answer = image().execute(context())
+        answer["data"] *= 2
+        rows = transfer(answer, bucket).execute(context())
+        assert [row["cost"] for row in rows] == [PRICE, 0]
+        assert context.xcoms[IMAGES] == 2
+
+    @pytest.mark.parametrize("request_", [None, "A red fox", {}, {"prompt": 7, "labels": [1]}], ids=str)
+    def test_a_request_that_is_none_is_left_out(self, saving, bucket, context, request_):
+        answer = image().execute(context()) | {"request": request_}
+        [row] = transfer(answer, bucket).execute(context())
+        assert "request" not in row
+
+    def test_a_file_that_was_saved_before_has_the_same_row(self, saving, bucket, context):
+        answer = image().execute(context())
+        assert transfer(answer, bucket).execute(context()) == transfer(answer, bucket).execute(context(2))
+
+    @pytest.mark.parametrize("fields", [{"do_xcom_push": False}, {"generation": []}], ids=["off", "empty"])
+    def test_no_images_no_record(self, saving, bucket, context, fields):
+        answer = image(do_xcom_push=False).execute(context())
+        transfer(**({"generation": answer, "bucket": bucket} | fields)).execute(context())
+        assert context.xcoms == {}
+
+
+class TestBatch:
+    def test_images_and_cost_are_recorded(self, saving, bucket, context):
+        rows = [{"prompt": "A fox", "model": MODEL}, {"prompt": "A fox", "model": "seedream-5-lite"}]
+        summary = batch(rows, bucket).execute(context())
+        assert summary["aws_conn_id"] == "aws_default"
+        assert context.xcoms[IMAGES] == 2
+        assert context.xcoms[COST] == {
+            "cost": PRICE + 0.04,
+            "images": 2,
+            "models": {MODEL: PRICE, "seedream-5-lite": 0.04},
+        }
+
+    def test_one_that_fails_in_part_records_the_rest(self, saving, bucket, context, simulator):
+        simulator.faults.add({"on": "image", "kind": "status", "status": 400})
+        rows = [{"prompt": f"Fox {number}", "model": MODEL} for number in range(3)]
+        with pytest.raises(errors.BatchIncompleteError):
+            batch(rows, bucket, concurrency=1).execute(context())
+        assert context.xcoms["return_value"]["aws_conn_id"] == "aws_default"
+        assert context.xcoms[IMAGES] == 2
+        assert context.xcoms[COST]["models"] == {MODEL: 2 * PRICE}
+
+    def test_a_retry_counts_what_earlier_tries_paid_and_once(self, saving, bucket, context):
+        batch([{"prompt": "A fox", "model": MODEL}], bucket, do_xcom_push=False).execute(context())
+        assert context.xcoms == {}
+        batch([{"prompt": "A fox", "model": MODEL}], bucket).execute(context(try_number=2))
+        assert context.xcoms[COST]["cost"] == PRICE
+
+    def test_images_that_were_there_cost_nothing(self, saving, bucket, context):
+        rows = [{"prompt": "A fox", "model": MODEL}]
+        batch(rows, bucket, do_xcom_push=False).execute(context())
+        batch(rows, bucket).execute(context(max_tries=4))
+        assert context.xcoms == {IMAGES: 1}
+
+    def test_its_manifest_is_marked(self, saving, bucket, context):
+        summary = batch([{"prompt": "A fox", "model": MODEL}], bucket).execute(context())
+        key = summary["manifest"].removeprefix(f"s3://{bucket}/")
+        assert saving.head_object(Bucket=bucket, Key=key)["Metadata"] == {"getimg-manifest": "1"}
