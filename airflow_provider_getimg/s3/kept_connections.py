@@ -9,6 +9,8 @@ connection of its own (see :class:`~airflow_provider_getimg.api.transport.Transp
 
 from __future__ import annotations
 
+import socket
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import httpcore
@@ -182,19 +184,40 @@ class _Head:
         if begun:
             yield begun
         left = self.length - len(begun)
-        # TLS hands out 16 KiB at a time, however much is asked for.
-        size = _CHUNK_BYTES if stream.get_extra_info("ssl_object") is None else 16 * 1024
+        if not left:
+            return
+        buffer = memoryview(bytearray(min(left, _CHUNK_BYTES)))
+        receive = _receiver(stream, timeout)
         try:
             while left > 0:
-                chunk = stream.read(min(left, size), timeout)
-                if not chunk:
+                filled, most = 0, min(left, len(buffer))
+                # TLS hands out 16 KiB at a time, however much is asked for.
+                while filled < most and (received := receive(buffer[filled:most])):
+                    filled += received
+                yield bytes(buffer[:filled])
+                if filled < most:
                     return
-                left -= len(chunk)
-                yield chunk
-        except httpcore.TimeoutException as error:
+                left -= filled
+        except (httpcore.TimeoutException, TimeoutError) as error:
             raise httpx.ReadTimeout(str(error)) from error
-        except httpcore.NetworkError as error:
+        except (httpcore.NetworkError, OSError) as error:
             raise httpx.ReadError(str(error)) from error
+
+
+def _receiver(stream: httpcore.NetworkStream, timeout: float | None) -> Callable[[memoryview], int]:
+    """Return what receives bytes into a buffer, and returns their number: straight from the socket, where it can be."""
+    sock = stream.get_extra_info("socket")
+    if isinstance(sock, socket.socket) and not isinstance(stream.get_extra_info("ssl_object"), ssl.SSLObject):
+        sock.settimeout(timeout)
+        return sock.recv_into
+
+    def receive(buffer: memoryview) -> int:
+        # TLS within the TLS of a proxy.
+        received = stream.read(len(buffer), timeout)
+        buffer[: len(received)] = received
+        return len(received)
+
+    return receive
 
 
 class _Body(httpx.SyncByteStream):
