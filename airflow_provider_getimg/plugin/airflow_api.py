@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Airflow's public REST API, called within the API server with the viewer's own login."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import httpx
+from fastapi import HTTPException
+
+from airflow_provider_getimg.records import IMAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastapi import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_AIRFLOW = "getimg.airflow"
+# What says who the viewer is.
+_LOGIN_HEADERS = ("authorization", "cookie")
+_ANY = "~"
+
+
+class KnowsAirflow:
+    """A middleware that notes Airflow's own app, which an app mounted in it can't see."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Note it, and go on."""
+        if scope["type"] == "http":
+            scope[_AIRFLOW] = scope["app"]
+        await self.app(scope, receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task instance that saved images; ``saved_at`` is when it said so."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    saved_at: str = ""
+
+    @property
+    def path(self) -> str:
+        """Its part of a URL of the gallery."""
+        names = (quote(name, safe="") for name in (self.dag_id, self.run_id, self.task_id))
+        return f"{'/'.join(names)}/{self.map_index}"
+
+    @property
+    def airflow_path(self) -> str:
+        """Where its log is, in Airflow's UI."""
+        dag, run, task = (quote(name, safe="") for name in (self.dag_id, self.run_id, self.task_id))
+        mapped = f"/mapped/{self.map_index}" if self.map_index >= 0 else ""
+        return f"dags/{dag}/runs/{run}/tasks/{task}{mapped}"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which tasks to list; empty means all. ``after`` and ``before`` are times of the run, in ISO 8601."""
+
+    dag_id: str = ""
+    run_id: str = ""
+    task_id: str = ""
+    map_index: int | None = None
+    after: str = ""
+    before: str = ""
+
+
+class AirflowApi:
+    """
+    ``/api/v2`` as the viewer may use it: what Airflow refuses them is refused here.
+
+    :param request: Of the viewer.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=request.scope[_AIRFLOW], raise_app_exceptions=False),
+            base_url=f"{request.url.scheme}://{request.url.netloc}/api/v2",
+            headers={name: request.headers[name] for name in _LOGIN_HEADERS if name in request.headers}
+            | {"accept-encoding": "identity"},
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def list_tasks(
+        self, which: Filter, *, offset: int, limit: int, key: str = IMAGES
+    ) -> tuple[list[Task], int]:
+        """Return tasks that pushed an XCom of this key, the newest first, and how many there are."""
+        names = (which.dag_id or _ANY, which.run_id or _ANY, which.task_id or _ANY)
+        given = {
+            "map_index": which.map_index,
+            "run_after_gte": which.after,
+            "run_after_lt": which.before,
+        }
+        answer = await self._get(
+            _entries(*names),
+            {"xcom_key": key, "order_by": "-timestamp", "offset": offset, "limit": limit}
+            | {name: value for name, value in given.items() if value not in ("", None)},
+        )
+        tasks = [
+            Task(entry["dag_id"], entry["run_id"], entry["task_id"], entry["map_index"], entry["timestamp"])
+            for entry in answer["xcom_entries"]
+        ]
+        return tasks, answer["total_entries"]
+
+    async def xcom(self, task: Task, key: str) -> tuple[Any, str]:
+        """Return the value of a task's XCom, and when it was pushed."""
+        path = f"{_entries(task.dag_id, task.run_id, task.task_id)}/{quote(key, safe='')}"
+        answer = await self._get(path, {"map_index": task.map_index})
+        value = answer["value"]
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = None
+        return value, answer["timestamp"]
+
+    async def _get(self, path: str, params: Mapping[str, Any]) -> Any:
+        response = await self._client.get(path, params=dict(params))
+        if response.status_code in (401, 403, 404):
+            raise HTTPException(response.status_code)
+        if response.status_code != 200:
+            raise HTTPException(502, "Airflow's API could not answer.")
+        return response.json()
+
+
+def _entries(dag_id: str, run_id: str, task_id: str) -> str:
+    """
+    Return the path of the XComs of a task, where each name may be ``~``.
+
+    :raises HTTPException: A name would be read as another path.
+    """
+    for name in (dag_id, run_id, task_id):
+        if name in (".", "..") or "/" in name or "\\" in name:
+            raise HTTPException(404)
+    dag, run, task = (quote(name, safe="~") for name in (dag_id, run_id, task_id))
+    return f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries"

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Objects that the gallery may read: those that say of themselves that this provider wrote them, for just that row.
+
+A row comes from XCom, which others may edit. So an object is looked at first, with the connection of its task, and
+read only if its own metadata names the row's generation.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_provider_getimg.api.errors import GetimgError
+from airflow_provider_getimg.s3.connection import s3_client, s3_hook
+from airflow_provider_getimg.s3.object_options import GENERATION_ID, INDEX, ascii_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from mypy_boto3_s3 import S3Client
+
+    from airflow_provider_getimg.plugin.pictures import Picture
+
+#: The largest image, and the largest manifest, that is read.
+IMAGE_MAX_BYTES = 32 * 1024 * 1024
+MANIFEST_MAX_BYTES = 32 * 1024 * 1024
+#: Of a manifest: it holds nothing else.
+MANIFEST_MARK = "getimg-manifest"
+
+# So long a client is used again: making one takes longer than a thumbnail, and a connection may be changed.
+_CLIENT_SECONDS = 60.0
+# So many objects are in memory at once.
+_AT_ONCE = threading.BoundedSemaphore(4)
+
+
+class NotReadableError(Exception):
+    """There is no such object, it isn't this row's, or it can't be read. The viewer does not learn which of them."""
+
+
+class Cache:
+    """What was made from objects, the least recently used dropped. Safe to use from several threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._values: OrderedDict[object, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: object) -> Any:
+        """Return what is kept, or None."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key][0]
+
+    def put(self, key: object, value: Any, size: int) -> None:
+        """Keep a value that takes so many bytes, if that is not too much."""
+        if size > self._max_bytes:
+            return
+        with self._lock:
+            if key in self._values:
+                self._bytes -= self._values.pop(key)[1]
+            self._values[key] = (value, size)
+            self._bytes += size
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._values.popitem(last=False)[1][1]
+
+
+def is_of(picture: Picture) -> Callable[[Mapping[str, str]], bool]:
+    """Return what tells by an object's metadata whether it is this picture."""
+    expected = (ascii_value(picture.generation_id), str(picture.file_index))
+
+    def check(metadata: Mapping[str, str]) -> bool:
+        return bool(picture.generation_id) and (metadata.get(GENERATION_ID), metadata.get(INDEX)) == expected
+
+    return check
+
+
+def is_manifest(metadata: Mapping[str, str]) -> bool:
+    """Tell by an object's metadata whether it is a batch's manifest."""
+    return metadata.get(MANIFEST_MARK) == "1"
+
+
+class Objects:
+    """Reads objects with the connections of the tasks that wrote them."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str | None, tuple[S3Client, float]] = {}
+
+    def read(
+        self,
+        uri: str,
+        aws_conn_id: str | None,
+        allowed: Callable[[Mapping[str, str]], bool],
+        max_bytes: int,
+        make: Callable[[bytes], Any],
+        cache: Cache | None = None,
+    ) -> Any:
+        """
+        Return what ``make`` makes from an object's content, or made before of the same content.
+
+        :raises NotReadableError: See there.
+        """
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        if not uri.startswith("s3://") or not bucket or not key:
+            raise NotReadableError
+        try:
+            client = self._client(aws_conn_id)
+            head = client.head_object(Bucket=bucket, Key=key)
+            metadata = {name.lower(): value for name, value in head.get("Metadata", {}).items()}
+            if not allowed(metadata) or head["ContentLength"] > max_bytes:
+                raise NotReadableError
+            etag = head["ETag"]
+            if cache is not None and (kept := cache.get((aws_conn_id, uri, etag))) is not None:
+                return kept
+            with _AT_ONCE:
+                # What was looked at is what is read.
+                body = client.get_object(Bucket=bucket, Key=key, IfMatch=etag)["Body"]
+                with body:
+                    made = make(body.read(max_bytes))
+        except (ClientError, BotoCoreError, GetimgError, ValueError):
+            raise NotReadableError from None
+        if cache is not None:
+            cache.put((aws_conn_id, uri, etag), made, _size_of(made, head["ContentLength"]))
+        return made
+
+    def _client(self, aws_conn_id: str | None) -> S3Client:
+        client, until = self._clients.get(aws_conn_id, (None, 0.0))
+        if client is None or until < time.monotonic():
+            client = s3_client(s3_hook(aws_conn_id, 8))
+            self._clients[aws_conn_id] = client, time.monotonic() + _CLIENT_SECONDS
+        return client
+
+
+def _size_of(made: Any, length: int) -> int:
+    content = getattr(made, "content", None)
+    # Parsed lines take several times their text.
+    return len(content) if isinstance(content, bytes) else length * 4

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what tasks recorded to pictures: rows of a transfer, lines of a batch's manifest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_provider_getimg.plugin.airflow_api import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """
+    One saved file, as its task recorded it. Anyone who may edit XComs may have changed it.
+
+    :param index: Its place among the task's files.
+    :param file_index: Its place among the files of its generation.
+    """
+
+    task: Task
+    index: int
+    uri: str
+    generation_id: str
+    file_index: int
+    aws_conn_id: str | None
+    sha256: str = ""
+    prompt: str = ""
+    model: str = ""
+    cost: float | None = None
+    size: int | None = None
+    width: int | None = None
+    height: int | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Its part of a URL of the gallery."""
+        return f"{self.task.path}/{self.index}"
+
+    @property
+    def alt(self) -> str:
+        """What a screen reader says of it."""
+        return self.prompt or f"Image {self.index + 1} of task {self.task.task_id}"
+
+
+def manifest_of(value: Any) -> tuple[str, str | None] | None:
+    """Return the URI of a batch's manifest and its AWS connection; None if the XCom is no batch's."""
+    if isinstance(value, dict) and isinstance(uri := value.get("manifest"), str) and "aws_conn_id" in value:
+        return uri, _text_or_none(value["aws_conn_id"])
+    return None
+
+
+def of_transfer(task: Task, value: Any) -> list[Picture]:
+    """Return the pictures of a transfer's XCom; what is no row of one is left out."""
+    rows = value if isinstance(value, list) else []
+    return [
+        _picture(task, index, row, row, row.get("index"), row["aws_conn_id"])
+        for index, row in enumerate(rows)
+        # A row of an older version doesn't say which connection reads it.
+        if isinstance(row, dict) and isinstance(row.get("uri"), str) and "aws_conn_id" in row
+    ]
+
+
+def lines_of(manifest: bytes) -> list[dict[str, Any]]:
+    """Return the lines of a manifest that have files."""
+    return [line for line in _json_lines(manifest) if isinstance(line.get("uri"), str)]
+
+
+def of_manifest(task: Task, lines: Iterable[dict[str, Any]], aws_conn_id: str | None) -> list[Picture]:
+    """Return the pictures of a batch."""
+    pictures: list[Picture] = []
+    for line in lines:
+        files = line.get("files")
+        for number, file in enumerate(files if isinstance(files, list) else [line]):
+            if isinstance(file, dict) and isinstance(file.get("uri"), str):
+                cost = line if number == 0 else {}
+                pictures.append(
+                    _picture(
+                        task, len(pictures), {**line, "cost": cost.get("cost")}, file, number, aws_conn_id
+                    )
+                )
+    return pictures
+
+
+def _picture(
+    task: Task, index: int, row: dict[str, Any], file: dict[str, Any], file_index: Any, aws_conn_id: Any
+) -> Picture:
+    request = row.get("request")
+    request = request if isinstance(request, dict) else {}
+    labels = request.get("labels")
+    cost = row.get("cost")
+    return Picture(
+        task,
+        index,
+        uri=file["uri"],
+        generation_id=_text(row.get("generation_id")),
+        file_index=file_index if isinstance(file_index, int) else 0,
+        aws_conn_id=_text_or_none(aws_conn_id),
+        sha256=_text(file.get("sha256")),
+        prompt=_text(request.get("prompt")),
+        model=_text(row.get("model")) or _text(request.get("model")),
+        cost=float(cost) if isinstance(cost, int | float) else None,
+        size=_number(file.get("bytes")),
+        width=_number(file.get("width")),
+        height=_number(file.get("height")),
+        labels=tuple((str(name), str(text)) for name, text in labels.items())
+        if isinstance(labels, dict)
+        else (),
+    )
+
+
+def _json_lines(content: bytes) -> Iterable[dict[str, Any]]:
+    for line in content.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of an object's bytes may go to a browser: images by what they are, not by what they are called."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from airflow_provider_getimg.api.media import HEAD_BYTES, type_of
+
+#: Types that browsers show and can't run.
+SHOWN_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif"})
+_SIDE = 480
+# More pixels take more memory to unpack than a thumbnail is worth.
+_MAX_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image that may be shown."""
+
+    content: bytes
+    mime_type: str
+
+
+def image(content: bytes) -> Shown:
+    """
+    Return an object's content as an image.
+
+    :raises ValueError: It is none, whatever it is called.
+    """
+    mime_type = type_of(content[:HEAD_BYTES])
+    if mime_type not in SHOWN_TYPES:
+        raise ValueError("not an image")
+    return Shown(content, mime_type)
+
+
+def thumbnail(content: bytes) -> Shown:
+    """
+    Return a small image of an object's content; the image itself where Pillow is not installed, or can't read it.
+
+    :raises ValueError: It is no image.
+    """
+    original = image(content)
+    try:
+        from PIL import Image
+    except ImportError:
+        return original
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP", "GIF")) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                return original
+            picture.draft("RGB", (_SIDE, _SIDE))
+            small = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
+            small.thumbnail((_SIDE, _SIDE))
+            file = io.BytesIO()
+            small.save(file, "WEBP", quality=80)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return original
+    return Shown(file.getvalue(), "image/webp")

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Airflow's own API app with the gallery in it, over SQLite and a real S3 server."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_getimg.testing.dag_run import DagRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    from devstack import SeaweedFS
+
+DAG_ID = "gallery"
+RUN_ID = "manual__2026-01-01T00:00:00+00:00"
+# Markup, right to left, beyond the basic plane, and as long as a prompt may be.
+PROMPTS = ["<script>alert(1)</script>\"'><img src=x onerror=alert(1)>", "שלום עולם", "🦊 a fox", "x" * 4096]
+
+
+def png(colour: str = "red") -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (1024, 640), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def gallery_bucket(seaweedfs: SeaweedFS) -> str:
+    return seaweedfs.create_bucket("gallery")
+
+
+@pytest.fixture(scope="module")
+def put(seaweedfs: SeaweedFS, gallery_bucket: str) -> Callable[..., str]:
+    """Put an object as this provider does, and return its URI."""
+    client = seaweedfs.client()
+
+    def put(key: str, body: bytes, **metadata: str) -> str:
+        names = {name.replace("_", "-"): value for name, value in metadata.items()}
+        client.put_object(Bucket=gallery_bucket, Key=key, Body=body, Metadata=names)
+        return f"s3://{gallery_bucket}/{key}"
+
+    return put
+
+
+@pytest.fixture(scope="module")
+def rows(put) -> list[dict]:
+    """What a transfer returns for four images, and then for objects that are not what they are said to be."""
+    rows = []
+    for index, prompt in enumerate(PROMPTS):
+        name = f"img_{index}"
+        uri = put(f"{name}.png", png(), getimg_generation_id=name, getimg_index="0")
+        rows.append(_row(uri, name, prompt))
+    for name, body, metadata in (
+        ("another", png(), {"getimg_generation_id": "img_0", "getimg_index": "0"}),
+        ("another-index", png(), {"getimg_generation_id": "another-index", "getimg_index": "1"}),
+        ("foreign", png(), {}),
+        ("page", b"<html><script>alert(1)</script>", {"getimg_generation_id": "page", "getimg_index": "0"}),
+        (
+            "svg",
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            {"getimg_generation_id": "svg", "getimg_index": "0"},
+        ),
+    ):
+        rows.append(_row(put(name, body, **metadata), name, name))
+    rows.append(_row("s3://nowhere/at-all.png", "missing", "missing"))
+    rows.append(_row("file:///etc/passwd", "local", "local"))
+    return rows
+
+
+def _row(uri: str, generation_id: str, prompt: str) -> dict:
+    return {
+        "uri": uri,
+        "generation_id": generation_id,
+        "index": 0,
+        "model": "seedream-5-lite",
+        "bytes": 12345,
+        "width": 1024,
+        "height": 640,
+        "cost": 0.04,
+        "aws_conn_id": "aws_gallery",
+        "request": {"model": "seedream-5-lite", "prompt": prompt, "labels": {"sku": "<b>9</b>"}},
+    }
+
+
+@pytest.fixture(scope="module")
+def summary(put) -> dict:
+    """What a batch returns: 30 images in a manifest."""
+    lines = []
+    for index in range(30):
+        name = f"batch_{index}"
+        uri = put(f"batch/{name}.png", png("blue"), getimg_generation_id=name, getimg_index="0")
+        request = {"model": "other-model", "prompt": f"picture {index} of a batch"}
+        lines.append(
+            {"row": index, "outcome": "saved", "request": request, "generation_id": name, "uri": uri}
+        )
+    lines.append({"row": 30, "outcome": "failed", "request": {}, "generation_id": None, "error": "no"})
+    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    return {"manifest": put("batch/manifest.jsonl", text, getimg_manifest="1"), "aws_conn_id": "aws_gallery"}
+
+
+@pytest.fixture(scope="module")
+def airflow_app(seaweedfs: SeaweedFS, rows: list[dict], summary: dict, put) -> Iterator[FastAPI]:
+    """Airflow's API server with one run on record."""
+    from airflow.api_fastapi.app import create_app, purge_cached_app
+    from airflow.sdk import DAG, get_current_context, task
+
+    from airflow_provider_getimg.testing.database import create_database
+
+    create_database()
+    line = json.dumps({"uri": rows[0]["uri"], "generation_id": "img_0"}).encode()
+    unmarked = {"manifest": put("not-a-manifest.jsonl", line), "aws_conn_id": "aws_gallery"}
+    with DAG(DAG_ID, schedule=None) as dag:
+
+        def record(name: str, value: object) -> None:
+            @task(task_id=name)
+            def push() -> object:
+                get_current_context()["ti"].xcom_push(key="getimg_images", value=1)
+                return value
+
+            push()
+
+        record("transfer", rows)
+        record("batch", summary)
+        record("unmarked_manifest", unmarked)
+        record("nothing", "no record of ours")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_AWS_GALLERY", seaweedfs.aws_connection())
+        patch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "a secret of the tests, long enough for HS512 " * 2)
+        from datetime import UTC, datetime
+
+        DagRunner(keep_runs=True)(dag, logical_date=datetime(2026, 1, 1, tzinfo=UTC))
+        yield create_app(apps="core")
+        purge_cached_app()
+
+
+@pytest.fixture(scope="module")
+def client_of(airflow_app: FastAPI) -> Callable[[str | None], TestClient]:
+    """Return a client of a user with a role of Airflow's simple auth manager; None: without a login."""
+    from airflow.api_fastapi.app import get_auth_manager
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from fastapi.testclient import TestClient
+
+    def client_of(role: str | None) -> TestClient:
+        client = TestClient(airflow_app, base_url="http://testserver", raise_server_exceptions=False)
+        if role is not None:
+            user = SimpleAuthManagerUser(username=role or "nobody", role=role or None)
+            client.cookies.set("_token", get_auth_manager().generate_jwt(user))
+        return client
+
+    return client_of
+
+
+@pytest.fixture(scope="module")
+def viewer(client_of) -> TestClient:
+    return client_of("viewer")
+
+
+@pytest.fixture(scope="module")
+def run_id(viewer: TestClient) -> str:
+    return viewer.get(f"/api/v2/dags/{DAG_ID}/dagRuns").json()["dag_runs"][0]["dag_run_id"]
