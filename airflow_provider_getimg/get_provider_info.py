@@ -7,7 +7,7 @@ from typing import Any
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's metadata: its connection form, operators, sensors and links."""
+    """Return the provider's metadata: its connection form, operators, sensors, decorators and links."""
     return {
         "package-name": "airflow-provider-getimg",
         "name": "getimg.ai",
@@ -52,6 +52,16 @@ def get_provider_info() -> dict[str, Any]:
                 "target-integration-name": "Amazon Simple Storage Service (S3)",
                 "python-module": "airflow_provider_getimg.transfers.getimg_to_s3",
             }
+        ],
+        "task-decorators": [
+            {
+                "class-name": "airflow_provider_getimg.decorators.image.getimg_image_task",
+                "name": "getimg_image",
+            },
+            {
+                "class-name": "airflow_provider_getimg.decorators.image_batch.getimg_images_to_s3_task",
+                "name": "getimg_images_to_s3",
+            },
         ],
         "extra-links": ["airflow_provider_getimg.links.OpenInS3Link"],
         "connection-types": [

@@ -38,7 +38,8 @@ def listed(
     :raises UnavailableError: S3 could not be reached.
     """
     if isinstance(requests, str) and requests.startswith("s3://"):
-        yield from _read(requests, s3_client, add_fault)
+        for number, request in read_lines("requests", requests, s3_client, add_fault):
+            yield f"{requests} line {number}", request
         return
     if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Sequence):
         raise InvalidInputError(
@@ -56,38 +57,45 @@ def listed(
             )
 
 
-def _read(
-    uri: str, s3_client: Callable[[], S3Client], add_fault: Callable[[str], None]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_lines(
+    name: str, uri: str, s3_client: Callable[[], S3Client], add_fault: Callable[[str], None]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """
+    Yield each object of a JSON Lines file in S3, with the number of its line.
+
+    :param name: The parameter that names the file, for messages.
+    :param add_fault: Called for each line that is no object.
+    :raises InvalidInputError: There is no such file, or it holds too much.
+    :raises UnavailableError: S3 could not be reached.
+    """
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or not key:
-        raise InvalidInputError(f"requests must be s3://bucket/key, got {quote(uri)}.")
+        raise InvalidInputError(f"{name} must be s3://bucket/key, got {quote(uri)}.")
     client = s3_client()
     try:
         answer = client.get_object(Bucket=bucket, Key=key)
         with io.BufferedReader(cast("io.RawIOBase", answer["Body"]), _BUFFER_BYTES) as file:
             if answer["ContentLength"] > REQUESTS_FILE_MAX_BYTES:
                 raise InvalidInputError(
-                    f"requests ({uri}) must be at most {REQUESTS_FILE_MAX_BYTES} bytes (256 MiB), got "
+                    f"{name} ({uri}) must be at most {REQUESTS_FILE_MAX_BYTES} bytes (256 MiB), got "
                     f"{answer['ContentLength']}."
                 )
             # All of it before the first is looked at: a file that is too long is refused at once.
-            read = list(_lines(uri, file, add_fault))
+            read = list(_lines(name, uri, file, add_fault))
     except (ClientError, BotoCoreError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else 0
         final = isinstance(error, ParamValidationError) or status in (400, 403, 404)
         raise (InvalidInputError if final else UnavailableError)(
-            f"requests ({uri}) can't be read from S3: {reason}."
+            f"{name} ({uri}) can't be read from S3: {reason}."
         ) from None
-    for number, request in read:
-        yield f"{uri} line {number}", request
+    yield from read
 
 
 def _lines(
-    uri: str, file: BinaryIO, add_fault: Callable[[str], None]
+    name: str, uri: str, file: BinaryIO, add_fault: Callable[[str], None]
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     number = 0
     while line := file.readline(LINE_MAX_BYTES + 1):
@@ -95,7 +103,7 @@ def _lines(
         if len(line) > LINE_MAX_BYTES:
             raise InvalidInputError(f"{uri} line {number} must be at most {LINE_MAX_BYTES} bytes, got more.")
         if number > MAX_REQUESTS:
-            raise InvalidInputError(f"requests ({uri}) must be at most {MAX_REQUESTS} lines, got more.")
+            raise InvalidInputError(f"{name} ({uri}) must be at most {MAX_REQUESTS} lines, got more.")
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not line.strip():

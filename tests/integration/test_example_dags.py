@@ -61,7 +61,7 @@ def test_daily_image(airflow_stack: Airflow, simulator: GetimgSimulator, seaweed
     assert picture.width / picture.height == pytest.approx(3 / 2, rel=0.01)
     [post] = simulator.ledger.raw()["posts"]
     assert post["prompt"].startswith("A postcard for ")
-    assert set(answer) == {"id", "status", "model", "data", "usage"}
+    assert set(answer) == {"id", "status", "model", "data", "usage", "request"}
     assert set(answer["data"][0]) == {"url", "mime_type", "width", "height", "deletes_at"}
     assert set(answer["usage"]) == {"total_cost", "unit_price", "quantity", "billable_unit"}
     assert answer["id"] == post["id"] == row["generation_id"]

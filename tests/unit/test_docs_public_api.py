@@ -18,9 +18,9 @@ ROWS = re.findall(r"^- `([\w.]+)`: ((?:`\w+`,?\s+)+)", PAGE, re.MULTILINE)
 LISTED = {f"airflow_provider_getimg.{module}": re.findall(r"`(\w+)`", names) for module, names in ROWS}
 
 # Kinds of modules that DAGs import from: each is public. Triggers are started by operators alone.
-KINDS = ("hooks", "operators", "sensors", "transfers")
+KINDS = ("decorators", "hooks", "operators", "sensors", "transfers")
 # What the rest of the package uses.
-INTERNAL_MODULES = {"airflow_provider_getimg.hooks.masking"}
+INTERNAL_MODULES = {"airflow_provider_getimg.decorators.task", "airflow_provider_getimg.hooks.masking"}
 INTERNAL = {
     "airflow_provider_getimg.api.settings": {
         "checked_api_key",

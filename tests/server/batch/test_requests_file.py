@@ -118,7 +118,7 @@ def test_a_file_that_is_not_there(seaweedfs, bucket, uri):
 
 
 def test_a_store_that_is_away_is_worth_a_retry(file, monkeypatch):
-    def broken(uri: str, opened: Any, add_fault: Callable[[str], None]) -> list[Any]:
+    def broken(name: str, uri: str, opened: Any, add_fault: Callable[[str], None]) -> list[Any]:
         from botocore.exceptions import ReadTimeoutError
 
         raise ReadTimeoutError(endpoint_url="http://a.test")

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``@task.getimg_image``: a function that returns a request, and a task that generates the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from airflow.providers.common.compat.sdk import DecoratedOperator
+
+from airflow_provider_getimg.decorators.task import GetimgTask, call
+from airflow_provider_getimg.hooks.masking import mask_signed_urls
+from airflow_provider_getimg.operators.image import GenerateImageOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from airflow.providers.common.compat.sdk import Context, TaskDecorator
+
+
+class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
+    """
+    Call a function for the request, then do as :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` does.
+
+    :param python_callable: Returns the request: a prompt, or a dict of the operator's ``model``, ``prompt``,
+        ``aspect_ratio``, ``resolution``, ``output_format``, ``images`` and ``labels``. It is called in each try, and what it
+        returns is no template.
+    :param model: For a request that names none. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *GenerateImageOperator.template_fields,
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
+    custom_operator_name = "@task.getimg_image"
+    # The request is known, and shown, once the function has run.
+    overwrite_rtif_after_execution = True
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        model: str | None = None,
+        prompt: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(python_callable=python_callable, model=model, prompt=prompt, **kwargs)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Call the function, then generate.
+
+        :raises InvalidInputError: The function returned no request.
+        :raises GetimgError: Its message says what happened and whether it was billed.
+        """
+        from airflow_provider_getimg.api.errors import InvalidInputError
+        from airflow_provider_getimg.api.quote import quote
+        from airflow_provider_getimg.durable.request_spec import FIELDS
+        from airflow_provider_getimg.s3.labels import LABELS
+
+        request = call(self.python_callable, self.op_args, self.op_kwargs, context)
+        if isinstance(request, str):
+            request = {"prompt": request}
+        if not isinstance(request, Mapping):
+            raise InvalidInputError(
+                f"The function of @task.getimg_image must return a prompt or a dict, got {quote(request)}."
+            )
+        known = (*FIELDS, LABELS)
+        for name, value in request.items():
+            if name not in known:
+                raise InvalidInputError(
+                    f"{quote(name)} is not a known field of a request. Known fields: {', '.join(known)}."
+                )
+            setattr(self, name, value)
+        # As is done with what is rendered.
+        mask_signed_urls(request)
+        answer: dict[str, Any] = super().execute(context)
+        return answer
+
+
+def getimg_image_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
+    """
+    Make a task of a function that returns a request: ``@task.getimg_image``.
+
+    :param python_callable: The function.
+    :param kwargs: Parameters of ``GenerateImageOperator``.
+    """
+    if python_callable is None:
+        return cast("TaskDecorator", partial(getimg_image_task, **kwargs))
+    made = GetimgTask(
+        function=python_callable,
+        operator_class=_GenerateImageDecoratedOperator,
+        # A "-> dict" of the function speaks of the request.
+        multiple_outputs=kwargs.pop("multiple_outputs", False),
+        kwargs=kwargs,
+        decorator_name="@task.getimg_image",
+    )
+    return cast("TaskDecorator", made)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``@task.getimg_images_to_s3``: a function that returns requests, and a task that generates and saves the images."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from airflow.providers.common.compat.sdk import DecoratedOperator
+
+from airflow_provider_getimg.decorators.task import GetimgTask, call
+from airflow_provider_getimg.hooks.masking import Redacted
+from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from airflow.providers.common.compat.sdk import Context, TaskDecorator
+
+
+class _GenerateImagesToS3DecoratedOperator(DecoratedOperator, GenerateImagesToS3Operator):
+    """
+    Call a function for the requests, then do as
+    :class:`~airflow_provider_getimg.operators.image_batch.GenerateImagesToS3Operator` does.
+
+    :param python_callable: Returns what the operator takes as ``requests``; a prompt may stand for a request. It is called in
+        each try, and what it returns is no template.
+    """  # noqa: D205
+
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *GenerateImagesToS3Operator.template_fields,
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **DecoratedOperator.template_fields_renderers,
+        **GenerateImagesToS3Operator.template_fields_renderers,
+    }
+    custom_operator_name = "@task.getimg_images_to_s3"
+    # The requests are known, and shown, once the function has run.
+    overwrite_rtif_after_execution = True
+
+    def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
+        super().__init__(python_callable=python_callable, requests=None, **kwargs)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Call the function, then generate and save.
+
+        :raises GetimgError: Its message says what failed, what it cost, and what to do.
+        """
+        requests = call(self.python_callable, self.op_args, self.op_kwargs, context)
+        if isinstance(requests, list | tuple):
+            requests = [{"prompt": request} if isinstance(request, str) else request for request in requests]
+            self.requests = Redacted(requests)
+        else:
+            self.requests = requests
+        summary: dict[str, Any] = super().execute(context)
+        return summary
+
+
+def getimg_images_to_s3_task(
+    python_callable: Callable[..., Any] | None = None, **kwargs: Any
+) -> TaskDecorator:
+    """
+    Make a task of a function that returns requests: ``@task.getimg_images_to_s3``.
+
+    :param python_callable: The function.
+    :param kwargs: Parameters of ``GenerateImagesToS3Operator``.
+    """
+    if python_callable is None:
+        return cast("TaskDecorator", partial(getimg_images_to_s3_task, **kwargs))
+    made = GetimgTask(
+        function=python_callable,
+        operator_class=_GenerateImagesToS3DecoratedOperator,
+        # A "-> list" or "-> dict" of the function speaks of the requests.
+        multiple_outputs=kwargs.pop("multiple_outputs", False),
+        kwargs=kwargs,
+        decorator_name="@task.getimg_images_to_s3",
+    )
+    return cast("TaskDecorator", made)

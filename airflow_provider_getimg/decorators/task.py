@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A TaskFlow task that keeps its operator's retries when it is mapped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
+from airflow.sdk.bases.decorator import _TaskDecorator
+
+from airflow_provider_getimg.retry import RETRY_POLICY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import XComArg
+
+#: As the operators have them.
+RETRIES = 3
+
+
+class GetimgTask(_TaskDecorator[..., Any, Any]):
+    """
+    A decorated function.
+
+    Airflow gives a mapped task of it none of the operator's own defaults: these are added here, where neither the task nor
+    ``default_args`` sets them.
+    """
+
+    def expand(self, **map_kwargs: Any) -> XComArg:
+        """Map it over lists."""
+        return _with_retries(super().expand(**map_kwargs))
+
+    def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> XComArg:
+        """Map it over a list of dicts."""
+        return _with_retries(super().expand_kwargs(kwargs, strict=strict))
+
+
+def _with_retries(mapped: Any) -> XComArg:
+    defaults = mapped.operator.partial_kwargs
+    defaults.setdefault("retries", RETRIES)
+    defaults.setdefault("retry_policy", RETRY_POLICY)
+    result: XComArg = mapped
+    return result
+
+
+def call(function: Callable[..., Any], op_args: Any, op_kwargs: Any, context: Context) -> Any:
+    """Call the decorated function with its arguments, and with what it takes of the context."""
+    context_merge(context, op_kwargs)
+    return function(*op_args, **determine_kwargs(function, op_args, context))
