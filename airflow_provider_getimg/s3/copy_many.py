@@ -8,10 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from airflow_provider_getimg.api.errors import GetimgError, TransferError, TransferIncompleteError
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.s3.download import capital
@@ -111,6 +107,11 @@ def _failure(copies: Sequence[TransferItem], failures: dict[TransferItem, Getimg
 
 
 def _table(copies: Sequence[TransferItem], outcomes: dict[TransferItem, Saved | GetimgError]) -> str:
+    # A failure alone needs them.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("generation", "file", "saved", "object, or why not", title="Files", box=box.ASCII)
     for copy in copies:
         outcome = outcomes[copy]

@@ -23,6 +23,7 @@ from airflow_provider_getimg.s3.spool import MEMORY_BYTES
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 from tests.support.raw_servers import RawServer
 from tests.support.raw_servers import answer as raw_answer
+from tests.support.s3_faults import S3FaultProxy
 
 if TYPE_CHECKING:
     from airflow_provider_getimg.testing import GetimgSimulator
@@ -239,6 +240,26 @@ def test_a_retry_downloads_only_what_is_missing(simulator, seaweedfs, bucket, ge
     assert [row["generation_id"] for row in rows] == [answer["id"] for answer in answers]
     play(simulator, kind="status", status=500, times=99)
     assert transfer(answers, try_number=3) == rows
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+@pytest.mark.parametrize("may_list", [True, False], ids=["may list", "may not list"])
+def test_many_keys_are_looked_at_by_one_listing(
+    simulator, seaweedfs, generate, transfer, monkeypatch, if_exists, may_list
+):
+    answers = generate(20)
+    rows = transfer(answers[:3])
+    with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
+        if not may_list:
+            proxy.set_faults(
+                [{"kind": "status", "code": "AccessDenied", "operation": "ListObjectsV2", "times": 9}]
+            )
+        assert transfer(answers, if_exists=if_exists)[:3] == rows
+        operations = proxy.operations()
+    assert operations.count("ListObjectsV2") == 1
+    assert operations.count("HeadObject") == (3 if may_list else 20)
+    assert operations.count("PutObject") == 17
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
