@@ -63,7 +63,10 @@ def get_provider_info() -> dict[str, Any]:
                 "name": "getimg_images_to_s3",
             },
         ],
-        "extra-links": ["airflow_provider_getimg.links.OpenInS3Link"],
+        "extra-links": [
+            "airflow_provider_getimg.links.ImagesLink",
+            "airflow_provider_getimg.links.OpenInS3Link",
+        ],
         "connection-types": [
             {
                 "connection-type": "getimg",

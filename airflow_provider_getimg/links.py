@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from airflow.providers.common.compat.sdk import BaseOperatorLink
+from airflow.providers.common.compat.sdk import BaseOperatorLink, conf
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
@@ -26,6 +26,23 @@ class OpenInS3Link(BaseOperatorLink):
         Called in the worker at the end of each try, with the operator that has just run.
         """
         return getattr(operator, "s3_console_url", "")
+
+
+class ImagesLink(BaseOperatorLink):
+    """The images that a task saved, in the gallery within Airflow."""
+
+    name = "Images"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the gallery's URL for this task alone. Called in the worker at the end of each try."""
+        base: str = conf.get("api", "base_url", fallback="") or ""
+        which = {
+            "dag": ti_key.dag_id,
+            "run": ti_key.run_id,
+            "task": ti_key.task_id,
+            "map_index": ti_key.map_index,
+        }
+        return f"{base.rstrip('/')}/getimg/images/?{urlencode(which)}"
 
 
 def console_url(bucket: str, keys: list[str], region: str = "") -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.links import OpenInS3Link, console_url
+from airflow_provider_getimg.links import ImagesLink, OpenInS3Link, console_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ else:
 class SavesToS3Mixin(BaseOperator):
     """For an operator with ``getimg_conn_id`` and ``aws_conn_id``."""
 
-    operator_extra_links = (OpenInS3Link(),)
+    operator_extra_links = (ImagesLink(), OpenInS3Link())
 
     getimg_conn_id: str
     aws_conn_id: str | None

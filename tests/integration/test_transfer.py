@@ -518,7 +518,7 @@ def test_each_object_is_an_event_of_the_outlets(bucket, generate, context):
 def test_a_store_of_one_s_own_has_no_page_in_the_console(bucket, generate, context):
     operator = TransferToS3Operator(task_id="save", generation=generate(), s3_bucket=bucket, s3_key=KEY)
     operator.execute(context())
-    [link] = operator.operator_extra_links
+    [_, link] = operator.operator_extra_links
     assert link.get_link(operator, ti_key=None) == ""
 
 
