@@ -101,10 +101,11 @@ def matrix(session: nox.Session, versions: str) -> None:
 
 @nox.session
 def release(session: nox.Session) -> None:
-    """Install the wheel in dist/ with nothing but what it asks for, and run the example DAGs."""
+    """Install the wheel in dist/ with what it and the example DAGs ask for, and run these."""
     [wheel] = (REPOSITORY / "dist").glob("*.whl")
     folder = isolate(session)
-    session.install(f"{wheel}[simulator]")
+    # An example reads a table; the driver of its database is up to the user.
+    session.install(f"{wheel}[simulator]", "apache-airflow-providers-sqlite")
     checked_versions(session)
     listed = session.run(
         "airflow", "providers", "list", "--output=json", silent=True, env={"AIRFLOW_HOME": str(folder)}

@@ -37,7 +37,7 @@ from airflow_provider_getimg.api.pricing import image_price
 from airflow_provider_getimg.testing.server import SimulatorError, SimulatorProcess
 from devstack import Airflow, SeaweedFS, StackError
 from devstack.cluster.health import Health
-from devstack.example_dags import put_photo
+from devstack.example_dags import make_catalogue, put_photo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +123,7 @@ class Demo:
         if self.keep:
             self._say(
                 f"Airflow stays up at {airflow.url} (no login needed) until Ctrl-C.\n"
-                "The connections getimg_default and aws_default, and the Variable getimg_bucket, come from the "
+                "The connections getimg_default, aws_default and getimg_catalogue, and the Variable getimg_bucket, come from the "
                 "environment: the pages under Admin don't list them.\n"
                 "A DAG runs when you trigger it, or when an asset does; schedules by time are off."
             )
@@ -182,6 +182,7 @@ class Demo:
             env={
                 "AIRFLOW_CONN_GETIMG_DEFAULT": getimg,
                 "AIRFLOW_CONN_AWS_DEFAULT": aws,
+                "AIRFLOW_CONN_GETIMG_CATALOGUE": make_catalogue(self.folder / "catalogue.db"),
                 "AIRFLOW_VAR_GETIMG_BUCKET": bucket,
             },
             keep_aws=self.bucket is not None,

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import sqlite3
 import subprocess
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 BUCKET = "getimg-examples"
 # Named by the parameter `photo` of getimg_reference_images.
 PHOTO = "getimg/reference/product.png"
+# The table of getimg_catalogue_from_sql.
+PRODUCTS = {"A-17": "a teapot", "B-02": "a kettle", "C-33": "a milk jug"}
 COMMAND_SECONDS = 240.0
 MAKE_NO_IMAGE = {"getimg_asset_consumer", "getimg_check_balance"}
 
@@ -53,6 +58,7 @@ def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, 
         env = _environment(venv, home, dags) | {
             "AIRFLOW_CONN_GETIMG_DEFAULT": process.connection(),
             "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
+            "AIRFLOW_CONN_GETIMG_CATALOGUE": make_catalogue(home / "catalogue.db"),
             "AIRFLOW_VAR_GETIMG_BUCKET": BUCKET,
         }
         _airflow(env, home, "db", "migrate")
@@ -75,6 +81,17 @@ def put_photo(client: S3Client, bucket: str) -> None:
     photo = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(photo, "PNG")
     client.put_object(Bucket=bucket, Key=PHOTO, Body=photo.getvalue())
+
+
+def make_catalogue(path: Path) -> str:
+    """Make the database that ``getimg_catalogue_from_sql`` reads, and return the connection to it."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(
+            "CREATE TABLE products (sku VARCHAR(100) PRIMARY KEY, name VARCHAR(500) NOT NULL, picture VARCHAR(2000))"
+        )
+        database.executemany("INSERT INTO products (sku, name) VALUES (?, ?)", PRODUCTS.items())
+        database.commit()
+    return json.dumps({"conn_type": "sqlite", "host": str(path)})
 
 
 def _environment(venv: Path, home: Path, dags: Path) -> dict[str, str]:
