@@ -290,6 +290,7 @@ def test_a_batch_returns_a_summary_and_leaves_a_manifest(simulator, seaweedfs, r
         "total_cost": pytest.approx(12 * PRICE),
         "manifest": manifest,
         "uris": uris,
+        "aws_conn_id": "aws_default",
     }
     check_complete(simulator, seaweedfs, prefix, summary)
     lines = manifest_of(seaweedfs, manifest)

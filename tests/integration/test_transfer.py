@@ -111,6 +111,8 @@ def test_every_file_is_saved_as_it_is(simulator, seaweedfs, bucket, generate, tr
         "generation_id": answers[0]["id"],
         "index": 0,
         "model": "seedream-5-lite",
+        "cost": 0.04,
+        "aws_conn_id": "aws_default",
     }
     assert head["ContentType"] == "image/png"
     assert head["Metadata"]["getimg-generation-id"] == answers[0]["id"]

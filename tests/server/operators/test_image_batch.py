@@ -550,11 +550,11 @@ class TestFailures:
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
 
     def test_of_the_network_stop_the_paying_at_the_first(self, bench):
-        inside = [{"$file": 0, "url": "https://10.1.2.3/x?sig=abc"}]
+        inside = [{"$file": 0, "url": "https://10.1.2.3/x?sig=signature"}]
         play(bench.simulator, {"on": "image", "kind": "answer", "data": inside, "times": 99})
         error = bench.failure(rows(60), concurrency=2)
         assert "which is neither the connection's base URL nor in its allowed_networks" in str(error)
-        assert "abc" not in str(error)
+        assert "sig=" not in str(error)
         # What was on its way with it.
         assert 1 <= bench.posts() <= 4
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
