@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images of a batch in Airflow's own UI: found, looked at, and nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.conftest import STACK_BUCKET
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Locator, Page
+
+    from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import Airflow
+
+PROMPT = "<b>A red fox</b> & its den"
+
+
+@pytest.fixture
+def saved(airflow_stack: Airflow, simulator: GetimgSimulator) -> str:
+    """Save the three images of a batch, and return the run's id."""
+    airflow_stack.wait_for_dag("batch")
+    airflow_stack.unpause("batch")
+    requests = [{"prompt": f"{PROMPT} {number}", "labels": {"sku": f"A-{number}"}} for number in range(3)]
+    key = "gallery/{sku}.{extension}"
+    run_id = airflow_stack.trigger("batch", conf={"requests": requests, "key": key, "if_exists": "replace"})
+    assert airflow_stack.wait("batch", run_id) == "success"
+    return run_id
+
+
+@pytest.fixture
+def requested(page: Page) -> Iterator[list[str]]:
+    """The URLs that the page asks for."""
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    return urls
+
+
+def expect_drawn(images: Locator, count: int) -> None:
+    """Check that there are so many images, and that each was loaded."""
+    expect(images).to_have_count(count)
+    for number in range(count):
+        images.nth(number).scroll_into_view_if_needed()
+        expect(images.nth(number)).to_have_js_property("complete", value=True)
+        assert images.nth(number).evaluate("(image) => image.naturalWidth") > 0
+
+
+def test_from_airflows_menu_to_one_image(
+    airflow_stack: Airflow, saved: str, page: Page, requested: list[str]
+):
+    page.goto(airflow_stack.url)
+    page.get_by_role("button", name="Browse").click()
+    link = page.get_by_role("menuitem", name="Images")
+    expect(link).to_be_visible()
+    page.goto(f"{airflow_stack.url}/getimg/images/?run={saved.replace('+', '%2B')}")
+    expect_drawn(page.get_by_role("img"), 3)
+    page.get_by_role("img", name=f"{PROMPT} 1").click()
+    expect(page.get_by_role("figure")).to_contain_text(f"{PROMPT} 1")
+    expect(page.locator("dl")).to_contain_text("0.04 USD")
+    expect(page.locator("dl")).to_contain_text(f"s3://{STACK_BUCKET}/gallery/A-1.")
+    expect_drawn(page.get_by_role("img"), 1)
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("figure")).to_contain_text(f"{PROMPT} 2")
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("figure")).to_contain_text(f"{PROMPT} 1")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("heading", name="Images")).to_be_visible()
+    hosts = {urlsplit(url).hostname for url in requested if url.startswith("http")}
+    assert hosts == {"127.0.0.1"}
+
+
+def test_a_task_leads_to_its_images(airflow_stack: Airflow, saved: str, page: Page):
+    page.goto(f"{airflow_stack.url}/dags/batch/runs/{saved}/tasks/generate/details")
+    link = page.get_by_role("link", name="Images", exact=True)
+    expect(link).to_be_visible()
+    address = link.get_attribute("href")
+    assert address is not None
+    page.goto(address)
+    expect(page.get_by_role("img")).to_have_count(3)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone(airflow_stack: Airflow, saved: str, browser: Browser, scheme: str):
+    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    try:
+        page = context.new_page()
+        page.goto(f"{airflow_stack.url}/")
+        page.goto(f"{airflow_stack.url}/getimg/images/?run={saved.replace('+', '%2B')}")
+        expect(page.get_by_role("img")).to_have_count(3)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        red = int(re.findall(r"\d+", colour)[0])
+        assert (red < 128) == (scheme == "dark")
+    finally:
+        context.close()
