@@ -34,7 +34,8 @@ def free_ports(count: int, *, with_grpc: bool = False) -> list[int]:
     :param with_grpc: Only ports whose gRPC neighbour (10000 above) is free as well.
     """
     found: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
+    # Not of the chance that tests may have made the same everywhere.
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
         if is_free(port) and (not with_grpc or is_free(port + GRPC_OFFSET)):
             found.append(port)
             if len(found) == count:

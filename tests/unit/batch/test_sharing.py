@@ -21,6 +21,15 @@ LATENCIES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def chance(monkeypatch) -> random.Random:
+    """Chance that is the same in each run, for the limits as well; the other tests' is left alone."""
+    chance = random.Random(7)
+    monkeypatch.setattr("airflow_provider_getimg.batch.concurrency_limit.random", chance)
+    monkeypatch.setattr("airflow_provider_getimg.retry.random", chance)
+    return chance
+
+
 @dataclass
 class Batch:
     """A batch: its rows, when it begins, and what became of its requests."""
@@ -48,7 +57,7 @@ def run(
     batches: list[Batch],
     slots: list[tuple[float, int]],
     seconds: tuple[float, float],
-    seed: int,
+    chance: random.Random,
     *,
     sees_others: bool = False,
 ) -> None:
@@ -59,8 +68,6 @@ def run(
     :param seconds: How long an image takes, at least and at most.
     :param sees_others: Whether responses show that others send, too, as ``X-RateLimit-Remaining`` does.
     """
-    chance = random.Random(seed)
-    random.seed(seed)
     now, held = 0.0, 0
     events: list[tuple[float, int, Batch, float | None, int]] = []
     number = count()
@@ -100,19 +107,19 @@ def last_row_sent(batches: list[Batch]) -> float:
 
 @pytest.mark.parametrize("seconds", LATENCIES)
 @pytest.mark.parametrize("concurrency", [1, 4, 5, 8, 16, 64])
-def test_a_batch_alone_gets_what_the_account_allows(concurrency, seconds):
-    for seed in range(4):
+def test_a_batch_alone_gets_what_the_account_allows(concurrency, seconds, chance):
+    for _ in range(4):
         batch = Batch(100, concurrency=concurrency)
-        run([batch], [(0, 5)], seconds, seed)
+        run([batch], [(0, 5)], seconds, chance)
         assert batch.slots(0, last_row_sent([batch])) >= 0.97 * min(concurrency, 5)
         assert batch.refused <= 0.05 * (100 + batch.refused) + 1
 
 
 @pytest.mark.parametrize("seconds", LATENCIES)
-def test_two_batches_that_begin_together_share(seconds):
-    for seed in range(4):
+def test_two_batches_that_begin_together_share(seconds, chance):
+    for _ in range(4):
         batches = [Batch(100), Batch(100, seconds[0] / 100)]
-        run(batches, [(0, 5)], seconds, seed, sees_others=True)
+        run(batches, [(0, 5)], seconds, chance, sees_others=True)
         end = last_row_sent(batches)
         assert sum(batch.slots(0, end) for batch in batches) >= 0.9 * 5
         together = min(batch.ended_at for batch in batches)
@@ -120,21 +127,21 @@ def test_two_batches_that_begin_together_share(seconds):
         assert min(batch.slots(0, together) for batch in batches) >= 5 / 4
 
 
-def test_a_batch_and_single_images_that_come_late_are_not_starved():
-    for seed in range(4):
+def test_a_batch_and_single_images_that_come_late_are_not_starved(chance):
+    for _ in range(4):
         late = [Batch(100, 200.0), Batch(1, 215.0), Batch(1, 230.0)]
         batches = [Batch(200), *late]
-        run(batches, [(0, 5)], (25.0, 35.0), seed, sees_others=True)
+        run(batches, [(0, 5)], (25.0, 35.0), chance, sees_others=True)
         assert sum(batch.slots(0, last_row_sent(batches)) for batch in batches) >= 0.9 * 5
         assert late[0].slots(200, min(batches[0].ended_at, late[0].ended_at)) >= 5 / 4
         # Four minutes, where an image takes half a one.
         assert max(min(begin for begin, _ in batch.images) - batch.begins_at for batch in late) < 240
 
 
-def test_a_limit_that_falls_and_rises_is_followed():
-    for seed in range(4):
+def test_a_limit_that_falls_and_rises_is_followed(chance):
+    for _ in range(4):
         batch = Batch(400, concurrency=16)
-        run([batch], [(0, 8), (600, 3), (1200, 8)], (25.0, 35.0), seed)
+        run([batch], [(0, 8), (600, 3), (1200, 8)], (25.0, 35.0), chance)
         assert batch.slots(0, 600) >= 0.97 * 8
         assert batch.slots(600, 1200) >= 0.97 * 3
         assert batch.slots(1200, last_row_sent([batch])) >= 0.8 * 8
