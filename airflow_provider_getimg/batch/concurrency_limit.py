@@ -72,12 +72,17 @@ class ConcurrencyLimit:
         """Whether a request was refused so far."""
         return self._refused_at is not None
 
+    @property
+    def is_crowded_out(self) -> bool:
+        """Whether other tasks have all slots, as far as is known."""
+        return self._crowded_out_at is not None
+
     def allows(self, in_flight: int, now: float) -> bool:
         """Return whether one more request may be sent. One beyond the limit is a look for one more slot."""
         slots = self.value - 1 if now < self._gap_until else self.value
         if in_flight < slots:
             return True
-        if self.value >= self._most or self._crowded_out_at is not None:
+        if self.value >= self._most or self.is_crowded_out:
             return False
         if now < self._gap_until or now < self._next_slot_at:
             return False

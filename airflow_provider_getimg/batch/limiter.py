@@ -72,8 +72,6 @@ class RateLimiter:
         self._next_send_at = 0.0
         # Connections that were not made, one after another.
         self._unreachable = 0
-        # Whether other tasks have all slots of the account.
-        self._is_crowded_out = False
         self._held = False
 
     @property
@@ -93,7 +91,7 @@ class RateLimiter:
             wait = self._wait()
             if self._held:
                 return "waiting for billed images to be saved"
-            if self._is_crowded_out:
+            if self._limit.is_crowded_out:
                 return f"waiting for a slot ({_CROWDED_OUT})"
             if wait < 1:
                 return ""
@@ -150,7 +148,6 @@ class RateLimiter:
             now = self._clock()
             self._answered += 1
             self._unreachable = 0
-            self._is_crowded_out = False
             self._limit.on_response(seconds, now)
             if rate_limit is not None and self._window.on_response(now, rate_limit):
                 self._limit.on_shared(now)
@@ -173,9 +170,9 @@ class RateLimiter:
                 self._close_until(now + max(error.retry_after, MIN_WAIT), "getimg.ai limits requests")
                 return
             others = self._in_flight - 1 + answered
+            was_crowded_out = self._limit.is_crowded_out
             self._opens_at = max(self._opens_at, now + self._limit.on_refused(others, now))
-            if not others and not self._is_crowded_out:
-                self._is_crowded_out = True
+            if self._limit.is_crowded_out and not was_crowded_out:
                 self._log.info(
                     "%s: looking for a free one again and again. Nothing was billed.", _CROWDED_OUT
                 )

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import DecoratedOperator
 
-from airflow_provider_getimg.decorators.task import GetimgTask, call
+from airflow_provider_getimg.decorators.task import call, make_task
 from airflow_provider_getimg.hooks.masking import mask_signed_urls
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 
@@ -87,14 +86,9 @@ def getimg_image_task(python_callable: Callable[..., Any] | None = None, **kwarg
     :param python_callable: The function.
     :param kwargs: Parameters of ``GenerateImageOperator``.
     """
-    if python_callable is None:
-        return cast("TaskDecorator", partial(getimg_image_task, **kwargs))
-    made = GetimgTask(
-        function=python_callable,
-        operator_class=_GenerateImageDecoratedOperator,
-        # A "-> dict" of the function speaks of the request.
-        multiple_outputs=kwargs.pop("multiple_outputs", False),
-        kwargs=kwargs,
-        decorator_name="@task.getimg_image",
+    return make_task(
+        _GenerateImageDecoratedOperator,
+        _GenerateImageDecoratedOperator.custom_operator_name,
+        python_callable,
+        kwargs,
     )
-    return cast("TaskDecorator", made)

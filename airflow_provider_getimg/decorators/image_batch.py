@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import DecoratedOperator
 
-from airflow_provider_getimg.decorators.task import GetimgTask, call
+from airflow_provider_getimg.decorators.task import call, make_task
 from airflow_provider_getimg.hooks.masking import Redacted
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 
@@ -67,14 +66,9 @@ def getimg_images_to_s3_task(
     :param python_callable: The function.
     :param kwargs: Parameters of ``GenerateImagesToS3Operator``.
     """
-    if python_callable is None:
-        return cast("TaskDecorator", partial(getimg_images_to_s3_task, **kwargs))
-    made = GetimgTask(
-        function=python_callable,
-        operator_class=_GenerateImagesToS3DecoratedOperator,
-        # A "-> list" or "-> dict" of the function speaks of the requests.
-        multiple_outputs=kwargs.pop("multiple_outputs", False),
-        kwargs=kwargs,
-        decorator_name="@task.getimg_images_to_s3",
+    return make_task(
+        _GenerateImagesToS3DecoratedOperator,
+        _GenerateImagesToS3DecoratedOperator.custom_operator_name,
+        python_callable,
+        kwargs,
     )
-    return cast("TaskDecorator", made)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
 from airflow.sdk.bases.decorator import _TaskDecorator
@@ -13,7 +13,7 @@ from airflow_provider_getimg.retry import RETRY_POLICY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, DecoratedOperator, TaskDecorator
     from airflow.sdk import XComArg
 
 #: As the operators have them.
@@ -49,3 +49,30 @@ def call(function: Callable[..., Any], op_args: Any, op_kwargs: Any, context: Co
     """Call the decorated function with its arguments, and with what it takes of the context."""
     context_merge(context, op_kwargs)
     return function(*op_args, **determine_kwargs(function, op_args, context))
+
+
+def make_task(
+    operator_class: type[DecoratedOperator],
+    name: str,
+    function: Callable[..., Any] | None,
+    kwargs: dict[str, Any],
+) -> TaskDecorator:
+    """
+    Return the task that a function becomes; without one, what makes it of a function.
+
+    :param operator_class: Calls the function.
+    :param name: How the decorator is written.
+    :param kwargs: Parameters of the operator.
+    """
+    if function is None:
+        return cast("TaskDecorator", lambda function: make_task(operator_class, name, function, kwargs))
+    kwargs = dict(kwargs)
+    made = GetimgTask(
+        function=function,
+        operator_class=operator_class,
+        # What a function is annotated to return is a request, not what is pushed.
+        multiple_outputs=kwargs.pop("multiple_outputs", False),
+        kwargs=kwargs,
+        decorator_name=name,
+    )
+    return cast("TaskDecorator", made)
