@@ -21,15 +21,9 @@ from airflow_provider_getimg.api.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
-from airflow_provider_getimg.api.types import (
-    REQUEST_MAX_BYTES,
-    Balance,
-    Costs,
-    Generation,
-    ImageRequest,
-    Model,
-    first_fault,
-)
+from airflow_provider_getimg.api.faults import first_fault
+from airflow_provider_getimg.api.requests import REQUEST_MAX_BYTES, ImageRequest
+from airflow_provider_getimg.api.types import Balance, Costs, Generation, Model
 
 if TYPE_CHECKING:
     from airflow_provider_getimg.api.types import _Answer

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.quote import quote
-from airflow_provider_getimg.api.types import MAX_REFERENCE_IMAGES
+from airflow_provider_getimg.api.requests import MAX_REFERENCE_IMAGES
 
 if TYPE_CHECKING:
-    from airflow_provider_getimg.api.types import ImageRequest, Model
+    from airflow_provider_getimg.api.requests import ImageRequest
+    from airflow_provider_getimg.api.types import Model
 
 
 def references_beyond_documented(request: ImageRequest) -> bool:

@@ -13,7 +13,8 @@ from airflow_provider_getimg.api.pricing import image_price
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from airflow_provider_getimg.api.types import ImageRequest, Model
+    from airflow_provider_getimg.api.requests import ImageRequest
+    from airflow_provider_getimg.api.types import Model
 
 
 class Budget:

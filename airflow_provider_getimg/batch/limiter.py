@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_provider_getimg.api.client import GetimgClient
-    from airflow_provider_getimg.api.types import Generation, ImageRequest, RateLimit
+    from airflow_provider_getimg.api.requests import ImageRequest
+    from airflow_provider_getimg.api.types import Generation, RateLimit
 
 #: Seconds between two requests at least, once a limit was met: so few are refused before the first refusal is here.
 SPACING = 0.04

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_getimg.api.errors import InvalidInputError, UnavailableError
 from airflow_provider_getimg.api.quote import quote
-from airflow_provider_getimg.api.types import REQUEST_MAX_BYTES
+from airflow_provider_getimg.api.requests import REQUEST_MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,7 +18,8 @@ from airflow_provider_getimg.batch.row_steps import RowSteps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from airflow_provider_getimg.api.types import Generation, ImageRequest
+    from airflow_provider_getimg.api.requests import ImageRequest
+    from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.batch.history import History
     from airflow_provider_getimg.batch.row_steps import Account, Storage
     from airflow_provider_getimg.batch.rows import Row

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from airflow.sdk.types import Logger
 
-    from airflow_provider_getimg.api.types import Generation, ImageRequest
+    from airflow_provider_getimg.api.requests import ImageRequest
+    from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.durable.ledger import Entry, Ledger
 
 UNKNOWN_OUTCOME = ("fail", "resubmit")

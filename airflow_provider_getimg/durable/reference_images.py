@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_getimg.api.errors import InvalidInputError, UnavailableError
 from airflow_provider_getimg.api.media import HEAD_BYTES, type_of
 from airflow_provider_getimg.api.quote import quote
+from airflow_provider_getimg.api.requests import REFERENCE_IMAGE, REFERENCE_IMAGE_MAX_BYTES, REQUEST_MAX_BYTES
 from airflow_provider_getimg.api.signed_urls import without_query
-from airflow_provider_getimg.api.types import (
-    REFERENCE_IMAGE,
-    REFERENCE_IMAGE_MAX_BYTES,
-    REQUEST_MAX_BYTES,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.durable import reference_images
 from airflow_provider_getimg.durable.ledger import fingerprint
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-#: What a request consists of, as :class:`~airflow_provider_getimg.api.types.ImageRequest` has it.
+#: What a request consists of, as :class:`~airflow_provider_getimg.api.requests.ImageRequest` has it.
 FIELDS = tuple(ImageRequest.model_fields)
 
 

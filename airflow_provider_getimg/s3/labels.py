@@ -13,7 +13,7 @@ from uuid import UUID
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.quote import quote
-from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.s3.keys import PLACEHOLDERS
 
 if TYPE_CHECKING:

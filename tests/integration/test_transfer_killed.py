@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from airflow_provider_getimg.api.client import GetimgClient
-from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.api.requests import ImageRequest
 from tests.conftest import STACK_BUCKET
 from tests.support.s3_faults import S3FaultProxy
 

@@ -17,7 +17,7 @@ import pytest
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.api.client import GetimgClient
-from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.s3 import copier
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 from tests.support.s3_faults import S3FaultProxy

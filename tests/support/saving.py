@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from airflow_provider_getimg.api.client import GetimgClient
-from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 

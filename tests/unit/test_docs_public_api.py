@@ -30,7 +30,6 @@ INTERNAL = {
         "http_client",
         "is_loopback",
     },
-    "airflow_provider_getimg.api.types": {"first_fault"},
     "airflow_provider_getimg.links": {"console_url"},
     "airflow_provider_getimg.retry": {"backoff", "poll_interval", "wait_out_rate_limits"},
 }

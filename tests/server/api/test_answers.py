@@ -14,7 +14,7 @@ import pytest
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.printable import printable
-from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.api.requests import ImageRequest
 from tests.support.raw_servers import RawServer, answer
 
 REQUEST = ImageRequest(model="m", prompt="p")

@@ -15,7 +15,7 @@ import pytest
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.api.client import GetimgClient
-from airflow_provider_getimg.api.types import ImageRequest
+from airflow_provider_getimg.api.requests import ImageRequest
 from tests.support import raw_servers
 
 if TYPE_CHECKING:

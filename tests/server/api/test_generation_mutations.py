@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from airflow_provider_getimg.api import lenient_json
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.errors import OutcomeUnknownError
-from airflow_provider_getimg.api.types import Generation, ImageRequest
+from airflow_provider_getimg.api.requests import ImageRequest
+from airflow_provider_getimg.api.types import Generation
 from tests.support.raw_servers import RawServer, answer
 
 SECRET = "5ec2e75ec2e7"

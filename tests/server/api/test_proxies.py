@@ -11,8 +11,8 @@ import pytest
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.proxies import Proxies
+from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.api.settings import http_client
-from airflow_provider_getimg.api.types import ImageRequest
 from tests.support.raw_servers import Proxy, RawServer, answer, write_certificate
 
 REQUEST = ImageRequest(model="m", prompt="p")

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from airflow_provider_getimg.api.client import GetimgClient
+from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.api.response_heads import ResponseHeads, mended_head
-from airflow_provider_getimg.api.types import ImageRequest
 from tests.support.raw_servers import RawServer
 
 BODY = json.dumps({"id": "img_1", "status": "completed", "data": [{"url": "https://a.test/f"}]}).encode()

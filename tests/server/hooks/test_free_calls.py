@@ -10,7 +10,8 @@ import pytest
 
 from airflow_provider_getimg.api.balance import check_balance
 from airflow_provider_getimg.api.errors import ConnectionConfigError, InsufficientBalanceError
-from airflow_provider_getimg.api.types import Balance, ImageRequest
+from airflow_provider_getimg.api.requests import ImageRequest
+from airflow_provider_getimg.api.types import Balance
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.references import check_references, references_beyond_documented
-from airflow_provider_getimg.api.types import ImageRequest, Model
+from airflow_provider_getimg.api.requests import ImageRequest
+from airflow_provider_getimg.api.types import Model
 
 
 def model(**references: int) -> Model:

@@ -8,8 +8,9 @@ from decimal import Decimal
 import pytest
 
 from airflow_provider_getimg.api.errors import InvalidInputError, RateLimitError
+from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.api.signed_urls import without_query
-from airflow_provider_getimg.api.types import Generation, ImageRequest, Model
+from airflow_provider_getimg.api.types import Generation, Model
 
 ANSWER = {
     "id": "img_1",

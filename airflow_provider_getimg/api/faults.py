@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pydantic found wrong, as a sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_provider_getimg.api.quote import quote
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+# What pydantic found instead of it, by the beginning of its name for the fault.
+_EXPECTED = {
+    "string": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "decimal": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a dict",
+    "model": "a dict",
+    "timezone": "a time with a zone",
+    "datetime": "a time",
+    "date": "a date",
+}
+
+
+def first_fault(error: ValidationError) -> str:
+    """Turn the first fault that pydantic found into a sentence, such as ``prompt must be a text, got 7.``."""
+    fault = error.errors(include_url=False)[0]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    where = where if where.isprintable() else quote(where)
+    if fault["type"] == "value_error":
+        return f"{where} {fault['ctx']['error']}."
+    if fault["type"] == "missing":
+        return f"{where} is missing."
+    if fault["type"] in ("extra_forbidden", "invalid_key"):
+        return f"{where} is not a known field."
+    kind = fault["type"].partition("_")[0]
+    expected = _EXPECTED.get(kind, "something else")
+    return f"{where or 'It'} must be {expected}, got {quote(fault['input'])}."

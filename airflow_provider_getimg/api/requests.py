@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The bodies of billed requests. What the API is known to refuse is refused before anything is sent.
+
+Source of every shape and limit: the vendor's pages "Generate images" and "Generate videos".
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import unicodedata
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.faults import first_fault
+from airflow_provider_getimg.api.quote import quote
+
+PROMPT_MAX_CHARACTERS = 4096
+#: As documented, for models that don't state a limit of their own.
+MAX_REFERENCE_IMAGES = 8
+#: More than any model takes: past this, the catalogue need not be asked.
+REFERENCE_IMAGES_LIMIT = 64
+REFERENCE_IMAGE_MAX_BYTES = 10 * 1024 * 1024
+REQUEST_MAX_BYTES = 25 * 1024 * 1024
+OUTPUT_FORMATS = ("png", "jpeg", "webp")
+REFERENCE_IMAGE = "reference_image"
+
+# Letters and signs that are drawn as nothing: fillers, joiners, blank patterns and selectors of variants.
+_LOOK_EMPTY = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+)
+_DATA_URL_HEAD = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
+
+
+class ReferenceImage(BaseModel):
+    """One reference image: an HTTPS URL, or a data URL of a PNG, JPEG or WebP of at most 10 MiB."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str
+    role: str = REFERENCE_IMAGE
+
+    @field_validator("url")
+    @classmethod
+    def _is_https_or_a_data_url(cls, url: str) -> str:
+        if url.startswith("https://"):
+            return _encodable(url)
+        head = _DATA_URL_HEAD.match(url)
+        if head is None:
+            raise ValueError(
+                "must be an https:// URL, or a data URL (data:image/png;base64,... or the same with jpeg or webp), "
+                f"got {quote(url)}"
+            )
+        try:
+            size = len(base64.b64decode(url[head.end() :], validate=True))
+        except ValueError:
+            raise ValueError("must be a data URL with whole base64, got one that can't be decoded") from None
+        if size > REFERENCE_IMAGE_MAX_BYTES:
+            raise ValueError(
+                f"must be an image of at most {REFERENCE_IMAGE_MAX_BYTES} bytes (10 MiB), got {size}"
+            )
+        return url
+
+    @field_validator("role")
+    @classmethod
+    def _role_is_named(cls, role: str) -> str:
+        return _not_empty(role)
+
+
+class ImageRequest(BaseModel):
+    """
+    The body of ``POST /v2/images/generations``. What is not given is not sent.
+
+    :param model: Model identifier, such as ``seedream-5-lite``.
+    :param prompt: What to draw, 1 to 4096 characters.
+    :param aspect_ratio: Such as ``16:9``; the model's default otherwise.
+    :param resolution: Such as ``2K``; the model's default otherwise.
+    :param output_format: ``png``, ``jpeg`` or ``webp``; the API's default is ``jpeg``.
+    :param images: Reference images: at most 8, or as many as the model takes (``check_references``).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    prompt: str
+    aspect_ratio: str | None = None
+    resolution: str | None = None
+    output_format: str | None = None
+    images: list[ReferenceImage] | None = None
+
+    @classmethod
+    def checked(cls, **fields: Any) -> ImageRequest:
+        """
+        Build a request, or say in one sentence what is wrong with it. None means: not given.
+
+        :raises InvalidInputError: A value that the API is known to refuse.
+        """
+        try:
+            return cls(**{name: value for name, value in fields.items() if value is not None})
+        except ValidationError as error:
+            raise InvalidInputError(first_fault(error)) from None
+
+    @field_validator("model", "aspect_ratio", "resolution")
+    @classmethod
+    def _is_not_empty(cls, text: str) -> str:
+        return _not_empty(text)
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_is_in_range(cls, prompt: str) -> str:
+        _not_empty(prompt)
+        # Nobody means this word, and it would be billed.
+        if prompt.strip() == "None":
+            raise ValueError("must be a description, got 'None': a template rendered nothing")
+        if len(prompt) > PROMPT_MAX_CHARACTERS:
+            raise ValueError(f"must have at most {PROMPT_MAX_CHARACTERS} characters, got {len(prompt)}")
+        return prompt
+
+    @field_validator("output_format")
+    @classmethod
+    def _format_is_known(cls, output_format: str) -> str:
+        if output_format not in OUTPUT_FORMATS:
+            raise ValueError(f"must be 'png', 'jpeg' or 'webp', got {quote(output_format)}")
+        return output_format
+
+    @field_validator("images")
+    @classmethod
+    def _images_are_few(cls, images: list[ReferenceImage]) -> list[ReferenceImage]:
+        if len(images) > REFERENCE_IMAGES_LIMIT:
+            raise ValueError(f"must hold at most {REFERENCE_IMAGES_LIMIT} images, got {len(images)}")
+        return images
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body as it is sent: given fields alone, no ``images`` where the list is empty."""
+        body = self.model_dump(mode="json", exclude_none=True)
+        if not body.get("images"):
+            body.pop("images", None)
+        return body
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    if all(_is_blank(character) for character in text):
+        raise ValueError(f"must not be empty or invisible, got {quote(text)}")
+    return _encodable(text)
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, as a text that was cut has it.
+        raise ValueError(f"must be text that can be encoded, got {quote(text)}") from None
+    return text
+
+
+def _is_blank(character: str) -> bool:
+    """Tell whether a character leaves no mark: spaces, controls, zero-width ones, and those that look like spaces."""
+    category = unicodedata.category(character)
+    return category[0] == "Z" or category in ("Cc", "Cf") or character in _LOOK_EMPTY
