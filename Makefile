@@ -7,8 +7,8 @@ UV := .venv/bin/uv
 READY := .venv/.ready
 # A test that hangs ends the run after half an hour, with the stacks of all threads.
 PYTEST := $(PYTHON) -m pytest -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
-# Two processes: one runs what shares the session's Airflow, the other the rest, a file at a time.
-PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
+# Three processes, because most tests wait for servers: two run what needs an Airflow, the third the rest, by files.
+PARALLEL := --numprocesses 3 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 DEMO_MARKER := .demo/.airflow-provider-getimg-demo
 SETS := 3.3.0 newest lowest
 

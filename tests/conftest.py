@@ -70,15 +70,18 @@ JSONFileLoader.load_file = lambda self, file_path: _read_json(file_path)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test by its tier, and say which belong together where several processes run the tests.
 
-    What needs the Airflow of ``airflow_stack`` is one group, which takes longest and so comes first; for the rest, a
-    file is one.
+    What needs the Airflow of ``airflow_stack`` is dealt by files to two groups, each with an Airflow of its own: they
+    take longest, so they come first. For the rest, a file is a group.
     """
     for item in items:
         item.add_marker(TIERS[item.path.relative_to(TESTS).parts[0]])
     # What pytest-xdist tells its workers of `--dist loadgroup`.
     if config.getoption("loadgroup", False):
+        stack_files = sorted({item.path for item in items if _needs_stack(item)})
         for item in items:
-            item.add_marker(pytest.mark.xdist_group("airflow" if _needs_stack(item) else item.path.name))
+            is_dealt = _needs_stack(item)
+            group = f"airflow{stack_files.index(item.path) % 2}" if is_dealt else item.path.name
+            item.add_marker(pytest.mark.xdist_group(group))
         items.sort(key=_needs_stack, reverse=True)
 
 
