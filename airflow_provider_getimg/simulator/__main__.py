@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from airflow_provider_getimg.simulator.account import DEFAULT_BALANCE, parse_balance
 from airflow_provider_getimg.simulator.auth import DEFAULT_API_KEY
-from airflow_provider_getimg.simulator.image_requests import BLOCKED_WORDS
+from airflow_provider_getimg.simulator.fields import BLOCKED_WORDS
 from airflow_provider_getimg.simulator.settings import Changes, Settings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MISSING_EXTRA = "getimg-simulator needs the simulator extra: pip install 'airflow-provider-getimg[simulator]'"
 # The modules that the extra brings: one of them missing means that the extra is.
-EXTRA = ("PIL", "fastapi", "starlette", "uvicorn")
+EXTRA = ("PIL", "av", "fastapi", "starlette", "uvicorn")
 DEFAULT_PORT = 8989
 
 

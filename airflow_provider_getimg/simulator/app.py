@@ -15,9 +15,10 @@ from airflow_provider_getimg.simulator.catalogue import MODELS
 from airflow_provider_getimg.simulator.control import add_control
 from airflow_provider_getimg.simulator.errors import ApiError, as_json, error_body, invalid
 from airflow_provider_getimg.simulator.faults import OddFile, Reply
-from airflow_provider_getimg.simulator.generations import generate
+from airflow_provider_getimg.simulator.generations import generate, take_post
 from airflow_provider_getimg.simulator.media import Content
 from airflow_provider_getimg.simulator.odd import odd_file, reply
+from airflow_provider_getimg.simulator.videos import answered, state, submit
 from airflow_provider_getimg.simulator.wire import Answer, DeferredResponse, Responder, WithDate, wait
 
 if TYPE_CHECKING:
@@ -59,16 +60,22 @@ async def _not_found(request: Request, error: Exception) -> Response:
 def _add_images(app: FastAPI, simulator: Simulator) -> None:
     @app.post("/v2/images/generations")
     async def post_image(request: Request) -> Response:
-        return DeferredResponse(partial(generate, simulator, request))
+        work = partial(generate, simulator)
+        return DeferredResponse(partial(take_post, simulator, "image", work, request))
 
 
 def _add_videos(app: FastAPI, simulator: Simulator) -> None:
     @app.post("/v2/videos/generations")
-    @app.get("/v2/videos/generations/{generation}")
-    async def videos(request: Request) -> Response:
+    async def post_video(request: Request) -> Response:
+        work = partial(submit, simulator)
+        return DeferredResponse(partial(take_post, simulator, "video", work, request))
+
+    @app.get("/v2/videos/generations/{video_id}")
+    async def video(request: Request, video_id: str) -> Response:
         check_key(request, simulator.api_key)
-        # Not a 5xx: of that a client must assume that it may have been billed, and this was not.
-        raise ApiError(404, "Videos are not simulated yet: nothing was made or billed.", code="not_simulated")
+        good = state(simulator, request, video_id)
+        fault = _due(simulator, request, "video_status")
+        return _deferred(simulator, request, await answered(simulator, request, good, fault, 200), fault)
 
 
 def _add_models(app: FastAPI, simulator: Simulator) -> None:
@@ -112,7 +119,7 @@ def _add_downloads(app: FastAPI, simulator: Simulator) -> None:
         query = request.query_params
         file = simulator.media.find(file_id, index, query.get("exp", ""), query.get("sig", ""))
         headers = {
-            "Content-Type": file.mime_type,
+            "Content-Type": file.shown.mime_type,
             "ETag": f'"{file.id}"',
             "Cache-Control": "private",
         }

@@ -34,7 +34,7 @@ class Model:
     references: dict[str, int] = field(default_factory=dict)
     durations: tuple[float, ...] = ()
     supports_sound: bool = False
-    # What an image costs where the price list is silent: an unlisted price is unknown, not zero.
+    # What an image, or a second, costs where the price list is silent: an unlisted price is unknown, not zero.
     unlisted_price: str = "0.05"
     created_at: str = "2026-01-15T09:00:00.000Z"
 
@@ -43,6 +43,15 @@ class Model:
         for rate in self.rates:
             if rate.resolution in (resolution, None):
                 return Decimal(rate.unit_price)
+        return Decimal(self.unlisted_price)
+
+    def second_price(self, resolution: str, *, sound: bool) -> Decimal:
+        """Return what a second of video is billed at, in USD."""
+        wanted = ("sound_on" if sound else "sound_off", "not_applicable")
+        for name in wanted:
+            for rate in self.rates:
+                if rate.sound == name and rate.resolution in (resolution, None):
+                    return Decimal(rate.unit_price)
         return Decimal(self.unlisted_price)
 
     def public(self) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from airflow_provider_getimg.simulator.account import parse_balance
 from airflow_provider_getimg.simulator.errors import ApiError, as_json
+from airflow_provider_getimg.simulator.fields import parse
 from airflow_provider_getimg.simulator.generations import read_body
-from airflow_provider_getimg.simulator.image_requests import parse
 
 if TYPE_CHECKING:
     from airflow_provider_getimg.simulator.state import Simulator

@@ -77,14 +77,14 @@ class Fault(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    on: Literal["image", "download", "models"]
+    on: Literal["image", "video", "video_status", "download", "models"]
     kind: str
     times: int = Field(1, ge=1, le=10**9)
     seconds: float = Field(0.0, ge=0, le=10**6)
 
     @property
     def bills(self) -> bool:
-        """Whether an image that it hits is made and billed."""
+        """Whether an image that it hits is made and billed, and a video taken."""
         return True
 
     def public(self) -> dict[str, Any]:
@@ -120,8 +120,8 @@ class BilledByChoice(Fault):
 
     @model_validator(mode="after")
     def _check_billed(self) -> BilledByChoice:
-        if self.billed is not None and self.on != "image":
-            raise ValueError(f"'billed' is for faults on image, not on {self.on}")
+        if self.billed is not None and self.on not in ("image", "video"):
+            raise ValueError(f"'billed' is for faults on image and video, not on {self.on}")
         return self
 
     @property
@@ -223,11 +223,26 @@ class OddAnswer(Delivery):
     """
 
     kind: Literal["answer"]
-    on: Literal["image"]
+    on: Literal["image", "video", "video_status"]
     status: Annotated[int, Field(ge=200, le=299), AfterValidator(_check_has_body)] = 200
     merge: dict[str, Any] = {}
     data: Annotated[list[Any], AfterValidator(_check_data)] | None = None
     body: str | None = None
+
+
+class FailedVideo(Fault):
+    """A video that is taken, and fails once its time is over.
+
+    :param code: Why, for programs.
+    :param message: Why, for people.
+    :param billed: Whether it is billed all the same.
+    """
+
+    kind: Literal["failed_video"]
+    on: Literal["video"]
+    code: str = "generation_failed"
+    message: str = "The video could not be made."
+    billed: bool = False
 
 
 class OddFile(Delivery):
@@ -248,7 +263,8 @@ class OddFile(Delivery):
 
 
 AnyFault = Annotated[
-    Break | Slow | Hang | StatusReply | HtmlReply | OddAnswer | OddFile, Field(discriminator="kind")
+    Break | Slow | Hang | StatusReply | HtmlReply | OddAnswer | FailedVideo | OddFile,
+    Field(discriminator="kind"),
 ]
 FAULT: TypeAdapter[Fault] = TypeAdapter(AnyFault)
 MODELS: dict[str, type[Fault]] = {

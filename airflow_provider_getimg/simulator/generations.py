@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One image POST, from its arrival to its last byte: the order of checks, the billing, the ledger."""
+"""One POST, from its arrival to its last byte: the order of checks, the billing, the ledger."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from starlette.requests import ClientDisconnect
 
 from airflow_provider_getimg.simulator.auth import check_key
 from airflow_provider_getimg.simulator.errors import ApiError, as_json
 from airflow_provider_getimg.simulator.faults import Hang, OddAnswer, Reply
-from airflow_provider_getimg.simulator.image_requests import MAX_BODY, check, parse
+from airflow_provider_getimg.simulator.fields import MAX_BODY, parse
+from airflow_provider_getimg.simulator.image_requests import check
 from airflow_provider_getimg.simulator.media import Content
 from airflow_provider_getimg.simulator.odd import delivered, odd_body, reply
 from airflow_provider_getimg.simulator.wire import Answer, Responder, Sent, wait
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from fastapi import Request
     from starlette.types import Send
 
@@ -30,23 +33,19 @@ if TYPE_CHECKING:
 MAX_DRAINED = 16 * MAX_BODY
 
 
-async def generate(simulator: Simulator, request: Request, send: Send) -> None:
-    """Take one POST. Checked in this order: key, size, JSON, parameters, content policy, balance, limits."""
-    post = simulator.ledger.open()
+async def take_post(
+    simulator: Simulator,
+    kind: Literal["image", "video"],
+    work: Callable[[Request, Responder, Post], Awaitable[None]],
+    request: Request,
+    send: Send,
+) -> None:
+    """Enter a POST into the ledger, check its key, do the work, and answer with its refusal if it is one."""
+    post = simulator.ledger.open(kind)
     responder = Responder(request, send, simulator)
     try:
         check_key(request, simulator.api_key)
-        fields = parse(await read_body(request))
-        post.note(fields)
-        image_request = check(fields, simulator.blocked_words)
-        hold = simulator.account.hold(image_request.price)
-        try:
-            with simulator.limits.admit():
-                # Only a request that would have been served uses up a fault.
-                fault = simulator.faults.take("image")
-                await _make(simulator, request, responder, post, image_request, hold, fault)
-        finally:
-            hold.release()
+        await work(request, responder, post)
     except ApiError as refusal:
         post.end("refused", refusal.status)
         headers = {**json_headers(simulator), **refusal.headers}
@@ -55,21 +54,36 @@ async def generate(simulator: Simulator, request: Request, send: Send) -> None:
         post.end("dropped", None)
 
 
-async def _make(
+async def generate(simulator: Simulator, request: Request, responder: Responder, post: Post) -> None:
+    """Make one image. Checked in this order: size, JSON, parameters, content policy, balance, limits."""
+    fields = parse(await read_body(request))
+    post.note(fields)
+    image_request = check(fields, simulator.blocked_words)
+    hold = simulator.account.hold(image_request.price)
+    try:
+        with simulator.limits.admit():
+            # Only a request that would have been served uses up a fault.
+            fault = simulator.faults.take("image")
+            if fault is None or fault.bills:
+                # There is no cancel: a client that leaves now pays all the same.
+                await wait(simulator.settings.image_seconds(), simulator.stopping)
+                post.billed = hold.charge()
+            else:
+                hold.release()
+            good = partial(_completed, simulator, request, post, image_request, hold, fault)
+            await respond(simulator, responder, post, fault, good)
+    finally:
+        hold.release()
+
+
+async def respond(
     simulator: Simulator,
-    request: Request,
     responder: Responder,
     post: Post,
-    image_request: ImageRequest,
-    hold: Hold,
     fault: Fault | None,
+    good: Callable[[], Awaitable[Answer]],
 ) -> None:
-    if fault is None or fault.bills:
-        # There is no cancel: a client that leaves now pays all the same.
-        await wait(simulator.settings.image_seconds(), simulator.stopping)
-        post.billed = hold.charge()
-    else:
-        hold.release()
+    """Answer a POST that was served, or as its fault has it, and enter what became of the answer."""
     if isinstance(fault, Hang):
         post.end("hung", None)
         await responder.respond(Answer(200, Content.of(b"")), fault)
@@ -79,7 +93,7 @@ async def _make(
         sent = await responder.respond(reply(fault, limits), fault)
         post.end("dropped" if fault.bills else "refused", None if sent is Sent.NOTHING else fault.status)
         return
-    answer = await _completed(simulator, request, post, image_request, hold, fault)
+    answer = await good()
     sent = await responder.respond(answer, fault)
     outcome = {Sent.NOTHING: "dropped", Sent.PART: "truncated", Sent.WHOLE: "delivered"}[sent]
     post.end(outcome, None if sent is Sent.NOTHING else answer.status)
@@ -94,7 +108,8 @@ async def _completed(
     fault: Fault | None,
 ) -> Answer:
     settings, media = simulator.settings, simulator.media
-    file = media.publish(post.id, image_request, settings.real(settings.media_lifetime), settings.file_size)
+    lifetime = settings.real(settings.media_lifetime)
+    file = media.publish(post.id, image_request.picture(), lifetime, settings.file_size)
     item = partial(media.item, file, str(request.base_url))
     good = {
         "id": post.id,

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of a POST to a checked request for one image, or to the 400, 413 or 422 that refuses it."""
+"""A checked request for one image."""
 
 from __future__ import annotations
 
-import binascii
-import ipaddress
-import json
-import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from airflow_provider_getimg.simulator.catalogue import MODELS
-from airflow_provider_getimg.simulator.errors import ApiError, invalid, missing
+from airflow_provider_getimg.simulator.fields import (
+    read_choice,
+    read_model,
+    read_prompt,
+    read_references,
+    refuse_unknown,
+    refuse_unsafe,
+)
+from airflow_provider_getimg.simulator.pictures import Picture, dimensions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,15 +22,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.simulator.catalogue import Model
 
-MAX_BODY = 25 * 1024 * 1024
-MAX_IMAGE = 10 * 1024 * 1024
-MAX_IMAGES = 8
-MAX_PROMPT = 4096
 FORMATS = ("jpeg", "png", "webp")
-DEFAULT_ROLE = "reference_image"
 FIELDS = ("model", "prompt", "aspect_ratio", "resolution", "output_format", "images")
-DATA_URL = re.compile(r"data:image/(?:png|jpeg|webp);base64,", re.IGNORECASE)
-BLOCKED_WORDS = ("beheading", "gore", "nsfw", "nude", "torture")
 
 
 @dataclass(frozen=True)
@@ -47,155 +41,26 @@ class ImageRequest:
         """What the image will be billed at, in USD."""
         return self.model.price(self.resolution)
 
-
-def parse(body: bytes) -> dict[str, Any]:
-    """Read the body as a JSON object."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        raise invalid(None, "The request body is not valid JSON.") from None
-    if not isinstance(fields, dict):
-        raise invalid(None, "The request body must be a JSON object.")
-    return fields
+    def picture(self) -> Picture:
+        """Return what is drawn for it."""
+        width, height = dimensions(self.aspect_ratio, self.resolution)
+        caption = (
+            f"{self.model.id}  ·  {self.aspect_ratio}  ·  {self.resolution}  ·  drawn by getimg-simulator"
+        )
+        return Picture(self.prompt, caption, width, height, self.output_format)
 
 
 def check(fields: dict[str, Any], blocked_words: Iterable[str]) -> ImageRequest:
     """Check the fields in the order in which the page of the endpoint lists them, then what they say."""
-    model = _model(fields)
-    prompt = _prompt(fields)
-    for name in fields:
-        if name not in FIELDS:
-            raise invalid(name, f"Unknown parameter: '{name}'.")
+    model = read_model(fields, "image")
+    prompt = read_prompt(fields)
+    refuse_unknown(fields, FIELDS)
     request = ImageRequest(
         model=model,
         prompt=prompt,
-        aspect_ratio=_choice(fields, "aspect_ratio", model.aspect_ratios, f" for model '{model.id}'"),
-        resolution=_choice(fields, "resolution", model.resolutions, f" for model '{model.id}'"),
-        output_format=_choice(fields, "output_format", FORMATS, ""),
+        aspect_ratio=read_choice(fields, "aspect_ratio", model.aspect_ratios, f" for model '{model.id}'"),
+        resolution=read_choice(fields, "resolution", model.resolutions, f" for model '{model.id}'"),
+        output_format=read_choice(fields, "output_format", FORMATS, ""),
     )
-    urls = _reference_urls(fields.get("images", []), model)
-    _refuse_unsafe(prompt, urls, blocked_words)
+    refuse_unsafe(prompt, read_references(fields.get("images", []), model), blocked_words)
     return request
-
-
-def _model(fields: dict[str, Any]) -> Model:
-    model_id = _text(fields, "model")
-    model = MODELS.get(model_id)
-    if model is None:
-        raise invalid("model", f"Unsupported model '{model_id}'.")
-    if model.type != "image":
-        raise invalid("model", f"Model '{model_id}' makes {model.type}s, not images.")
-    return model
-
-
-def _prompt(fields: dict[str, Any]) -> str:
-    prompt = _text(fields, "prompt")
-    if not 1 <= len(prompt) <= MAX_PROMPT:
-        raise invalid("prompt", f"'prompt' must have 1 to {MAX_PROMPT} characters, not {len(prompt)}.")
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise invalid("prompt", "'prompt' must be valid Unicode: it holds half of a surrogate pair.")
-    return prompt
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    if name not in fields:
-        raise missing(name)
-    value = fields[name]
-    if not isinstance(value, str):
-        raise invalid(name, f"'{name}' must be a string.")
-    return value
-
-
-def _choice(fields: dict[str, Any], name: str, choices: tuple[str, ...], where: str) -> str:
-    if name not in fields:
-        return choices[0]
-    value = _text(fields, name)
-    if value not in choices:
-        raise invalid(name, f"Unsupported {name.replace('_', ' ')} '{value}'{where}.")
-    return value
-
-
-def _reference_urls(images: object, model: Model) -> list[str]:
-    if not isinstance(images, list):
-        raise invalid("images", "'images' must be an array.")
-    if len(images) > MAX_IMAGES:
-        raise invalid("images", f"'images' may hold at most {MAX_IMAGES} images, not {len(images)}.")
-    roles: Counter[str] = Counter()
-    urls = []
-    for index, image in enumerate(images):
-        where = f"images[{index}]"
-        if not isinstance(image, dict):
-            raise invalid(where, f"'{where}' must be an object with 'url' and 'role'.")
-        if "url" not in image:
-            raise missing(f"{where}.url")
-        for name in image:
-            if name not in ("url", "role"):
-                raise invalid(f"{where}.{name}", f"Unknown parameter: '{where}.{name}'.")
-        # The vendor's page requires a role, its published client can't send one, and its server takes both.
-        role = image.get("role", DEFAULT_ROLE)
-        if not isinstance(role, str) or role not in model.references:
-            raise invalid(f"{where}.role", f"Unsupported role '{role}' for model '{model.id}'.")
-        roles[role] += 1
-        if roles[role] > model.references[role]:
-            limit = model.references[role]
-            raise invalid(
-                "images", f"Model '{model.id}' takes at most {limit} images with the role '{role}'."
-            )
-        urls.append(_reference_url(image["url"], f"{where}.url"))
-    return urls
-
-
-def _reference_url(url: object, where: str) -> str:
-    if not isinstance(url, str):
-        raise invalid(where, f"'{where}' must be a string.")
-    if url[:5].lower() == "data:":
-        _check_data_url(url, where)
-        return ""
-    try:
-        parts = urlsplit(url)
-        scheme, host = parts.scheme, parts.hostname
-    except ValueError:
-        scheme, host = "", None
-    if not host or not (scheme == "https" or (scheme == "http" and _is_loopback(host))):
-        raise invalid(where, f"'{where}' must be an HTTPS URL or a data URL; bare base64 is not accepted.")
-    return url
-
-
-def _check_data_url(url: str, where: str) -> None:
-    start = DATA_URL.match(url)
-    if start is None:
-        raise invalid(where, f"'{where}' must be base64 data of type image/png, image/jpeg or image/webp.")
-    # Judged by its length first, so that a huge one is never decoded.
-    if (len(url) - start.end()) * 3 // 4 - 2 > MAX_IMAGE:
-        raise invalid(where, f"'{where}' is larger than {MAX_IMAGE // 2**20} MiB once decoded.")
-    try:
-        size = len(binascii.a2b_base64(url[start.end() :], strict_mode=True))
-    except ValueError:
-        raise invalid(where, f"'{where}' is not valid base64.") from None
-    if size == 0:
-        raise invalid(where, f"'{where}' holds no data.")
-    if size > MAX_IMAGE:
-        raise invalid(where, f"'{where}' is larger than {MAX_IMAGE // 2**20} MiB once decoded.")
-
-
-def _is_loopback(host: str) -> bool:
-    # The simulator's own downloads are plain http on loopback, and should do as references.
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _refuse_unsafe(prompt: str, urls: list[str], blocked_words: Iterable[str]) -> None:
-    blocked = {word.casefold() for word in blocked_words}
-    if blocked & _words(prompt):
-        raise ApiError(422, "The prompt was refused by the content policy.", param="prompt")
-    for index, url in enumerate(urls):
-        if blocked & _words(url):
-            message = "The reference image was refused by the content policy."
-            raise ApiError(422, message, param=f"images[{index}].url")
-
-
-def _words(text: str) -> set[str]:
-    # An underscore is a letter to \w, and a separator in a file name.
-    return set(re.findall(r"[^\W_]+", text.casefold()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files: signed URLs that die, pictures drawn when they are fetched, and padding that takes no memory."""
+"""The files: signed URLs that die, pictures and clips made when they are fetched, and padding that takes no memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from airflow_provider_getimg.simulator.errors import ApiError
-from airflow_provider_getimg.simulator.pictures import Picture, dimensions, draw
 from airflow_provider_getimg.simulator.request_log import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_getimg.simulator.image_requests import ImageRequest
+    from airflow_provider_getimg.simulator.clips import Clip
+    from airflow_provider_getimg.simulator.pictures import Picture
 
 CACHE_SIZE = 64 * 1024 * 1024
 PADDING_BLOCK = 1024 * 1024
@@ -74,14 +74,9 @@ class MediaFile:
     """A file that can be downloaded until ``deletes_at`` (Unix seconds)."""
 
     id: str
-    picture: Picture
+    shown: Picture | Clip
     deletes_at: int
     size: int
-
-    @property
-    def mime_type(self) -> str:
-        """The MIME type of the picture."""
-        return f"image/{self.picture.output_format}"
 
 
 class Media:
@@ -90,21 +85,18 @@ class Media:
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
         self._files: OrderedDict[str, MediaFile] = OrderedDict()
-        self._drawn: OrderedDict[Picture, bytes] = OrderedDict()
+        self._drawn: OrderedDict[Picture | Clip, bytes] = OrderedDict()
         self._drawn_size = 0
-        self._drawing: dict[Picture, asyncio.Future[bytes]] = {}
+        self._drawing: dict[Picture | Clip, asyncio.Future[bytes]] = {}
         self._threads = ThreadPoolExecutor(DRAWING_THREADS, thread_name_prefix="draw")
 
-    def publish(self, file_id: str, request: ImageRequest, lifetime: float, size: int) -> MediaFile:
-        """Offer the picture of a request for download, for this many seconds from now."""
-        width, height = dimensions(request.aspect_ratio, request.resolution)
-        caption = f"{request.model.id}  ·  {request.aspect_ratio}  ·  {request.resolution}  ·  drawn by getimg-simulator"
-        picture = Picture(request.prompt, caption, width, height, request.output_format)
+    def publish(self, file_id: str, shown: Picture | Clip, lifetime: float, size: int) -> MediaFile:
+        """Offer a picture or a clip for download, for this many seconds from now."""
         if size:
             # Load tests want files, not pictures: those of one shape share a drawing, and differ in padding.
-            picture = replace(picture, prompt=f"A test file of {size:,} bytes")
+            shown = replace(shown, prompt=f"A test file of {size:,} bytes")
         # Whole seconds, as in the URL; rounded down, so that no file outlives what was asked.
-        file = MediaFile(file_id, picture, int(time.time() + lifetime), size)
+        file = MediaFile(file_id, shown, int(time.time() + lifetime), size)
         self._forget_dead()
         self._files[file_id] = file
         return file
@@ -120,10 +112,9 @@ class Media:
         query = urlencode({"exp": file.deletes_at, "sig": self._sign(path, str(file.deletes_at))})
         return {
             "url": f"{base_url}v2/downloads/{path}?{query}",
-            "mime_type": file.mime_type,
+            "mime_type": file.shown.mime_type,
             "deletes_at": timestamp(datetime.fromtimestamp(file.deletes_at, UTC)),
-            "width": file.picture.width,
-            "height": file.picture.height,
+            **file.shown.facts,
         }
 
     def find(self, file_id: str, index: str, exp: str, sig: str) -> MediaFile:
@@ -142,18 +133,18 @@ class Media:
 
     async def content(self, file: MediaFile) -> Content:
         """Return the bytes of a file, drawing the picture if it isn't at hand."""
-        drawn = self._drawn.get(file.picture)
+        drawn = self._drawn.get(file.shown)
         if drawn is None:
-            drawn = await self._draw(file.picture)
+            drawn = await self._draw(file.shown)
         else:
-            self._drawn.move_to_end(file.picture)
+            self._drawn.move_to_end(file.shown)
         return Content(drawn, max(file.size, len(drawn)), file.id)
 
-    async def _draw(self, picture: Picture) -> bytes:
+    async def _draw(self, picture: Picture | Clip) -> bytes:
         # Whoever asks for a picture that is being drawn waits for that: in a load test many do at once.
         if (drawing := self._drawing.get(picture)) is not None:
             return await drawing
-        drawing = asyncio.get_running_loop().run_in_executor(self._threads, draw, picture)
+        drawing = asyncio.get_running_loop().run_in_executor(self._threads, picture.encode)
         self._drawing[picture] = drawing
         try:
             drawn = await drawing

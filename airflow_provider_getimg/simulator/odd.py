@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.simulator.errors import as_json
 from airflow_provider_getimg.simulator.media import Content
+from airflow_provider_getimg.simulator.pictures import Picture
 from airflow_provider_getimg.simulator.wire import CHUNK, Answer
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ async def odd_file(fault: OddFile, file: MediaFile, answer: Answer, media: Media
 
 async def _other_content(kind: str, file: MediaFile, media: Media) -> Content:
     if kind in DRAWN:
-        return await media.content(replace(file, picture=replace(file.picture, output_format=kind)))
+        shown = file.shown
+        picture = Picture(shown.prompt, "", shown.width, shown.height, kind)
+        return await media.content(replace(file, shown=picture))
     if kind == "avif":
         return Content.of(AVIF)
     if kind == "zip":

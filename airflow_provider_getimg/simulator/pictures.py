@@ -15,6 +15,7 @@ import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
@@ -51,6 +52,20 @@ class Picture:
     height: int
     output_format: str
 
+    @property
+    def mime_type(self) -> str:
+        """The MIME type of its file."""
+        return f"image/{self.output_format}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an answer says of it."""
+        return {"width": self.width, "height": self.height}
+
+    def encode(self) -> bytes:
+        """Draw and encode it."""
+        return draw(self)
+
 
 def dimensions(aspect_ratio: str, resolution: str) -> tuple[int, int]:
     """Return width and height in pixels: multiples of 16, of about the area the resolution stands for."""
@@ -64,14 +79,15 @@ def dimensions(aspect_ratio: str, resolution: str) -> tuple[int, int]:
 
 def draw(picture: Picture) -> bytes:
     """Draw the picture and encode it."""
-    image = _landscape(picture).resize((picture.width, picture.height), Image.Resampling.BICUBIC)
+    image = landscape(picture).resize((picture.width, picture.height), Image.Resampling.BICUBIC)
     image = _write(image, picture)
     encoded = io.BytesIO()
     image.save(encoded, picture.output_format.upper(), **SAVE_OPTIONS[picture.output_format])
     return encoded.getvalue()
 
 
-def _landscape(picture: Picture) -> Image.Image:
+def landscape(picture: Picture) -> Image.Image:
+    """Draw what is behind the text."""
     chance = random.Random(hashlib.sha256(picture.prompt.encode()).digest())
     scale = math.sqrt(CANVAS_AREA / (picture.width * picture.height))
     width, height = round(picture.width * scale), round(picture.height * scale)

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datetime import date
@@ -37,13 +37,15 @@ def new_id() -> str:
 
 @dataclass
 class Post:
-    """One POST that arrived. ``outcome`` is ``None`` while it is under way."""
+    """One POST that arrived. ``outcome`` is ``None`` while it is under way; a video's ``seconds`` are known once it is taken."""
 
+    kind: Literal["image", "video"]
     id: str = field(default_factory=new_id)
     received_at: datetime = field(default_factory=now)
     ended_at: datetime | None = None
     model: str | None = None
     prompt: str | None = None
+    seconds: int | None = None
     status: int | None = None
     billed: Decimal = Decimal(0)
     outcome: str | None = None
@@ -63,10 +65,12 @@ class Post:
         """Return the entry as ``/_simulator/ledger`` shows it."""
         return {
             "id": self.id,
+            "kind": self.kind,
             "received_at": timestamp(self.received_at),
             "ended_at": self.ended_at and timestamp(self.ended_at),
             "model": self.model,
             "prompt": self.prompt,
+            "seconds": self.seconds,
             "status": self.status,
             "billed": float(self.billed),
             "outcome": self.outcome,
@@ -74,14 +78,14 @@ class Post:
 
 
 class RequestLog:
-    """Every image POST since the start, or since the log was emptied: the ledger of ``/_simulator/ledger``."""
+    """Every POST for an image or a video since the start, or since the log was emptied: the ledger of ``/_simulator/ledger``."""
 
     def __init__(self) -> None:
         self._posts: list[Post] = []
 
-    def open(self) -> Post:
+    def open(self, kind: Literal["image", "video"]) -> Post:
         """Enter a POST that has just arrived."""
-        post = Post()
+        post = Post(kind)
         self._posts.append(post)
         return post
 

@@ -31,9 +31,12 @@ class Settings(BaseModel):
     max_latency: Seconds = Field(
         0.0, description="with it, an image takes a random time from the latency to this"
     )
+    video_latency: Seconds = Field(1.0, description="how long a video is pending")
     download_latency: Seconds = Field(0.0, description="how long a download waits before it answers")
     rpm: Count = Field(0, description="generation requests per minute; 0 means no limit")
-    concurrency: Count = Field(0, description="generation requests at a time; 0 means no limit")
+    concurrency: Count = Field(
+        0, description="generation requests and pending videos at a time; 0 means no limit"
+    )
     media_lifetime: Seconds = Field(86400.0, description="how long a file can be downloaded")
     file_size: Count = Field(
         0, description="bytes that every file is padded to, for load tests; 0 means no padding"

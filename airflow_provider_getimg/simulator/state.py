@@ -6,14 +6,18 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.simulator.account import DEFAULT_BALANCE, Account, Limits
 from airflow_provider_getimg.simulator.auth import DEFAULT_API_KEY
 from airflow_provider_getimg.simulator.faults import FaultQueue
-from airflow_provider_getimg.simulator.image_requests import BLOCKED_WORDS
+from airflow_provider_getimg.simulator.fields import BLOCKED_WORDS
 from airflow_provider_getimg.simulator.media import Media
 from airflow_provider_getimg.simulator.request_log import RequestLog
 from airflow_provider_getimg.simulator.settings import Settings
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.simulator.videos import Video
 
 LOOPBACK = "127.0.0.1"
 
@@ -33,6 +37,7 @@ class Simulator:
     ledger: RequestLog = field(default_factory=RequestLog)
     faults: FaultQueue = field(default_factory=FaultQueue)
     media: Media = field(default_factory=Media)
+    videos: dict[str, Video] = field(default_factory=dict)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     limits: Limits = field(init=False)
 

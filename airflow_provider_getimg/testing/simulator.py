@@ -60,18 +60,20 @@ class Control:
 @dataclass(frozen=True)
 class LoggedRequest:
     """
-    One image request that arrived, and what became of it; one that was refused, too.
+    One request for an image or a video that arrived, and what became of it; one that was refused, too.
 
     ``billed`` is USD; ``status`` is ``None`` where no answer was sent. ``outcome`` is ``delivered``, ``dropped``,
     ``truncated``, ``hung``, ``refused``, or ``None`` while the request is under way, as ``ended_at`` is. ``model`` and ``prompt`` are
-    ``None`` where the body could not be read.
+    ``None`` where the body could not be read. ``kind`` is ``image`` or ``video``; ``seconds`` is the length of a video that was taken.
     """
 
     id: str
+    kind: str
     received_at: datetime
     ended_at: datetime | None
     model: str | None
     prompt: str | None
+    seconds: int | None
     status: int | None
     billed: float
     outcome: str | None
@@ -95,7 +97,7 @@ class RequestLog(Sequence[LoggedRequest]):
 
     @property
     def entries(self) -> list[LoggedRequest]:
-        """All image requests."""
+        """All requests."""
         return [
             LoggedRequest(**post | {name: _moment(post[name]) for name in ("received_at", "ended_at")})
             for post in self.raw()["posts"]
@@ -236,6 +238,18 @@ class Faults:
         """
         self._on("image", "slow_first_byte", times, seconds=seconds)
 
+    def failed_video(
+        self, *, code: str | None = None, message: str | None = None, billed: bool = False, times: int = 1
+    ) -> None:
+        """
+        Take videos, and fail to make them.
+
+        :param code: The API's code.
+        :param message: The API's sentence.
+        :param billed: Whether they are billed all the same.
+        """
+        self._on("video", "failed_video", times, code=code, message=message, billed=billed)
+
     def expired_url(self, *, times: int = 1) -> None:
         """Answer downloads of files with a 410: the signed URL has expired."""
         self.download_error(410, times=times)
@@ -339,7 +353,7 @@ class GetimgSimulator:
         """
         Change settings for the rest of the test, and return all of them.
 
-        :param changes: ``latency``, ``max_latency``, ``download_latency`` and ``media_lifetime`` (seconds), ``rpm``
+        :param changes: ``latency``, ``max_latency``, ``video_latency``, ``download_latency`` and ``media_lifetime`` (seconds), ``rpm``
             and ``concurrency`` (limits on requests, 0 for none), ``file_size`` (bytes); ``preset="account"`` for the
             limits and latency of a real account, ``time_scale=20`` for all times at 20 times their speed.
         :raises ValueError: There is no such setting, or it can't have that value.

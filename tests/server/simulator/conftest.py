@@ -27,6 +27,7 @@ MODEL = "seedream-5-lite"
 DEFAULTS = {
     "latency": 0,
     "max_latency": 0,
+    "video_latency": 0,
     "download_latency": 0,
     "rpm": 0,
     "concurrency": 0,

@@ -26,8 +26,10 @@ def test_the_ledger_has_one_entry_per_post_with_the_fixed_fields(simulator):
     first, second, third = simulator.ledger()["posts"]
     assert before < datetime.fromisoformat(first["received_at"]) < datetime.now(UTC) + timedelta(seconds=1)
     expected = {
+        "kind": "image",
         "model": "seedream-5-lite",
         "prompt": "the same",
+        "seconds": None,
         "status": 200,
         "billed": 0.04,
         "outcome": "delivered",
@@ -276,5 +278,5 @@ def test_a_refused_prompt_of_megabytes_is_not_kept(simulator):
 def test_fractions_of_cents_add_up():
     ledger = RequestLog()
     for _ in range(4000):
-        ledger.open().billed = Decimal("0.0025")
+        ledger.open("image").billed = Decimal("0.0025")
     assert ledger.public()["billed_total"] == 10

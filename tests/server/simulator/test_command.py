@@ -39,7 +39,14 @@ def test_the_first_line_is_a_url_that_answers(start):
         assert simulator.balance() == "12.50"
         settings = simulator.http.get("/_simulator/settings").json()
         given = {"latency": 0.25, "media_lifetime": 60, "file_size": 7}
-        untouched = {"max_latency": 0, "download_latency": 0, "rpm": 0, "concurrency": 0, "time_scale": 1}
+        untouched = {
+            "max_latency": 0,
+            "download_latency": 0,
+            "video_latency": 1,
+            "rpm": 0,
+            "concurrency": 0,
+            "time_scale": 1,
+        }
         assert settings == {**given, **untouched}
 
 

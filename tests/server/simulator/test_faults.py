@@ -283,8 +283,8 @@ def test_fields_that_are_null_are_not_given(simulator):
     [
         ({"kind": "hang"}, "a fault of the kind hang needs 'on'."),
         (
-            {"on": "video", "kind": "hang"},
-            "a fault's 'on' must be 'image', 'download' or 'models', got 'video'.",
+            {"on": "audio", "kind": "hang"},
+            "a fault's 'on' must be 'image', 'video', 'video_status', 'download' or 'models', got 'audio'.",
         ),
         ({"on": "image", "kind": "explode"}, "a fault's 'kind' must be one of"),
         ({"on": "image", "kind": ["hang"]}, "a fault's 'kind' must be one of"),
@@ -307,7 +307,7 @@ def test_fields_that_are_null_are_not_given(simulator):
         ({"on": "image", "kind": "truncate", "billed": False}, "a fault of the kind truncate has no field"),
         (
             {"on": "download", "kind": "hang", "billed": True},
-            "'billed' is for faults on image, not on download.",
+            "'billed' is for faults on image and video, not on download.",
         ),
         (
             {"on": "image", "kind": "status", "status": 500, "headers": {"A": "b\r\nC: d"}},

@@ -219,7 +219,7 @@ def test_redirects_come_before_the_file(simulator, hops):
 
 
 REFUSED = {
-    "an answer on download": ({"on": "download", "kind": "answer"}, "'on' must be 'image', got 'download'."),
+    "an answer on download": ({"on": "download", "kind": "answer"}, "'on' must be 'image', 'video' or 'video_status', got 'download'."),
     "a file on image": ({"on": "image", "kind": "file"}, "'on' must be 'download', got 'image'."),
     "an answer that is none": ({"on": "image", "kind": "answer", "status": 302}, "'status' must be less than"),
     "no body": ({"on": "download", "kind": "file", "status": 304}, "the status 304 has no body."),

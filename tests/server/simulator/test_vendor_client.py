@@ -107,8 +107,8 @@ def test_errors_of_the_simulator_itself(simulator, client):
         client.images.generate(model="seedream-5-lite", prompt="gore")
     with pytest.raises(getimg.NotFoundError):
         client.models.retrieve("nope")
-    with pytest.raises(getimg.NotFoundError, match="not simulated yet"):
-        client.videos.generations.create(model="seedance-v1-pro", prompt="x")
+    with pytest.raises(getimg.NotFoundError, match="was not found"):
+        client.videos.generations.retrieve("nope")
     with pytest.raises(getimg.AuthenticationError):
         client.with_options(api_key="sk_wrong").models.list()
     simulator.fault("image", "hang")

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Videos: taken at once, pending, and then completed or failed."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import av
+import getimg
+import httpx
+import pytest
+
+MODEL = "seedance-v1-pro"
+PATH = "/v2/videos/generations"
+
+
+def submit(simulator: Any, **fields: Any) -> httpx.Response:
+    response: httpx.Response = simulator.http.post(PATH, json={"model": MODEL, "prompt": "a lake", **fields})
+    return response
+
+
+def state(simulator: Any, video_id: str) -> dict[str, Any]:
+    answer = simulator.http.get(f"{PATH}/{video_id}")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def ended(simulator: Any, video_id: str) -> dict[str, Any]:
+    """Wait for the end of a video."""
+    deadline = time.monotonic() + 20
+    while (answer := state(simulator, video_id))["status"] == "pending":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return answer
+
+
+def made(simulator: Any, **fields: Any) -> dict[str, Any]:
+    return ended(simulator, submit(simulator, **fields).json()["id"])
+
+
+def test_a_video_is_taken_pending_and_completed(simulator):
+    simulator.set(video_latency=0.5)
+    taken = submit(simulator)
+    assert taken.status_code == 202
+    video_id = taken.json()["id"]
+    assert taken.json() == {"id": video_id, "status": "pending"} == state(simulator, video_id)
+    # It is billed once it is made.
+    assert (simulator.last()["billed"], simulator.balance()) == (0, "100.00")
+    video = ended(simulator, video_id)
+    [item] = video["data"]
+    assert (video["status"], video["model"]) == ("completed", MODEL)
+    assert video["usage"] == {
+        "total_cost": 0.3,
+        "unit_price": 0.06,
+        "quantity": 5,
+        "billable_unit": "video_second",
+    }
+    assert (item["mime_type"], item["duration"], item["has_sound"]) == ("video/mp4", 5.0, False)
+    entry = simulator.last()
+    assert (entry["id"], entry["kind"], entry["seconds"], entry["billed"]) == (video_id, "video", 5, 0.3)
+    assert simulator.balance() == "99.70"
+
+
+@pytest.mark.parametrize("fields", [{}, {"model": "reel-sound", "sound": True}], ids=["silent", "sound"])
+def test_the_file_is_what_the_answer_says(simulator, fields):
+    [item] = made(simulator, **fields)["data"]
+    content = simulator.keyless.get(item["url"]).content
+    with av.open(io.BytesIO(content)) as container:
+        [stream] = container.streams.video
+        assert (stream.width, stream.height) == (item["width"], item["height"])
+        assert float(stream.average_rate) == item["fps"]
+        assert container.duration / av.time_base == pytest.approx(item["duration"], abs=0.1)
+        assert bool(container.streams.audio) == item["has_sound"]
+        assert sum(1 for _ in container.decode(video=0)) == item["fps"] * item["duration"]
+
+
+def test_other_prompts_are_other_files_and_the_same_are_the_same(simulator):
+    first, same, other = (
+        simulator.keyless.get(made(simulator, prompt=prompt)["data"][0]["url"]).content
+        for prompt in ("a lake", "a lake", "a fox")
+    )
+    assert first == same != other
+
+
+@pytest.mark.parametrize(
+    ("fields", "cost"),
+    [
+        ({"duration": 10, "resolution": "480p"}, 0.3),
+        ({"model": "reel-sound", "sound": True}, 0.32),
+        ({"model": "reel-sound", "sound": False, "duration": 8}, 0.4),
+    ],
+    ids=["seconds", "sound", "no sound"],
+)
+def test_the_price_is_by_seconds_resolution_and_sound(simulator, fields, cost):
+    assert made(simulator, **fields)["usage"]["total_cost"] == cost
+    assert simulator.ledger()["billed_total"] == cost
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": "seedream-5-lite"}, "model"),
+        ({"duration": 7}, "duration"),
+        ({"duration": "5"}, "duration"),
+        ({"duration": True}, "duration"),
+        ({"sound": True}, "sound"),
+        ({"sound": "yes"}, "sound"),
+        ({"resolution": "8K"}, "resolution"),
+        ({"output_format": "mp4"}, "output_format"),
+        ({"images": [{"url": "https://a.example/x.png", "role": "reference_image"}]}, "images[0].role"),
+        ({"images": [{"url": "https://a.example/x.png", "role": "first_frame"}] * 2}, "images"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_it_does_not_take_is_refused(simulator, fields, param):
+    answer = submit(simulator, **fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert simulator.last()["outcome"] == "refused"
+
+
+def test_a_pending_video_counts_against_the_limit_that_images_share(simulator):
+    simulator.set(video_latency=0.5, concurrency=1)
+    video_id = submit(simulator).json()["id"]
+    assert simulator.post().status_code == submit(simulator).status_code == 429
+    ended(simulator, video_id)
+    simulator.set(video_latency=0)
+    assert simulator.post().status_code == 200
+    assert [post["billed"] for post in simulator.ledger()["posts"]] == [0.3, 0, 0, 0.04]
+
+
+@pytest.mark.parametrize("billed", [False, True])
+def test_a_video_can_fail(simulator, billed):
+    simulator.fault("video", "failed_video", code="moderation", message="Not this.", billed=billed)
+    answer = made(simulator)
+    usage = answer.pop("usage", None)
+    error = {"code": "moderation", "message": "Not this."}
+    assert answer == {"id": answer["id"], "status": "failed", "error": error}
+    assert (usage is not None) == billed
+    assert simulator.ledger()["billed_total"] == (0.3 if billed else 0)
+    assert simulator.http.get("/_simulator/health").json()["running"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "billed"),
+    [
+        ({"kind": "drop_after_billing"}, 0.3),
+        ({"kind": "drop_before_billing"}, 0),
+        ({"kind": "truncate"}, 0.3),
+        ({"kind": "status", "status": 500, "billed": True}, 0.3),
+        ({"kind": "status", "status": 500}, 0),
+        ({"kind": "html", "status": 502}, 0),
+        ({"kind": "hang", "seconds": 0.1}, 0.3),
+        ({"kind": "answer", "merge": {"status": "queued"}}, 0.3),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
+)
+def test_a_fault_of_the_answer_leaves_the_video_as_it_says(simulator, fault, billed):
+    simulator.fault("video", **fault)
+    try:
+        answer = submit(simulator)
+        assert fault["kind"] != "answer" or answer.json()["status"] == "queued"
+    except httpx.TransportError:
+        pass
+    simulator.eventually(lambda post: post["outcome"] is not None and post["billed"] == billed)
+
+
+def test_a_fault_of_the_state_is_gone_at_the_next_question(simulator):
+    video_id = made(simulator)["id"]
+    simulator.fault("video_status", "status", status=503)
+    simulator.fault("video_status", "answer", merge={"data": None})
+    assert simulator.http.get(f"{PATH}/{video_id}").status_code == 503
+    assert "data" not in state(simulator, video_id)
+    assert state(simulator, video_id)["data"]
+
+
+def test_the_vendors_client_makes_and_fetches_a_video(simulator):
+    with getimg.GetimgAI(
+        api_key=simulator.api_key, base_url=simulator.url, max_retries=0, _strict_response_validation=True
+    ) as client:
+        taken = client.videos.generations.create(
+            model="reel-sound",
+            prompt="a lake",
+            duration=4,
+            sound=True,
+            images=[{"url": "https://example.com/frame.png", "role": "first_frame"}],
+        )
+        assert taken.status == "pending"
+        ended(simulator, taken.id)
+        video = client.videos.generations.retrieve(taken.id)
+        assert video.status == "completed"
+        assert simulator.keyless.get(video.data[0].url).content[4:8] == b"ftyp"
+        simulator.fault("video", "failed_video")
+        failed = client.videos.generations.create(model="reel-sound", prompt="a lake")
+        ended(simulator, failed.id)
+        assert client.videos.generations.retrieve(failed.id).error.code == "generation_failed"
