@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -181,3 +182,71 @@ def test_nightly_batch(airflow_stack: Airflow, simulator: GetimgSimulator, seawe
         key = uri.removeprefix(f"s3://{STACK_BUCKET}/")
         picture = Image.open(io.BytesIO(client.get_object(Bucket=STACK_BUCKET, Key=key)["Body"].read()))
         assert picture.format == "WEBP"
+
+
+@pytest.fixture
+def review(airflow_stack: Airflow, simulator: GetimgSimulator):
+    """Start a run that asks whether two images may be published; return what answers it, and what came of it."""
+    dag_id = "getimg_review_before_publish"
+    airflow_stack.wait_for_dag(dag_id)
+    airflow_stack.unpause(dag_id)
+    run_id = airflow_stack.trigger(dag_id, conf={"subjects": ["a bridge", "an owl"]})
+    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/review"
+
+    def is_waiting() -> bool:
+        task = airflow_stack.request("GET", path)
+        # An answer that comes before the scheduler knows that the process has ended would fail the task: it looks as if
+        # the process had been lost. No person is so fast.
+        ended = f"task_id='review', run_id='{run_id}', try_number={task['try_number']}, "
+        events = (line for line in airflow_stack.log.open() if "Received executor event" in line)
+        return task["state"] == "awaiting_input" and any(ended in line for line in events)
+
+    def answer(option: str, leave_out: list[str] | None = None) -> dict[str, str]:
+        assert airflow_stack.poll(is_waiting, 120)
+        body = {"chosen_options": [option], "params_input": {"leave_out": leave_out}}
+        airflow_stack.request("PATCH", f"{path}/-1/hitlDetails", body=body)
+        assert airflow_stack.wait(dag_id, run_id) == "success", airflow_stack.failed_log(dag_id, run_id)
+        return {task["task_id"]: task["state"] for task in airflow_stack.task_instances(dag_id, run_id)}
+
+    def ask_again() -> None:
+        airflow_stack.clear(dag_id, run_id, ["review"], include_downstream=True)
+
+    def names() -> list[str]:
+        rows = airflow_stack.xcom(dag_id, run_id, "save_to_s3")
+        return [row["key"].removeprefix("review/") for row in rows]
+
+    return SimpleNamespace(answer=answer, ask_again=ask_again, names=names)
+
+
+def test_review_before_publish(review, simulator: GetimgSimulator, seaweedfs: SeaweedFS):
+    client = seaweedfs.client()
+
+    def published() -> list[bool]:
+        listed = client.list_objects_v2(Bucket=STACK_BUCKET, Prefix="published/").get("Contents", [])
+        return [f"published/{name}" in {entry["Key"] for entry in listed} for name in review.names()]
+
+    def marks() -> list[str]:
+        keys = [f"review/{name}" for name in review.names()]
+        tags = [client.get_object_tagging(Bucket=STACK_BUCKET, Key=key)["TagSet"] for key in keys]
+        return [tag["Value"] for [tag] in tags]
+
+    states = review.answer("Reject")
+    assert (states["publish"], states["mark_rejected"]) == ("skipped", "success")
+    assert published() == [False, False]
+    assert marks() == ["rejected", "rejected"]
+
+    review.ask_again()
+    review.answer("Approve", ["1"])
+    assert published() == [False, True]
+    assert marks() == ["rejected", "approved"]
+
+    review.ask_again()
+    review.answer("Approve", ["2"])
+    assert published() == [True, False]
+    assert marks() == ["approved", "rejected"]
+
+    review.ask_again()
+    states = review.answer("Approve", ["1", "2"])
+    assert states["publish"] == "skipped"
+    assert published() == [False, False]
+    assert len(simulator.ledger.billed) == 2
