@@ -11,7 +11,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-getimg",
         "name": "getimg.ai",
-        "description": "Generate images with `getimg.ai <https://getimg.ai/>`__ and keep them in Amazon S3.",
+        "description": "Generate images and videos with `getimg.ai <https://getimg.ai/>`__ and keep them in Amazon S3.",
         "integrations": [
             {
                 "integration-name": "getimg.ai",
@@ -31,6 +31,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "airflow_provider_getimg.operators.image",
                     "airflow_provider_getimg.operators.image_batch",
+                    "airflow_provider_getimg.operators.video",
                 ],
             }
         ],
@@ -43,7 +44,10 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {
                 "integration-name": "getimg.ai",
-                "python-modules": ["airflow_provider_getimg.triggers.balance"],
+                "python-modules": [
+                    "airflow_provider_getimg.triggers.balance",
+                    "airflow_provider_getimg.triggers.video",
+                ],
             }
         ],
         "transfers": [

@@ -23,17 +23,20 @@ IMAGES = "getimg_images"
 COST = "getimg_cost"
 
 #: What is recorded of a request, beside its labels. References are not: they may be large, and signed.
-REQUEST_FIELDS = ("model", "prompt", "aspect_ratio", "resolution", "output_format")
+REQUEST_FIELDS = ("model", "prompt", "aspect_ratio", "resolution", "output_format", "duration", "sound")
+
+
+_TYPES = {"duration": int, "sound": bool}
 
 
 def request_record(fields: Mapping[str, Any], labels: Mapping[str, str | int | float]) -> dict[str, Any]:
     """
-    Return what is recorded of a request: its texts and its labels, with the query strings of URLs cut off.
+    Return what is recorded of a request: its plain fields and its labels, with the query strings of URLs cut off.
 
-    :param fields: Its fields; others than those recorded are left out, as are None and what is no text.
+    :param fields: Its fields; others than those recorded are left out, as are None and what is no text, number or flag.
     """
     record: dict[str, Any] = {
-        name: fields[name] for name in REQUEST_FIELDS if isinstance(fields.get(name), str)
+        name: fields[name] for name in REQUEST_FIELDS if isinstance(fields.get(name), _TYPES.get(name, str))
     }
     if labels:
         record["labels"] = dict(labels)

@@ -44,6 +44,8 @@ class GetimgRetryPolicy(RetryPolicy):
                                             delay with jitter (7.5 seconds to 10 minutes)
     outcome unknown                         fail at once; retry if the operator's
                                             ``on_unknown_outcome`` is ``"resubmit"``
+    video failed                            fail at once; retry if the operator's
+                                            ``on_failed_video`` is ``"resubmit"``
     everything else                         retry after the task's own ``retry_delay``
     ======================================  ==================================================
 
@@ -68,9 +70,13 @@ class GetimgRetryPolicy(RetryPolicy):
                 wait = backoff(try_number) if wait is None else max(wait, MIN_WAIT)
                 return RetryDecision.retry(timedelta(seconds=wait), reason=f"{name}: rate limited")
             case errors.OutcomeUnknownError():
-                if _resubmits(context):
+                if getattr(_task(context), "on_unknown_outcome", "fail") == "resubmit":
                     return RetryDecision.retry(reason=f"{name}: on_unknown_outcome is 'resubmit'")
                 return RetryDecision.fail(reason=f"{name}: it may have been billed")
+            case errors.VideoFailedError():
+                if getattr(_task(context), "on_failed_video", "fail") == "resubmit":
+                    return RetryDecision.retry(reason=f"{name}: on_failed_video is 'resubmit'")
+                return RetryDecision.fail(reason=f"{name}: another one would be billed")
             case (
                 errors.InvalidInputError()
                 | errors.ConnectionConfigError()
@@ -161,9 +167,8 @@ def poll_interval(waited: float) -> float:
     return min(POLL_FIRST + POLL_SHARE * waited, POLL_MAX) * random.uniform(0.75, 1.25)
 
 
-def _resubmits(context: Context | None) -> bool:
-    task = context.get("task") if context else None
-    return getattr(task, "on_unknown_outcome", "fail") == "resubmit"
+def _task(context: Context | None) -> object:
+    return context.get("task") if context else None
 
 
 RETRY_POLICY = GetimgRetryPolicy()

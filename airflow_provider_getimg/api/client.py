@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import ValidationError
 
 from airflow_provider_getimg.api import answer_body, answers, lenient_json, settings
 from airflow_provider_getimg.api.connection_watch import ConnectionWatch
@@ -21,14 +20,12 @@ from airflow_provider_getimg.api.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
-from airflow_provider_getimg.api.faults import first_fault
-from airflow_provider_getimg.api.requests import REQUEST_MAX_BYTES, ImageRequest
-from airflow_provider_getimg.api.types import Balance, Costs, Generation, Model
+from airflow_provider_getimg.api.reading import Reader
+from airflow_provider_getimg.api.requests import REQUEST_MAX_BYTES, ImageRequest, VideoRequest, video_path
+from airflow_provider_getimg.api.types import Balance, Costs, Generation, Model, Video
 
 if TYPE_CHECKING:
-    from airflow_provider_getimg.api.types import _Answer
-
-    AnswerT = TypeVar("AnswerT", bound=_Answer)
+    PaidT = TypeVar("PaidT", Generation, Video)
 
 CONNECT_TIMEOUT = 10.0
 FREE_CALL_TIMEOUT = 30.0
@@ -81,6 +78,8 @@ class GetimgClient:
             follow_redirects=False,
         )
 
+        self._reader = Reader(self.base_url, self._redact)
+
     def __repr__(self) -> str:
         # Of one whose __init__ has raised as well: stack traces with locals show it.
         return f"<GetimgClient {self.__dict__.get('base_url', '(not set up)')}>"
@@ -122,35 +121,59 @@ class GetimgClient:
         :raises RateLimitError: Too many requests. Nothing was billed.
         :raises OutcomeUnknownError: It was sent, and no readable answer came.
         """
+        generation, response = self._paid("/v2/images/generations", request, Generation)
+        generation._rate_limit = answers.rate_limit(response)
+        return generation
+
+    def create_video(self, request: VideoRequest) -> Video:
+        """
+        Submit a video, which :meth:`get_video` then waits for. Billed; sent once.
+
+        :return: Its id, and in all likelihood nothing more yet.
+        :raises InvalidInputError: The body would be over the API's 25 MiB. Nothing was sent.
+        :raises NoConnectionError: No connection was made. Nothing was sent.
+        :raises RequestRefusedError: The API refused the request. Nothing was billed.
+        :raises RateLimitError: Too many requests. Nothing was billed.
+        :raises OutcomeUnknownError: It was sent, and no readable answer came.
+        """
+        video, _ = self._paid("/v2/videos/generations", request, Video)
+        return video
+
+    def get_video(self, video_id: str) -> Video:
+        """Return the state of a video. Free."""
+        return self._reader.read(Video, *self._get(video_path(video_id)), UnavailableError)
+
+    def _paid(
+        self, path: str, request: ImageRequest | VideoRequest, kind: type[PaidT]
+    ) -> tuple[PaidT, httpx.Response]:
+        """Send a billed request once, and read what was made of it as leniently as can be."""
         body = json.dumps(request.to_json()).encode()
         if len(body) > REQUEST_MAX_BYTES:
             raise InvalidInputError(
                 f"The request with its reference images must have at most {REQUEST_MAX_BYTES} bytes (25 MiB), "
                 f"got {len(body)}."
             )
-        response, content = self._send("POST", "/v2/images/generations", self.timeout, content=body)
+        response, content = self._send("POST", path, self.timeout, content=body)
         if not response.is_success:
-            return self._made_nevertheless(response, content)
-        received = self._json(response, content, OutcomeUnknownError)
-        generation = self._parse(Generation, received, response, content, OutcomeUnknownError)
-        generation._rate_limit = answers.rate_limit(response)
+            return self._made_nevertheless(response, content, kind), response
+        answer = self._reader.read(kind, response, content, OutcomeUnknownError)
         if response.extensions.get(_CUT_OFF):
-            generation._oddities += ("the connection broke before its body's announced end",)
-        return generation
+            answer._oddities += ("the connection broke before its body's announced end",)
+        return answer, response
 
-    def _made_nevertheless(self, response: httpx.Response, content: bytes) -> Generation:
-        """Return the files and the bill that come with a status that says nothing of either."""
+    def _made_nevertheless(self, response: httpx.Response, content: bytes, kind: type[PaidT]) -> PaidT:
+        """Return what comes with a status that doesn't say that it was made, and can't but have been."""
         error = answers.generation_error(response, content, self._redact)
         if not isinstance(error, OutcomeUnknownError):
             raise error
         try:
-            generation = Generation.from_json(lenient_json.loads(content))
+            answer = kind.from_json(lenient_json.loads(content))
         except ValueError:
             raise error from None
-        if generation.cost is None:
+        if not answer.is_made:
             raise error
-        generation._oddities += (f"its HTTP status is {response.status_code}",)
-        return generation
+        answer._oddities += (f"its HTTP status is {response.status_code}",)
+        return answer
 
     def list_models(self, type: Literal["image", "video"] | None = None) -> list[Model]:
         """
@@ -160,18 +183,15 @@ class GetimgClient:
         :raises GetimgError: As for every free call: refused, rate limited, no connection, unavailable.
         """
         response, content = self._get("/v2/models", {"type": type} if type else None)
-        received = self._json(response, content, UnavailableError)
-        if not isinstance(received, list):
-            raise self._unreadable(UnavailableError, response, content, "it is no list.")
-        return [self._parse(Model, entry, response, content, UnavailableError) for entry in received]
+        return self._reader.read_list(Model, response, content, UnavailableError)
 
     def get_model(self, model: str) -> Model:
         """Return one model of the catalogue, with its prices. Free."""
-        return self._read(Model, *self._get(f"/v2/models/{quote(model, safe='')}"), UnavailableError)
+        return self._reader.read(Model, *self._get(f"/v2/models/{quote(model, safe='')}"), UnavailableError)
 
     def get_balance(self) -> Balance:
         """Return the account's balance. Free."""
-        return self._read(Balance, *self._get("/v2/billing/balance"), UnavailableError)
+        return self._reader.read(Balance, *self._get("/v2/billing/balance"), UnavailableError)
 
     def get_costs(self, start: datetime, end: datetime) -> Costs:
         """
@@ -190,7 +210,7 @@ class GetimgClient:
                 f"{COSTS_MAX_DAYS} days."
             )
         query = {"start": start.isoformat(), "end": end.isoformat()}
-        return self._read(Costs, *self._get("/v2/billing/costs", query), UnavailableError)
+        return self._reader.read(Costs, *self._get("/v2/billing/costs", query), UnavailableError)
 
     def _get(self, path: str, query: dict[str, str] | None = None) -> tuple[httpx.Response, bytes]:
         timeout = min(self.timeout, FREE_CALL_TIMEOUT)
@@ -282,43 +302,6 @@ class GetimgClient:
         if watch.expired or isinstance(error, httpx.TimeoutException):
             return lost(f"{self.base_url} did not finish {subject} within {timeout:g} seconds.")
         return lost(f"The connection to {self.base_url} broke after {subject} was sent: {reason}.")
-
-    def _read(
-        self, answer: type[AnswerT], response: httpx.Response, content: bytes, unreadable: type[GetimgError]
-    ) -> AnswerT:
-        received = self._json(response, content, unreadable)
-        return self._parse(answer, received, response, content, unreadable)
-
-    def _json(self, response: httpx.Response, content: bytes, unreadable: type[GetimgError]) -> Any:
-        try:
-            return lenient_json.loads(content)
-        except ValueError:
-            raise self._unreadable(unreadable, response, content, "it is not JSON.") from None
-
-    def _parse(
-        self,
-        answer: type[AnswerT],
-        received: Any,
-        response: httpx.Response,
-        content: bytes,
-        unreadable: type[GetimgError],
-    ) -> AnswerT:
-        try:
-            return answer.from_json(received)
-        except ValueError as error:
-            why = first_fault(error) if isinstance(error, ValidationError) else str(error)
-            raise self._unreadable(unreadable, response, content, why) from None
-
-    def _unreadable(
-        self, unreadable: type[GetimgError], response: httpx.Response, content: bytes, why: str
-    ) -> GetimgError:
-        error = unreadable(
-            f"{self.base_url} answered {response.status_code} with something that can't be read: "
-            f"{answers.one_line(why, 500, self._redact)} It says: {answers.excerpt(content, self._redact)}.",
-            status=response.status_code,
-        )
-        error.received = content.decode("utf-8", errors="replace")
-        return error
 
     def _redact(self, text: str) -> str:
         """Take the API key and the query strings of signed URLs out of a text for people."""

@@ -180,6 +180,18 @@ class PaidFilesGoneError(GetimgError):
     billed: Billed = "yes"
 
 
+class VideoPendingError(GetimgError):
+    """A video is still being made, and the wait for it is over. A retry goes on waiting for the same video."""
+
+    billed: Billed = "unknown"
+
+
+class VideoFailedError(GetimgError):
+    """The API accepted a video and failed to make it. ``billed`` is what its answer says; unknown where it says nothing."""
+
+    billed: Billed = "unknown"
+
+
 class TransferError(GetimgError):
     """A file could not be saved to S3. Saving is free; the generation that made the file was billed before."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many reference images a model takes."""
+"""What a model takes of a request: so many references, and such durations."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.requests import MAX_REFERENCE_IMAGES
 
 if TYPE_CHECKING:
-    from airflow_provider_getimg.api.requests import ImageRequest
+    from airflow_provider_getimg.api.requests import ImageRequest, VideoRequest
     from airflow_provider_getimg.api.types import Model
 
 
-def references_beyond_documented(request: ImageRequest) -> bool:
+def references_beyond_documented(request: ImageRequest | VideoRequest) -> bool:
     """Tell whether a request has more references than every model is documented to take: the catalogue knows if its does."""
     return len(request.images or ()) > MAX_REFERENCE_IMAGES
 
 
-def check_references(model: Model, request: ImageRequest) -> None:
+def check_references(model: Model, request: ImageRequest | VideoRequest) -> None:
     """
     Check that a model takes a request's references. The limits that it states win over the documented one.
 
@@ -39,4 +39,18 @@ def check_references(model: Model, request: ImageRequest) -> None:
         raise InvalidInputError(
             f"images must hold at most {MAX_REFERENCE_IMAGES} images for model {quote(model.id)}, which states no limit of "
             f"its own, got {counts.total()}."
+        )
+
+
+def check_duration(model: Model, duration: int | None) -> None:
+    """
+    Check that a model makes videos of a duration in seconds. The catalogue has them as numbers such as ``5.0``.
+
+    :raises InvalidInputError: It doesn't.
+    """
+    supported = model.supported_durations
+    if duration is not None and supported and duration not in supported:
+        listed = ", ".join(f"{seconds:g}" for seconds in supported)
+        raise InvalidInputError(
+            f"duration must be {listed} seconds for model {quote(model.id)}, got {duration}."
         )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import re
 import unicodedata
-from typing import Any
+from typing import Any, Self
+from urllib.parse import quote as percent_encoded
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -71,17 +72,8 @@ class ReferenceImage(BaseModel):
         return _not_empty(role)
 
 
-class ImageRequest(BaseModel):
-    """
-    The body of ``POST /v2/images/generations``. What is not given is not sent.
-
-    :param model: Model identifier, such as ``seedream-5-lite``.
-    :param prompt: What to draw, 1 to 4096 characters.
-    :param aspect_ratio: Such as ``16:9``; the model's default otherwise.
-    :param resolution: Such as ``2K``; the model's default otherwise.
-    :param output_format: ``png``, ``jpeg`` or ``webp``; the API's default is ``jpeg``.
-    :param images: Reference images: at most 8, or as many as the model takes (``check_references``).
-    """
+class _Request(BaseModel):
+    """What all generations are requested with. What is not given is not sent."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -89,11 +81,10 @@ class ImageRequest(BaseModel):
     prompt: str
     aspect_ratio: str | None = None
     resolution: str | None = None
-    output_format: str | None = None
     images: list[ReferenceImage] | None = None
 
     @classmethod
-    def checked(cls, **fields: Any) -> ImageRequest:
+    def checked(cls, **fields: Any) -> Self:
         """
         Build a request, or say in one sentence what is wrong with it. None means: not given.
 
@@ -120,13 +111,6 @@ class ImageRequest(BaseModel):
             raise ValueError(f"must have at most {PROMPT_MAX_CHARACTERS} characters, got {len(prompt)}")
         return prompt
 
-    @field_validator("output_format")
-    @classmethod
-    def _format_is_known(cls, output_format: str) -> str:
-        if output_format not in OUTPUT_FORMATS:
-            raise ValueError(f"must be 'png', 'jpeg' or 'webp', got {quote(output_format)}")
-        return output_format
-
     @field_validator("images")
     @classmethod
     def _images_are_few(cls, images: list[ReferenceImage]) -> list[ReferenceImage]:
@@ -140,6 +124,70 @@ class ImageRequest(BaseModel):
         if not body.get("images"):
             body.pop("images", None)
         return body
+
+
+class ImageRequest(_Request):
+    """
+    The body of ``POST /v2/images/generations``. What is not given is not sent.
+
+    :param model: Model identifier, such as ``seedream-5-lite``.
+    :param prompt: What to draw, 1 to 4096 characters.
+    :param aspect_ratio: Such as ``16:9``; the model's default otherwise.
+    :param resolution: Such as ``2K``; the model's default otherwise.
+    :param output_format: ``png``, ``jpeg`` or ``webp``; the API's default is ``jpeg``.
+    :param images: Reference images: at most 8, or as many as the model takes (``check_references``).
+    """
+
+    output_format: str | None = None
+
+    @field_validator("output_format")
+    @classmethod
+    def _format_is_known(cls, output_format: str) -> str:
+        if output_format not in OUTPUT_FORMATS:
+            raise ValueError(f"must be 'png', 'jpeg' or 'webp', got {quote(output_format)}")
+        return output_format
+
+
+class VideoRequest(_Request):
+    """
+    The body of ``POST /v2/videos/generations``. What is not given is not sent.
+
+    :param model: Model identifier, such as ``seedance-v1-pro``.
+    :param prompt: What to show, 1 to 4096 characters.
+    :param aspect_ratio: Such as ``16:9``; the model's default otherwise.
+    :param resolution: Such as ``1080p``; the model's default otherwise.
+    :param duration: In whole seconds, 1 or more; the model's default otherwise. A text is read as a number.
+    :param sound: Whether the video has sound; the model's default otherwise.
+    :param images: References: at most 8, or as many as the model takes. Their role is ``reference_image``,
+        ``first_frame`` or ``last_frame``.
+    """
+
+    duration: int | None = None
+    sound: bool | None = None
+
+    @field_validator("duration", mode="before")
+    @classmethod
+    def _duration_is_whole(cls, duration: Any) -> int:
+        try:
+            seconds = float("nan" if isinstance(duration, bool) else duration)
+        except (TypeError, ValueError, OverflowError):
+            seconds = float("nan")
+        if not 1 <= seconds < 1_000_000 or seconds != int(seconds):
+            raise ValueError(f"must be a whole number of seconds, 1 or more, got {quote(duration)}")
+        return int(seconds)
+
+    @field_validator("sound", mode="before")
+    @classmethod
+    def _sound_is_a_flag(cls, sound: Any) -> bool:
+        text = str(sound).strip().lower()
+        if text not in ("true", "false"):
+            raise ValueError(f"must be True or False, got {quote(sound)}")
+        return text == "true"
+
+
+def video_path(video_id: str) -> str:
+    """Return where the state of a video is read."""
+    return f"/v2/videos/generations/{percent_encoded(video_id, safe='')}"
 
 
 def _not_empty(text: str) -> str:

@@ -179,14 +179,19 @@ def http_client(
     :param transport: What decides on connections and proxies instead.
     :raises ConnectionConfigError: The environment's proxies or certificates can't be used.
     """
-    for name in _TALKATIVE_LOGGERS:
-        logging.getLogger(name).addFilter(_strip_queries)
+    quiet_loggers()
     # Not to the pool alone: between the end of an answer and the closing of its connection, another thread's
     # request may be given that connection, and dies with it. This header makes it unusable at once.
     once = {"Connection": "close"} if transport is None else {}
     return httpx.Client(
         transport=transport or Transport(proxy), trust_env=False, headers={**headers, **once}, **options
     )
+
+
+def quiet_loggers() -> None:
+    """Keep the query strings of URLs out of what httpx and httpcore log."""
+    for name in _TALKATIVE_LOGGERS:
+        logging.getLogger(name).addFilter(_strip_queries)
 
 
 def _strip_queries(record: logging.LogRecord) -> bool:

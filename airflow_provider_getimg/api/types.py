@@ -35,6 +35,8 @@ from airflow_provider_getimg.api.quote import quote
 
 #: Past this, the API's names for things (an id, a model) are cut: an object's metadata has room for 2 KB in all.
 NAME_MAX_CHARACTERS = 128
+# A video's id has some thirty.
+_ID_MAX_CHARACTERS = 512
 
 
 class _Answer(BaseModel):
@@ -141,15 +143,26 @@ class RateLimit:
     limit: int | None = None
 
 
-class Generation(_Answer):
+class _PaidAnswer(_Answer):
+    """An answer that was paid for, or will be: :attr:`oddities` says what was odd about it."""
+
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+
+    _oddities: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """What is odd about the answer, each as a clause for a warning: ``data[1] has no URL``."""
+        return self._oddities
+
+
+class Generation(_PaidAnswer):
     """
     The answer to a generation: one or more files, and what they cost.
 
     It was paid, so that it is read as leniently as can be: an entry of ``data`` with a URL is a file whatever else is odd
-    about it, and no entry is lost to its neighbours. :attr:`oddities` says what was odd.
+    about it, and no entry is lost to its neighbours.
     """
-
-    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
 
     id: str
     status: _Name = None
@@ -158,7 +171,6 @@ class Generation(_Answer):
     usage: Annotated[Usage | None, WrapValidator(_or_none)] = None
 
     _rate_limit: RateLimit | None = PrivateAttr(default=None)
-    _oddities: tuple[str, ...] = PrivateAttr(default=())
 
     @classmethod
     def from_json(cls, received: Any) -> Self:
@@ -188,9 +200,71 @@ class Generation(_Answer):
         return self._rate_limit
 
     @property
-    def oddities(self) -> tuple[str, ...]:
-        """What is odd about the answer, each as a clause for a warning: ``data[1] has no URL``."""
-        return self._oddities
+    def cost(self) -> Decimal | None:
+        """What it cost in USD; None where the API didn't say."""
+        return self.usage.total_cost if self.usage else None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it was made, whatever the HTTP status says."""
+        return self.cost is not None
+
+
+class Video(_PaidAnswer):
+    """
+    The state of a video: failed, completed, or still being made.
+
+    An unknown state counts as still being made: asking again is free.
+    """
+
+    id: str
+    status: _Name = None
+    usage: Annotated[Usage | None, WrapValidator(_or_none)] = None
+
+    _generation: Generation | None = PrivateAttr(default=None)
+
+    @classmethod
+    def from_json(cls, received: Any) -> Self:
+        """
+        Read a state, and keep the JSON as it came.
+
+        :raises ValueError: It has no id, or is completed without a file.
+        """
+        if not isinstance(received, Mapping):
+            raise ValueError("it is not a JSON object.")
+        video = cls.model_validate({str(name): value for name, value in received.items()})
+        # It goes into a path as it is, so that it is not shortened as an image's is.
+        if not (video.id.strip() and video.id.isprintable() and len(video.id) <= _ID_MAX_CHARACTERS):
+            raise ValueError("its id can't be used.")
+        video._received = received
+        if video.status == "completed" or _files(received.get("data"))[0]:
+            video._generation = Generation.from_json(received)
+        return video
+
+    @property
+    def generation(self) -> Generation | None:
+        """The files and what they cost, once completed."""
+        return self._generation
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether it will never be completed."""
+        return self._generation is None and self.status == "failed"
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it was accepted, whatever the HTTP status says."""
+        return self.status in ("pending", "completed")
+
+    @property
+    def failure(self) -> str:
+        """Why it failed, as the API says it: its code and its message."""
+        error = (self.model_extra or {}).get("error")
+        said = error if isinstance(error, Mapping) else {"message": error}
+        texts = [
+            text for name in ("code", "message") if isinstance(text := said.get(name), str) and text.strip()
+        ]
+        return ": ".join(texts) or "no reason given"
 
     @property
     def cost(self) -> Decimal | None:

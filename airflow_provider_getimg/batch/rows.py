@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.media import extension
 from airflow_provider_getimg.api.quote import quote
+from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.batch.requests_file import listed
 from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec
 from airflow_provider_getimg.s3.keys import PLACEHOLDERS as FILE_PLACEHOLDERS
@@ -55,7 +56,7 @@ class Row:
     """
 
     index: int
-    request: RequestSpec
+    request: RequestSpec[ImageRequest]
     labels: Mapping[str, Any]
     template: KeyTemplate
     id: str = ""
@@ -253,9 +254,9 @@ def _check_keys(rows: Sequence[Row]) -> None:
 
 def _request(
     shared: Mapping[str, Any], shared_labels: Mapping[str, Any], fields: Mapping[str, Any]
-) -> tuple[RequestSpec, Mapping[str, Any]]:
+) -> tuple[RequestSpec[ImageRequest], Mapping[str, Any]]:
     labels = checked_labels(fields.get(LABELS))
-    return RequestSpec({**shared, **_known(fields)}), {**shared_labels, **labels}
+    return RequestSpec(ImageRequest, {**shared, **_known(fields)}), {**shared_labels, **labels}
 
 
 def _checked_defaults(defaults: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

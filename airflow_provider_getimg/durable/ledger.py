@@ -10,9 +10,14 @@ became of the last one:
 - ``submitted``: it was sent, and no answer was seen. It may have been billed;
 - ``answered``: it was paid, and here is the answer.
 
+A video is answered in two steps, between which there are:
+
+- ``pending``: it was submitted and is being made, under this id;
+- ``failed``: the API could not make it.
+
 An entry counts for the same request (by fingerprint) in the same epoch (``ti.max_tries``: constant over automatic
-retries, raised when a user clears the task). After a Clear, an answer that was paid for and never delivered still counts: a
-Clear regenerates what was delivered.
+retries, raised when a user clears the task). After a Clear, an answer that was paid for and never delivered still counts, and
+so does a video that is being made: a Clear regenerates what was delivered.
 """
 
 from __future__ import annotations
@@ -46,7 +51,7 @@ class Entry:
     """
     One request and what is known of it.
 
-    :param state: ``submitted`` or ``answered``.
+    :param state: ``submitted``, ``pending``, ``failed`` or ``answered``.
     :param fingerprint: Digest of the request.
     :param epoch: ``ti.max_tries`` when it was sent.
     :param try_number: The try that sent it.
@@ -56,9 +61,10 @@ class Entry:
     :param received: An answer that could not be read, as it came.
     :param sent_before: How many earlier requests of this epoch were, or may have been, billed to no avail.
     :param delivered: Whether the answer reached the task's XCom: a Clear then asks for another.
+    :param video_id: The id of a video that was submitted.
     """
 
-    state: Literal["submitted", "answered"]
+    state: Literal["submitted", "pending", "failed", "answered"]
     fingerprint: str
     epoch: int
     try_number: int
@@ -68,6 +74,7 @@ class Entry:
     received: str | None = None
     sent_before: int = 0
     delivered: bool = False
+    video_id: str | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> Self | None:
@@ -84,7 +91,8 @@ class Entry:
             entry = cls(**{field.name: value[field.name] for field in fields(cls) if field.name in value})
         except TypeError as error:
             raise ValueError(f"its entry is none of this version ({error})") from None
-        sound = entry.state == ("submitted" if entry.answer is None else "answered") and all(
+        states = ("submitted",) if entry.video_id is None else ("pending", "failed")
+        sound = entry.state in (states if entry.answer is None else ("answered",)) and all(
             type(number) is int for number in (entry.epoch, entry.try_number, entry.sent_before)
         )
         if not sound:
@@ -186,9 +194,13 @@ class Ledger:
             raise LedgerError(f"The task state store could not be read: {reason(error)}.") from None
         if entry is None:
             return None
-        is_owed = entry.answer is not None and not entry.delivered and entry.fingerprint == self._fingerprint
+        is_owed = (
+            entry.state in ("answered", "pending")
+            and not entry.delivered
+            and entry.fingerprint == self._fingerprint
+        )
         if entry.epoch != self._epoch and not is_owed:
-            self.log.info("The task was cleared since try %d: a new image is generated.", entry.try_number)
+            self.log.info("The task was cleared since try %d: a new one is generated.", entry.try_number)
             return None
         if entry.fingerprint != self._fingerprint:
             self.log.warning(
@@ -211,14 +223,7 @@ class Ledger:
 
         :raises LedgerError: It could not be recorded; the request must not be sent.
         """
-        entry = Entry(
-            "submitted",
-            self._fingerprint,
-            self._epoch,
-            self._try_number,
-            datetime.now(UTC).isoformat(),
-            sent_before=self._sent_before,
-        )
+        entry = self._submitted()
         try:
             self._write(entry)
         except Exception as error:
@@ -245,18 +250,51 @@ class Ledger:
 
         :param answer: The API's answer, as plain JSON.
         """
-        entry = replace(self._last(), state="answered", answer=answer)
+        self._keep(
+            replace(self._last(), state="answered", answer=answer),
+            "The paid answer %s could not be recorded: %s. Should this try fail, a retry can't reuse it.",
+            answer.get("id"),
+        )
+
+    def record_video(self, video_id: str) -> None:
+        """
+        Record the id of the video submitted last: from now on it is polled, and not submitted again.
+
+        Raises nothing: what was submitted goes on.
+        """
+        self._keep(
+            replace(self._last(), state="pending", video_id=video_id),
+            "The id of the submitted video, %s, could not be recorded: %s. Should this try fail, a retry can't find it.",
+            video_id,
+        )
+
+    def resume(self, video_id: str) -> Entry:
+        """
+        Return the entry of a video that this very try has submitted, before it was deferred. Raises nothing.
+
+        :param video_id: As the task was deferred with: what is on record may be gone, and is not needed.
+        """
+        entry = None
         try:
-            for attempt in _repeatedly():
-                with attempt:
-                    self._write(entry)
-            self._entry = entry
+            entry = self._place.read()
         except Exception as error:
-            self.log.error(
-                "The paid answer %s could not be recorded: %s. Should this try fail, a retry can't reuse it.",
-                answer.get("id"),
-                reason(error),
-            )
+            self.log.warning("The task state store could not be read: %s.", reason(error))
+        if entry is None or entry.video_id != video_id:
+            entry = replace(self._submitted(), state="pending", video_id=video_id)
+        self._entry = entry
+        return entry
+
+    def record_failed(self, failure: str) -> None:
+        """
+        Record that the video on record can't be made. Raises nothing: the next try would find out again.
+
+        :param failure: Why, as a sentence.
+        """
+        try:
+            # Of this epoch: a Clear that found it being made has got this answer.
+            self._write(replace(self._last(), state="failed", failure=failure, epoch=self._epoch))
+        except Exception as error:
+            self.log.warning("The task state store could not be written: %s.", reason(error))
 
     def delivered(self) -> None:
         """Record that the answer on record is where the user can reach it. Raises nothing."""
@@ -294,6 +332,22 @@ class Ledger:
         if self._entry is None:
             raise RuntimeError("record_intent() must come first")
         return self._entry
+
+    def _submitted(self) -> Entry:
+        now = datetime.now(UTC).isoformat()
+        return Entry(
+            "submitted", self._fingerprint, self._epoch, self._try_number, now, sent_before=self._sent_before
+        )
+
+    def _keep(self, entry: Entry, lost: str, identity: object) -> None:
+        """Write an entry that must not be lost; where it can't be written, log that it is."""
+        try:
+            for attempt in _repeatedly():
+                with attempt:
+                    self._write(entry)
+            self._entry = entry
+        except Exception as error:
+            self.log.error(lost, identity, reason(error))
 
     def _write(self, entry: Entry) -> None:
         self._place.write(entry.to_json())

@@ -1,37 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One billed request across the tries of a task: sent at most once unless the user says otherwise."""
+"""An image that is paid for at most once across the tries of a task, unless the user says otherwise."""
 
 from __future__ import annotations
 
-import signal
-import threading
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from airflow_provider_getimg.api.errors import (
-    GetimgError,
-    KilledError,
-    OutcomeUnknownError,
-    PaidFilesGoneError,
-)
-from airflow_provider_getimg.retry import wait_out_rate_limits
+from airflow_provider_getimg.api.requests import ImageRequest
+from airflow_provider_getimg.durable.paid_request import PaidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
-    from airflow.sdk.types import Logger
-
-    from airflow_provider_getimg.api.requests import ImageRequest
     from airflow_provider_getimg.api.types import Generation
-    from airflow_provider_getimg.durable.ledger import Entry, Ledger
-
-UNKNOWN_OUTCOME = ("fail", "resubmit")
-
-_TWO_WAYS_ON = (
-    "To make a new image, clear the task; to let retries send such a request again, and {cost}, "
-    "set on_unknown_outcome='resubmit'."
-)
 
 
 class ImageClient(Protocol):
@@ -42,38 +20,8 @@ class ImageClient(Protocol):
         ...
 
 
-class PaidGeneration:
-    """
-    A generation that goes through the ledger.
-
-    :param ledger: The task's ledger.
-    :param prepare: Makes the request, once it is to be sent.
-    :param on_unknown_outcome: ``fail`` or ``resubmit``.
-    :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
-    :param killed: Set when the task is terminated: nothing is sent after that.
-    :param all_gone: Tells whether all files of an answer are deleted, by its times and by the server.
-    :param slot: Makes a context that is entered before a request is noted and sent, and left when it was answered.
-    """
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        prepare: Callable[[], ImageRequest],
-        *,
-        on_unknown_outcome: str,
-        rate_limit_wait: float,
-        killed: threading.Event,
-        all_gone: Callable[[Generation], bool],
-        slot: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> None:
-        self._ledger = ledger
-        self._prepare = prepare
-        self._resubmits = on_unknown_outcome == "resubmit"
-        self._rate_limit_wait = rate_limit_wait
-        self._killed = killed
-        self._all_gone = all_gone
-        self._log = ledger.log
-        self._slot = slot
+class PaidGeneration(PaidRequest[ImageRequest]):
+    """An image. Its request is answered with the files."""
 
     def recorded(self) -> Generation | None:
         """
@@ -83,36 +31,10 @@ class PaidGeneration:
         :raises PaidFilesGoneError: An earlier try paid for it, its files are gone, and that is to fail.
         :raises LedgerError: What earlier tries did is not known.
         """
-        entry = self._ledger.previous()
-        if entry is None:
+        entry = self._previous()
+        if entry is None or entry.generation is None:
             return None
-        generation = entry.generation
-        if generation is None:
-            seen = entry.failure or "No answer was recorded: its worker was killed, lost, or out of time."
-            self._resubmit_or(
-                OutcomeUnknownError, f"Try {entry.try_number} sent this request at {entry.started_at}. {seen}"
-            )
-            return None
-        if self._all_gone(generation):
-            gone = _files_gone(entry, generation)
-            if self._ledger.is_before_clear(entry):
-                self._log.warning(
-                    "%s The task was cleared since: a new image is generated, and billed.", gone
-                )
-                return None
-            self._resubmit_or(PaidFilesGoneError, gone, cost=generation.cost, generation_ids=[generation.id])
-            return None
-        self._log.info(
-            "Reusing generation %s from try %d (requested %s ago). Nothing was billed.",
-            generation.id,
-            entry.try_number,
-            entry.age,
-        )
-        return generation
-
-    def delivered(self) -> None:
-        """Record that the answer is where the user can reach it: from now on, a Clear asks for another."""
-        self._ledger.delivered()
+        return self._reuse(entry, entry.generation)
 
     def generate(self, client: ImageClient) -> Generation:
         """
@@ -120,104 +42,9 @@ class PaidGeneration:
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
-        request = self._prepare()
-        sending = wait_out_rate_limits(self._rate_limit_wait, self._log, self._killed)
-        generation: Generation = sending(self._send, client, request)
-        _log_generation(generation, request, self._log)
-        for oddity in generation.oddities:
-            self._log.warning("The answer of generation %s is not as documented: %s.", generation.id, oddity)
-        return generation
-
-    def _send(self, client: ImageClient, request: ImageRequest) -> Generation:
-        with self._slot():
-            generation = self._post(client, request)
-        with alarm_postponed():
-            self._ledger.record_response(generation.to_json())
-        return generation
-
-    def _post(self, client: ImageClient, request: ImageRequest) -> Generation:
-        self._ledger.record_intent()
-        try:
-            if self._killed.is_set():
-                raise KilledError("The task was terminated before the request was sent.")
-            return client.generate_image(request)
-        except OutcomeUnknownError as error:
-            self._ledger.record_unknown(error.message, error.received)
-            raise self._unknown(error) from None
-        except GetimgError:
-            self._ledger.rollback()
-            raise
-        except BaseException as error:
-            # A time-out of Airflow's, most likely. It goes on as it is, with what it may have cost beside it.
-            failure = f"It ended with {type(error).__name__} before an answer came."
-            self._log.error("%s", self._unknown(OutcomeUnknownError(failure)))
-            self._ledger.record_unknown(failure)
-            raise
-
-    def _unknown(self, error: OutcomeUnknownError) -> OutcomeUnknownError:
-        ways_on = (
-            "A retry sends it again."
-            if self._resubmits and not self._ledger.is_last_try
-            else _TWO_WAYS_ON.format(cost="perhaps pay twice")
+        request = self._prepared()
+        generation = self._send(
+            request, client.generate_image, lambda answer: self._ledger.record_response(answer.to_json())
         )
-        return OutcomeUnknownError(
-            f"{error.message} The request was sent at {self._ledger.sent_at}. {ways_on}",
-            status=error.status,
-            code=error.code,
-            param=error.param,
-            detail=error.detail,
-            retry_after=error.retry_after,
-        )
-
-    def _resubmit_or(self, error: type[GetimgError], what: str, **bill: Any) -> None:
-        if not self._resubmits:
-            cost = "pay again" if error is PaidFilesGoneError else "perhaps pay twice"
-            raise error(f"{what} {_TWO_WAYS_ON.format(cost=cost)}", **bill)
-        cost = "is paid again" if error is PaidFilesGoneError else "may be paid twice"
-        self._log.warning("%s on_unknown_outcome is 'resubmit': it is sent again now, and %s.", what, cost)
-
-
-@contextmanager
-def alarm_postponed() -> Iterator[None]:
-    """
-    Let ``execution_timeout`` wait until the block is through.
-
-    Airflow raises it from SIGALRM, at whatever line the task is: a paid answer is first recorded.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    rang = []
-    handler = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGALRM, handler)
-    if rang:
-        signal.raise_signal(signal.SIGALRM)
-
-
-def _files_gone(entry: Entry, generation: Generation) -> str:
-    deleted = max(file.deletes_at for file in generation.data if file.deletes_at is not None).isoformat()
-    return (
-        f"Try {entry.try_number} generated and paid for {generation.id} ({_cost(generation)}), and its files are gone: "
-        f"they were deleted at {deleted}."
-    )
-
-
-def _log_generation(generation: Generation, request: ImageRequest, log: Logger) -> None:
-    files = len(generation.data)
-    ends = [file.deletes_at for file in generation.data if file.deletes_at is not None]
-    log.info(
-        "Generated %s with model %s: %d %s, cost %s, to be deleted at %s.",
-        generation.id,
-        generation.model or request.model,
-        files,
-        "file" if files == 1 else "files",
-        _cost(generation),
-        min(ends).isoformat() if ends else "a time that the API did not give",
-    )
-
-
-def _cost(generation: Generation) -> str:
-    return "not given by the API" if generation.cost is None else f"{generation.cost} USD"
+        self._log_made(generation, request.model)
+        return generation

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from airflow_provider_getimg.api.requests import ImageRequest
+from airflow_provider_getimg.api.requests import ImageRequest, VideoRequest
 from airflow_provider_getimg.durable import reference_images
 from airflow_provider_getimg.durable.ledger import fingerprint
 
@@ -15,30 +15,36 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-#: What a request consists of, as :class:`~airflow_provider_getimg.api.requests.ImageRequest` has it.
+RequestT = TypeVar("RequestT", ImageRequest, VideoRequest)
+
+#: What a request for an image consists of, as :class:`~airflow_provider_getimg.api.requests.ImageRequest` has it.
 FIELDS = tuple(ImageRequest.model_fields)
 
 
-class RequestSpec:
+class RequestSpec(Generic[RequestT]):
     """
     One request.
 
     :param fields: ``model``, ``prompt`` and so on; None means: not given.
+    :param kind: What is requested.
     :raises InvalidInputError: A value that the API is known to refuse.
     """
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
+    def __init__(self, kind: type[RequestT], fields: Mapping[str, Any]) -> None:
+        self._kind: type[RequestT] = kind
         self._images = reference_images.as_written(fields.get("images"))
         self._fields = {name: value for name, value in fields.items() if name != "images"}
         #: The request, with stand-ins for images that lie in S3.
-        self.checked = ImageRequest.checked(**self._fields, images=reference_images.without_s3(self._images))
+        self.checked: RequestT = kind.checked(
+            **self._fields, images=reference_images.without_s3(self._images)
+        )
 
     @cached_property
     def fingerprint(self) -> str:
         """A digest that is the same in each try, whatever became of references in S3 and of signatures."""
         return fingerprint({**self.checked.to_json(), "images": reference_images.identity(self._images)})
 
-    def resolve(self, s3_client: Callable[[], S3Client]) -> ImageRequest:
+    def resolve(self, s3_client: Callable[[], S3Client]) -> RequestT:
         """
         Return the request as it is sent: objects in S3 are read now.
 
@@ -47,7 +53,7 @@ class RequestSpec:
         :raises UnavailableError: S3 could not be asked.
         """
         images = reference_images.resolve(self._images, s3_client)
-        return ImageRequest.checked(**self._fields, images=images)
+        return self._kind.checked(**self._fields, images=images)
 
     def redacted(self) -> dict[str, Any]:
         """Return the request for people: references without signatures, and without the bytes of data URLs."""

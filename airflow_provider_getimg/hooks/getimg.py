@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.client import GetimgClient
     from airflow_provider_getimg.api.settings import ClientSettings
     from airflow_provider_getimg.api.types import Balance, Costs, Model
+    from airflow_provider_getimg.api.video_states import VideoStates
 
 #: What the connection's extra may hold.
 EXTRA_NAMES = ("timeout", "proxy", "allowed_networks")
@@ -169,6 +170,32 @@ class GetimgHook(BaseHook):
         from airflow_provider_getimg.api.pricing import image_price
 
         return image_price(self.get_model(model), resolution)
+
+    def video_price(
+        self,
+        model: str,
+        resolution: str | None = None,
+        duration: int | None = None,
+        sound: bool | None = None,
+    ) -> Decimal | None:
+        """
+        Return the price in USD of one video; None where it is not known, which doesn't mean free. Free.
+
+        :param resolution: Default: the model's.
+        :param duration: In seconds. Default: the model's.
+        :param sound: Whether it is to have sound. Default: whichever is dearer.
+        """
+        from airflow_provider_getimg.api.pricing import video_price
+
+        return video_price(self.get_model(model), resolution, duration, sound)
+
+    def video_states(self) -> VideoStates:
+        """Return what reads states of videos from an event loop. Opens no connection by itself; close it."""
+        from airflow_provider_getimg.api.video_states import VideoStates
+
+        settings = self.settings
+        with self._naming_the_connection():
+            return VideoStates(self._connection.password, settings)
 
     def get_balance(self) -> Balance:
         """Return the account's balance, with its currency. Free."""

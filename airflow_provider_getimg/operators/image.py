@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import threading
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls
-from airflow_provider_getimg.records import COST, push_record, request_record
+from airflow_provider_getimg.operators.one_generation import OneGenerationMixin
+from airflow_provider_getimg.records import request_record
 from airflow_provider_getimg.retry import RETRY_POLICY
 
 if TYPE_CHECKING:
@@ -20,12 +18,9 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk import RetryPolicy
-    from mypy_boto3_s3 import S3Client
-
-    from airflow_provider_getimg.api.types import Generation
 
 
-class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
+class GenerateImageOperator(OneGenerationMixin, BaseOperator):
     """
     Generate an image, and push what the API answered to XCom.
 
@@ -121,16 +116,6 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         self.getimg_conn_id = getimg_conn_id
         self.aws_conn_id = aws_conn_id
 
-    @cached_property
-    def hook(self) -> GetimgHook:
-        """The hook for ``getimg_conn_id``."""
-        return GetimgHook(getimg_conn_id=self.getimg_conn_id)
-
-    @cached_property
-    def _killed(self) -> threading.Event:
-        # Not in __init__: an operator must stay copyable, and a lock is not.
-        return threading.Event()
-
     def execute(self, context: Context) -> dict[str, Any]:
         """
         Generate, or find the answer of an earlier try, and return it.
@@ -138,18 +123,20 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
-        from airflow_provider_getimg.api.pricing import check_price, checked_max_cost
+        from airflow_provider_getimg.api.pricing import check_price, checked_max_cost, image_price, named
         from airflow_provider_getimg.api.references import check_references, references_beyond_documented
+        from airflow_provider_getimg.api.requests import ImageRequest
         from airflow_provider_getimg.durable.ledger import Ledger
-        from airflow_provider_getimg.durable.paid_generation import UNKNOWN_OUTCOME, PaidGeneration
-        from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec
+        from airflow_provider_getimg.durable.paid_generation import PaidGeneration
+        from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
+        from airflow_provider_getimg.durable.request_spec import RequestSpec
         from airflow_provider_getimg.s3.labels import checked_labels
 
         max_cost = checked_max_cost(self.max_cost)
         on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
         rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
         labels = checked_labels(self.labels)
-        request = RequestSpec({name: getattr(self, name) for name in FIELDS})
+        request = RequestSpec(ImageRequest, {name: getattr(self, name) for name in ImageRequest.model_fields})
         paid = PaidGeneration(
             Ledger(context, request.fingerprint, self.log),
             # An answer that is paid already needs no reference: S3 is only read for a request that is sent.
@@ -166,48 +153,15 @@ class GenerateImageOperator(MaskedTemplatesMixin, BaseOperator):
                     model = self.hook.client.get_model(request.checked.model)
                     check_references(model, request.checked)
                     if max_cost is not None:
-                        check_price(model, request.checked.resolution, max_cost)
+                        resolution = request.checked.resolution
+                        what = named("An image", model, resolution)
+                        check_price(image_price(model, resolution), what, max_cost)
                 generation = paid.generate(self.hook.client)
-        answer = {
-            **generation.to_json(),
-            "request": request_record(request.checked.to_json(), labels),
-        }
-        mask_signed_urls(answer["data"])
-        if self.do_xcom_push:
-            self._push(context, answer)
-            cost = float(generation.cost or 0)
-            record = {"cost": cost, "images": len(generation.data), "models": {request.checked.model: cost}}
-            push_record(context, COST, record, self.log)
+        answer = self._push(context, generation, request_record(request.checked.to_json(), labels))
         # Terminated by a Clear, most likely: its new run wipes the XCom, and finds this image instead of paying for another.
         if not self._killed.is_set():
             paid.delivered()
         return answer
-
-    def _push(self, context: Context, answer: dict[str, Any]) -> None:
-        """Push the answer before it counts as delivered, and not by Airflow afterwards: a Clear must not pay for a failed push."""
-        try:
-            context["ti"].xcom_push(key="return_value", value=answer)
-        except Exception:
-            self.log.error(
-                "Generation %s was billed and could not be pushed to XCom. Neither a retry nor a Clear pays for it again.",
-                answer["id"],
-            )
-            raise
-
-    def _all_gone(self, generation: Generation) -> bool:
-        from airflow_provider_getimg.api.parameters import FILE_MAX_BYTES
-        from airflow_provider_getimg.s3.download import Downloads
-
-        with Downloads(
-            self.hook.settings, "", max_bytes=FILE_MAX_BYTES, concurrency=1, log=self.log
-        ) as downloads:
-            return downloads.all_gone(generation)
-
-    def _s3_client(self) -> S3Client:
-        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-
-        client: S3Client = S3Hook(aws_conn_id=self.aws_conn_id).get_conn()
-        return client
 
     def on_kill(self) -> None:
         """Send nothing more. A request in flight is awaited for as long as the task may run: the API has no cancel."""

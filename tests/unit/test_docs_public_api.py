@@ -20,8 +20,13 @@ LISTED = {f"airflow_provider_getimg.{module}": re.findall(r"`(\w+)`", names) for
 # Kinds of modules that DAGs import from: each is public. Triggers are started by operators alone.
 KINDS = ("decorators", "hooks", "operators", "sensors", "transfers")
 # What the rest of the package uses.
-INTERNAL_MODULES = {"airflow_provider_getimg.decorators.task", "airflow_provider_getimg.hooks.masking"}
+INTERNAL_MODULES = {
+    "airflow_provider_getimg.decorators.task",
+    "airflow_provider_getimg.hooks.masking",
+    "airflow_provider_getimg.operators.one_generation",
+}
 INTERNAL = {
+    "airflow_provider_getimg.api.requests": {"video_path"},
     "airflow_provider_getimg.api.settings": {
         "checked_api_key",
         "checked_base_url",
@@ -29,6 +34,7 @@ INTERNAL = {
         "checked_timeout",
         "http_client",
         "is_loopback",
+        "quiet_loggers",
     },
     "airflow_provider_getimg.links": {"console_url"},
     "airflow_provider_getimg.retry": {"backoff", "poll_interval", "wait_out_rate_limits"},

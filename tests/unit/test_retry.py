@@ -35,6 +35,7 @@ KEEPS_DEFAULTS_WHEN_MAPPED = Version(airflow.__version__) >= Version("3.3.2")
         (errors.ContentPolicyError("x"), FAIL),
         (errors.OutcomeUnknownError("x"), FAIL),
         (errors.PaidFilesGoneError("x"), FAIL),
+        (errors.VideoFailedError("x"), FAIL),
         (errors.FileGoneError("x"), FAIL),
         (errors.FileRefusedError("x"), FAIL),
         (errors.NetworkRefusedError("x"), FAIL),
@@ -45,6 +46,7 @@ KEEPS_DEFAULTS_WHEN_MAPPED = Version(airflow.__version__) >= Version("3.3.2")
         (errors.UnavailableError("x"), DEFAULT),
         (errors.KilledError("x"), DEFAULT),
         (errors.LedgerError("x"), DEFAULT),
+        (errors.VideoPendingError("x"), DEFAULT),
         (errors.DownloadError("x"), DEFAULT),
         (errors.ObjectStoreError("x"), DEFAULT),
         (
@@ -76,10 +78,15 @@ def test_every_error_has_a_row():
     assert known - tested == abstract
 
 
-def test_an_unknown_outcome_is_retried_where_the_operator_says_so():
-    context = {"task": SimpleNamespace(on_unknown_outcome="resubmit")}
-    decision = RETRY_POLICY.evaluate(errors.OutcomeUnknownError("x"), 1, 3, context)
-    assert decision.action is RETRY
+@pytest.mark.parametrize(
+    ("error", "option"),
+    [(errors.OutcomeUnknownError, "on_unknown_outcome"), (errors.VideoFailedError, "on_failed_video")],
+    ids=["unknown", "failed"],
+)
+@pytest.mark.parametrize(("value", "action"), [("resubmit", RETRY), ("fail", FAIL)])
+def test_what_may_be_paid_again_is_retried_where_the_operator_says_so(error, option, value, action):
+    context = {"task": SimpleNamespace(**{option: value})}
+    assert RETRY_POLICY.evaluate(error("x"), 1, 3, context).action is action
 
 
 @pytest.mark.parametrize(("asked", "low", "high"), [(90.0, 90, 90), (0.0, 1, 1), (None, 7.5, 15)])

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the body of a success to a typed answer, or to an error that quotes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from airflow_provider_getimg.api import answers, lenient_json
+from airflow_provider_getimg.api.faults import first_fault
+
+if TYPE_CHECKING:
+    import httpx
+
+    from airflow_provider_getimg.api.errors import GetimgError
+    from airflow_provider_getimg.api.types import _Answer
+
+    AnswerT = TypeVar("AnswerT", bound=_Answer)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """
+    Reads answers of one server.
+
+    :param base_url: Of the server, for messages.
+    :param redact: Takes secrets out of what is quoted.
+    """
+
+    base_url: str
+    redact: answers.Redact
+
+    def read(
+        self, kind: type[AnswerT], response: httpx.Response, content: bytes, unreadable: type[GetimgError]
+    ) -> AnswerT:
+        """
+        Return the answer.
+
+        :raises GetimgError: It can't be read: an ``unreadable``.
+        """
+        received = self._json(response, content, unreadable)
+        try:
+            return kind.from_json(received)
+        except ValueError as error:
+            raise self._unreadable(unreadable, response, content, _why(error)) from None
+
+    def read_list(
+        self, kind: type[AnswerT], response: httpx.Response, content: bytes, unreadable: type[GetimgError]
+    ) -> list[AnswerT]:
+        """
+        Return the answers of a list.
+
+        :raises GetimgError: It is no list, or one of them can't be read: an ``unreadable``.
+        """
+        received = self._json(response, content, unreadable)
+        if not isinstance(received, list):
+            raise self._unreadable(unreadable, response, content, "it is no list.")
+        try:
+            return [kind.from_json(entry) for entry in received]
+        except ValueError as error:
+            raise self._unreadable(unreadable, response, content, _why(error)) from None
+
+    def _json(self, response: httpx.Response, content: bytes, unreadable: type[GetimgError]) -> Any:
+        try:
+            return lenient_json.loads(content)
+        except ValueError:
+            raise self._unreadable(unreadable, response, content, "it is not JSON.") from None
+
+    def _unreadable(
+        self, unreadable: type[GetimgError], response: httpx.Response, content: bytes, why: str
+    ) -> GetimgError:
+        error = unreadable(
+            f"{self.base_url} answered {response.status_code} with something that can't be read: "
+            f"{answers.one_line(why, 500, self.redact)} It says: {answers.excerpt(content, self.redact)}.",
+            status=response.status_code,
+        )
+        error.received = content.decode("utf-8", errors="replace")
+        return error
+
+
+def _why(error: ValueError) -> str:
+    return first_fault(error) if isinstance(error, ValidationError) else str(error)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""States of videos, read from an event loop: by many triggers over a few connections."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import httpx
+
+from airflow_provider_getimg.api import answer_body, answers
+from airflow_provider_getimg.api.certificates import Certificates
+from airflow_provider_getimg.api.errors import GetimgError, UnavailableError
+from airflow_provider_getimg.api.proxies import Proxies
+from airflow_provider_getimg.api.reading import Reader
+from airflow_provider_getimg.api.requests import video_path
+from airflow_provider_getimg.api.settings import checked_api_key, quiet_loggers
+from airflow_provider_getimg.api.types import Video
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.api.settings import ClientSettings
+
+_TIMEOUT = 30.0
+_BYTES_AT_MOST = 1024 * 1024
+# Of a process: a thousand videos are polled every ten seconds over these.
+_CONNECTIONS = 10
+
+
+class VideoStates:
+    """
+    Reads states of videos, which is free and may be repeated: connections are kept and used again.
+
+    For one event loop.
+
+    :param api_key: The account's API key.
+    :param settings: How the API is reached.
+    :raises ConnectionConfigError: One of these can't be used.
+    """
+
+    def __init__(self, api_key: str | None, settings: ClientSettings) -> None:
+        key = checked_api_key(api_key)
+        self._reader = Reader(settings.base_url, lambda text: answers.redacted(text, key))
+        certificates = Certificates().context
+        proxy = Proxies(settings.proxy).of(httpx.URL(settings.base_url))
+        quiet_loggers()
+        self._http = httpx.AsyncClient(
+            base_url=settings.base_url,
+            headers={
+                "Authorization": f"Bearer {key}",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            },
+            verify=certificates,
+            proxy=httpx.Proxy(proxy.url, ssl_context=certificates if proxy.url.startswith("https") else None)
+            if proxy is not None
+            else None,
+            trust_env=False,
+            follow_redirects=False,
+            timeout=_TIMEOUT,
+            limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def get(self, video_id: str) -> Video:
+        """
+        Return the state of a video.
+
+        :raises RequestRefusedError: The API will refuse it again.
+        :raises RateLimitError: Too many requests.
+        :raises UnavailableError: Anything else: worth asking again.
+        """
+        try:
+            # Time for a connection to become free is part of it.
+            async with (
+                asyncio.timeout(2 * _TIMEOUT),
+                self._http.stream("GET", video_path(video_id)) as response,
+            ):
+                chunks, size = [], 0
+                async for chunk in response.aiter_raw():
+                    size += len(chunk)
+                    if size > _BYTES_AT_MOST:
+                        raise UnavailableError(
+                            f"The state of video {video_id} has more than {_BYTES_AT_MOST} bytes."
+                        )
+                    chunks.append(chunk)
+            encoding = response.headers.get("content-encoding", "")
+            content = answer_body.read(iter(chunks), encoding, _BYTES_AT_MOST)
+        except GetimgError:
+            raise
+        except Exception as error:
+            # httpx's errors, the socket's, a time-out, a body that can't be unpacked: nothing of it was billed.
+            reason = (
+                answers.one_line(str(error), 300, self._reader.redact).rstrip(".") or type(error).__name__
+            )
+            raise UnavailableError(f"The state of video {video_id} could not be read: {reason}.") from None
+        if response.status_code != 200:
+            raise answers.free_call_error(response, content, self._reader.redact)
+        return self._reader.read(Video, response, content, UnavailableError)

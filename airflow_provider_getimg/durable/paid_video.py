@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A video that is paid for at most once across the tries of a task: once submitted, it is only polled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_provider_getimg.api.errors import Billed, VideoFailedError
+from airflow_provider_getimg.api.requests import VideoRequest
+from airflow_provider_getimg.durable.paid_request import PaidRequest, alarm_postponed
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.api.types import Generation, Video
+    from airflow_provider_getimg.durable.ledger import Entry
+
+FAILED_VIDEO = ("fail", "resubmit")
+
+
+class VideoClient(Protocol):
+    """What submits a request and polls it."""
+
+    def create_video(self, request: VideoRequest) -> Video:
+        """Send it once."""
+        ...
+
+    def get_video(self, video_id: str) -> Video:
+        """Return the state of a video."""
+        ...
+
+
+class PaidVideo(PaidRequest[VideoRequest]):
+    """
+    A video. Its request is answered with an id, which is polled for the files.
+
+    :param on_failed_video: ``fail`` or ``resubmit``.
+    """
+
+    noun = "video"
+
+    def __init__(self, *args: Any, on_failed_video: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._resubmits_failed = on_failed_video == "resubmit"
+        self._id = ""
+        #: The answer, once the video is completed.
+        self.generation: Generation | None = None
+
+    @property
+    def id(self) -> str:
+        """The video's id; empty before it is submitted."""
+        return self._id
+
+    def find(self) -> bool:
+        """
+        Find the video that an earlier try submitted, and tell whether there is one.
+
+        :raises OutcomeUnknownError: An earlier try sent the request and saw no answer, and that is to fail.
+        :raises VideoFailedError: It could not be made, and that is to fail.
+        :raises PaidFilesGoneError: It was paid for, its files are gone, and that is to fail.
+        :raises LedgerError: What earlier tries did is not known.
+        """
+        entry = self._previous()
+        if entry is None or (entry.state == "failed" and self._is_submitted_again(entry)):
+            return False
+        if entry.generation is not None:
+            self.generation = self._reuse(entry, entry.generation)
+        else:
+            self._log.info(
+                "Try %d submitted video %s %s ago: it is waited for. Nothing is billed again.",
+                entry.try_number,
+                entry.video_id,
+                entry.age,
+            )
+        self._id = entry.video_id or ""
+        return True
+
+    def resume(self, video_id: str) -> None:
+        """Go on with a video that this very try has submitted."""
+        self._id = video_id
+        self.generation = self._ledger.resume(video_id).generation
+
+    def submit(self, client: VideoClient) -> None:
+        """
+        Send the request, wait out short rate limits, and return once the id is recorded.
+
+        :raises GetimgError: Its message says what happened and whether it was billed.
+        """
+        request = self._prepared()
+        video = self._send(request, client.create_video, lambda answer: self._ledger.record_video(answer.id))
+        self._id = video.id
+        self._log.info("Submitted video %s with model %s.", video.id, request.model)
+        for oddity in video.oddities:
+            self._log.warning("The answer of video %s is not as documented: %s.", video.id, oddity)
+
+    def look(self, client: VideoClient) -> Video:
+        """
+        Poll the video once, and record its end. :attr:`generation` is the answer, once it is completed.
+
+        :raises VideoFailedError: It could not be made.
+        :raises GetimgError: It could not be polled.
+        """
+        video = client.get_video(self._id)
+        if video.is_failed:
+            failure = f"getimg.ai could not make video {video.id} ({video.failure})."
+            self._ledger.record_failed(failure)
+            raise self._failed(failure, **_bill(video))
+        if video.generation is not None:
+            with alarm_postponed():
+                self._ledger.record_response(video.generation.to_json())
+            self.generation = video.generation
+            self._log_made(video.generation, "unknown")
+        return video
+
+    def _is_submitted_again(self, entry: Entry) -> bool:
+        failure = entry.failure or f"getimg.ai could not make video {entry.video_id}."
+        if not self._resubmits_failed:
+            raise self._failed(failure)
+        self._log.warning("%s on_failed_video is 'resubmit': it is submitted again now, and billed.", failure)
+        return True
+
+    def _failed(self, failure: str, **bill: Any) -> VideoFailedError:
+        ways_on = (
+            "A retry submits it again."
+            if self._resubmits_failed and not self._ledger.is_last_try
+            else "To make a new one, clear the task; to let retries submit a failed video again, and pay for it, set "
+            "on_failed_video='resubmit'."
+        )
+        return VideoFailedError(f"{failure} {ways_on}", **bill)
+
+
+def _bill(video: Video) -> dict[str, Any]:
+    if video.cost is None:
+        return {}
+    billed: Billed = "yes" if video.cost else "no"
+    return {"billed": billed, "cost": video.cost, "generation_ids": [video.id] if video.cost else []}

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What operators that make one thing have in common: hooks, and how its answer reaches XCom."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls
+from airflow_provider_getimg.records import COST, push_record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.providers.common.compat.sdk import Context
+    from mypy_boto3_s3 import S3Client
+
+    from airflow_provider_getimg.api.types import Generation
+
+
+class OneGenerationMixin(MaskedTemplatesMixin):
+    """For an operator with ``model``, ``getimg_conn_id`` and ``aws_conn_id``."""
+
+    model: str
+    getimg_conn_id: str
+    aws_conn_id: str | None
+
+    @cached_property
+    def hook(self) -> GetimgHook:
+        """The hook for ``getimg_conn_id``."""
+        return GetimgHook(getimg_conn_id=self.getimg_conn_id)
+
+    @cached_property
+    def _killed(self) -> threading.Event:
+        # Not in __init__: an operator must stay copyable, and a lock is not.
+        return threading.Event()
+
+    def _push(self, context: Context, generation: Generation, request: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Push an answer with its request, and its cost, before it counts as delivered.
+
+        Airflow itself pushes afterwards, which is too late: a Clear must not pay for a failed push.
+
+        :param request: As it is recorded.
+        """
+        answer = {**generation.to_json(), "request": request}
+        mask_signed_urls(answer["data"])
+        if not self.do_xcom_push:
+            return answer
+        try:
+            context["ti"].xcom_push(key="return_value", value=answer)
+        except Exception:
+            self.log.error(
+                "Generation %s was billed and could not be pushed to XCom. Neither a retry nor a Clear pays for it again.",
+                answer["id"],
+            )
+            raise
+        cost = float(generation.cost or 0)
+        record = {"cost": cost, "images": len(generation.data), "models": {request["model"]: cost}}
+        push_record(context, COST, record, self.log)
+        return answer
+
+    def _all_gone(self, generation: Generation) -> bool:
+        from airflow_provider_getimg.api.parameters import FILE_MAX_BYTES
+        from airflow_provider_getimg.s3.download import Downloads
+
+        with Downloads(
+            self.hook.settings, "", max_bytes=FILE_MAX_BYTES, concurrency=1, log=self.log
+        ) as downloads:
+            return downloads.all_gone(generation)
+
+    def _s3_client(self) -> S3Client:
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        client: S3Client = S3Hook(aws_conn_id=self.aws_conn_id).get_conn()
+        return client

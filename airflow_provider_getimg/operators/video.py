@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generate one video with getimg.ai."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator, conf
+
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+from airflow_provider_getimg.operators.one_generation import OneGenerationMixin
+from airflow_provider_getimg.records import request_record
+from airflow_provider_getimg.retry import RETRY_POLICY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from decimal import Decimal
+
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import RetryPolicy
+
+    from airflow_provider_getimg.api.requests import VideoRequest
+    from airflow_provider_getimg.durable.paid_video import PaidVideo
+    from airflow_provider_getimg.durable.request_spec import RequestSpec
+
+# Airflow itself ends a wait that no triggerer has ended: so many seconds after it should have.
+_TRIGGERER_GRACE = 300.0
+
+
+class GenerateVideoOperator(OneGenerationMixin, BaseOperator):
+    """
+    Generate a video, wait until it is made, and push what the API answered to XCom.
+
+    The API takes a request at once and answers with an id; the video is made in a minute or in twenty. It is billed once:
+
+    - The **id is recorded** before anything else. From then on each try, each triggerer and each Clear before the delivery
+      only polls that video, which is free.
+    - Where a request was sent and no answer was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
+      submitted: ``on_unknown_outcome`` decides. A poll that gets no answer is repeated.
+    - A **Clear** means "make a new one" in the place of one that was delivered: it generates, and is billed, again.
+    - The API has **no cancel**: a task that is terminated leaves its video being made, and billed. Its next try, or a Clear,
+      gets it.
+
+    The XCom is the API's answer as plain JSON, in the shape of an image's: ``id``, ``status``, ``model``, ``data`` (a list of
+    files, each with ``url``, ``mime_type``, ``width``, ``height``, ``deletes_at``, ``duration`` in seconds, ``fps`` and
+    ``has_sound``) and ``usage``. Beside these, ``request`` is what was requested, with the ``labels``. A second XCom,
+    ``getimg_cost``, holds what was billed. Hand the answer to
+    :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` to keep the files.
+
+    Invalid input is rejected before any request is sent. Every failure says whether it was billed.
+
+    :param model: Model identifier, such as ``seedance-v1-pro``. (templated)
+    :param prompt: What to show, 1 to 4096 characters. (templated)
+    :param aspect_ratio: Such as ``16:9``. Default: the model's. (templated)
+    :param resolution: Such as ``1080p``. Default: the model's. (templated)
+    :param duration: In whole seconds. Default: the model's. (templated)
+    :param sound: Whether the video has sound. Default: the model's. (templated)
+    :param images: References, at most 8, or as many as the catalogue says that the model takes: a list of
+        ``{"url": ..., "role": ...}`` with the role ``reference_image``, ``first_frame`` or ``last_frame``, or of plain URLs,
+        whose role is ``reference_image``. A URL is ``https://``, a ``data:`` URL, or ``s3://bucket/key``, which is read with
+        ``aws_conn_id`` and sent as a data URL. PNG, JPEG or WebP, at most 10 MiB each and 25 MiB for the whole request,
+        base64-encoded. (templated)
+    :param labels: Names of your own for the video, such as ``{"sku": "A-17"}``. They are not sent: they are in the XCom's
+        ``request``, and placeholders of the transfer's ``s3_key``. (templated)
+    :param on_unknown_outcome: ``"fail"`` (default) stops the task, without further retries, when a request may have
+        been billed and its answer was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
+        (templated)
+    :param on_failed_video: ``"fail"`` (default) stops the task, without further retries, when the API could not make the
+        video. ``"resubmit"`` lets a retry submit another one, which is billed. (templated)
+    :param max_cost: The most that the video may cost, in USD, such as ``"0.50"``. The price is read from the catalogue before
+        the request; one that is higher, or not known, fails. Default: no limit. (templated)
+    :param rate_limit_wait: Seconds to wait, within a try, for rate limits to pass before the request is taken. What takes
+        longer is a retry, which frees the worker slot. Default 120. (templated)
+    :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable`` of Airflow's
+        configuration.
+    :param poll_interval: Seconds between two polls of the video, a fifth more or less. Default 10. (templated)
+    :param timeout: Seconds to wait for the video, in each try. Then the try fails, the video goes on being made, and a retry
+        goes on waiting for it. Default 1800. (templated)
+    :param retries: Default 3.
+    :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
+    :param getimg_conn_id: The getimg.ai connection. (templated)
+    :param aws_conn_id: The AWS connection for ``s3://`` references. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        "model",
+        "prompt",
+        "aspect_ratio",
+        "resolution",
+        "duration",
+        "sound",
+        "images",
+        "labels",
+        "on_unknown_outcome",
+        "on_failed_video",
+        "max_cost",
+        "rate_limit_wait",
+        "poll_interval",
+        "timeout",
+        "getimg_conn_id",
+        "aws_conn_id",
+    )
+    ui_color = "#efe6ff"
+    # Once it is known.
+    _video_id = ""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        prompt: str,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        duration: int | str | None = None,
+        sound: bool | str | None = None,
+        images: Sequence[str | dict[str, str]] | None = None,
+        labels: Mapping[str, Any] | None = None,
+        on_unknown_outcome: str = "fail",
+        on_failed_video: str = "fail",
+        max_cost: Decimal | float | str | None = None,
+        rate_limit_wait: float | str = 120.0,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float | str = 10.0,
+        timeout: float | str = 1800.0,
+        getimg_conn_id: str = GetimgHook.default_conn_name,
+        aws_conn_id: str | None = "aws_default",
+        retries: int | None = 3,
+        retry_policy: RetryPolicy | None = RETRY_POLICY,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(retries=retries, retry_policy=retry_policy, **kwargs)
+        self.model = model
+        self.prompt = prompt
+        self.aspect_ratio = aspect_ratio
+        self.resolution = resolution
+        self.duration = duration
+        self.sound = sound
+        self.images = images
+        self.labels = labels
+        self.on_unknown_outcome = on_unknown_outcome
+        self.on_failed_video = on_failed_video
+        self.max_cost = max_cost
+        self.rate_limit_wait = rate_limit_wait
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.timeout = timeout
+        self.getimg_conn_id = getimg_conn_id
+        self.aws_conn_id = aws_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Submit the video, or find the one of an earlier try, wait for it, and return the API's answer.
+
+        :raises GetimgError: Its message says what happened and whether it was billed.
+        """
+        from airflow_provider_getimg.api.parameters import checked_seconds
+        from airflow_provider_getimg.api.pricing import checked_max_cost
+        from airflow_provider_getimg.api.requests import VideoRequest
+        from airflow_provider_getimg.durable.request_spec import RequestSpec
+        from airflow_provider_getimg.s3.labels import checked_labels
+
+        max_cost = checked_max_cost(self.max_cost)
+        labels = checked_labels(self.labels)
+        timeout = checked_seconds("timeout", self.timeout)
+        poll_interval = checked_seconds("poll_interval", self.poll_interval)
+        request = RequestSpec(VideoRequest, {name: getattr(self, name) for name in VideoRequest.model_fields})
+        paid = self._paid_video(context, request.fingerprint, request)
+        with self.hook:
+            is_found = paid.find()
+            if not is_found:
+                self._check_model(request.checked, max_cost)
+                paid.submit(self.hook.client)
+            now = time.time()
+            wait = {
+                "video_id": paid.id,
+                "fingerprint": request.fingerprint,
+                "started": now,
+                "until": now + timeout,
+                "poll_interval": poll_interval,
+                "record": request_record(request.checked.to_json(), labels),
+            }
+            # What has just been submitted is not polled at once.
+            return self._wait(context, paid, wait, poll_first=is_found)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any], **wait: Any) -> dict[str, Any]:
+        """
+        Look what became of the video that was waited for, and return the API's answer.
+
+        Nothing is submitted here, whatever the templates say by now.
+
+        :raises GetimgError: Its message says what happened and whether it was billed.
+        """
+        paid = self._paid_video(context, wait["fingerprint"])
+        paid.resume(wait["video_id"])
+        with self.hook:
+            return self._wait(context, paid, wait, poll_first=True)
+
+    def _paid_video(
+        self, context: Context, fingerprint: str, request: RequestSpec[VideoRequest] | None = None
+    ) -> PaidVideo:
+        from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
+        from airflow_provider_getimg.durable.ledger import Ledger
+        from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
+        from airflow_provider_getimg.durable.paid_video import FAILED_VIDEO, PaidVideo
+
+        return PaidVideo(
+            Ledger(context, fingerprint, self.log),
+            # References in S3 are only read for a request that is sent.
+            None if request is None else lambda: request.resolve(self._s3_client),
+            on_unknown_outcome=checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME),
+            on_failed_video=checked_choice("on_failed_video", self.on_failed_video, FAILED_VIDEO),
+            rate_limit_wait=checked_seconds("rate_limit_wait", self.rate_limit_wait),
+            killed=self._killed,
+            all_gone=self._all_gone,
+        )
+
+    def _check_model(self, request: VideoRequest, max_cost: Decimal | None) -> None:
+        """Compare a request with the catalogue, where there is something to compare."""
+        from airflow_provider_getimg.api.pricing import check_price, named, video_price
+        from airflow_provider_getimg.api.references import (
+            check_duration,
+            check_references,
+            references_beyond_documented,
+        )
+
+        if max_cost is None and not references_beyond_documented(request):
+            return
+        model = self.hook.client.get_model(request.model)
+        check_references(model, request)
+        check_duration(model, request.duration)
+        if max_cost is not None:
+            price = video_price(model, request.resolution, request.duration, request.sound)
+            check_price(price, named("A video", model, request.resolution), max_cost)
+
+    def _wait(
+        self, context: Context, paid: PaidVideo, wait: Mapping[str, Any], *, poll_first: bool
+    ) -> dict[str, Any]:
+        """Poll the video until it is made, here or in the triggerer."""
+        from airflow_provider_getimg.api.errors import GetimgError, KilledError, VideoFailedError
+        from airflow_provider_getimg.durable.video_polling import PASSING, Polling, VideoLog
+
+        polling = Polling(wait["poll_interval"], wait["until"])
+        log = VideoLog(paid.id, wait["started"], self.log)
+        self._video_id = paid.id
+        pause = 0.0 if poll_first else polling.pause()
+        while paid.generation is None:
+            if pause and self.deferrable:
+                self._defer(wait)
+            if self._killed.wait(pause):
+                raise KilledError(
+                    f"The task was terminated while video {paid.id} was being made, which can't be cancelled. A retry, or a "
+                    "Clear, goes on waiting for it.",
+                    billed="unknown",
+                )
+            try:
+                log.state(paid.look(self.hook.client))
+                pause = polling.pause()
+            except PASSING as error:
+                pause = polling.pause(error)
+                log.failed(error, pause)
+            except VideoFailedError:
+                raise
+            except GetimgError as error:
+                raise log.refused(error) from None
+            if paid.generation is None and polling.is_over:
+                raise log.still_pending()
+        answer = self._push(context, paid.generation, wait["record"])
+        # Terminated by a Clear, most likely: its new run wipes the XCom, and finds this video instead of paying for another.
+        if not self._killed.is_set():
+            paid.delivered()
+        return answer
+
+    def _defer(self, wait: Mapping[str, Any]) -> None:
+        from airflow_provider_getimg.triggers.video import GetimgVideoTrigger
+
+        self.defer(
+            trigger=GetimgVideoTrigger(
+                video_id=wait["video_id"],
+                poll_interval=wait["poll_interval"],
+                started=wait["started"],
+                until=wait["until"],
+                getimg_conn_id=self.getimg_conn_id,
+            ),
+            method_name="execute_complete",
+            kwargs=dict(wait),
+            timeout=timedelta(seconds=max(0.0, wait["until"] - time.time()) + _TRIGGERER_GRACE),
+        )
+
+    def on_kill(self) -> None:
+        """Submit nothing more, and stop waiting. The API has no cancel: a submitted video goes on being made, and is billed."""
+        self._killed.set()
+        client = self.hook.__dict__.get("client")
+        if client is not None and client.in_flight and not self._video_id:
+            self.log.warning(
+                "The task was terminated while a request is in flight, which may be billed. Its response is awaited for as long as "
+                "the task may run."
+            )
+        elif self._video_id:
+            self.log.warning(
+                "The task was terminated. Video %s goes on being made, and will be billed: a retry, or a Clear, gets it.",
+                self._video_id,
+            )

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wait in the triggerer until a video is no longer being made. It only polls, and may do so twice: nothing is billed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_getimg.api.errors import GetimgError
+from airflow_provider_getimg.durable.video_polling import PASSING, Polling, VideoLog
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from airflow_provider_getimg.api.video_states import VideoStates
+
+
+class GetimgVideoTrigger(BaseTrigger):
+    """
+    Fires when a video is completed or failed, when the wait is over, or when it makes no sense to poll again.
+
+    The event is ``{"video_id": ...}``: the task itself polls once more, so that no signed URL is stored.
+
+    :param video_id: The video to wait for.
+    :param poll_interval: Seconds between two polls.
+    :param started: The Unix time at which the task began to wait.
+    :param until: The Unix time at which the wait is over.
+    :param getimg_conn_id: The getimg.ai connection. No more of it is stored.
+    """
+
+    def __init__(
+        self, video_id: str, poll_interval: float, started: float, until: float, getimg_conn_id: str
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.video_id = video_id
+        self.poll_interval = poll_interval
+        self.started = started
+        self.until = until
+        self.getimg_conn_id = getimg_conn_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what Airflow stores of the trigger."""
+        return (
+            "airflow_provider_getimg.triggers.video.GetimgVideoTrigger",
+            {
+                "video_id": self.video_id,
+                "poll_interval": self.poll_interval,
+                "started": self.started,
+                "until": self.until,
+                "getimg_conn_id": self.getimg_conn_id,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll every ``poll_interval`` seconds, over the connections that all triggers of this process share."""
+        try:
+            async with _shared_states(self.getimg_conn_id) as states:
+                await self._wait(states)
+        except GetimgError as error:
+            self.log.warning("Video %s: %s", self.video_id, error.message)
+        yield TriggerEvent({"video_id": self.video_id})  # type: ignore[no-untyped-call]
+
+    async def _wait(self, states: VideoStates) -> None:
+        polling = Polling(self.poll_interval, self.until)
+        log = VideoLog(self.video_id, self.started, self.log)
+        # First, since the task has just submitted it, or polled.
+        pause = polling.pause()
+        while not polling.is_over:
+            await asyncio.sleep(pause)
+            try:
+                video = await states.get(self.video_id)
+            except PASSING as error:
+                pause = polling.pause(error)
+                log.failed(error, pause)
+                continue
+            log.state(video)
+            if video.is_failed or video.generation is not None:
+                return
+            pause = polling.pause()
+
+
+class _Shared:
+    """What polls videos, and how many triggers use it."""
+
+    def __init__(self, getimg_conn_id: str) -> None:
+        # The connection is read once, however many begin at the same time.
+        self.opening = asyncio.ensure_future(asyncio.to_thread(_opened, getimg_conn_id))
+        self.users = 0
+
+
+_shared: dict[tuple[asyncio.AbstractEventLoop, str], _Shared] = {}
+
+
+@asynccontextmanager
+async def _shared_states(getimg_conn_id: str) -> AsyncIterator[VideoStates]:
+    """Share what polls videos with the other triggers of this process and connection; the last one closes it."""
+    key = (asyncio.get_running_loop(), getimg_conn_id)
+    if key not in _shared:
+        _shared[key] = _Shared(getimg_conn_id)
+    shared = _shared[key]
+    shared.users += 1
+    try:
+        # One trigger that is cancelled meanwhile doesn't end it for the others.
+        yield await asyncio.shield(shared.opening)
+    finally:
+        shared.users -= 1
+        if not shared.users:
+            del _shared[key]
+            with suppress(GetimgError):
+                await (await shared.opening).close()
+
+
+def _opened(getimg_conn_id: str) -> VideoStates:
+    return GetimgHook(getimg_conn_id).video_states()

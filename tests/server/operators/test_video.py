@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator and its trigger over real sockets; in a real Airflow they are in ``tests/integration``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.durable.ledger import KEY
+from airflow_provider_getimg.operators.video import GenerateVideoOperator
+from airflow_provider_getimg.triggers import video as triggers
+
+if TYPE_CHECKING:
+    from airflow_provider_getimg.testing import GetimgSimulator
+
+MODEL = "reel-sound"
+
+
+@pytest.fixture
+def api(getimg_default: GetimgSimulator) -> GetimgSimulator:
+    getimg_default.settings(video_latency=0.1)
+    return getimg_default
+
+
+def operator(**fields: Any) -> GenerateVideoOperator:
+    given = {
+        "model": MODEL,
+        "prompt": "A red fox",
+        "rate_limit_wait": 0,
+        "poll_interval": 0.05,
+        "timeout": 20,
+    }
+    return GenerateVideoOperator(task_id="film", **given | fields)
+
+
+def paid(api: GetimgSimulator) -> list[tuple[str | None, float]]:
+    """Return what was submitted, and what it cost once all of it is made."""
+    deadline = time.monotonic() + 10
+    while httpx.get(f"{api.url}/_simulator/health", trust_env=False).json()["running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return [(entry.outcome, entry.billed) for entry in api.ledger]
+
+
+def deferred(task: GenerateVideoOperator, context: Any) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as caught:
+        task.execute(context)
+    # As Airflow stores it.
+    json.dumps(caught.value.kwargs)
+    return caught.value
+
+
+def fire(trigger: Any) -> dict[str, Any]:
+    """Run a trigger, as it is stored, to its one event."""
+
+    async def collect() -> list[Any]:
+        _, kwargs = trigger.serialize()
+        return [event async for event in triggers.GetimgVideoTrigger(**kwargs).run()]
+
+    [event] = asyncio.run(collect())
+    return dict(event.payload)
+
+
+def resume(task: GenerateVideoOperator, context: Any, stopped: TaskDeferred) -> Any:
+    event = fire(stopped.trigger)
+    assert event == {"video_id": stopped.kwargs["video_id"]}
+    return getattr(task, stopped.method_name)(context, event=event, **stopped.kwargs)
+
+
+def run(task: GenerateVideoOperator, context: Any) -> Any:
+    """Run a task to its end, through the triggerer if it is deferrable."""
+    return resume(task, context, deferred(task, context)) if task.deferrable else task.execute(context)
+
+
+def test_it_returns_the_answer_as_plain_json(api, context):
+    answer = operator(duration="8", sound=True, labels={"sku": "A-17"}).execute(context())
+    assert answer == json.loads(json.dumps(answer))
+    [file] = answer["data"]
+    assert (answer["status"], file["duration"], file["has_sound"]) == ("completed", 8.0, True)
+    assert answer["usage"]["total_cost"] == 0.64
+    assert answer["request"] == {
+        "model": MODEL,
+        "prompt": "A red fox",
+        "duration": 8,
+        "sound": True,
+        "labels": {"sku": "A-17"},
+    }
+    assert paid(api) == [("delivered", 0.64)]
+
+
+def test_deferred_it_returns_the_same(api, context):
+    task, now = operator(deferrable=True), context()
+    stopped = deferred(task, now)
+    answer = resume(task, now, stopped)
+    assert (answer["status"], answer["request"]["prompt"]) == ("completed", "A red fox")
+    assert paid(api) == [("delivered", 0.2)]
+
+
+def test_no_signed_url_is_stored_with_the_deferral(api, context):
+    stopped = deferred(operator(deferrable=True, images=["https://a.test/x.png?sig=secret"]), context())
+    stored = json.dumps([stopped.kwargs, stopped.trigger.serialize(), fire(stopped.trigger)])
+    assert "sig=" not in stored
+    assert api.api_key not in stored
+
+
+def test_it_logs_states_the_cost_and_no_signature(api, context, capsys):
+    answer = operator().execute(context())
+    log = capsys.readouterr().out
+    assert f"Submitted video {answer['id']} with model {MODEL}." in log
+    assert log.count(f"Video {answer['id']} is pending after 0:00:0") == 1
+    assert f"Video {answer['id']} is completed after 0:00:0" in log
+    assert f"Generated {answer['id']} with model {MODEL}: 1 file, cost 0.2 USD" in log
+    assert "sig=" not in log
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"prompt": ""}, "prompt must not be empty."),
+        ({"duration": "long"}, "duration must be a whole number of seconds, 1 or more, got 'long'."),
+        ({"duration": 5, "max_cost": "1"}, "duration must be 4, 8 seconds for model 'reel-sound', got 5."),
+        ({"sound": "loud"}, "sound must be True or False, got 'loud'."),
+        ({"timeout": -1}, "timeout must be a number of seconds, 0 or more, got -1."),
+        ({"poll_interval": "soon"}, "poll_interval must be a number of seconds, 0 or more, got 'soon'."),
+        ({"on_failed_video": "retry"}, "on_failed_video must be 'fail' or 'resubmit', got 'retry'."),
+        ({"images": [7]}, "images[0] must be a URL, or {'url': ..., 'role': ...}, got 7."),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_input_is_one_sentence_before_any_request(api, context, store, fields, sentence):
+    with pytest.raises(errors.InvalidInputError) as error:
+        operator(**fields).execute(context())
+    assert str(error.value) == f"{sentence} Nothing was billed."
+    assert not api.ledger
+    assert store.values == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"max_cost": "0.10"}, "A video of model 'reel-sound' costs 0.32 USD, more than max_cost (0.10 USD)"),
+        ({"max_cost": "0.19", "sound": False}, "A video of model 'reel-sound' costs 0.20 USD, more than"),
+    ],
+    ids=["either sound", "no sound"],
+)
+def test_a_price_over_the_limit_is_not_submitted(api, context, fields, sentence):
+    with pytest.raises(errors.CostLimitError) as error:
+        operator(**fields).execute(context())
+    assert str(error.value).startswith(sentence)
+    assert not api.ledger
+    assert operator(max_cost="0.20", sound=False).execute(context())["usage"]["total_cost"] == 0.2
+
+
+class TestOneSubmission:
+    """Whatever happens to the wait, the video that was submitted is the one that is returned."""
+
+    @pytest.mark.parametrize("deferrable", [False, True])
+    def test_a_retry_after_the_timeout_waits_for_the_same(self, api, context, deferrable):
+        api.settings(video_latency=1)
+        with pytest.raises(errors.VideoPendingError) as error:
+            run(operator(timeout=0.1, deferrable=deferrable), context())
+        [entry] = api.ledger
+        assert str(error.value).startswith(f"Video {entry.id} is pending after 0:00:0")
+        assert str(error.value).endswith(
+            "goes on waiting for it and submits no other. It may have been billed."
+        )
+        assert operator().execute(context(2))["id"] == entry.id
+        assert paid(api) == [("delivered", 0.2)]
+
+    def test_a_clear_before_the_delivery_waits_for_the_same(self, api, context):
+        with pytest.raises(errors.VideoPendingError):
+            operator(timeout=0).execute(context())
+        answer = operator().execute(context(2, max_tries=4))
+        assert [answer["id"]] == [entry.id for entry in api.ledger]
+        # And one after it makes a new one.
+        assert operator().execute(context(3, max_tries=5))["id"] != answer["id"]
+        assert paid(api) == [("delivered", 0.2)] * 2
+
+    def test_a_retry_returns_a_recorded_answer_without_a_poll(self, api, context):
+        answer = operator(do_xcom_push=False).execute(context())
+        api.faults.add({"on": "video_status", "kind": "status", "status": 500, "times": 9})
+        assert operator().execute(context(2))["id"] == answer["id"]
+        assert len(api.faults.pending) == 1
+
+    def test_templates_that_render_differently_submit_nothing_when_it_is_resumed(self, api, context):
+        now = context()
+        stopped = deferred(operator(deferrable=True), now)
+        answer = resume(operator(deferrable=True, prompt="Another prompt"), now, stopped)
+        assert answer["request"]["prompt"] == "A red fox"
+        assert paid(api) == [("delivered", 0.2)]
+
+    def test_what_is_on_record_may_be_lost_while_it_is_deferred(self, api, context, store):
+        now, task = context(), operator(deferrable=True)
+        stopped = deferred(task, now)
+        store.values.clear()
+        assert resume(task, now, stopped)["id"] == stopped.kwargs["video_id"]
+        assert paid(api) == [("delivered", 0.2)]
+
+    def test_a_task_that_is_terminated_leaves_its_video_to_the_next_try(self, api, context, capsys):
+        api.settings(video_latency=1)
+        task = operator(poll_interval=10)
+        failures: list[BaseException] = []
+
+        def execute() -> None:
+            try:
+                task.execute(context())
+            except BaseException as error:
+                failures.append(error)
+
+        running = threading.Thread(target=execute)
+        running.start()
+        while not task._video_id:
+            time.sleep(0.01)
+        task.on_kill()
+        running.join(10)
+        [error] = failures
+        assert isinstance(error, errors.KilledError)
+        assert str(error).endswith("goes on waiting for it. It may have been billed.")
+        assert "goes on being made, and will be billed" in capsys.readouterr().out
+        assert operator().execute(context(2))["id"] == api.ledger[0].id
+        assert paid(api) == [("delivered", 0.2)]
+
+
+class TestTheSubmission:
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            {"kind": "drop_after_billing"},
+            {"kind": "status", "status": 500, "billed": True},
+            {"kind": "html", "status": 200},
+            {"kind": "truncate"},
+            {"kind": "answer", "merge": {"id": None}},
+        ],
+        ids=lambda fault: str(fault["kind"]),
+    )
+    def test_a_lost_answer_is_an_unknown_outcome(self, api, context, fault):
+        api.faults.add({"on": "video", **fault})
+        with pytest.raises(errors.OutcomeUnknownError) as error:
+            operator().execute(context())
+        assert "To make a new video, clear the task" in str(error.value)
+        with pytest.raises(errors.OutcomeUnknownError):
+            operator().execute(context(2))
+        assert len(api.ledger) == 1
+        operator(on_unknown_outcome="resubmit").execute(context(3))
+        assert len(api.ledger) == 2
+
+    @pytest.mark.parametrize(
+        ("fault", "error"),
+        [
+            ({"kind": "status", "status": 400}, errors.InvalidRequestError),
+            ({"kind": "status", "status": 402}, errors.InsufficientBalanceError),
+            ({"kind": "status", "status": 429, "headers": {"Retry-After": "90"}}, errors.RateLimitError),
+        ],
+        ids=["400", "402", "429"],
+    )
+    def test_a_refusal_was_not_billed_and_a_retry_submits_it(self, api, context, fault, error):
+        api.faults.add({"on": "video", **fault})
+        with pytest.raises(error) as caught:
+            operator().execute(context())
+        assert str(caught.value).endswith("Nothing was billed.")
+        operator().execute(context(2))
+        assert paid(api) == [("refused", 0), ("delivered", 0.2)]
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            {"kind": "answer", "status": 200},
+            {"kind": "answer", "merge": {"status": "queued", "eta": 60}},
+            {"kind": "answer", "encoding": "gzip"},
+            {"kind": "answer", "length": "none"},
+            {"kind": "answer", "length": 9999},
+        ],
+        ids=["200", "queued", "gzip", "no length", "wrong length"],
+    )
+    def test_an_odd_answer_with_an_id_is_taken(self, api, context, fault):
+        api.faults.add({"on": "video", **fault})
+        assert operator().execute(context())["id"] == api.ledger[0].id
+        assert len(api.ledger) == 1
+
+    def test_an_error_that_says_pending_is_taken_at_its_word(self, api, context, capsys):
+        api.settings(video_latency=0)
+        known = operator(do_xcom_push=False).execute(context())["id"]
+        body = {"id": known, "status": "pending"}
+        api.faults.add({"on": "video", "kind": "status", "status": 500, "billed": False, "body": body})
+        assert operator(prompt="Another").execute(context())["id"] == known
+        assert "is not as documented: its HTTP status is 500." in capsys.readouterr().out
+
+
+class TestThePolls:
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            {"kind": "status", "status": 429},
+            {"kind": "status", "status": 503},
+            {"kind": "html", "status": 200},
+            {"kind": "drop_after_billing"},
+            {"kind": "truncate"},
+            {"kind": "answer", "merge": {"status": None, "data": None}},
+        ],
+        ids=lambda fault: f"{fault['kind']}-{fault.get('status', '')}",
+    )
+    @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
+    def test_one_without_an_answer_is_repeated(self, api, context, fault, deferrable):
+        api.faults.add({"on": "video_status", "times": 2, **fault})
+        answer = run(operator(deferrable=deferrable), context())
+        assert answer["status"] == "completed"
+        assert paid(api) == [("delivered", 0.2)]
+
+    @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
+    def test_a_refused_one_fails_with_what_it_may_cost(self, api, context, deferrable):
+        api.faults.add({"on": "video_status", "kind": "status", "status": 401, "times": 1 + deferrable})
+        with pytest.raises(errors.AuthenticationError) as error:
+            run(operator(deferrable=deferrable), context())
+        assert str(error.value).startswith(
+            f"Video {api.ledger[0].id} was submitted, and its state can't be read: "
+        )
+        assert str(error.value).endswith("It may have been billed.")
+        assert operator().execute(context(2))["id"] == api.ledger[0].id
+        assert paid(api) == [("delivered", 0.2)]
+
+
+class TestAFailedVideo:
+    @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
+    def test_fails_with_the_api_s_reason_and_is_not_paid_for_again(self, api, context, deferrable):
+        api.faults.failed_video(code="moderation", message="Not this.")
+        with pytest.raises(errors.VideoFailedError) as error:
+            run(operator(deferrable=deferrable), context())
+        assert str(error.value).startswith(
+            f"getimg.ai could not make video {api.ledger[0].id} (moderation: Not this.). To make a new one, clear"
+        )
+        with pytest.raises(errors.VideoFailedError):
+            operator().execute(context(2))
+        assert len(api.ledger) == 1
+        assert operator().execute(context(3, max_tries=5))["status"] == "completed"
+        assert paid(api) == [("delivered", 0), ("delivered", 0.2)]
+
+    def test_says_what_it_cost_where_the_api_does(self, api, context):
+        api.faults.failed_video(billed=True)
+        with pytest.raises(errors.VideoFailedError) as error:
+            operator().execute(context())
+        assert str(error.value).endswith("It was billed.")
+        assert (float(error.value.cost), error.value.generation_ids) == (0.2, (api.ledger[0].id,))
+
+    def test_is_submitted_again_by_a_retry_that_may(self, api, context, capsys):
+        api.faults.failed_video()
+        task = operator(on_failed_video="resubmit")
+        with pytest.raises(errors.VideoFailedError, match="A retry submits it again"):
+            task.execute(context())
+        assert task.execute(context(2))["status"] == "completed"
+        assert "it is submitted again now, and billed" in capsys.readouterr().out
+        assert paid(api) == [("delivered", 0), ("delivered", 0.2)]
+
+
+def test_files_that_were_deleted_while_nobody_looked_fail_as_an_image_s_do(api, context):
+    api.settings(media_lifetime=1)
+    operator(do_xcom_push=False).execute(context())
+    time.sleep(1.1)
+    with pytest.raises(errors.PaidFilesGoneError):
+        operator().execute(context(2))
+    assert len(api.ledger) == 1
+
+
+def test_all_triggers_of_a_process_share_what_asks(api, context, monkeypatch):
+    api.settings(video_latency=0.5)
+    opened = []
+    original = triggers._opened
+    monkeypatch.setattr(triggers, "_opened", lambda conn: opened.append(conn) or original(conn))
+    stopped = [deferred(operator(deferrable=True, prompt=f"Fox {n}"), context()) for n in range(5)]
+
+    async def fire_all() -> list[Any]:
+        return await asyncio.gather(*(anext(one.trigger.run()) for one in stopped))
+
+    events = asyncio.run(fire_all())
+    assert [event.payload["video_id"] for event in events] == [one.kwargs["video_id"] for one in stopped]
+    assert opened == ["getimg_default"]
+    assert triggers._shared == {}
+
+
+def test_a_trigger_that_is_cancelled_leaves_the_others_alone(api, context):
+    api.settings(video_latency=0.5)
+    first, second = (deferred(operator(deferrable=True, prompt=p), context()) for p in ("a", "b"))
+
+    async def cancel_one() -> Any:
+        cancelled = asyncio.create_task(anext(first.trigger.run()))
+        going_on = asyncio.create_task(anext(second.trigger.run()))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        return await going_on
+
+    assert asyncio.run(cancel_one()).payload == {"video_id": second.kwargs["video_id"]}
+    assert triggers._shared == {}
+
+
+def test_an_entry_of_the_ledger_keeps_the_id_before_all_else(api, context, store):
+    with pytest.raises(errors.VideoPendingError):
+        operator(timeout=0).execute(context())
+    entry = json.loads(store.values[KEY])
+    assert (entry["state"], entry["video_id"]) == ("pending", api.ledger[0].id)
