@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gallery in Airflow's UI. Every process loads this module; all that is heavy waits until the API server asks."""
+"""
+The gallery and the spend page in Airflow's UI.
+
+Every process loads this module; all that is heavy waits until the API server asks for it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,13 @@ from airflow.providers.common.compat.sdk import AirflowPlugin
 
 
 class GetimgPlugin(AirflowPlugin):
-    """Adds "Images" to Airflow's Browse menu."""
+    """Adds "Images" and "Image spend" to Airflow's Browse menu."""
 
     name = "getimg"
     # Without a url_route it opens as a page of its own: Airflow's frame would keep links from leading to a task's log.
     external_views = [
         {"name": "Images", "href": "getimg/images/", "destination": "nav", "category": "browse"},
+        {"name": "Image spend", "href": "getimg/spend/", "destination": "nav", "category": "browse"},
     ]
 
     # Airflow reads these two in the API server alone: a task process never imports what they need.

@@ -23,6 +23,8 @@ _AIRFLOW = "getimg.airflow"
 # What says who the viewer is.
 _LOGIN_HEADERS = ("authorization", "cookie")
 _ANY = "~"
+NEWEST_RUN_FIRST = ("-run_after", "-timestamp")
+NEWEST_FIRST = ("-timestamp",)
 
 
 class KnowsAirflow:
@@ -40,13 +42,14 @@ class KnowsAirflow:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task instance that saved images; ``saved_at`` is when it said so."""
+    """A task instance that saved images; ``saved_at`` is when it said so, ``run_after`` that of its run."""
 
     dag_id: str
     run_id: str
     task_id: str
     map_index: int
     saved_at: str = ""
+    run_after: str = ""
 
     @property
     def path(self) -> str:
@@ -97,9 +100,15 @@ class AirflowApi:
         await self._client.aclose()
 
     async def list_tasks(
-        self, which: Filter, *, offset: int, limit: int, key: str = IMAGES
+        self,
+        which: Filter,
+        *,
+        offset: int,
+        limit: int,
+        key: str = IMAGES,
+        order_by: tuple[str, ...] = NEWEST_RUN_FIRST,
     ) -> tuple[list[Task], int]:
-        """Return tasks that pushed an XCom of this key, the newest first, and how many there are."""
+        """Return tasks that pushed an XCom of this key, and how many there are."""
         names = (which.dag_id or _ANY, which.run_id or _ANY, which.task_id or _ANY)
         given = {
             "map_index": which.map_index,
@@ -108,14 +117,30 @@ class AirflowApi:
         }
         answer = await self._get(
             _entries(*names),
-            {"xcom_key": key, "order_by": "-timestamp", "offset": offset, "limit": limit}
+            {"xcom_key": key, "order_by": list(order_by), "offset": offset, "limit": limit}
             | {name: value for name, value in given.items() if value not in ("", None)},
         )
         tasks = [
-            Task(entry["dag_id"], entry["run_id"], entry["task_id"], entry["map_index"], entry["timestamp"])
+            Task(
+                entry["dag_id"],
+                entry["run_id"],
+                entry["task_id"],
+                entry["map_index"],
+                entry["timestamp"],
+                entry["run_after"],
+            )
             for entry in answer["xcom_entries"]
         ]
         return tasks, answer["total_entries"]
+
+    async def newest_run(self, which: Filter) -> str:
+        """Return the ``run_after`` of the newest run, or an empty text."""
+        given = {"run_after_gte": which.after, "run_after_lt": which.before}
+        answer = await self._get(
+            f"/dags/{_name(which.dag_id or _ANY)}/dagRuns",
+            {"order_by": "-run_after", "limit": 1} | {name: value for name, value in given.items() if value},
+        )
+        return str(answer["dag_runs"][0]["run_after"]) if answer["dag_runs"] else ""
 
     async def xcom(self, task: Task, key: str) -> tuple[Any, str]:
         """Return the value of a task's XCom, and when it was pushed."""
@@ -139,13 +164,17 @@ class AirflowApi:
 
 
 def _entries(dag_id: str, run_id: str, task_id: str) -> str:
-    """
-    Return the path of the XComs of a task, where each name may be ``~``.
-
-    :raises HTTPException: A name would be read as another path.
-    """
-    for name in (dag_id, run_id, task_id):
-        if name in (".", "..") or "/" in name or "\\" in name:
-            raise HTTPException(404)
-    dag, run, task = (quote(name, safe="~") for name in (dag_id, run_id, task_id))
+    """Return the path of the XComs of a task, where each name may be ``~``."""
+    dag, run, task = map(_name, (dag_id, run_id, task_id))
     return f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries"
+
+
+def _name(name: str) -> str:
+    """
+    Return a name as a part of a path.
+
+    :raises HTTPException: It would be read as another path.
+    """
+    if name in (".", "..") or "/" in name or "\\" in name:
+        raise HTTPException(404)
+    return quote(name, safe="~")

@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator  # noqa: TC003
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlencode
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
-from airflow.api_fastapi.core_api.security import requires_access_dag
+from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+from airflow_provider_getimg.plugin.account import Accounts
 from airflow_provider_getimg.plugin.airflow_api import AirflowApi, Filter, Task
+from airflow_provider_getimg.plugin.costs import CostRecords, bars, largest
 from airflow_provider_getimg.plugin.gallery import Gallery, Place
 from airflow_provider_getimg.plugin.render import page
 
@@ -26,7 +30,7 @@ _SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _TEXTS = {
-    401: "Log in to Airflow to see images.",
+    401: "Log in to Airflow to see this page.",
     403: "You may not read the XComs of this DAG.",
     404: "There is no such image, or it can't be read.",
 }
@@ -58,42 +62,83 @@ OneTask = Annotated[Task, Depends(_task)]
 IMAGE = "/images/{dag_id}/{run_id}/{task_id}/{map_index}/{index}"
 
 
-@router.get("/images/")
-async def images(
-    request: Request,
-    api: Api,
-    gallery: Shared,
+_FILTERS = ("dag", "run", "task", "map_index", "day", "model")
+
+
+def _query(
     dag: str = "",
     run: str = "",
     task: str = "",
     map_index: str = "",
     day: str = "",
     model: str = "",
-    start: str = "",
-) -> Response:
-    """Show the newest images."""
+) -> dict[str, str]:
     asked = {"dag": dag, "run": run, "task": task, "map_index": map_index, "day": day, "model": model}
-    query = {name: text.strip() for name, text in asked.items() if text.strip()}
-    which = _filter(query)
-    found = await gallery.page(api, which, query.get("model", ""), Place.parse(start))
+    return {name: text.strip() for name, text in asked.items() if text.strip()}
+
+
+Query = Annotated[dict[str, str], Depends(_query)]
+
+
+@router.get("/images/")
+async def images(request: Request, api: Api, gallery: Shared, query: Query, start: str = "") -> Response:
+    """Show the newest images."""
+    found = await gallery.page(api, _filter(query), query.get("model", ""), Place.parse(start))
     return page(
-        request, "images.html", pictures=found.pictures, following=found.following, query=query, start=start
+        request,
+        "images.html",
+        pictures=found.pictures,
+        following=found.following,
+        query=query,
+        start=start,
+        back=_back(query, start),
     )
 
 
 @router.get(IMAGE)
-async def image(request: Request, api: Api, gallery: Shared, task: OneTask, index: int) -> Response:
-    """Show one image, with what is known about it."""
-    pictures = await gallery.of_task(api, task)
-    at = next((at for at, one in enumerate(pictures) if one.index == index), None)
-    if at is None:
+async def image(
+    request: Request, api: Api, gallery: Shared, task: OneTask, index: int, back: str | None = None
+) -> Response:
+    """Show one image, with what is known about it; ``back`` is the query of the list that led here."""
+    pictures, saved_at = await gallery.of_task(api, task)
+    picture = next((one for one in pictures if one.index == index), None)
+    if picture is None:
         raise HTTPException(404)
+    at = pictures.index(picture)
+    previous = pictures[at - 1] if at else None
+    following = pictures[at + 1] if at + 1 < len(pictures) else None
+    query: dict[str, str] = {}
+    start = link = following_link = ""
+    if back is not None:
+        given = dict(parse_qsl(back))
+        start = given.get("start", "")
+        query = _query(**{name: text for name, text in given.items() if name in _FILTERS})
+        link = following_link = _back(query, start)
+        which, model = _filter(query), query.get("model", "")
+        listed = await gallery.page(api, which, model, Place.parse(start))
+        paths = [one.path for one in listed.pictures]
+        if picture.path in paths:
+            here = paths.index(picture.path)
+            # The first of a page knows only those of its own task before it.
+            previous = listed.pictures[here - 1] if here else previous
+            if here + 1 < len(paths):
+                following = listed.pictures[here + 1]
+            elif listed.following is not None:
+                older = await gallery.page(api, which, model, listed.following)
+                following = older.pictures[0] if older.pictures else None
+                following_link = _back(query, str(listed.following))
+            else:
+                following = None
     return page(
         request,
         "image.html",
-        picture=pictures[at],
-        previous=pictures[at - 1] if at else None,
-        following=pictures[at + 1] if at + 1 < len(pictures) else None,
+        picture=picture,
+        previous=previous,
+        following=following,
+        back=link,
+        following_back=following_link,
+        up=urlencode({**query, "start": start} if start else query),
+        saved_at=saved_at,
         count=len(pictures),
     )
 
@@ -123,9 +168,45 @@ async def _shown(api: AirflowApi, gallery: Gallery, task: Task, index: int, *, s
     )
 
 
-def _filter(query: dict[str, str]) -> Filter:
+@router.get("/spend/")
+async def spend(
+    request: Request,
+    api: Api,
+    user: GetUserDep,
+    dag: str = "",
+    conn: str = GetimgHook.default_conn_name,
+) -> Response:
+    """Show what the images of the last days cost."""
+    query = _query(dag)
+    _refuse_any(query)
+    spent = await request.app.state.costs.spend(api, query.get("dag", ""), datetime.now(UTC).date())
+    account = await request.app.state.accounts.read(user, conn.strip(), spent.first)
+    return page(
+        request,
+        "spend.html",
+        spend=spent,
+        bars=bars(spent),
+        by_dag=largest(spent.by_dag),
+        by_model=largest(spent.by_model),
+        account=account,
+        conn_id=conn.strip(),
+        query=query,
+    )
+
+
+def _refuse_any(query: dict[str, str]) -> None:
+    # To Airflow's API this name means all of them.
     if "~" in query.values():
         raise HTTPException(404)
+
+
+def _back(query: dict[str, str], start: str) -> str:
+    """Return the part of an image's link that leads back to the list."""
+    return "?" + urlencode({"back": urlencode({**query, "start": start} if start else query)})
+
+
+def _filter(query: dict[str, str]) -> Filter:
+    _refuse_any(query)
     after = before = ""
     if "day" in query:
         try:
@@ -142,6 +223,8 @@ def create_app() -> FastAPI:
     """Return the app that Airflow's API server mounts."""
     app = FastAPI(title="getimg.ai", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gallery = Gallery()
+    app.state.costs = CostRecords()
+    app.state.accounts = Accounts()
     app.include_router(router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
 

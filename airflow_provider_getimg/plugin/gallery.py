@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import re
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
@@ -13,12 +16,19 @@ from fastapi.concurrency import run_in_threadpool
 from airflow_provider_getimg.plugin import objects, pictures, thumbnails
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from airflow_provider_getimg.plugin.airflow_api import AirflowApi, Filter, Task
     from airflow_provider_getimg.plugin.pictures import Picture
 
 PAGE_SIZE = 24
 # A page of one model looks through so many tasks at most, and then offers to go on.
 _TASKS_AT_MOST = 240
+# So long a time of runs is looked through first, then so long a time before it, and at last all.
+_WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=30), None)
+_INSTANT = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PLACE = re.compile(r"(-?[0-9]{1,18})\.([0-9]{1,9})\.(-?[0-9]{1,18})\.([0-9]{1,9})", re.ASCII)
 _THUMBNAILS_BYTES = 64 * 1024 * 1024
 _MANIFESTS_BYTES = 128 * 1024 * 1024
 
@@ -28,31 +38,37 @@ class Place:
     """
     Where a page begins. It stays the same when newer tasks come.
 
-    :param rank: Of the task, counted from the oldest, which is 1.
+    :param run_after: Of the task's run.
+    :param offset: How many tasks of runs of that very time came before it when the place was noted.
+    :param saved_at: Of the task: those that came later are passed over.
     :param index: Of the picture among those of the task.
     """
 
-    rank: int
+    run_after: datetime
+    offset: int
+    saved_at: datetime
     index: int
 
     @classmethod
     def parse(cls, text: str) -> Place | None:
         """Return the place that a URL names; None if it names none."""
-        rank, _, index = text.partition(".")
-        if not (rank.isdecimal() and index.isdecimal() and rank.isascii() and index.isascii()):
+        if (match := _PLACE.fullmatch(text)) is None:
             return None
-        # SQLite can't count further.
-        return cls(int(rank), int(index)) if len(rank) < 16 and len(index) < 16 else None
+        run_after, offset, saved_at, index = map(int, match.groups())
+        try:
+            return cls(_time(run_after), offset, _time(saved_at), index)
+        except OverflowError:
+            return None
 
     def __str__(self) -> str:
-        return f"{self.rank}.{self.index}"
+        return f"{_microseconds(self.run_after)}.{self.offset}.{_microseconds(self.saved_at)}.{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Pictures with the ranks of their tasks, and where the next page begins, if there is one."""
+    """Pictures, and where the next page begins, if there is one."""
 
-    pictures: list[tuple[int, Picture]]
+    pictures: list[Picture]
     following: Place | None
 
 
@@ -66,35 +82,71 @@ class Gallery:
 
     async def page(self, api: AirflowApi, which: Filter, model: str, place: Place | None) -> Page:
         """Return the pictures from a place on, of one model if one is given."""
-        offset, first = 0, 0
-        if place is not None:
-            _, total = await api.list_tasks(which, offset=0, limit=1)
-            offset, first = max(0, total - place.rank), place.index
-        found: list[tuple[int, Picture]] = []
-        looked_at = 0
-        while looked_at < _TASKS_AT_MOST:
-            tasks, total = await api.list_tasks(which, offset=offset, limit=PAGE_SIZE)
-            values = await asyncio.gather(*(self._value(api, task) for task in tasks))
-            for position, (task, value) in enumerate(zip(tasks, values, strict=True)):
-                rank = total - offset - position
-                for picture in (await self._pictures(task, value))[first:]:
-                    if model and picture.model != model:
-                        continue
-                    if len(found) == PAGE_SIZE:
-                        return Page(found, Place(rank, picture.index))
-                    found.append((rank, picture))
-                first = 0
-            looked_at += len(tasks)
-            offset += len(tasks)
-            if not tasks or offset >= total:
-                return Page(found, None)
-            if len(found) == PAGE_SIZE:
-                break
-        return Page(found, Place(total - offset, 0))
+        found: list[Picture] = []
+        async with aclosing(self._tasks(api, which, place)) as batches:
+            looked_at = 0
+            async for batch in batches:
+                if len(found) == PAGE_SIZE or looked_at >= _TASKS_AT_MOST:
+                    return Page(found, replace(batch[0][1], index=0))
+                looked_at += len(batch)
+                values = await asyncio.gather(*(self._value(api, task) for task, _ in batch))
+                for (task, at), (value, _) in zip(batch, values, strict=True):
+                    first = place.index if place is not None and at.saved_at == place.saved_at else 0
+                    for picture in await self._pictures(task, value):
+                        if picture.index < first or (model and picture.model != model):
+                            continue
+                        if len(found) == PAGE_SIZE:
+                            return Page(found, replace(at, index=picture.index))
+                        found.append(picture)
+        return Page(found, None)
 
-    async def of_task(self, api: AirflowApi, task: Task) -> list[Picture]:
-        """Return the pictures of one task."""
-        return await self._pictures(task, await self._value(api, task))
+    async def _tasks(
+        self, api: AirflowApi, which: Filter, place: Place | None
+    ) -> AsyncGenerator[list[tuple[Task, Place]]]:
+        """
+        Yield tasks from a place on, with the place of each.
+
+        Airflow counts and sorts all that a filter leaves, so the runs of a short time are requested first.
+        """
+        if place is not None:
+            before = place.run_after + _INSTANT
+        elif newest := await _newest_run(api, which):
+            before = newest + _INSTANT
+        else:
+            return
+        run_after, count = (place.run_after, place.offset) if place is not None else (None, 0)
+        for window in (None,) if which.run_id else _WINDOWS:
+            after = _before(before, window)
+            oldest = which.after and datetime.fromisoformat(which.after)
+            if not after or (oldest and after <= oldest):
+                after = oldest or None
+            part = replace(which, after=after.isoformat() if after else "", before=before.isoformat())
+            offset = count if run_after == before - _INSTANT else 0
+            while True:
+                tasks, total = await api.list_tasks(part, offset=offset, limit=PAGE_SIZE)
+                offset += len(tasks)
+                batch: list[tuple[Task, Place]] = []
+                for task in tasks:
+                    of_run, saved_at = (
+                        datetime.fromisoformat(text) for text in (task.run_after, task.saved_at)
+                    )
+                    if of_run != run_after:
+                        run_after, count = of_run, 0
+                    if place is None or of_run != place.run_after or saved_at <= place.saved_at:
+                        batch.append((task, Place(of_run, count, saved_at, 0)))
+                    count += 1
+                if batch:
+                    yield batch
+                if not tasks or offset >= total:
+                    break
+            if after is None or after == oldest:
+                return
+            before = after
+
+    async def of_task(self, api: AirflowApi, task: Task) -> tuple[list[Picture], str]:
+        """Return the pictures of one task, and when it returned them."""
+        value, saved_at = await self._value(api, task)
+        return await self._pictures(task, value), saved_at
 
     async def picture(self, api: AirflowApi, task: Task, index: int) -> Picture:
         """
@@ -102,7 +154,8 @@ class Gallery:
 
         :raises HTTPException: There is none.
         """
-        found = next((one for one in await self.of_task(api, task) if one.index == index), None)
+        of_task, _ = await self.of_task(api, task)
+        found = next((one for one in of_task if one.index == index), None)
         if found is None:
             raise HTTPException(404)
         return found
@@ -123,15 +176,14 @@ class Gallery:
         )
         return shown
 
-    async def _value(self, api: AirflowApi, task: Task) -> Any:
+    async def _value(self, api: AirflowApi, task: Task) -> tuple[Any, str]:
         try:
-            value, _ = await api.xcom(task, "return_value")
+            return await api.xcom(task, "return_value")
         except HTTPException as error:
             # Cleared since it was listed; or a task that failed and returned nothing.
             if error.status_code == 404:
-                return None
+                return None, ""
             raise
-        return value
 
     async def _pictures(self, task: Task, value: Any) -> list[Picture]:
         manifest = pictures.manifest_of(value)
@@ -156,3 +208,29 @@ class Gallery:
             return await run_in_threadpool(self._objects.read, *args)
         except objects.NotReadableError:
             raise HTTPException(404) from None
+
+
+async def _newest_run(api: AirflowApi, which: Filter) -> datetime | None:
+    try:
+        text = await api.newest_run(which)
+    except HTTPException as error:
+        # XComs may be read by one who may not list runs.
+        if error.status_code != 403:
+            raise
+        return datetime.fromisoformat(which.before) if which.before else datetime.now(UTC)
+    return datetime.fromisoformat(text) if text else None
+
+
+def _before(time: datetime, window: timedelta | None) -> datetime | None:
+    try:
+        return time - window if window is not None else None
+    except OverflowError:
+        return None
+
+
+def _microseconds(time: datetime) -> int:
+    return (time - _EPOCH) // _INSTANT
+
+
+def _time(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)

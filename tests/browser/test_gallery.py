@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of a batch in Airflow's own UI: found, looked at, and nothing loaded from elsewhere."""
+"""The images of a batch and their cost in Airflow's own UI, and nothing loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -86,14 +86,37 @@ def test_a_task_leads_to_its_images(airflow_stack: Airflow, saved: str, page: Pa
     expect(page.get_by_role("img")).to_have_count(3)
 
 
+def test_the_images_cost_is_drawn(airflow_stack: Airflow, saved: str, page: Page, requested: list[str]):
+    page.goto(airflow_stack.url)
+    page.get_by_role("button", name="Browse").click()
+    expect(page.get_by_role("menuitem", name="Image spend")).to_be_visible()
+    page.goto(f"{airflow_stack.url}/getimg/spend/")
+    page.get_by_role("link", name="batch", exact=True).click()
+    expect(page.get_by_role("textbox", name="DAG")).to_have_value("batch")
+    chart = page.get_by_role("img", name="Billed to tasks by day")
+    expect(chart).to_be_visible()
+    heights = chart.locator(".bar").evaluate_all("(bars) => bars.map((bar) => bar.getBBox().height)")
+    assert (len(heights), max(heights), heights[-1]) == (30, 100, 100)
+    table = page.get_by_role("table", name="By day (UTC)")
+    today = table.get_by_role("row").nth(1).inner_text()
+    spent, account = (float(part) for part in re.findall(r"([0-9.]+) USD", today))
+    # Airflow's user in these tests may read the connection, and other tests pay from the same account.
+    assert spent >= 0.12
+    assert account >= 0.12
+    assert {urlsplit(url).hostname for url in requested if url.startswith("http")} == {"127.0.0.1"}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(airflow_stack: Airflow, saved: str, browser: Browser, scheme: str):
+@pytest.mark.parametrize(("path", "images"), [("images/?run={run}", 3), ("spend/?dag=batch", 1)])
+def test_it_fits_a_phone(
+    airflow_stack: Airflow, saved: str, browser: Browser, scheme: str, path: str, images: int
+):
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
     try:
         page = context.new_page()
         page.goto(f"{airflow_stack.url}/")
-        page.goto(f"{airflow_stack.url}/getimg/images/?run={saved.replace('+', '%2B')}")
-        expect(page.get_by_role("img")).to_have_count(3)
+        page.goto(f"{airflow_stack.url}/getimg/{path.format(run=saved.replace('+', '%2B'))}")
+        expect(page.get_by_role("img")).to_have_count(images)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
         red = int(re.findall(r"\d+", colour)[0])

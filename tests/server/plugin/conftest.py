@@ -33,7 +33,7 @@ def png(colour: str = "red") -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def gallery_bucket(seaweedfs: SeaweedFS) -> str:
     return seaweedfs.create_bucket("gallery")
 
@@ -114,6 +114,7 @@ def airflow_app(seaweedfs: SeaweedFS, rows: list[dict], summary: dict, put) -> I
     from airflow.sdk import DAG, get_current_context, task
 
     from airflow_provider_getimg.testing.database import create_database
+    from tests.server.plugin.users import PerDagAuthManager
 
     create_database()
     line = json.dumps({"uri": rows[0]["uri"], "generation_id": "img_0"}).encode()
@@ -134,6 +135,7 @@ def airflow_app(seaweedfs: SeaweedFS, rows: list[dict], summary: dict, put) -> I
         record("nothing", "no record of ours")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_AWS_GALLERY", seaweedfs.aws_connection())
+        patch.setenv("AIRFLOW__CORE__AUTH_MANAGER", f"{PerDagAuthManager.__module__}.PerDagAuthManager")
         patch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "a secret of the tests, long enough for HS512 " * 2)
         from datetime import UTC, datetime
 
@@ -143,16 +145,16 @@ def airflow_app(seaweedfs: SeaweedFS, rows: list[dict], summary: dict, put) -> I
 
 
 @pytest.fixture(scope="module")
-def client_of(airflow_app: FastAPI) -> Callable[[str | None], TestClient]:
+def client_of(airflow_app: FastAPI) -> Callable[..., TestClient]:
     """Return a client of a user with a role of Airflow's simple auth manager; None: without a login."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from fastapi.testclient import TestClient
 
-    def client_of(role: str | None) -> TestClient:
+    def client_of(role: str | None, username: str = "somebody") -> TestClient:
         client = TestClient(airflow_app, base_url="http://testserver", raise_server_exceptions=False)
         if role is not None:
-            user = SimpleAuthManagerUser(username=role or "nobody", role=role or None)
+            user = SimpleAuthManagerUser(username=username, role=role or None)
             client.cookies.set("_token", get_auth_manager().generate_jwt(user))
         return client
 

@@ -63,7 +63,7 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
         ("model=unknown", 0),
         ("day=2026-01-02", 0),
         ("task=transfer&map_index=3", 0),
-        ("start=1.9999", 0),
+        ("start=1.2.3.4", 0),
         ("start=junk", 24),
     ],
 )

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What getimg.ai itself says of the account: for those whom Airflow lets read its connection."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import ConnectionDetails
+
+from airflow_provider_getimg.api.errors import GetimgError
+from airflow_provider_getimg.hooks.getimg import GetimgHook
+
+if TYPE_CHECKING:
+    from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+
+_KEPT_SECONDS = 60.0
+# A page waits no longer for it.
+_PATIENCE = 10.0
+_ACCOUNTS_AT_MOST = 100
+
+
+@dataclass(frozen=True)
+class Account:
+    """
+    The account's balance and its costs by UTC day.
+
+    :param why_not: Why they are not known, as a sentence; empty if they are.
+    """
+
+    why_not: str = ""
+    balance: str = ""
+    currency: str = ""
+    by_day: dict[date, float] = field(default_factory=dict)
+    total: float = 0.0
+
+
+class Accounts:
+    """Asks getimg.ai, and keeps what it says for a minute."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, date], tuple[float, Account]] = {}
+
+    async def read(self, user: BaseUser, conn_id: str, first: date) -> Account:
+        """
+        Return what the account says, or why it doesn't.
+
+        :param first: The first day of the costs.
+        """
+        details = ConnectionDetails(conn_id=conn_id)
+        if not get_auth_manager().is_authorized_connection(method="GET", details=details, user=user):
+            return Account("You may not read its connection.")
+        key = (conn_id, first)
+        until, account = self._kept.get(key, (0.0, None))
+        if account is None or until < time.monotonic():
+            try:
+                account = await asyncio.wait_for(asyncio.to_thread(_ask, conn_id, first), _PATIENCE)
+            except TimeoutError:
+                account = Account(f"getimg.ai did not answer within {_PATIENCE:g} seconds.")
+            if len(self._kept) >= _ACCOUNTS_AT_MOST:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = time.monotonic() + _KEPT_SECONDS, account
+        return account
+
+
+def _ask(conn_id: str, first: date) -> Account:
+    try:
+        with GetimgHook(conn_id) as hook:
+            balance = hook.get_balance()
+            costs = hook.get_costs(
+                datetime(first.year, first.month, first.day, tzinfo=UTC), datetime.now(UTC)
+            )
+    except GetimgError as error:
+        return Account(error.message)
+    except Exception as error:
+        # Of a secrets backend, with whatever it says.
+        return Account(f"The connection could not be read: {type(error).__name__}.")
+    return Account(
+        balance=str(balance.balance),
+        currency=balance.currency,
+        by_day={day.date: float(day.cost) for day in costs.data},
+        total=float(costs.total_cost),
+    )

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tasks recorded that they were billed, summed by day, by DAG and by model."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from fastapi import HTTPException
+
+from airflow_provider_getimg.plugin.airflow_api import NEWEST_FIRST, Filter
+from airflow_provider_getimg.records import COST
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_provider_getimg.plugin.airflow_api import AirflowApi, Task
+
+DAYS = 30
+# Airflow lists records without their values: each is one more request, so that a page view reads no more than these.
+# What is read is kept, and the next view goes on.
+_NEW_RECORDS_AT_MOST = 400
+_KEPT_RECORDS = 50_000
+_PAGE = 100
+_AT_ONCE = 8
+_UNKNOWN = "unknown"
+# Of a table.
+_ROWS = 50
+
+
+@dataclass
+class Spend:
+    """
+    What was spent in the last :data:`DAYS` days, today included, in USD.
+
+    :param first: The first of the days, in UTC.
+    :param by_day: What was spent on each day that has records.
+    :param records: How many records were counted.
+    :param is_partial: Whether there are older ones that were not.
+    """
+
+    first: date
+    by_day: defaultdict[date, float] = field(default_factory=lambda: defaultdict(float))
+    by_dag: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    by_model: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    records: int = 0
+    is_partial: bool = False
+
+    @property
+    def days(self) -> list[date]:
+        """All of the days, the oldest first."""
+        return [self.first + timedelta(days=number) for number in range(DAYS)]
+
+    @property
+    def total(self) -> float:
+        """The sum of all days."""
+        return math.fsum(self.by_day.values())
+
+    def add(self, day: date, dag_id: str, models: dict[str, float]) -> None:
+        """Count a record."""
+        self.records += 1
+        cost = math.fsum(models.values())
+        self.by_day[day] += cost
+        self.by_dag[dag_id] += cost
+        for model, part in models.items():
+            self.by_model[model] += part
+
+
+class CostRecords:
+    """Reads what tasks recorded. Values that were read are kept: a record with the same time is the same."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Task, dict[str, float]] = {}
+
+    async def spend(self, api: AirflowApi, dag_id: str, today: date) -> Spend:
+        """
+        Return what was spent, as far as the viewer may know.
+
+        :param dag_id: Of one DAG; of all of them if empty.
+        """
+        spend = Spend(today - timedelta(days=DAYS - 1))
+        new, offset = 0, 0
+        while True:
+            tasks, total = await api.list_tasks(
+                Filter(dag_id), offset=offset, limit=_PAGE, key=COST, order_by=NEWEST_FIRST
+            )
+            recent = [task for task in tasks if _day(task) >= spend.first]
+            missing = [task for task in recent if task not in self._kept]
+            room = _NEW_RECORDS_AT_MOST - new
+            await self._read(api, missing[:room])
+            new += len(missing[:room])
+            for task in recent:
+                if (models := self._kept.get(task)) is not None:
+                    spend.add(_day(task), task.dag_id, models)
+            offset += len(tasks)
+            spend.is_partial = len(missing) > room
+            # The newest come first.
+            if spend.is_partial or len(recent) < len(tasks) or not tasks or offset >= total:
+                return spend
+
+    async def _read(self, api: AirflowApi, tasks: list[Task]) -> None:
+        at_once = asyncio.Semaphore(_AT_ONCE)
+
+        async def read(task: Task) -> None:
+            async with at_once:
+                try:
+                    value, _ = await api.xcom(task, COST)
+                except HTTPException as error:
+                    # Cleared since it was listed.
+                    if error.status_code != 404:
+                        raise
+                    value = None
+            self._kept[task] = models_of(value)
+
+        await asyncio.gather(*map(read, tasks))
+        while len(self._kept) > _KEPT_RECORDS:
+            del self._kept[next(iter(self._kept))]
+
+
+def models_of(value: Any) -> dict[str, float]:
+    """
+    Return the cost by model of a record, which may have been edited: what is no amount is left out.
+
+    The parts add up to the record's ``cost``, if it has one: what its models don't say is of an unknown model.
+    """
+    if not isinstance(value, dict):
+        return {}
+    models = value.get("models")
+    parts = {
+        str(name): amount
+        for name, part in (models.items() if isinstance(models, dict) else ())
+        if (amount := _amount(part)) is not None
+    }
+    cost = _amount(value.get("cost"))
+    if cost is not None and (rest := cost - math.fsum(parts.values())) > 1e-9:
+        parts[_UNKNOWN] = parts.get(_UNKNOWN, 0.0) + rest
+    return parts
+
+
+def _amount(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e9:
+        return None
+    return float(value)
+
+
+def _day(task: Task) -> date:
+    return datetime.fromisoformat(task.saved_at).astimezone(UTC).date()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """
+    A day of the chart.
+
+    :param height: Of its bar, 0 to 100.
+    """
+
+    day: date
+    cost: float
+    height: float
+
+
+def bars(spend: Spend) -> list[Bar]:
+    """Return a bar for each day, the highest of which is 100."""
+    highest = max(spend.by_day.values(), default=0) or 1
+    return [Bar(day, spend.by_day[day], round(100 * spend.by_day[day] / highest, 1)) for day in spend.days]
+
+
+def largest(costs: Mapping[str, float]) -> list[tuple[str | None, float]]:
+    """Return names with their costs, the dearest first; those that are too many for a page are one, without a name."""
+    ranked: list[tuple[str | None, float]] = sorted(costs.items(), key=lambda item: -item[1])
+    rest = math.fsum(cost for _, cost in ranked[_ROWS:])
+    return [*ranked[:_ROWS], *([(None, rest)] if ranked[_ROWS:] else [])]

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The spend page in Airflow's own API app: what is summed, for whom, and what is never shown."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from html import unescape
+
+import pytest
+
+from airflow_provider_getimg.plugin import costs
+from airflow_provider_getimg.plugin.costs import Spend, bars, largest, models_of
+from airflow_provider_getimg.testing.dag_run import DagRunner
+
+MARKUP = '<script>alert(1)</script>"'
+RECORDS = {
+    "single": {"cost": 0.04, "images": 1, "models": {"seedream-5-lite": 0.04}},
+    "batch": {"cost": 1.25, "images": 10, "models": {"seedream-5-lite": 0.25, MARKUP: 1}},
+    "edited": ["no record", {"cost": "1000"}],
+}
+
+
+@pytest.fixture(scope="module")
+def spent(airflow_app):
+    """Two DAGs with what their tasks recorded."""
+    from airflow.sdk import DAG, get_current_context, task
+
+    for dag_id, names in (("spender", ("single", "batch")), ("other", ("single", "edited"))):
+        with DAG(dag_id, schedule=None) as dag:
+
+            def record(name: str) -> None:
+                @task(task_id=name)
+                def push() -> None:
+                    get_current_context()["ti"].xcom_push(key="getimg_cost", value=RECORDS[name])
+
+                push()
+
+            for name in names:
+                record(name)
+        DagRunner(keep_runs=True)(dag, logical_date=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+def view(spent, client_of):
+    def view(query: str = "", role: str | None = "viewer", username: str = "somebody"):
+        return client_of(role, username).get(f"/getimg/spend/?{query}")
+
+    return view
+
+
+def state_of(airflow_app):
+    mounted = next(route.app for route in airflow_app.routes if getattr(route, "path", "") == "/getimg")
+    return mounted.state
+
+
+def test_what_tasks_recorded_is_summed(view):
+    text = view().text
+    assert "<strong>1.33 USD</strong>" in text
+    assert "4 tasks" in text
+    assert ">spender</a></th><td>1.29 USD" in text
+    assert ">other</a></th><td>0.04 USD" in text
+    assert ">seedream-5-lite</th><td>0.33 USD" in text
+    today = datetime.now(UTC).date()
+    # The run is of January; its tasks paid today.
+    assert f">{today}</th><td>1.33 USD" in text
+    assert "Not all is counted yet" not in text
+
+
+def test_of_one_dag(view):
+    text = view("dag=other").text
+    assert "<strong>0.04 USD</strong>" in text
+    assert "spender" not in text
+
+
+@pytest.mark.parametrize(("role", "status"), [(None, 401), ("", 403), ("viewer", 200), ("admin", 200)])
+def test_airflow_decides_who_sees_the_page(view, role, status):
+    response = view(role=role)
+    assert response.status_code == status
+    assert ("USD" in response.text) == (status == 200)
+
+
+def test_another_dag_is_neither_counted_nor_named(view):
+    text = view(username="only-other").text
+    assert "<strong>0.04 USD</strong>" in text
+    assert "spender" not in text
+    # The records of both were read before: what is kept is not shown to those who may not read it.
+    assert "<strong>1.33 USD</strong>" in view().text
+    assert "spender" not in view(username="only-other").text
+    response = view("dag=spender", username="only-other")
+    assert "1.29" not in response.text
+
+
+def test_an_image_of_another_dag_is_not_found(spent, client_of, run_id):
+    pages = ("", "0", "0/file", "0/thumbnail")
+    listed, *single = (
+        client_of("viewer", "only-other").get(
+            f"/getimg/images/gallery/{run_id}/transfer/-1/{page}" if page else "/getimg/images/"
+        )
+        for page in pages
+    )
+    assert (listed.status_code, listed.text.count("<img")) == (200, 0)
+    assert {response.status_code for response in single} <= {403, 404}
+
+
+def test_names_are_text(view):
+    text = view().text
+    assert MARKUP not in text
+    assert MARKUP in unescape(text)
+    assert MARKUP not in view("dag=%3Cscript%3Ealert(1)%3C/script%3E%22").text
+
+
+@pytest.mark.parametrize("dag", ["~", "..", "a/b"])
+def test_a_filter_that_names_nothing_is_refused(view, dag):
+    assert view(f"dag={dag}").status_code in (400, 404)
+
+
+def test_the_account_is_for_those_who_may_read_its_connection(
+    view, getimg_conn, simulator, airflow_app, monkeypatch
+):
+    # What an earlier test was told is kept for a minute.
+    monkeypatch.setattr(state_of(airflow_app).accounts, "_kept", {})
+    text = view(role="viewer").text
+    assert "You may not read its connection." in text
+    assert "Balance" not in text
+    simulator.balance = 12.5
+    text = view(role="admin").text
+    assert "<strong>12.50 USD</strong>" in text
+    assert simulator.api_key not in text
+
+
+def test_a_connection_that_is_missing_is_said_to_be(view):
+    text = view("conn=no_such_connection", role="admin").text
+    assert "no_such_connection" in text
+    assert "Traceback" not in text
+    assert "<strong>1.33 USD</strong>" in text
+
+
+@pytest.mark.parametrize(
+    ("record", "models"),
+    [
+        (None, {}),
+        ({}, {}),
+        ({"cost": 0.5}, {"unknown": 0.5}),
+        ({"cost": 0.5, "models": {"a": 0.2}}, {"a": 0.2, "unknown": pytest.approx(0.3)}),
+        ({"cost": 0.1, "models": {"a": 0.2}}, {"a": 0.2}),
+        ({"cost": float("nan")}, {}),
+        ({"cost": float("inf")}, {}),
+        ({"cost": -1}, {}),
+        ({"cost": True}, {}),
+        ({"cost": {"cost": 1}, "models": {"a": [1], "b": "2", "c": 3}}, {"c": 3.0}),
+        ({"models": ["a"]}, {}),
+        ({"cost": 10**400}, {}),
+    ],
+)
+def test_a_record_that_was_edited_counts_what_is_an_amount(record, models):
+    assert models_of(record) == models
+
+
+def test_a_view_reads_so_many_records_and_the_next_one_goes_on(view, monkeypatch, airflow_app):
+    monkeypatch.setattr(costs, "_NEW_RECORDS_AT_MOST", 3)
+    monkeypatch.setattr(state_of(airflow_app).costs, "_kept", {})
+    assert "Not all is counted yet" in view().text
+    text = view().text
+    assert "Not all is counted yet" not in text
+    assert "<strong>1.33 USD</strong>" in text
+
+
+def test_each_day_has_a_bar():
+    spend = Spend(date(2026, 1, 1))
+    assert {bar.height for bar in bars(spend)} == {0.0}
+    spend.add(date(2026, 1, 2), "a", {"m": 2.0})
+    spend.add(date(2026, 1, 3), "a", {"m": 0.5, "n": 0.5})
+    drawn = bars(spend)
+    assert len(drawn) == costs.DAYS
+    assert drawn[-1].day - drawn[0].day == timedelta(days=costs.DAYS - 1)
+    assert [bar.height for bar in drawn[:4]] == [0.0, 100.0, 50.0, 0.0]
+
+
+def test_a_long_table_ends_with_the_sum_of_the_others():
+    ranked = largest({f"dag_{number}": float(number) for number in range(60)})
+    assert len(ranked) == 51
+    assert ranked[0] == ("dag_59", 59.0)
+    assert ranked[-1] == (None, float(sum(range(10))))
