@@ -46,7 +46,7 @@ def turning_points(places: list[str]) -> list[int]:
         intent[0],  # nothing written, nothing sent
         intent[-1] + 1,  # written, not sent
         response[0],  # paid, the answer not written
-        response[-1] + 1,  # paid and written
+        lines_in("_keep")[-1] + 1,  # paid and written
         lines_in("_push_xcom_if_needed")[0],
         lines_in("_xcom_push")[-1],
     ]
@@ -123,7 +123,7 @@ DEAD_BEFORE = {
     "ledger.py:record_intent:": 1,  # nothing was sent
     "client.py:generate_image:": 1,  # noted, and not sent: the second try stops
     "ledger.py:record_response:": 2,  # paid, and the answer is lost with its process
-    "image.py:_push:": 1,  # paid, and not in XCom
+    "one_generation.py:_push:": 1,  # paid, and not in XCom
     "task_runner.py:_xcom_push:": 1,
     "ledger.py:delivered:": 1,  # in XCom, and not known to be
     "task_runner.py:_push_xcom_if_needed:": 2,  # delivered: the Clear means another image

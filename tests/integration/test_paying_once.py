@@ -161,7 +161,7 @@ def test_a_clear_after_success_makes_a_new_image(simulator, run):
     assert ended.state == "success"
     assert ended.xcom()["id"] != first
     assert (posts(simulator), billed(simulator)) == (2, pytest.approx(2 * PRICE))
-    assert "The task was cleared since try 1: a new image is generated." in ended.log(try_number=2)
+    assert "The task was cleared since try 1: a new one is generated." in ended.log(try_number=2)
 
 
 def test_a_clear_after_an_answer_that_never_reached_xcom_returns_it(simulator, run):
