@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator  # noqa: TC003
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -21,6 +22,7 @@ from airflow_provider_getimg.plugin.account import Accounts
 from airflow_provider_getimg.plugin.airflow_api import AirflowApi, Filter, Task
 from airflow_provider_getimg.plugin.costs import CostRecords, bars, largest
 from airflow_provider_getimg.plugin.gallery import Gallery, Place
+from airflow_provider_getimg.plugin.pictures import Picture  # noqa: TC001
 from airflow_provider_getimg.plugin.render import page
 
 _STATIC = Path(__file__).parent / "static"
@@ -29,10 +31,17 @@ _SECURITY_HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_FILE_HEADERS = {
+    "Cache-Control": "private, max-age=300",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Accept-Ranges": "bytes",
+}
+_RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
 _TEXTS = {
     401: "Log in to Airflow to see this page.",
     403: "You may not read the XComs of this DAG.",
-    404: "There is no such image, or it can't be read.",
+    404: "There is no such image or video, or it can't be read.",
+    416: "The video has no such part.",
 }
 
 # Airflow decides who may read the XComs of a DAG, here and again in each call of its API.
@@ -144,28 +153,37 @@ async def image(
 
 
 @router.get(f"{IMAGE}/file")
-async def file(api: Api, gallery: Shared, task: OneTask, index: int) -> Response:
-    """Send the image itself."""
-    return await _shown(api, gallery, task, index, small=False)
+async def file(
+    api: Api,
+    gallery: Shared,
+    task: OneTask,
+    index: int,
+    wanted: Annotated[str, Header(alias="range")] = "",
+) -> Response:
+    """Send the image itself, or the part of a video that a player wants."""
+    picture = await gallery.picture(api, task, index)
+    # A range of another form is one that a server may ignore.
+    if not picture.is_video or (match := _RANGE.fullmatch(wanted)) is None:
+        return await _shown(gallery, picture, small=False)
+    part = await gallery.part(picture, int(match[1]), int(match[2]) if match[2] else None)
+    last = part.first + len(part.content) - 1
+    return Response(
+        part.content,
+        206,
+        media_type=part.mime_type,
+        headers=_FILE_HEADERS | {"Content-Range": f"bytes {part.first}-{last}/{part.size}"},
+    )
 
 
 @router.get(f"{IMAGE}/thumbnail")
 async def thumbnail(api: Api, gallery: Shared, task: OneTask, index: int) -> Response:
     """Send a small copy of the image."""
-    return await _shown(api, gallery, task, index, small=True)
+    return await _shown(gallery, await gallery.picture(api, task, index), small=True)
 
 
-async def _shown(api: AirflowApi, gallery: Gallery, task: Task, index: int, *, small: bool) -> Response:
-    picture = await gallery.picture(api, task, index)
+async def _shown(gallery: Gallery, picture: Picture, *, small: bool) -> Response:
     shown = await gallery.shown(picture, small=small)
-    return Response(
-        shown.content,
-        media_type=shown.mime_type,
-        headers={
-            "Cache-Control": "private, max-age=300",
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-        },
-    )
+    return Response(shown.content, media_type=shown.mime_type, headers=_FILE_HEADERS)
 
 
 @router.get("/spend/")

@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from airflow_provider_getimg.plugin import objects, pictures, thumbnails
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from airflow_provider_getimg.plugin.airflow_api import AirflowApi, Filter, Task
     from airflow_provider_getimg.plugin.pictures import Picture
@@ -171,10 +171,29 @@ class Gallery:
             picture.aws_conn_id,
             objects.is_of(picture),
             objects.IMAGE_MAX_BYTES,
-            thumbnails.thumbnail if small else thumbnails.image,
+            thumbnails.thumbnail if small else thumbnails.original,
             self._thumbnails if small else None,
         )
         return shown
+
+    async def part(self, picture: Picture, first: int, last: int | None) -> objects.Part:
+        """
+        Return a part of a video.
+
+        :raises HTTPException: The object can't be read, isn't this one, or has no such part.
+        """
+        part: objects.Part = await self._run(
+            self._objects.read_part,
+            picture.uri,
+            picture.aws_conn_id,
+            objects.is_of(picture),
+            thumbnails.video_type,
+            first,
+            last,
+        )
+        if not part.content:
+            raise HTTPException(416)
+        return part
 
     async def _value(self, api: AirflowApi, task: Task) -> tuple[Any, str]:
         try:
@@ -204,8 +223,11 @@ class Gallery:
         return pictures.of_manifest(task, lines, aws_conn_id)
 
     async def _read(self, *args: Any) -> Any:
+        return await self._run(self._objects.read, *args)
+
+    async def _run(self, read: Callable[..., Any], *args: Any) -> Any:
         try:
-            return await run_in_threadpool(self._objects.read, *args)
+            return await run_in_threadpool(read, *args)
         except objects.NotReadableError:
             raise HTTPException(404) from None
 

@@ -11,25 +11,29 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_provider_getimg.api.errors import GetimgError
+from airflow_provider_getimg.api.media import HEAD_BYTES
 from airflow_provider_getimg.s3.connection import s3_client, s3_hook
 from airflow_provider_getimg.s3.object_options import GENERATION_ID, INDEX, ascii_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from mypy_boto3_s3 import S3Client
 
     from airflow_provider_getimg.plugin.pictures import Picture
 
-#: The largest image, and the largest manifest, that is read.
+#: The largest image, and the largest manifest, that is read. Of a video a part at a time is.
 IMAGE_MAX_BYTES = 32 * 1024 * 1024
 MANIFEST_MAX_BYTES = 32 * 1024 * 1024
+PART_MAX_BYTES = 4 * 1024 * 1024
 #: Of a manifest: it holds nothing else.
 MANIFEST_MARK = "getimg-manifest"
 
@@ -88,6 +92,44 @@ def is_manifest(metadata: Mapping[str, str]) -> bool:
     return metadata.get(MANIFEST_MARK) == "1"
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    Some bytes of an object.
+
+    :param first: The place of the first of them.
+    :param size: Of the whole object.
+    """
+
+    content: bytes
+    mime_type: str
+    first: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    client: S3Client
+    bucket: str
+    key: str
+    etag: str
+    size: int
+
+    def read(self, first: int = 0, last: int | None = None) -> bytes:
+        """Return these bytes of just the object that was looked at."""
+        end = self.size - 1 if last is None else last
+        names = {"Bucket": self.bucket, "Key": self.key, "IfMatch": self.etag}
+        if (first, end) != (0, self.size - 1):
+            names["Range"] = f"bytes={first}-{end}"
+        answer = self.client.get_object(**names)  # type: ignore[arg-type]
+        with answer["Body"] as body:
+            # A store that ignores the range sends the whole.
+            if "Range" in names and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+                raise ValueError("not a part")
+            content: bytes = body.read(end - first + 1)
+        return content
+
+
 class Objects:
     """Reads objects with the connections of the tasks that wrote them."""
 
@@ -108,6 +150,44 @@ class Objects:
 
         :raises NotReadableError: See there.
         """
+        with self._open(uri, aws_conn_id, allowed) as opened:
+            if opened.size > max_bytes:
+                raise NotReadableError
+            key = (aws_conn_id, uri, opened.etag)
+            if cache is not None and (kept := cache.get(key)) is not None:
+                return kept
+            with _AT_ONCE:
+                made = make(opened.read())
+        if cache is not None:
+            cache.put(key, made, _size_of(made, opened.size))
+        return made
+
+    def read_part(
+        self,
+        uri: str,
+        aws_conn_id: str | None,
+        allowed: Callable[[Mapping[str, str]], bool],
+        kind_of: Callable[[bytes], str],
+        first: int,
+        last: int | None,
+    ) -> Part:
+        """
+        Return bytes ``first`` to ``last`` of an object, or as many of them as are read at a time.
+
+        :param kind_of: Returns the content type for an object's first bytes, or raises ValueError.
+        :raises NotReadableError: See there.
+        """
+        with self._open(uri, aws_conn_id, allowed) as opened, _AT_ONCE:
+            mime_type = kind_of(opened.read(0, min(HEAD_BYTES, opened.size) - 1))
+            end = opened.size - 1 if last is None else min(last, opened.size - 1)
+            end = min(end, first + PART_MAX_BYTES - 1)
+            content = opened.read(first, end) if first <= end else b""
+        return Part(content, mime_type, first, opened.size)
+
+    @contextmanager
+    def _open(
+        self, uri: str, aws_conn_id: str | None, allowed: Callable[[Mapping[str, str]], bool]
+    ) -> Iterator[_Opened]:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         if not uri.startswith("s3://") or not bucket or not key:
             raise NotReadableError
@@ -115,21 +195,11 @@ class Objects:
             client = self._client(aws_conn_id)
             head = client.head_object(Bucket=bucket, Key=key)
             metadata = {name.lower(): value for name, value in head.get("Metadata", {}).items()}
-            if not allowed(metadata) or head["ContentLength"] > max_bytes:
+            if not allowed(metadata):
                 raise NotReadableError
-            etag = head["ETag"]
-            if cache is not None and (kept := cache.get((aws_conn_id, uri, etag))) is not None:
-                return kept
-            with _AT_ONCE:
-                # What was looked at is what is read.
-                body = client.get_object(Bucket=bucket, Key=key, IfMatch=etag)["Body"]
-                with body:
-                    made = make(body.read(max_bytes))
+            yield _Opened(client, bucket, key, head["ETag"], head["ContentLength"])
         except (ClientError, BotoCoreError, GetimgError, ValueError):
             raise NotReadableError from None
-        if cache is not None:
-            cache.put((aws_conn_id, uri, etag), made, _size_of(made, head["ContentLength"]))
-        return made
 
     def _client(self, aws_conn_id: str | None) -> S3Client:
         client, until = self._clients.get(aws_conn_id, (None, 0.0))

@@ -29,6 +29,7 @@ class Picture:
     file_index: int
     aws_conn_id: str | None
     sha256: str = ""
+    mime_type: str = ""
     prompt: str = ""
     model: str = ""
     cost: float | None = None
@@ -43,9 +44,17 @@ class Picture:
         return f"{self.task.path}/{self.index}"
 
     @property
+    def is_video(self) -> bool:
+        """Whether it is to be played."""
+        return self.mime_type.startswith("video/")
+
+    @property
     def alt(self) -> str:
         """What a screen reader says of it."""
-        return self.prompt or f"Image {self.index + 1} of task {self.task.task_id}"
+        return (
+            self.prompt
+            or f"{'Video' if self.is_video else 'Image'} {self.index + 1} of task {self.task.task_id}"
+        )
 
 
 def manifest_of(value: Any) -> tuple[str, str | None] | None:
@@ -102,6 +111,7 @@ def _picture(
         file_index=file_index if isinstance(file_index, int) else 0,
         aws_conn_id=_text_or_none(aws_conn_id),
         sha256=_text(file.get("sha256")),
+        mime_type=_text(file.get("mime_type")),
         prompt=_text(request.get("prompt")),
         model=_text(row.get("model")) or _text(request.get("model")),
         cost=float(cost) if isinstance(cost, int | float) else None,

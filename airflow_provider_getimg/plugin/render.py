@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _HEADERS = {
     # Nothing from elsewhere, and no script or style within the page.
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; script-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
     "Cache-Control": "private, no-store",
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of an object's bytes may go to a browser: images by what they are, not by what they are called."""
+"""What of an object's bytes may go to a browser: images and videos by what they are, not by what they are called."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from airflow_provider_getimg.api.media import HEAD_BYTES, type_of
 
 #: Types that browsers show and can't run.
 SHOWN_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif"})
+PLAYED_TYPES = frozenset({"video/mp4", "video/webm"})
 _SIDE = 480
 # More pixels take more memory to unpack than a thumbnail is worth.
 _MAX_PIXELS = 50_000_000
@@ -17,22 +18,34 @@ _MAX_PIXELS = 50_000_000
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An image that may be shown."""
+    """What may be shown."""
 
     content: bytes
     mime_type: str
 
 
-def image(content: bytes) -> Shown:
+def original(content: bytes) -> Shown:
     """
-    Return an object's content as an image.
+    Return an object's content as an image or a video.
 
-    :raises ValueError: It is none, whatever it is called.
+    :raises ValueError: It is neither, whatever it is called.
     """
     mime_type = type_of(content[:HEAD_BYTES])
-    if mime_type not in SHOWN_TYPES:
-        raise ValueError("not an image")
+    if mime_type not in SHOWN_TYPES | PLAYED_TYPES:
+        raise ValueError("neither an image nor a video")
     return Shown(content, mime_type)
+
+
+def video_type(head: bytes) -> str:
+    """
+    Return the type of a video that begins so.
+
+    :raises ValueError: It is none that browsers play.
+    """
+    mime_type = type_of(head[:HEAD_BYTES])
+    if mime_type not in PLAYED_TYPES:
+        raise ValueError("not a video")
+    return mime_type
 
 
 def thumbnail(content: bytes) -> Shown:
@@ -41,20 +54,22 @@ def thumbnail(content: bytes) -> Shown:
 
     :raises ValueError: It is no image.
     """
-    original = image(content)
+    whole = original(content)
+    if whole.mime_type not in SHOWN_TYPES:
+        raise ValueError("not an image")
     try:
         from PIL import Image
     except ImportError:
-        return original
+        return whole
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP", "GIF")) as picture:
             if picture.width * picture.height > _MAX_PIXELS:
-                return original
+                return whole
             picture.draft("RGB", (_SIDE, _SIDE))
             small = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
             small.thumbnail((_SIDE, _SIDE))
             file = io.BytesIO()
             small.save(file, "WEBP", quality=80)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return original
+        return whole
     return Shown(file.getvalue(), "image/webp")

@@ -5,7 +5,7 @@
 const LINKS = { ArrowLeft: "prev", ArrowRight: "next", Escape: "up" };
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest && event.target.closest("input, textarea, select");
+  const typing = event.target.closest && event.target.closest("input, textarea, select, video");
   if (typing || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   const link = LINKS[event.key] && document.querySelector(`a[rel="${LINKS[event.key]}"]`);
   if (link) {

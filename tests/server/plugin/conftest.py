@@ -107,8 +107,31 @@ def summary(put) -> dict:
     return {"manifest": put("batch/manifest.jsonl", text, getimg_manifest="1"), "aws_conn_id": "aws_gallery"}
 
 
+@pytest.fixture(scope="session")
+def clip() -> bytes:
+    from airflow_provider_getimg.simulator.clips import Clip
+
+    return Clip("a fox", 64, 36, 1, sound=False).encode()
+
+
 @pytest.fixture(scope="module")
-def airflow_app(seaweedfs: SeaweedFS, rows: list[dict], summary: dict, put) -> Iterator[FastAPI]:
+def videos(put, clip: bytes) -> list[dict]:
+    """What a transfer returns for a video, for one longer than what is sent at a time, and for what is none."""
+    rows = []
+    for name, body in (
+        ("video", clip),
+        ("long", clip + bytes(5 * 1024 * 1024)),
+        ("video-page", b"<html><script>alert(1)</script>"),
+    ):
+        uri = put(f"{name}.mp4", body, getimg_generation_id=name, getimg_index="0")
+        rows.append(_row(uri, name, "A fox runs") | {"mime_type": "video/mp4"})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def airflow_app(
+    seaweedfs: SeaweedFS, rows: list[dict], summary: dict, videos: list[dict], put
+) -> Iterator[FastAPI]:
     """Airflow's API server with one run on record."""
     from airflow.api_fastapi.app import create_app, purge_cached_app
     from airflow.sdk import DAG, get_current_context, task
@@ -130,6 +153,7 @@ def airflow_app(seaweedfs: SeaweedFS, rows: list[dict], summary: dict, put) -> I
             push()
 
         record("transfer", rows)
+        record("videos", videos)
         record("batch", summary)
         record("unmarked_manifest", unmarked)
         record("nothing", "no record of ours")

@@ -44,11 +44,11 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
     seen, url = [], "/getimg/images/"
     while url:
         page = Html(viewer.get(url).text)
-        pictures = [image["src"] for image in page.all("img")]
+        pictures = [shown["src"] for shown in page.all("img") + page.all("video")]
         assert len(pictures) <= 24
         seen += pictures
         url = page.link("next")
-    assert len(seen) == len(set(seen)) == 41
+    assert len(seen) == len(set(seen)) == 44
     assert "/transfer/" in seen[0] or "/batch/" in seen[0]
 
 
@@ -59,7 +59,7 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
         ("dag=another", 0),
         ("task=transfer", 11),
         ("task=batch&map_index=-1", 24),
-        ("model=seedream-5-lite", 11),
+        ("model=seedream-5-lite", 14),
         ("model=unknown", 0),
         ("day=2026-01-02", 0),
         ("task=transfer&map_index=3", 0),
@@ -73,7 +73,8 @@ def test_filters(viewer, query, count):
         assert response.status_code in (200, 404)
     else:
         assert response.status_code == 200
-    assert len(Html(response.text).all("img")) == count
+    page = Html(response.text)
+    assert len(page.all("img") + page.all("video")) == count
 
 
 @pytest.mark.parametrize("query", ["day=yesterday", "dag=..", "dag=a/b", "dag=~", "run=..", "task=~"])
@@ -137,6 +138,70 @@ def test_an_object_that_is_not_the_rows_image_is_never_sent(viewer, path, index,
     response = viewer.get(path("transfer", index, what))
     assert response.status_code == 404
     assert response.headers["content-type"].startswith("text/html")
+
+
+def played(viewer, path, wanted: str, index: int = 0):
+    return viewer.get(path("videos", index, "/file"), headers={"range": wanted})
+
+
+def test_a_video_is_played(viewer, path):
+    page = Html(viewer.get(path("videos", 0)).text)
+    [video] = page.all("video")
+    assert (video["aria-label"], page.all("img")) == ("A fox runs", [])
+    response = viewer.get(path("videos", 0))
+    assert "media-src 'self'" in response.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "first", "last"),
+    [
+        ("bytes=0-", 0, None),
+        ("bytes=0-99", 0, 99),
+        ("bytes=100-", 100, None),
+        ("bytes=5-99999999999", 5, None),
+    ],
+)
+def test_a_player_gets_the_part_that_it_wants(viewer, path, clip, wanted, first, last):
+    response = played(viewer, path, wanted)
+    content = clip[first:] if last is None else clip[first : last + 1]
+    assert (response.status_code, response.content) == (206, content)
+    assert response.headers["content-range"] == f"bytes {first}-{first + len(content) - 1}/{len(clip)}"
+    assert response.headers["content-type"] == "video/mp4"
+    assert "sandbox" in response.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("wanted", ["bytes=-100", "bytes=0-1,3-4", "lines=1-2", ""])
+def test_another_range_is_ignored(viewer, path, clip, wanted):
+    response = played(viewer, path, wanted)
+    assert (response.status_code, response.content) == (200, clip)
+    assert response.headers["content-type"] == "video/mp4"
+
+
+def test_a_long_video_is_sent_in_parts(viewer, path, clip):
+    size, parts = len(clip) + 5 * 1024 * 1024, b""
+    while len(parts) < size:
+        response = played(viewer, path, f"bytes={len(parts)}-", index=1)
+        assert response.status_code == 206
+        assert 0 < len(response.content) <= 4 * 1024 * 1024
+        parts += response.content
+    assert parts == clip + bytes(5 * 1024 * 1024)
+
+
+@pytest.mark.parametrize("wanted", ["bytes=99999999-", "bytes=9-3"])
+def test_a_video_has_no_such_part(viewer, path, wanted):
+    assert played(viewer, path, wanted).status_code == 416
+
+
+@pytest.mark.parametrize("wanted", ["", "bytes=0-", "bytes=9-"])
+def test_what_is_no_video_is_never_sent(viewer, path, wanted):
+    response = played(viewer, path, wanted, index=2)
+    assert response.status_code == 404
+    assert "alert" not in response.text
+
+
+@pytest.mark.parametrize(("role", "status"), [(None, 401), ("", 403)])
+def test_airflow_decides_who_plays_a_video(client_of, path, role, status):
+    assert played(client_of(role), path, "bytes=0-").status_code == status
 
 
 def test_a_manifest_without_its_mark_is_not_read(viewer):
