@@ -23,56 +23,44 @@ class GetimgVideoTrigger(BaseTrigger):
     """
     Fires when a video is completed or failed, when the wait is over, or when it makes no sense to poll again.
 
-    The event is ``{"video_id": ...}``: the task itself polls once more, so that no signed URL is stored.
+    The event is ``wait``, and not what was polled: the task itself polls once more, so that no signed URL is stored.
 
-    :param video_id: The video to wait for.
-    :param poll_interval: Seconds between two polls.
-    :param started: The Unix time at which the task began to wait.
-    :param until: The Unix time at which the wait is over.
+    :param wait: What the task knows of the wait: the ``video_id``; ``poll_interval``, the seconds between two polls; ``started``
+        and ``until``, the Unix times at which it began and is over; and more that only the task reads.
     :param getimg_conn_id: The getimg.ai connection. No more of it is stored.
     """
 
-    def __init__(
-        self, video_id: str, poll_interval: float, started: float, until: float, getimg_conn_id: str
-    ) -> None:
+    def __init__(self, wait: dict[str, Any], getimg_conn_id: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.video_id = video_id
-        self.poll_interval = poll_interval
-        self.started = started
-        self.until = until
+        self.wait = wait
         self.getimg_conn_id = getimg_conn_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow stores of the trigger."""
         return (
             "airflow_provider_getimg.triggers.video.GetimgVideoTrigger",
-            {
-                "video_id": self.video_id,
-                "poll_interval": self.poll_interval,
-                "started": self.started,
-                "until": self.until,
-                "getimg_conn_id": self.getimg_conn_id,
-            },
+            {"wait": self.wait, "getimg_conn_id": self.getimg_conn_id},
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll every ``poll_interval`` seconds, over the connections that all triggers of this process share."""
         try:
             async with _shared_states(self.getimg_conn_id) as states:
-                await self._wait(states)
+                await self._poll(states)
         except GetimgError as error:
-            self.log.warning("Video %s: %s", self.video_id, error.message)
-        yield TriggerEvent({"video_id": self.video_id})  # type: ignore[no-untyped-call]
+            self.log.warning("Video %s: %s", self.wait["video_id"], error.message)
+        yield TriggerEvent(self.wait)  # type: ignore[no-untyped-call]
 
-    async def _wait(self, states: VideoStates) -> None:
-        polling = Polling(self.poll_interval, self.until)
-        log = VideoLog(self.video_id, self.started, self.log)
+    async def _poll(self, states: VideoStates) -> None:
+        video_id = self.wait["video_id"]
+        polling = Polling(self.wait["poll_interval"], self.wait["until"])
+        log = VideoLog(video_id, self.wait["started"], self.log)
         # First, since the task has just submitted it, or polled.
         pause = polling.pause()
         while not polling.is_over:
             await asyncio.sleep(pause)
             try:
-                video = await states.get(self.video_id)
+                video = await states.get(video_id)
             except PASSING as error:
                 pause = polling.pause(error)
                 log.failed(error, pause)

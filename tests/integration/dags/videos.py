@@ -31,9 +31,9 @@ class KilledGenerateVideoOperator(GenerateVideoOperator):
         self._count(context)
         return super().execute(context)
 
-    def execute_complete(self, context: Any, event: Any, **wait: Any) -> Any:
+    def execute_complete(self, context: Any, event: Any) -> Any:
         self._count(context)
-        return super().execute_complete(context, event, **wait)
+        return super().execute_complete(context, event)
 
     def _count(self, context: Any) -> None:
         if context["ti"].try_number == 1:

@@ -15,6 +15,7 @@ from airflow.sdk import dag as dag_decorator
 
 from airflow_provider_getimg.api.errors import InsufficientBalanceError
 from airflow_provider_getimg.operators.image import GenerateImageOperator
+from airflow_provider_getimg.operators.video import GenerateVideoOperator
 from airflow_provider_getimg.testing import GetimgConnection
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,6 +56,23 @@ def test_a_run_that_ends_otherwise_than_expected_fails_the_test(run_dag, getimg_
     ):
         run_dag(one_image())
     assert run_dag(one_image(), expect=None).state == "success"
+
+
+def test_a_deferred_task_goes_on_in_the_run(run_dag, getimg_simulator, getimg_conn):
+    getimg_simulator.settings(video_latency=0.2)
+    with DAG("one_video", schedule=None, start_date=START) as dag:
+        GenerateVideoOperator(
+            task_id="film",
+            model="seedance-v1-pro",
+            prompt="A red fox",
+            labels={"sku": "A-17"},
+            deferrable=True,
+            poll_interval=0.1,
+        )
+    answer = run_dag(dag).xcoms["film"]
+    assert (answer["status"], answer["request"]["labels"]) == ("completed", {"sku": "A-17"})
+    [entry] = getimg_simulator.ledger
+    assert (entry.id, entry.outcome) == (answer["id"], "delivered")
 
 
 def test_retries_follow_at_once_whatever_delays_them(run_dag, getimg_simulator, getimg_conn):
