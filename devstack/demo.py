@@ -48,6 +48,13 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 DAG_ID = "getimg_daily_image"
 GENERATE, SAVE = "generate_image", "save_to_s3"
+# They fill the pages to look around in: the gallery, the spend, a table, and a review that waits for a person.
+SHOWN_DAGS = (
+    "getimg_nightly_batch",
+    "getimg_catalogue_from_sql",
+    "getimg_product_video",
+    "getimg_review_before_publish",
+)
 LOCAL_BUCKET = "getimg-demo"
 REAL_API = "https://api.getimg.ai"
 # Proves that the folder is ours to empty, and its lock that no other run uses it.
@@ -121,6 +128,8 @@ class Demo:
             )
         self._show_files(airflow, run_id, client)
         if self.keep:
+            if self.api_key is None and self.bucket is None:
+                self._fill(airflow)
             self._say(
                 f"Airflow stays up at {airflow.url} (no login needed) until Ctrl-C.\n"
                 "The connections getimg_default, aws_default and getimg_catalogue, and the Variable getimg_bucket, come from the "
@@ -226,6 +235,18 @@ class Demo:
             cost = f"${usage['total_cost'] / len(rows):.4f}"
             self._say(f"{row['uri']}  {row['bytes']} bytes  {pixels} pixels  {cost}")
         self._say(f"\nCopies to look at, beside those of earlier runs: {images}")
+
+    def _fill(self, airflow: Airflow) -> None:
+        """Start what there is to look at, without waiting for it; with a real key or bucket, a person starts it."""
+        for dag_id in SHOWN_DAGS:
+            airflow.wait_for_dag(dag_id)
+            airflow.unpause(dag_id)
+            airflow.trigger(dag_id)
+        self._say(
+            f"The DAGs {', '.join(SHOWN_DAGS)} are running. In a minute or two look at "
+            f"{airflow.url}/getimg/images/, {airflow.url}/getimg/spend/, and the images that wait for a person's yes "
+            f"at {airflow.url}/required_actions."
+        )
 
     def _watch(self, airflow: Airflow) -> None:
         """Stay until Ctrl-C, or until Airflow dies."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Takes the handbook's pictures: ``PYTHONPATH=. .venv/bin/python docs/screenshots.py [FOLDER]``.
 
-It runs two of the example DAGs on a real Airflow, against the simulator and SeaweedFS, and takes the pictures
-with Chromium. It writes ``docs/images/``: a run's page, a mapped task, the XCom of both operators, and the images
-themselves. (The connection form's picture is ``tests/browser``'s, with ``SCREENSHOTS=1``.)
+It runs some of the example DAGs on a real Airflow, against the simulator and SeaweedFS, and takes the pictures
+with Chromium. It writes ``docs/images/``: a run's page, a mapped task, the XCom of both operators, the gallery, the spend,
+a review, and the images themselves. (The connection form's picture is ``tests/browser``'s, with ``SCREENSHOTS=1``.)
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ REPOSITORY = Path(__file__).parents[1]
 PICTURES = REPOSITORY / "docs" / "images"
 BUCKET = "my-bucket"
 DAILY, MAPPED = "getimg_daily_image", "getimg_mapped_prompts"
+BATCH, VIDEO, REVIEW = "getimg_nightly_batch", "getimg_product_video", "getimg_review_before_publish"
 SUBJECTS = ["a lighthouse", "a red fox", "a night train"]
 WIDTH = 1400
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -68,10 +69,18 @@ def take_all(folder: Path) -> None:
         airflow.create_pool("getimg", 4)
         daily = airflow.run_dag(DAILY)
         mapped = airflow.run_dag(MAPPED, {"subjects": SUBJECTS})
+        airflow.run_dag(BATCH)
+        airflow.run_dag(VIDEO)
+        airflow.wait_for_dag(REVIEW)
+        airflow.unpause(REVIEW)
+        review = airflow.trigger(REVIEW)
+        task = f"/dags/{REVIEW}/dagRuns/{review}/taskInstances/review"
+        if not airflow.poll(lambda: airflow.request("GET", task)["state"] == "awaiting_input", 120):
+            raise StackError(f"The run {review} of {REVIEW} does not wait for a person.")
         rows = airflow.xcom(DAILY, daily, "save_to_s3") + airflow.xcom(MAPPED, mapped, "save_to_s3")
         _strip(_images(seaweedfs.client(), rows), folder / "images.png")
         page = stack.enter_context(_browser())
-        _take_ui(page, airflow.url, daily, mapped, folder)
+        _take_ui(page, airflow.url, daily, mapped, review, folder)
 
 
 def _images(client: S3Client, rows: Sequence[dict[str, Any]]) -> list[Image.Image]:
@@ -112,10 +121,10 @@ def _browser() -> Iterator[Page]:
         browser.close()
 
 
-def _take_ui(page: Page, url: str, daily: str, mapped: str, folder: Path) -> None:
+def _take_ui(page: Page, url: str, daily: str, mapped: str, review: str, folder: Path) -> None:
     def take(name: str, path: str, height: int, *shown: str) -> None:
         page.set_viewport_size({"width": WIDTH, "height": height})
-        page.goto(f"{url}/dags/{path}")
+        page.goto(f"{url}/{path}")
         if name.startswith("xcom"):
             page.get_by_role("button", name="Expand all extra JSON").click()
         for text in shown:
@@ -124,13 +133,21 @@ def _take_ui(page: Page, url: str, daily: str, mapped: str, folder: Path) -> Non
         page.wait_for_timeout(1000)
         picture = page.screenshot(animations="disabled", caret="hide")
         image = Image.open(io.BytesIO(picture)).convert("RGB")
-        image.quantize(COLOURS, Image.Quantize.FASTOCTREE).save(folder / f"{name}.png", optimize=True)
+        image.quantize(COLOURS).save(folder / f"{name}.png", optimize=True)
 
-    run = f"{DAILY}/runs/{daily}"
+    run = f"dags/{DAILY}/runs/{daily}"
     take("dag-run", run, 560, "TransferToS3Operator")
-    take("mapped-tasks", f"{MAPPED}/runs/{mapped}/tasks/generate_images/mapped", 640, SUBJECTS[0])
+    take("mapped-tasks", f"dags/{MAPPED}/runs/{mapped}/tasks/generate_images/mapped", 640, SUBJECTS[0])
     take("xcom-generate", f"{run}/tasks/generate_image/xcom", 760, "deletes_at")
     take("xcom-transfer", f"{run}/tasks/save_to_s3/xcom", 800, "sha256")
+    take("gallery", "getimg/images/", 900, "The camera moves")
+    take("spend", "getimg/spend/", 900, BATCH)
+    take(
+        "review",
+        f"dags/{REVIEW}/runs/{review}/tasks/review/required_actions",
+        1000,
+        "a night train, as a poster",
+    )
 
 
 def main() -> int:

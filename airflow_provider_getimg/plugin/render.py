@@ -54,4 +54,4 @@ def _size(number: int) -> str:
 
 
 def _usd(cost: float) -> str:
-    return f"{cost:.4f}".rstrip("0").rstrip(".") + " USD"
+    return f"{cost:.4f}".removesuffix("00") + " USD"

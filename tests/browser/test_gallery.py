@@ -106,6 +106,30 @@ def test_the_images_cost_is_drawn(airflow_stack: Airflow, saved: str, page: Page
     assert {urlsplit(url).hostname for url in requested if url.startswith("http")} == {"127.0.0.1"}
 
 
+def test_a_video_plays(airflow_stack: Airflow, simulator: GetimgSimulator, page: Page):
+    simulator.settings(video_latency=0.5)
+    airflow_stack.wait_for_dag("videos")
+    airflow_stack.unpause("videos")
+    run_id = airflow_stack.trigger("videos", conf={"count": 1})
+    assert airflow_stack.wait("videos", run_id) == "success"
+    page.goto(f"{airflow_stack.url}/")
+    page.goto(f"{airflow_stack.url}/getimg/images/?run={run_id.replace('+', '%2B')}")
+    page.locator("video").click()
+    expect(page.get_by_role("figure")).to_contain_text("Fox 0")
+    video = page.locator("figure video")
+    expect(video).to_have_attribute("aria-label", "Fox 0")
+    # The page's policy allows no text that is run as code, which Playwright's own waiting is.
+    video.evaluate(
+        """(video) => new Promise((resolve, reject) => {
+            video.addEventListener("timeupdate", () => video.currentTime > 0.2 && resolve());
+            video.addEventListener("error", () => reject(new Error(video.error.message)));
+            video.muted = true;
+            video.play().catch(reject);
+        })"""
+    )
+    assert video.evaluate("(video) => [video.videoWidth > 0, video.error]") == [True, None]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("path", "images"), [("images/?run={run}", 3), ("spend/?dag=batch", 1)])
 def test_it_fits_a_phone(

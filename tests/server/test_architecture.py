@@ -28,7 +28,7 @@ def test_parsing_a_dag_imports_nothing_heavy_that_airflow_has_not_imported():
 import json, sys
 from airflow.sdk import DAG, BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, RetryPolicy, XComArg
 before = set(sys.modules)
-import {NAME}.decorators.image, {NAME}.decorators.image_batch, {NAME}.manifests, {NAME}.review, {NAME}.sensors.balance, {NAME}.transfers.getimg_to_s3
+import {NAME}.decorators.image, {NAME}.decorators.image_batch, {NAME}.manifests, {NAME}.plugin, {NAME}.review, {NAME}.sensors.balance, {NAME}.transfers.getimg_to_s3
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
