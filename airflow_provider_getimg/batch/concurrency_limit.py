@@ -25,7 +25,7 @@ RAMP_SPACING = 0.04
 #: Seconds after which a look for one more slot has gone well, at most.
 PROBE_SECONDS = 1.0
 #: How many requests' time passes until the next look: the first time, doubled each time, up to so many responses.
-LOOK_REQUESTS, LOOK_RESPONSES = 2.0, 28
+LOOK_REQUESTS, LOOK_RESPONSES = 2.0, 40
 #: Responses after which a slot is left to others for a moment: at first, and where others are known of; and at most.
 GAP_FIRST, GAP_LAST = 4, 12
 #: That moment, as a share of the time that a request takes: while no others are known of, and once they are.

@@ -631,7 +631,7 @@ class TestPace:
 
     @pytest.mark.parametrize("concurrency", [5, 64])
     def test_a_real_account_is_used_fully_and_refuses_little(self, bench, concurrency):
-        bench.simulator.settings(preset="account", time_scale=100)
+        bench.simulator.settings(preset="account", time_scale=50)
         assert bench.run(rows(100), concurrency=concurrency)["saved"] == 100
         posts = bench.simulator.ledger.raw()["posts"]
         answered = [post for post in posts if post["status"] == 200]
@@ -640,7 +640,7 @@ class TestPace:
             [datetime.fromisoformat(post[name]) for post in answered] for name in ("received_at", "ended_at")
         )
         busy = sum((end - begin for begin, end in zip(began, ended, strict=True)), timedelta(0))
-        # Five at a time, until the last was sent; less on a busy machine, as time runs a hundredfold.
+        # Five at a time, until the last was sent; less on a busy machine, as time runs fifty times as fast.
         assert busy / (max(began) - min(began)) > 0.8 * 5
 
     def test_a_wait_that_is_too_long_is_left_to_a_retry(self, bench):
