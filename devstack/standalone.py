@@ -43,6 +43,7 @@ class Airflow(AirflowRest):
 
     :param home: ``AIRFLOW_HOME``: database, configuration and task logs. Made if it is missing.
     :param dags_folders: Folders with DAG files; each becomes a DAG bundle.
+    :param path: Where Airflow is on its host, such as ``/airflow``; by default at its root.
     :param env: Further environment variables, such as ``AIRFLOW_CONN_…`` and ``AIRFLOW_VAR_…``.
     :param keep_aws: Pass the shell's AWS settings on (see
         :func:`devstack.network.clean_environment`).
@@ -54,12 +55,13 @@ class Airflow(AirflowRest):
         home: Path,
         dags_folders: Sequence[Path],
         *,
+        path: str = "",
         env: Mapping[str, str] | None = None,
         keep_aws: bool = False,
         log: Path | None = None,
     ) -> None:
         (port,) = free_ports(1)
-        super().__init__(f"http://{LOOPBACK}:{port}")
+        super().__init__(f"http://{LOOPBACK}:{port}{path}")
         self.home = home.absolute()
         self.log = log or self.home / "airflow.log"
         self.process: GuardedProcess | None = None

@@ -76,6 +76,24 @@ def test_from_airflows_menu_to_one_image(
     assert hosts == {"127.0.0.1"}
 
 
+def test_filters_narrow_what_is_listed(airflow_stack: Airflow, saved: str, page: Page):
+    page.goto(f"{airflow_stack.url}/")
+    page.goto(f"{airflow_stack.url}/getimg/images/")
+    page.get_by_label("Run", exact=True).fill(saved)
+    page.get_by_label("Day of the run (UTC)").fill(saved.removeprefix("manual__")[:10])
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_role("img")).to_have_count(3)
+    expect(page.get_by_label("Run", exact=True)).to_have_value(saved)
+    page.get_by_label("Day of the run (UTC)").fill("2020-01-01")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_role("img")).to_have_count(0)
+    page.get_by_label("Day of the run (UTC)").fill("")
+    page.get_by_label("Model").fill("another-model")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("model=another-model"))
+    expect(page.get_by_role("img")).to_have_count(0)
+
+
 def test_a_task_leads_to_its_images(airflow_stack: Airflow, saved: str, page: Page):
     page.goto(f"{airflow_stack.url}/dags/batch/runs/{saved}/tasks/generate/details")
     link = page.get_by_role("link", name="Images", exact=True)

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A human's yes: images are seen on the page Required Actions, one is left out, and only the others are published."""
+"""
+A human's yes: images are seen on the page Required Actions, one is left out, and only the others are published.
+
+Airflow is behind a path, as a reverse proxy that serves more than Airflow has it.
+"""
 
 from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from playwright.sync_api import expect
@@ -16,12 +20,13 @@ from tests.conftest import REPOSITORY
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
     from airflow_provider_getimg.testing import GetimgSimulator
     from devstack import SeaweedFS
 
 DAG_ID = "getimg_review_before_publish"
+PATH = "/airflow"
 SUBJECTS = ["<script>alert(1)</script> a fox", "](https://evil.example) `an owl`", "a night train"]
 
 
@@ -39,7 +44,7 @@ def airflow(
         "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.process.connection(),
         "AIRFLOW_VAR_GETIMG_BUCKET": bucket,
     }
-    with Airflow(home, [dags], env=env) as airflow:
+    with Airflow(home, [dags], path=PATH, env=env) as airflow:
         airflow.create_pool("getimg", 4)
         for dag_id in (DAG_ID, "getimg_site"):
             airflow.wait_for_dag(dag_id)
@@ -71,7 +76,7 @@ def test_only_what_is_not_left_out_is_published(
         assert image.evaluate("(image) => image.naturalWidth") > 0
     address = page.get_by_role("link", name="Image 2").get_attribute("href")
     assert address is not None
-    assert address.startswith("/getimg/images/")
+    assert address.startswith(f"{PATH}/getimg/images/")
     page.get_by_role("combobox", name="Select one or multiple values").fill("2")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Approve").click()
@@ -101,10 +106,23 @@ def test_only_what_is_not_left_out_is_published(
     published = airflow.xcom("getimg_site", site, "update_site")
     assert published == [f"s3://{bucket}/published/{name}" for name in (names[0], names[2])]
 
-    page.goto(f"{airflow.url}{address}")
+    page.goto(urljoin(airflow.url, address))
     expect(page.get_by_role("figure")).to_contain_text(SUBJECTS[1])
+    page.goto(f"{airflow.url}/dags/{DAG_ID}/runs/{run_id}/tasks/save_to_s3/details")
+    page.goto(leads_to(page.get_by_role("link", name="Images", exact=True)))
+    expect(page.get_by_role("img")).to_have_count(len(SUBJECTS))
+    page.goto(airflow.url)
+    page.get_by_role("button", name="Browse").click()
+    page.goto(leads_to(page.get_by_role("menuitem", name="Image spend")))
+    page.get_by_role("link", name=DAG_ID).click()
+    expect(page.locator("dl")).to_contain_text("0.12 USD")
     hosts = {urlsplit(url).hostname for url in requested if url.startswith("http")}
     assert hosts == {"127.0.0.1"}
+
+
+def leads_to(link: Locator) -> str:
+    """Return the whole URL of a link, which would open a new tab."""
+    return str(link.evaluate("(element) => element.closest('a').href"))
 
 
 def runs_of_the_site(airflow: Airflow) -> list[str]:
