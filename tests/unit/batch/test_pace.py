@@ -139,7 +139,7 @@ def test_looks_that_are_refused_become_rare():
                 gaps[-1] += 1
             bench.refuse_one()
         # Of the time of a request, 30 s, five slots take six each.
-        assert gaps == [10, 20, 28, 28, 28]
+        assert gaps == [10, 20, 40, 40, 40]
         assert bench.pace.limit == 5
 
 
