@@ -55,7 +55,7 @@ release-check: $(READY)  ## build what a release would be, and run it in an empt
 	$(PYTHON) -m check_wheel_contents dist/*.whl
 	$(PYTHON) -m nox --session release
 
-bench: $(READY)  ## measure speed and memory, side by side with others (about 16 minutes)
+bench: $(READY)  ## measure speed and memory, side by side with others (about 20 minutes)
 	$(PYTHON) -m benchmarks
 
 fix: $(READY)  ## format, and fix what can be fixed

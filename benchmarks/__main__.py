@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from airflow_provider_getimg.testing.server import SimulatorError
-from benchmarks import batch, machine, memory, network, transfer
+from benchmarks import batch, machine, memory, network, transfer, videos
 from benchmarks.report import Options, Report, save, show
 from benchmarks.testbed import Testbed
 from devstack import StackError
@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Testbed, Options], Report]] = {
     "network": network.run,
     "memory": memory.run,
     "batch": batch.run,
+    "videos": videos.run,
 }
 
 

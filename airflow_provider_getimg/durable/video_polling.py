@@ -34,8 +34,10 @@ class Polling:
     """
     The pauses between the polls of one video.
 
-    :param poll_interval: Seconds between two polls, a fifth more or less at random: a thousand videos are not polled at
-        once.
+    The first pause is any part of the interval: a triggerer that starts takes up all its videos at the same moment, and is not to
+    poll a thousand at once.
+
+    :param poll_interval: Seconds between two polls, a fifth more or less at random.
     :param until: The Unix time at which the wait is over.
     """
 
@@ -43,6 +45,7 @@ class Polling:
         self._interval = poll_interval
         self._until = until
         self._failed = 0
+        self._least = 0.0
 
     @property
     def is_over(self) -> bool:
@@ -57,7 +60,8 @@ class Polling:
         """
         if error is None:
             self._failed = 0
-            wanted = self._interval * random.uniform(0.8, 1.2)
+            wanted = self._interval * random.uniform(self._least, 1.2)
+            self._least = 0.8
         else:
             self._failed += 1
             wanted = max(

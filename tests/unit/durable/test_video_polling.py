@@ -13,9 +13,16 @@ from airflow_provider_getimg.durable.video_polling import Polling
 
 def test_an_interval_is_a_fifth_more_or_less():
     polling = Polling(10.0, time.time() + 1000)
+    polling.pause()
     pauses = [polling.pause() for _ in range(200)]
     assert 8 <= min(pauses) < 9
     assert 11 < max(pauses) <= 12
+
+
+def test_those_that_begin_together_are_not_polled_together():
+    pauses = sorted(Polling(10.0, time.time() + 1000).pause() for _ in range(1000))
+    # In no tenth of the interval are there many more than their share, about 83.
+    assert max(sum(start <= pause < start + 1 for pause in pauses) for start in range(12)) < 150
 
 
 @pytest.mark.parametrize(
