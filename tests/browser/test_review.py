@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.testing import GetimgSimulator
     from devstack import SeaweedFS
 
+pytestmark = pytest.mark.long
+
 DAG_ID = "getimg_review_before_publish"
 PATH = "/airflow"
 SUBJECTS = ["<script>alert(1)</script> a fox", "](https://evil.example) `an owl`", "a night train"]
