@@ -10,7 +10,7 @@ PYTEST := $(PYTHON) -m pytest -o faulthandler_timeout=1800 -o faulthandler_exit_
 # Three processes, because most tests wait for servers: two run what needs an Airflow, the third the rest, by files.
 PARALLEL := --numprocesses 3 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 DEMO_MARKER := .demo/.airflow-provider-getimg-demo
-SETS := 3.3.0 newest lowest
+SETS := 3.1.2 3.1.8 3.2.2 3.3.0 newest lowest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -42,7 +42,7 @@ test-long: $(READY)  ## run the tests that take minutes
 
 # Two cells at once: each waits for half of its time, for servers that start and time-outs that are tested.
 # A part of it: make test-matrix SETS="newest lowest" PYTHONS=3.12
-test-matrix: $(READY)  ## test the wheel on all Pythons and Airflows (about 40 minutes)
+test-matrix: $(READY)  ## test the wheel on all Pythons and Airflows (about 80 minutes)
 	printf '%s\n' $(SETS) | xargs -P 2 -I SET $(PYTHON) -m nox --tags SET $(addprefix --force-python=,$(PYTHONS))
 
 versions: $(READY)  ## write the results of `make test-matrix` into docs/versions.md

@@ -12,8 +12,9 @@ import random
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import RetryAction, RetryDecision, RetryPolicy
 from tenacity import Retrying, retry_if_exception_type, sleep_using_event, stop_before_delay
+
+from airflow_provider_getimg.version_compat import RetryAction, RetryDecision, RetryPolicy
 
 if TYPE_CHECKING:
     import threading

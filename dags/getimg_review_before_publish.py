@@ -23,9 +23,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, Param, task
-from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.review import SavedImage, images_markdown, saved_images

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 BUCKET = "getimg-examples"
+STATE_BUCKET = "getimg-state"
 # Named by the parameter `photo` of getimg_reference_images.
 PHOTO = "getimg/reference/product.png"
 # The table of getimg_catalogue_from_sql.
@@ -36,7 +37,9 @@ MAKE_NO_IMAGE = {"getimg_asset_consumer", "getimg_check_balance"}
 WAIT_FOR_A_PERSON = {"getimg_review_before_publish": "review"}
 
 
-def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, int]]:
+def run_example_dags(
+    venv: Path, home: Path, dags: Path, *, state_folder: bool = False
+) -> Iterator[tuple[str, int]]:
     """
     Run each example DAG once, as ``airflow dags test`` does, and yield its name and how many images it saved.
 
@@ -45,6 +48,7 @@ def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, 
     :param venv: The environment with the provider and its extra ``simulator``.
     :param home: Airflow's home, which is made: its database and logs.
     :param dags: The folder with the example DAGs.
+    :param state_folder: Keep what was paid for in S3, as Airflow 3.1 and 3.2 have to.
     :raises devstack.StackError: A DAG failed, or did not save just what it paid for.
     """
     home.mkdir(parents=True)
@@ -57,8 +61,11 @@ def run_example_dags(venv: Path, home: Path, dags: Path) -> Iterator[tuple[str, 
         seaweedfs.create_bucket(BUCKET)
         client = seaweedfs.client()
         put_photo(client, BUCKET)
+        extra = (
+            {"state_folder": f"s3://{seaweedfs.create_bucket(STATE_BUCKET)}/state"} if state_folder else {}
+        )
         env = _environment(venv, home, dags) | {
-            "AIRFLOW_CONN_GETIMG_DEFAULT": process.connection(),
+            "AIRFLOW_CONN_GETIMG_DEFAULT": process.connection(**extra),
             "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
             "AIRFLOW_CONN_GETIMG_CATALOGUE": make_catalogue(home / "catalogue.db"),
             "AIRFLOW_VAR_GETIMG_BUCKET": BUCKET,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "versions.md"
-SETS = ("3.3.0", "newest", "lowest")
+SETS = ("3.1.2", "3.1.8", "3.2.2", "3.3.0", "newest", "lowest")
 ROW = re.compile(r"^\| 3\.(\d+)\S* \| (\S+) \|.*\|$", re.MULTILINE)
 PACKAGES = (
     "apache-airflow",

@@ -45,6 +45,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import pytest  # noqa: E402
 from botocore.loaders import JSONFileLoader  # noqa: E402
 
+from airflow_provider_getimg.version_compat import HAS_TASK_STATE_STORE  # noqa: E402
 from devstack import Airflow, SeaweedFS  # noqa: E402
 
 if TYPE_CHECKING:
@@ -58,12 +59,22 @@ REPOSITORY = TESTS.parent
 TIERS = {"unit": "unit", "server": "server", "integration": "airflow", "browser": "browser"}
 # The bucket of the Airflow Variable ``getimg_bucket`` in ``airflow_stack``.
 STACK_BUCKET = "getimg-stack"
+STATE_BUCKET = "getimg-stack-state"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 # botocore's description of S3 is read once, and not in a fifth of a second by each test that makes a session.
 _read_json = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
 JSONFileLoader.load_file = lambda self, file_path: _read_json(file_path)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--state-folder",
+        action="store_true",
+        default=not HAS_TASK_STATE_STORE,
+        help="let the real Airflow's tasks keep what they have paid for in S3, as Airflow 3.1 and 3.2 have to",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -123,8 +134,19 @@ def simulator(getimg_simulator: GetimgSimulator) -> GetimgSimulator:
 
 
 @pytest.fixture(scope="session")
+def state_extra(pytestconfig: pytest.Config, seaweedfs: SeaweedFS) -> dict[str, str]:
+    """What the extra of a connection in ``airflow_stack`` says of where the state is kept."""
+    if not pytestconfig.getoption("state_folder"):
+        return {}
+    return {"state_folder": f"s3://{seaweedfs.create_bucket(STATE_BUCKET)}/state"}
+
+
+@pytest.fixture(scope="session")
 def airflow_stack(
-    tmp_path_factory: pytest.TempPathFactory, seaweedfs: SeaweedFS, simulator_server: GetimgSimulator
+    tmp_path_factory: pytest.TempPathFactory,
+    seaweedfs: SeaweedFS,
+    simulator_server: GetimgSimulator,
+    state_extra: dict[str, str],
 ) -> Iterator[Airflow]:
     """The session's one Airflow, with the example DAGs and those in ``tests/integration/dags``.
 
@@ -138,7 +160,7 @@ def airflow_stack(
         [folder for folder in folders if folder.is_dir()],
         env={
             "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
-            "AIRFLOW_CONN_GETIMG_DEFAULT": simulator_server.process.connection(),
+            "AIRFLOW_CONN_GETIMG_DEFAULT": simulator_server.process.connection(**state_extra),
             "AIRFLOW_VAR_GETIMG_BUCKET": STACK_BUCKET,
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
             # Parsed once, and again if changed: all of them every 20 seconds would take half of a core.

@@ -124,7 +124,7 @@ class CostLimitError(GetimgError):
 
 
 class LedgerError(GetimgError):
-    """The task state store could not be read or written before a request: it was not sent."""
+    """The task's state could not be read or written before a request: it was not sent."""
 
 
 class KilledError(GetimgError):

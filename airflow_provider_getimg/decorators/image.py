@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import DecoratedOperator
 from airflow_provider_getimg.decorators.task import call, make_task
 from airflow_provider_getimg.hooks.masking import mask_signed_urls
 from airflow_provider_getimg.operators.image import GenerateImageOperator
+from airflow_provider_getimg.version_compat import with_retry_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
     ) -> None:
         super().__init__(python_callable=python_callable, model=model, prompt=prompt, **kwargs)
 
+    @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
         Call the function, then generate.

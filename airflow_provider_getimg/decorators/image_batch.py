@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import DecoratedOperator
 from airflow_provider_getimg.decorators.task import call, make_task
 from airflow_provider_getimg.hooks.masking import Redacted
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
+from airflow_provider_getimg.version_compat import with_retry_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ class _GenerateImagesToS3DecoratedOperator(DecoratedOperator, GenerateImagesToS3
     def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
         super().__init__(python_callable=python_callable, requests=None, **kwargs)
 
+    @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
         Call the function, then generate and save.

@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
 from airflow.sdk.bases.decorator import _TaskDecorator
 
 from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.version_compat import HAS_RETRY_POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,8 @@ class GetimgTask(_TaskDecorator[..., Any, Any]):
 def _with_retries(mapped: Any) -> XComArg:
     defaults = mapped.operator.partial_kwargs
     defaults.setdefault("retries", RETRIES)
-    defaults.setdefault("retry_policy", RETRY_POLICY)
+    if HAS_RETRY_POLICY:
+        defaults.setdefault("retry_policy", RETRY_POLICY)
     result: XComArg = mapped
     return result
 

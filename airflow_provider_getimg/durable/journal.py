@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Many entries in the task state store, written together.
+Many entries in the state of one task, written together.
 
-The store has no list call, and a write takes some 10 ms however little is written. So the entries of a batch's rows are
+It has no list call, and a write takes some 10 ms however little is written. So the entries of a batch's rows are
 kept in numbered segments: a commit rewrites the last one with all changes that came up since the commit before, and
 each change waits for one commit only. A segment that is full is left as it is, also after a Clear. Reading goes through
 the segments in order; what is said later of a row holds.
@@ -16,19 +16,19 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self, cast
-
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_getimg.api.errors import LedgerError
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.durable.ledger import Entry
+from airflow_provider_getimg.durable.task_state import StateConflictError
 
 if TYPE_CHECKING:
-    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
     from airflow.sdk.types import Logger
 
-#: Keys of the segments in the task state store.
+    from airflow_provider_getimg.durable.task_state import TaskState
+
+#: Keys of the segments in the task's state.
 KEY = "getimg_batch_{number:04}"
 #: Where a segment ends. Airflow warns from 64 KB on, and each commit writes the whole segment.
 SEGMENT_BYTES = 24 * 1024
@@ -48,15 +48,15 @@ class Journal:
     """
     The entries of a batch. Use it as a context manager: leaving it writes the rest.
 
-    :param store: The task state store.
+    :param state: The task's state.
     :param epoch: ``ti.max_tries``. Of what was written in another epoch, before a Clear, only that counts which is owed: an
         answer that was paid for, without a note that its files are saved.
     :param log: The task's log.
     :raises LedgerError: On entering: the store, or what is in it, could not be read.
     """
 
-    def __init__(self, store: TaskStateStoreAccessor, epoch: int, log: Logger) -> None:
-        self._store = store
+    def __init__(self, state: TaskState, epoch: int, log: Logger) -> None:
+        self._state = state
         self._epoch = epoch
         self._log = log
         self._earlier: dict[str, Any] = {}
@@ -119,7 +119,7 @@ class Journal:
 
     def place(self, key: str) -> JournalPlace:
         """Return the place of one entry, for a :class:`~airflow_provider_getimg.durable.ledger.Ledger`."""
-        return JournalPlace(self, key)
+        return JournalPlace(self, key, self._state)
 
     def _read(self) -> None:
         latest: dict[str, tuple[int, Any]] = {}
@@ -153,17 +153,17 @@ class Journal:
     def _segment_at(self, number: int) -> tuple[int, dict[str, Any]] | None:
         key = KEY.format(number=number)
         try:
-            segment = cast("Any", self._store.get(key))
+            segment = self._state.get(key)
         except Exception as error:
-            raise LedgerError(f"The task state store could not be read: {reason(error)}.") from None
+            raise LedgerError(f"{self._state.name} could not be read: {reason(error)}.") from None
         if segment is None:
             return None
         try:
             return int(segment["epoch"]), dict(segment["entries"])
         except (TypeError, LookupError, ValueError):
             raise LedgerError(
-                f"What an earlier try did is not known, {key!r} in the task's state can't be read: this try sent nothing. Delete "
-                "it to go on; it may hold paid answers.",
+                f"What an earlier try did is not known, a part of it can't be read: this try sent nothing. Delete "
+                f"{self._state.address(key)} to go on; it may hold paid answers.",
                 billed="unknown",
             ) from None
 
@@ -197,9 +197,12 @@ class Journal:
         if segment and held + size > SEGMENT_BYTES:
             number, segment, held = number + 1, {}, 0
         segment = segment | changes
-        self._store.set(
-            KEY.format(number=number), {"epoch": self._epoch, "entries": segment}, retention=NEVER_EXPIRE
-        )
+        try:
+            self._state.set(KEY.format(number=number), {"epoch": self._epoch, "entries": segment})
+        except StateConflictError:
+            # The segment is another process's: the next commit begins one behind it.
+            self._number, self._segment, self._segment_bytes = number + 1, {}, 0
+            raise
         self._number, self._segment, self._segment_bytes = number, segment, held + size
         self.commits += 1
         self.bytes += size
@@ -223,11 +226,17 @@ def _is_owed(key: str, latest: dict[str, tuple[int, Any]], now: int) -> bool:
 class JournalPlace:
     """The place of one entry in a journal. What earlier tries wrote is read once."""
 
-    def __init__(self, journal: Journal, key: str) -> None:
+    def __init__(self, journal: Journal, key: str, state: TaskState) -> None:
+        self.store = state.name
         self._journal = journal
         self._key = key
+        self._state = state
         self._read = cache(lambda: Entry.from_json(journal.previous(key)))
-        self.name = KEY.format(number=0)
+
+    @property
+    def address(self) -> str:
+        """How a user finds the first of the journal's segments."""
+        return self._state.address(KEY.format(number=0))
 
     def read(self) -> Entry | None:
         """

@@ -2,9 +2,9 @@
 """
 What this task has asked and paid for, across its tries.
 
-Airflow's task state store outlives a try, a killed worker and, unlike XCom, the start of the next try. The
-ledger writes to it before a generation is sent and right after its answer, so that the next try knows what
-became of the last one:
+The task's state (:mod:`~airflow_provider_getimg.durable.task_state`) outlives a try, a killed worker and, unlike XCom, the
+start of the next try. The ledger writes to it before a generation is sent and right after its answer, so that the next try
+knows what became of the last one:
 
 - nothing written: nothing was sent;
 - ``submitted``: it was sent, and no answer was seen. It may have been billed;
@@ -29,7 +29,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from tenacity import Retrying, stop_after_attempt, wait_exponential
 
 from airflow_provider_getimg.api.errors import LedgerError
@@ -38,8 +37,9 @@ from airflow_provider_getimg.api.types import Generation
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
     from airflow.sdk.types import Logger
+
+    from airflow_provider_getimg.durable.task_state import TaskState
 
 KEY = "getimg_generation"
 _WRITES = 5
@@ -118,10 +118,15 @@ class Entry:
 
 
 class Place(Protocol):
-    """Where one entry is kept. A store that can't be read or written raises what it likes."""
+    """Where one entry is kept. What can't be read or written raises what it likes."""
 
-    #: How a user finds it.
-    name: str
+    @property
+    def store(self) -> str:
+        """What it is in, as a sentence begins."""
+
+    @property
+    def address(self) -> str:
+        """How a user finds it."""
 
     def read(self) -> Entry | None:
         """
@@ -134,21 +139,32 @@ class Place(Protocol):
         """Keep a value, durably once this returns; None deletes what there is."""
 
 
-class _StateStoreKey:
-    """A key of the task state store."""
+class OwnPlace:
+    """The place of the one request of a task."""
 
-    def __init__(self, store: TaskStateStoreAccessor, key: str) -> None:
-        self.name = key
-        self._store = store
+    def __init__(self, state: TaskState) -> None:
+        self.store = state.name
+        self._state = state
+
+    @property
+    def address(self) -> str:
+        """How a user finds it."""
+        return self._state.address(KEY)
 
     def read(self) -> Entry | None:
-        return Entry.from_json(self._store.get(self.name))
+        """
+        Return what earlier tries wrote last; None for nothing.
+
+        :raises ValueError: It is no entry.
+        """
+        return Entry.from_json(self._state.get(KEY))
 
     def write(self, value: dict[str, Any] | None) -> None:
+        """Keep a value, durably once this returns; None deletes what there is."""
         if value is None:
-            self._store.delete(self.name)
+            self._state.delete(KEY)
         else:
-            self._store.set(self.name, value, retention=NEVER_EXPIRE)
+            self._state.set(KEY, value)
 
 
 class Ledger:
@@ -158,12 +174,12 @@ class Ledger:
     :param context: The task's context.
     :param fingerprint: Of the request that this try is about to send.
     :param log: The task's log.
-    :param place: Where its entry is kept. Default: a key of the task state store, for the task's one request.
+    :param place: Where its entry is kept.
     """
 
-    def __init__(self, context: Context, fingerprint: str, log: Logger, place: Place | None = None) -> None:
+    def __init__(self, context: Context, fingerprint: str, log: Logger, place: Place) -> None:
         ti = context["ti"]
-        self._place = place or _StateStoreKey(context["task_state_store"], KEY)
+        self._place = place
         self._fingerprint = fingerprint
         self._epoch = int(ti.max_tries)
         self._try_number = int(ti.try_number)
@@ -187,11 +203,11 @@ class Ledger:
         except ValueError as error:
             raise LedgerError(
                 f"What an earlier try did is not known, {reason(error)}: this try sent nothing. Delete "
-                f"{self._place.name!r} from the task's state to go on; it may hold a paid answer.",
+                f"{self._place.address} to go on; it may hold a paid answer.",
                 billed="unknown",
             ) from None
         except Exception as error:
-            raise LedgerError(f"The task state store could not be read: {reason(error)}.") from None
+            raise LedgerError(f"{self._place.store} could not be read: {reason(error)}.") from None
         if entry is None:
             return None
         is_owed = (
@@ -227,7 +243,7 @@ class Ledger:
         try:
             self._write(entry)
         except Exception as error:
-            raise LedgerError(f"The task state store could not be written: {reason(error)}.") from None
+            raise LedgerError(f"{self._place.store} could not be written: {reason(error)}.") from None
         self._entry = entry
 
     def rollback(self) -> None:
@@ -240,7 +256,8 @@ class Ledger:
         except Exception as error:
             # The next try will take the outcome for unknown: it stops, and pays nothing twice.
             self.log.warning(
-                "The task state store could not be written: %s. The next try will not know that nothing was billed.",
+                "%s could not be written: %s. The next try will not know that nothing was billed.",
+                self._place.store,
                 reason(error),
             )
 
@@ -278,7 +295,7 @@ class Ledger:
         try:
             entry = self._place.read()
         except Exception as error:
-            self.log.warning("The task state store could not be read: %s.", reason(error))
+            self.log.warning("%s could not be read: %s.", self._place.store, reason(error))
         if entry is None or entry.video_id != video_id:
             entry = replace(self._submitted(), state="pending", video_id=video_id)
         self._entry = entry
@@ -294,7 +311,7 @@ class Ledger:
             # Of this epoch: a Clear that found it being made has got this answer.
             self._write(replace(self._last(), state="failed", failure=failure, epoch=self._epoch))
         except Exception as error:
-            self.log.warning("The task state store could not be written: %s.", reason(error))
+            self.log.warning("%s could not be written: %s.", self._place.store, reason(error))
 
     def delivered(self) -> None:
         """Record that the answer on record is where the user can reach it. Raises nothing."""
@@ -305,7 +322,7 @@ class Ledger:
             self._write(replace(entry, epoch=self._epoch, delivered=True))
         except Exception as error:
             # The next Clear will return this answer once more, which costs nothing.
-            self.log.warning("The task state store could not be written: %s.", reason(error))
+            self.log.warning("%s could not be written: %s.", self._place.store, reason(error))
 
     def record_unknown(self, failure: str, received: str | None = None) -> None:
         """
@@ -321,7 +338,7 @@ class Ledger:
         try:
             self._write(replace(self._last(), failure=failure, received=kept))
         except Exception as fault:
-            self.log.warning("The task state store could not be written: %s.", reason(fault))
+            self.log.warning("%s could not be written: %s.", self._place.store, reason(fault))
 
     @property
     def sent_at(self) -> str:

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_getimg.api.quote import quote
+from airflow_provider_getimg.get_provider_info import get_provider_info
+from airflow_provider_getimg.version_compat import READS_CONN_FIELDS, form_widgets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +26,12 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.settings import ClientSettings
     from airflow_provider_getimg.api.types import Balance, Costs, Model
     from airflow_provider_getimg.api.video_states import VideoStates
+    from airflow_provider_getimg.hooks.state_folder import StateFolder
 
+# Of the connection's extra, what is for the client.
+_CLIENT_NAMES = ("timeout", "proxy", "allowed_networks")
 #: What the connection's extra may hold.
-EXTRA_NAMES = ("timeout", "proxy", "allowed_networks")
+EXTRA_NAMES = (*_CLIENT_NAMES, "state_folder")
 
 
 class GetimgHook(BaseHook):
@@ -41,6 +46,8 @@ class GetimgHook(BaseHook):
     - **Proxy** (extra ``proxy``): URL of a proxy; empty means what the environment says.
     - **Allowed networks** (extra ``allowed_networks``): networks that downloads may reach though they are not the
       internet, such as ``10.0.0.0/8``.
+    - **State folder** (extra ``state_folder``): ``s3://bucket/prefix``, where tasks keep what they have paid for; empty means
+      Airflow's task state store, which there is from 3.3 on.
 
     Any other name in the extra is an error. One hook holds one client; close it with
     :meth:`close`, or use the hook as a context manager.
@@ -55,6 +62,19 @@ class GetimgHook(BaseHook):
     default_conn_name = "getimg_default"
     conn_type = "getimg"
     hook_name = "getimg.ai"
+
+    if not READS_CONN_FIELDS:
+
+        @classmethod
+        def get_connection_form_widgets(cls) -> dict[str, Any]:
+            """Return the connection form's own fields."""
+            return form_widgets(_form()["conn-fields"])
+
+        @classmethod
+        def get_ui_field_behaviour(cls) -> dict[str, Any]:
+            """Return what the connection form hides, and how it names the rest."""
+            behaviour = _form()["ui-field-behaviour"]
+            return {name.replace("-", "_"): value for name, value in behaviour.items()}
 
     def __init__(self, getimg_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -81,13 +101,26 @@ class GetimgHook(BaseHook):
         connection = self._connection
         with self._naming_the_connection():
             extra = _extra_of(connection)
-            mask_secret(extra)
+            mask_secret({name: extra.get(name) for name in _CLIENT_NAMES})
             if proxy_password := _password_of(extra.get("proxy")):
                 mask_secret(proxy_password)
             return ClientSettings.checked(
                 base_url=_base_url(connection.host, connection.port),
-                **{name: extra.get(name) for name in EXTRA_NAMES},
+                **{name: extra.get(name) for name in _CLIENT_NAMES},
             )
+
+    @cached_property
+    def state_folder(self) -> StateFolder | None:
+        """
+        Where tasks keep what they have paid for; None for Airflow's task state store.
+
+        :raises ConnectionConfigError: There is no such connection, or its ``state_folder`` can't be used.
+        """
+        from airflow_provider_getimg.hooks.state_folder import StateFolder
+
+        connection = self._connection
+        with self._naming_the_connection():
+            return StateFolder.checked(_extra_of(connection).get("state_folder"))
 
     @cached_property
     def client(self) -> GetimgClient:
@@ -234,12 +267,19 @@ class GetimgHook(BaseHook):
         from airflow_provider_getimg.api.errors import GetimgError
 
         try:
+            _ = self.state_folder
             with self:
                 models = self.client.list_models()
                 return True, f"{self.client.base_url} accepts the key: it sees {len(models)} models."
         except GetimgError as error:
             # Airflow tests under a made-up id, which would only puzzle.
             return False, str(error).removeprefix(self._name_in_messages)
+
+
+def _form() -> dict[str, Any]:
+    """Return the connection form, as the provider's metadata describes it."""
+    [form] = get_provider_info()["connection-types"]
+    return dict(form)
 
 
 def _extra_of(connection: Connection) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.operators.one_generation import OneGenerationMixin
 from airflow_provider_getimg.records import request_record
 from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.version_compat import RetryPolicyMixin, with_retry_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import RetryPolicy
 
 
-class GenerateImageOperator(OneGenerationMixin, BaseOperator):
+class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     """
     Generate an image, and push what the API answered to XCom.
 
@@ -32,7 +33,7 @@ class GenerateImageOperator(OneGenerationMixin, BaseOperator):
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` to keep them.
 
     Each generation is billed, and the API can't be asked again for one that was lost. So each try writes what it
-    sends, and what was answered, into the task state store:
+    sends, and what was answered, into the task's state (Airflow's task state store, or the connection's ``state_folder``):
 
     - A **retry** after a paid answer returns that answer, without a request. A retry after a refusal, a 429 or a
       connection that was never made asks again: nothing was billed.
@@ -116,6 +117,7 @@ class GenerateImageOperator(OneGenerationMixin, BaseOperator):
         self.getimg_conn_id = getimg_conn_id
         self.aws_conn_id = aws_conn_id
 
+    @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
         Generate, or find the answer of an earlier try, and return it.
@@ -126,7 +128,6 @@ class GenerateImageOperator(OneGenerationMixin, BaseOperator):
         from airflow_provider_getimg.api.pricing import check_price, checked_max_cost, image_price, named
         from airflow_provider_getimg.api.references import check_references, references_beyond_documented
         from airflow_provider_getimg.api.requests import ImageRequest
-        from airflow_provider_getimg.durable.ledger import Ledger
         from airflow_provider_getimg.durable.paid_generation import PaidGeneration
         from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
         from airflow_provider_getimg.durable.request_spec import RequestSpec
@@ -138,7 +139,7 @@ class GenerateImageOperator(OneGenerationMixin, BaseOperator):
         labels = checked_labels(self.labels)
         request = RequestSpec(ImageRequest, {name: getattr(self, name) for name in ImageRequest.model_fields})
         paid = PaidGeneration(
-            Ledger(context, request.fingerprint, self.log),
+            self._ledger(context, request.fingerprint),
             # An answer that is paid already needs no reference: S3 is only read for a request that is sent.
             lambda: request.resolve(self._s3_client),
             on_unknown_outcome=on_unknown_outcome,

@@ -15,6 +15,7 @@ from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, unwrap
 from airflow_provider_getimg.records import COST, IMAGES, push_record
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.s3.s3_output import SavesToS3Mixin
+from airflow_provider_getimg.version_compat import RetryPolicyMixin, with_retry_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 GIB = 1024**3
 
 
-class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
+class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixin, BaseOperator):
     """
     Generate an image for each row of a list, many at once, and save each to S3 the moment it is there.
 
@@ -50,7 +51,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
     ``aws_conn_id``, and, for up to 100 files, ``uris``. Beside it, ``getimg_images`` is how many images are saved, and
     ``getimg_cost`` what was billed, as for one image. A batch that fails pushes them, too.
 
-    Each row is billed. What each try sends, is answered and saves is written into the task state store as it happens:
+    Each row is billed. What each try sends, is answered and saves is written into the task's state as it happens:
 
     - A **retry**, also after a killed worker, continues: saved images stay, billed ones are only saved, and
       ``on_unknown_outcome`` decides about requests whose answer was lost. A retry that can save none of the billed images
@@ -163,6 +164,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         self.aws_conn_id = aws_conn_id
         self.getimg_conn_id = getimg_conn_id
 
+    @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
         Generate and save all rows that are not saved yet, and return the summary.
@@ -175,6 +177,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         from airflow_provider_getimg.batch.report import checked_max_failures
         from airflow_provider_getimg.batch.rows import read_rows
         from airflow_provider_getimg.durable.journal import Journal
+        from airflow_provider_getimg.durable.task_state import task_state
         from airflow_provider_getimg.s3.plan import total_cost
 
         # Made here, and not by the signal handler that may need it first.
@@ -183,7 +186,9 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOpera
         _ = self._settings
         with (
             self.hook,
-            Journal(context["task_state_store"], int(context["ti"].max_tries), self.log) as journal,
+            Journal(
+                task_state(context, self.hook, self.aws_conn_id), int(context["ti"].max_tries), self.log
+            ) as journal,
         ):
             try:
                 rows = read_rows(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from airflow_provider_getimg.api.types import Generation
+    from airflow_provider_getimg.durable.ledger import Ledger
 
 
 class OneGenerationMixin(MaskedTemplatesMixin):
@@ -31,6 +32,14 @@ class OneGenerationMixin(MaskedTemplatesMixin):
     def hook(self) -> GetimgHook:
         """The hook for ``getimg_conn_id``."""
         return GetimgHook(getimg_conn_id=self.getimg_conn_id)
+
+    def _ledger(self, context: Context, fingerprint: str) -> Ledger:
+        """Return the ledger of the task's one request."""
+        from airflow_provider_getimg.durable.ledger import Ledger, OwnPlace
+        from airflow_provider_getimg.durable.task_state import task_state
+
+        state = task_state(context, self.hook, self.aws_conn_id)
+        return Ledger(context, fingerprint, self.log, OwnPlace(state))
 
     @cached_property
     def _killed(self) -> threading.Event:

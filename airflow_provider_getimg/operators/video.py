@@ -13,6 +13,7 @@ from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.operators.one_generation import OneGenerationMixin
 from airflow_provider_getimg.records import request_record
 from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.version_compat import RetryPolicyMixin, with_retry_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _TRIGGERER_GRACE = 300.0
 
 
-class GenerateVideoOperator(OneGenerationMixin, BaseOperator):
+class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     """
     Generate a video, wait until it is made, and push what the API answered to XCom.
 
@@ -149,6 +150,7 @@ class GenerateVideoOperator(OneGenerationMixin, BaseOperator):
         self.getimg_conn_id = getimg_conn_id
         self.aws_conn_id = aws_conn_id
 
+    @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
         Submit the video, or find the one of an earlier try, wait for it, and return the API's answer.
@@ -184,6 +186,7 @@ class GenerateVideoOperator(OneGenerationMixin, BaseOperator):
             # What has just been submitted is not polled at once.
             return self._wait(context, paid, wait, poll_first=is_found)
 
+    @with_retry_policy
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """
         Look what became of the video that was waited for, and return the API's answer.
@@ -201,12 +204,11 @@ class GenerateVideoOperator(OneGenerationMixin, BaseOperator):
         self, context: Context, fingerprint: str, request: RequestSpec[VideoRequest] | None = None
     ) -> PaidVideo:
         from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
-        from airflow_provider_getimg.durable.ledger import Ledger
         from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
         from airflow_provider_getimg.durable.paid_video import FAILED_VIDEO, PaidVideo
 
         return PaidVideo(
-            Ledger(context, fingerprint, self.log),
+            self._ledger(context, fingerprint),
             # References in S3 are only read for a request that is sent.
             None if request is None else lambda: request.resolve(self._s3_client),
             on_unknown_outcome=checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME),

@@ -24,6 +24,7 @@ from airflow_provider_getimg.plugin.costs import CostRecords, bars, largest
 from airflow_provider_getimg.plugin.gallery import Gallery, Place
 from airflow_provider_getimg.plugin.pictures import Picture  # noqa: TC001
 from airflow_provider_getimg.plugin.render import page
+from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, SORTS_XCOMS
 
 _STATIC = Path(__file__).parent / "static"
 _SECURITY_HEADERS = {
@@ -51,6 +52,11 @@ router = APIRouter(dependencies=[Depends(requires_access_dag("GET", DagAccessEnt
 async def _api(request: Request) -> AsyncIterator[AirflowApi]:
     async with AirflowApi(request) as api:
         yield api
+
+
+def _needs_sorted_lists() -> None:
+    if not SORTS_XCOMS:
+        raise HTTPException(501, f"This page needs Airflow 3.2 or newer, this is Airflow {AIRFLOW_VERSION}.")
 
 
 def _gallery(request: Request) -> Gallery:
@@ -89,7 +95,7 @@ def _query(
 Query = Annotated[dict[str, str], Depends(_query)]
 
 
-@router.get("/images/")
+@router.get("/images/", dependencies=[Depends(_needs_sorted_lists)])
 async def images(request: Request, api: Api, gallery: Shared, query: Query, start: str = "") -> Response:
     """Show the newest images."""
     found = await gallery.page(api, _filter(query), query.get("model", ""), Place.parse(start))
@@ -118,7 +124,7 @@ async def image(
     following = pictures[at + 1] if at + 1 < len(pictures) else None
     query: dict[str, str] = {}
     start = link = following_link = ""
-    if back is not None:
+    if back is not None and SORTS_XCOMS:
         given = dict(parse_qsl(back))
         start = given.get("start", "")
         query = _query(**{name: text for name, text in given.items() if name in _FILTERS})
@@ -186,7 +192,7 @@ async def _shown(gallery: Gallery, picture: Picture, *, small: bool) -> Response
     return Response(shown.content, media_type=shown.mime_type, headers=_FILE_HEADERS)
 
 
-@router.get("/spend/")
+@router.get("/spend/", dependencies=[Depends(_needs_sorted_lists)])
 async def spend(
     request: Request,
     api: Api,

@@ -119,15 +119,52 @@ class S3Store:
         args = self._options.of_image(copy, mime_type, sha256)
         return self._put(copy.bucket, copy.key, body, sha256, args, replaces=replaces)
 
-    def put_text(self, bucket: str, key: str, content: bytes, content_type: str) -> None:
+    def put_text(
+        self, bucket: str, key: str, content: bytes, content_type: str, *, replaces: bool = True
+    ) -> None:
         """
-        Write a small object of our own over what is there: as a picture is written, with the user's options but for what
-        describes their files.
+        Write a small object of our own: as a picture is written, with the user's options but for what describes their files.
+
+        :param replaces: Whether an object at the key is replaced; otherwise S3 itself refuses, atomically.
+        :raises OccupiedKeyError: An object is there already, and it must not be replaced.
+        :raises ObjectStoreError: S3 refused it, or could not be asked.
+        """
+        args = self._options.of_text(content_type)
+        self._put(bucket, key, content, hashlib.sha256(content).hexdigest(), args, replaces=replaces)
+
+    def read(self, bucket: str, key: str) -> bytes | None:
+        """
+        Return the content of a small object; None if there is none.
 
         :raises ObjectStoreError: S3 refused it, or could not be asked.
-        """  # noqa: D205
-        args = self._options.of_text(content_type)
-        self._put(bucket, key, content, hashlib.sha256(content).hexdigest(), args, replaces=True)
+        """
+        try:
+            answer = self.client.get_object(**self._options.of_call("get_object"), Bucket=bucket, Key=key)
+            return answer["Body"].read()
+        except (ClientError, BotoCoreError) as error:
+            # A bucket that is not there has this status as well.
+            if isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                return None
+            raise self._error("read", bucket, f"s3://{bucket}/{key}", error) from None
+
+    def folders(self, bucket: str, prefix: str) -> list[str]:
+        """
+        Return the names of the folders in a folder.
+
+        :param prefix: Of the folder, with a slash at its end.
+        :raises ObjectStoreError: S3 refused it, or could not be asked.
+        """
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=prefix, Delimiter="/"
+        )
+        try:
+            return [
+                found["Prefix"].removeprefix(prefix).rstrip("/")
+                for page in pages
+                for found in page.get("CommonPrefixes", [])
+            ]
+        except (ClientError, BotoCoreError) as error:
+            raise self._error("list", bucket, f"s3://{bucket}/{prefix}", error) from None
 
     def delete(self, bucket: str, key: str) -> None:
         """Delete an object of our own, if that is permitted."""

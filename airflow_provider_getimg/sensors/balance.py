@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnVa
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.version_compat import RetryPolicyMixin, with_retry_policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import RetryPolicy
 
 
-class GetimgBalanceSensor(BaseSensorOperator):
+class GetimgBalanceSensor(RetryPolicyMixin, BaseSensorOperator):
     """
     Wait until the account's balance is at least ``minimum``, and push the balance to XCom.
 
@@ -72,6 +73,7 @@ class GetimgBalanceSensor(BaseSensorOperator):
         balance = self._ask()
         return PokeReturnValue(balance is not None, balance)
 
+    @with_retry_policy
     def execute(self, context: Context) -> float:
         """
         Wait for the balance, and return it.
@@ -96,6 +98,7 @@ class GetimgBalanceSensor(BaseSensorOperator):
             )
         return enough
 
+    @with_retry_policy
     def execute_complete(self, context: Context, event: dict[str, str]) -> float:
         """
         Return the balance that the trigger saw.

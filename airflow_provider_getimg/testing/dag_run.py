@@ -8,6 +8,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from airflow_provider_getimg.testing.state_store import MemoryStateStore, task_state_stores
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
@@ -80,6 +82,7 @@ class DagRunner:
     def __init__(self, *, keep_runs: bool) -> None:
         self._keep_runs = keep_runs
         self._dag_ids: set[str] = set()
+        self._states: dict[tuple[object, ...], MemoryStateStore] = {}
 
     def __call__(
         self,
@@ -121,6 +124,7 @@ class DagRunner:
             pytest.MonkeyPatch.context() as patch,
             nullcontext() if wait_for_retries else immediate_retries(),
             listening(dag.dag_id) as errors,
+            task_state_stores(self._states),
         ):
             for conn_id, value in (connections or {}).items():
                 text = value if isinstance(value, str) else json.dumps(value)
@@ -165,7 +169,8 @@ def immediate_retries() -> Iterator[None]:
 def listening(dag_id: str) -> Iterator[dict[Instance, Any]]:
     """Collect the errors of a DAG's task instances, by task id and map index."""
     from airflow.listeners import hookimpl
-    from airflow.sdk.listener import get_listener_manager
+
+    from airflow_provider_getimg.version_compat import get_listener_manager
 
     errors: dict[Instance, Any] = {}
 
@@ -176,7 +181,7 @@ def listening(dag_id: str) -> Iterator[dict[Instance, Any]]:
                 errors[task_instance.task_id, task_instance.map_index] = error
 
     manager, listener = get_listener_manager(), Listener()
-    manager.add_listener(listener)  # type: ignore[no-untyped-call]
+    manager.add_listener(listener)
     try:
         yield errors
     finally:
@@ -186,9 +191,10 @@ def listening(dag_id: str) -> Iterator[dict[Instance, Any]]:
 def register(dag: DAG) -> None:
     """Write the DAG to the database: ``dag.test()`` does so for DAGs in the DAGs folder alone."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
     from airflow.models.dag import DagModel
     from airflow.utils.session import create_session
+
+    from airflow_provider_getimg.version_compat import write_dag
 
     manager = DagBundlesManager()  # type: ignore[no-untyped-call]
     manager.sync_bundles_to_db()
@@ -198,9 +204,7 @@ def register(dag: DAG) -> None:
         # One that the deployment knows stays in its bundle.
         name = known.bundle_name if known is not None else None
     bundle = bundles.get(name or "") or next(iter(bundles.values()))
-    bag = DagBag(collect_dags=False, bundle_path=bundle.path, bundle_name=bundle.name)
-    bag.dags[dag.dag_id] = dag
-    sync_bag_to_db(bag, bundle.name, None)
+    write_dag(dag, bundle)
 
 
 def read_result(dag: DAG, run: DagRun, errors: Mapping[Instance, Any]) -> DagRunResult:

@@ -140,16 +140,14 @@ class SimulatorProcess:
             self._output.close()
             self._output = None
 
-    def connection(self, *, timeout: float | None = None) -> str:
+    def connection(self, **extra: Any) -> str:
         """
         Return the value for ``AIRFLOW_CONN_GETIMG_DEFAULT``.
 
-        :param timeout: Seconds to wait for a generation. Default: the connection's own default, 300.
+        :param extra: What the connection's extra holds, such as ``timeout=5``.
         """
         fields: dict[str, Any] = {"conn_type": "getimg", "host": self.url, "password": self.api_key}
-        if timeout is not None:
-            fields["extra"] = {"timeout": timeout}
-        return json.dumps(fields)
+        return json.dumps(fields | ({"extra": extra} if extra else {}))
 
     def log_tail(self) -> str:
         """Return the last lines that it wrote."""

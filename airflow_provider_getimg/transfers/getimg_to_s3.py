@@ -13,6 +13,7 @@ from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, unwrap
 from airflow_provider_getimg.records import IMAGES, push_record
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.s3.s3_output import SavesToS3Mixin
+from airflow_provider_getimg.version_compat import RetryPolicyMixin, with_retry_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 GIB = 1024**3
 
 
-class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
+class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixin, BaseOperator):
     """
     Save the files of generations to S3.
 
@@ -120,13 +121,14 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, BaseOperator):
         self.getimg_conn_id = getimg_conn_id
         self.extra_args = extra_args
 
+    @with_retry_policy
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """
         Save each file, and return a row for each.
 
         :raises GetimgError: Its message says which file failed, why, what it had cost, and what to do.
         """
-        from airflow.sdk.exceptions import AirflowSkipException
+        from airflow.providers.common.compat.sdk import AirflowSkipException
 
         from airflow_provider_getimg.api.errors import GetimgError
         from airflow_provider_getimg.s3.plan import generations, total_cost

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,21 +66,23 @@ def run(airflow_stack: Airflow) -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="session")
-def connections(airflow_stack: Airflow, simulator_server: GetimgSimulator) -> dict[str, str]:
+def connections(
+    airflow_stack: Airflow, simulator_server: GetimgSimulator, state_extra: dict[str, str]
+) -> dict[str, str]:
     """More connections: one with a short time-out, one that leads nowhere, one with a wrong key."""
     fields: dict[str, dict[str, Any]] = {
         "getimg_hasty": {
             "host": simulator_server.url,
             "password": simulator_server.api_key,
-            "extra": '{"timeout": 2}',
+            "extra": {"timeout": 2},
         },
         "getimg_nowhere": {"host": "http://127.0.0.1:1", "password": "sk_nowhere"},
         "getimg_wrong_key": {"host": simulator_server.url, "password": "sk_wrong"},
     }
     for conn_id, values in fields.items():
-        airflow_stack.request(
-            "POST", "/connections", body={"connection_id": conn_id, "conn_type": "getimg", **values}
-        )
+        extra = json.dumps({**values.pop("extra", {}), **state_extra})
+        body = {"connection_id": conn_id, "conn_type": "getimg", "extra": extra, **values}
+        airflow_stack.request("POST", "/connections", body=body)
     return {conn_id: conn_id for conn_id in fields}
 
 

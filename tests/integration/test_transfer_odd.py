@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from airflow.sdk import RetryAction
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.retry import GetimgRetryPolicy
 from airflow_provider_getimg.s3 import copier
 from airflow_provider_getimg.s3.copier import ATTEMPTS
 from airflow_provider_getimg.simulator.odd import TEXTS
+from airflow_provider_getimg.version_compat import RetryAction
 from tests.support.raw_servers import RawServer, answer
 from tests.support.saving import Saving, bytes_of
 

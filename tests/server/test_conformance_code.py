@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from airflow.providers.common.compat.sdk import BaseHook, BaseOperator, BaseOperatorLink
-from airflow.sdk import RetryPolicy
 
 import airflow_provider_getimg
+from airflow_provider_getimg.version_compat import RetryPolicy
 
 PACKAGE = airflow_provider_getimg.__name__
 FOLDER = Path(airflow_provider_getimg.__file__).parent

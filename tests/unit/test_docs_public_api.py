@@ -23,6 +23,7 @@ KINDS = ("decorators", "hooks", "operators", "sensors", "transfers")
 INTERNAL_MODULES = {
     "airflow_provider_getimg.decorators.task",
     "airflow_provider_getimg.hooks.masking",
+    "airflow_provider_getimg.hooks.state_folder",
     "airflow_provider_getimg.operators.one_generation",
 }
 INTERNAL = {

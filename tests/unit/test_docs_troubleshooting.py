@@ -11,11 +11,11 @@ from pathlib import Path
 from pkgutil import walk_packages
 
 import pytest
-from airflow.sdk import RetryAction
 
 import airflow_provider_getimg
 from airflow_provider_getimg.api.errors import BILLED_SENTENCE, GetimgError
 from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.version_compat import RetryAction
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "airflow_provider_getimg"

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, RetryDecision, RetryPolicy, task
+from airflow.sdk import DAG, task
 from line_count import LineCount
 
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
+from airflow_provider_getimg.version_compat import HAS_RETRY_POLICY, RetryDecision, RetryPolicy
 
 START = datetime(2026, 1, 1)
 MODEL = "seedream-5-lite"
@@ -200,19 +201,20 @@ with DAG(
 ):
     GenerateImageOperator(task_id="by_default_args", model=MODEL, prompt="default args")
     GenerateImageOperator(
-        task_id="own_policy",
-        model=MODEL,
-        prompt="own policy",
-        on_unknown_outcome="fail",
-        retry_policy=AlwaysRetry(),
-        retries=2,
-    )
-    GenerateImageOperator(
         task_id="no_policy", model=MODEL, prompt="no policy", on_unknown_outcome="fail", retry_policy=None
     )
     GenerateImageOperator(
         task_id="no_retries", model=MODEL, prompt="no retries", rate_limit_wait=0, retries=0
     )
-    GenerateImageOperator.partial(
-        task_id="mapped_own_policy", model=MODEL, on_unknown_outcome="fail", retry_policy=AlwaysRetry()
-    ).expand(prompt=["mapped own policy"])
+    if HAS_RETRY_POLICY:
+        GenerateImageOperator(
+            task_id="own_policy",
+            model=MODEL,
+            prompt="own policy",
+            on_unknown_outcome="fail",
+            retry_policy=AlwaysRetry(),
+            retries=2,
+        )
+        GenerateImageOperator.partial(
+            task_id="mapped_own_policy", model=MODEL, on_unknown_outcome="fail", retry_policy=AlwaysRetry()
+        ).expand(prompt=["mapped own policy"])

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from airflow.sdk.bases.xcom import BaseXCom
-from airflow.sdk.serde import deserialize
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.errors import OutcomeUnknownError
 from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.api.types import Generation
+from tests.support.airflow_internals import deserialize
 from tests.support.raw_servers import RawServer, answer
 
 SECRET = "5ec2e75ec2e7"

@@ -11,6 +11,7 @@ from airflow.sdk import DAG, task
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.version_compat import HAS_RETRY_POLICY
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "sketch-mini"
@@ -124,7 +125,9 @@ def test_retries_are_the_operators_however_it_is_used(how, default_args, own, re
             draw.expand_kwargs([{"animal": "fox"}])
     operator = made.get_task("draw")
     assert operator.retries == retries
-    assert operator.retry_policy is RETRY_POLICY
+    # Before Airflow 3.3 a mapped task makes its operator, with its policy, as it runs.
+    if HAS_RETRY_POLICY or how == "called":
+        assert operator.retry_policy is RETRY_POLICY
 
 
 def test_a_batch_of_a_function(monkeypatch, run_dag, getimg_simulator, getimg_conn, seaweedfs, bucket):

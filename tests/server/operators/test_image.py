@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import time_machine
-from airflow.sdk import DAG, RetryAction
-from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+from airflow.sdk import DAG
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.durable import reference_images
 from airflow_provider_getimg.durable.ledger import KEY
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.retry import RETRY_POLICY, GetimgRetryPolicy
+from airflow_provider_getimg.version_compat import RetryAction
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 

@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk import RetryAction
-from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.version_compat import RetryAction
 from tests.support.s3_faults import S3FaultProxy, open_uploads
 
 if TYPE_CHECKING:
@@ -387,7 +387,7 @@ class TestRetry:
 
     def test_asks_nothing_where_what_was_done_can_not_be_read(self, bench, store):
         store.values["getimg_batch_0000"] = json.dumps({"epoch": 3, "entries": "?"})
-        with pytest.raises(errors.GetimgError, match="'getimg_batch_0000' in the task's state can't be read"):
+        with pytest.raises(errors.GetimgError, match="Delete 'getimg_batch_0000' from the task's state"):
             bench.run(rows(2))
         assert bench.posts() == 0
 

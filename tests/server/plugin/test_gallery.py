@@ -11,7 +11,10 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
+from airflow_provider_getimg.version_compat import SORTS_XCOMS
+
 DAG_ID = "gallery"
+LISTS = pytest.mark.skipif(not SORTS_XCOMS, reason="the lists need Airflow 3.2")
 
 
 class Html(HTMLParser):
@@ -40,6 +43,7 @@ def path(run_id):
     return path
 
 
+@LISTS
 def test_the_newest_24_and_then_the_older_ones(viewer):
     seen, url = [], "/getimg/images/"
     while url:
@@ -52,6 +56,7 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
     assert "/transfer/" in seen[0] or "/batch/" in seen[0]
 
 
+@LISTS
 @pytest.mark.parametrize(
     ("query", "count"),
     [
@@ -77,9 +82,18 @@ def test_filters(viewer, query, count):
     assert len(page.all("img") + page.all("video")) == count
 
 
+@LISTS
 @pytest.mark.parametrize("query", ["day=yesterday", "dag=..", "dag=a/b", "dag=~", "run=..", "task=~"])
 def test_a_filter_that_names_nothing_is_refused(viewer, query):
     assert viewer.get(f"/getimg/images/?{query}").status_code in (400, 404)
+
+
+@pytest.mark.skipif(SORTS_XCOMS, reason="before Airflow 3.2")
+@pytest.mark.parametrize("name", ["images", "spend"])
+def test_a_list_says_which_airflow_it_needs(viewer, name):
+    response = viewer.get(f"/getimg/{name}/")
+    assert response.status_code == 501
+    assert "This page needs Airflow 3.2 or newer, this is Airflow 3.1." in response.text
 
 
 @pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
@@ -88,6 +102,7 @@ def test_airflow_decides_who_sees_an_image(client_of, path, what, role, status):
     assert client_of(role).get(path("transfer", 0, what)).status_code == status
 
 
+@LISTS
 @pytest.mark.parametrize(("role", "status"), [(None, 401), ("", 403), ("viewer", 200)])
 def test_airflow_decides_who_sees_the_list(client_of, role, status):
     response = client_of(role).get("/getimg/images/")

@@ -10,19 +10,19 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
     TaskDeferred,
     timezone,
 )
-from airflow.sdk import RetryAction
-from airflow.sdk.exceptions import AirflowRescheduleException
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.sensors.balance import GetimgBalanceSensor
 from airflow_provider_getimg.triggers.balance import GetimgBalanceTrigger
+from airflow_provider_getimg.version_compat import RetryAction
 from tests.support.raw_servers import RawServer, answer
 
 if TYPE_CHECKING:

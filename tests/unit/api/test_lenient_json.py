@@ -5,11 +5,11 @@ import json
 import time
 
 import pytest
-from airflow.sdk.serde import deserialize, serialize
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_getimg.api import lenient_json
+from tests.support.airflow_internals import deserialize, serialize
 
 JSON = st.recursive(
     st.one_of(

@@ -6,10 +6,10 @@ import time
 
 import pytest
 from airflow.sdk._shared.secrets_masker import redact
-from airflow.sdk.execution_time.task_runner import _serialize_template_field
 
 from airflow_provider_getimg.hooks import masking
 from airflow_provider_getimg.hooks.masking import Redacted, mask_signed_urls, unwrap
+from tests.support.airflow_internals import serialize_template_field
 
 QUERY = "exp=1795530722&sig={}"
 
@@ -81,7 +81,7 @@ def test_a_concealed_value_is_shown_without_its_signatures():
     odd = "https://user:pw@h.test/it's a.png?sig=x"
     answers = [{"id": "img_1", "data": [{"url": url("zz"), "width": 7}, {"url": odd}]}]
     redacted = Redacted(answers)
-    shown = _serialize_template_field(redacted, "generation")
+    shown = serialize_template_field(redacted, "generation")
     assert "sig=" not in json.dumps(shown)
     assert shown[0]["data"][0]["url"] == "https://api.getimg.ai/v2/downloads/img_1/0?..."
     assert shown[0]["data"][1]["url"] == "https://***@h.test/it's a.png?..."

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The state of a task instance in a folder in S3, for Airflow without a task state store, or to spare its database.
+
+An entry is one object::
+
+    {prefix}/{dag_id}/{run_id}/{task_id}/{map_index}/{run's start}-{deployment}/{key}.json
+
+Nothing there is deleted with the run, and two deployments may share the folder. So the entries of each run are in a folder
+of their own, which is named for the moment the run was started and for the deployment (a digest of ``[api] base_url``):
+
+- A retry finds it by the very moment.
+- After a Clear the run has another start. The task then goes on in the latest folder of its deployment.
+- A first try takes none but that of its moment: a run that was deleted and made again under the same id is a new run. Where
+  there are others, it leaves a mark, so that its own retries and Clears find the right one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_getimg.durable.task_state import StateConflictError
+from airflow_provider_getimg.s3.connection import s3_hook
+from airflow_provider_getimg.s3.store import OccupiedKeyError, S3Store
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_getimg.hooks.state_folder import StateFolder
+
+_JSON = "application/json"
+# S3 allows 1024 bytes for a key, and Airflow 250 characters for each id.
+_NAME_CHARACTERS = 180
+
+
+class S3TaskState:
+    """
+    The state of one task instance. Opens no connection by itself.
+
+    An entry that isn't there is written on the condition that it still isn't, where the store knows conditions: of two
+    processes that take each other for dead, one sends nothing.
+
+    :param folder: The connection's ``state_folder``.
+    :param aws_conn_id: The AWS connection, where the folder names none.
+    :param context: The task's context.
+    """
+
+    def __init__(self, folder: StateFolder, aws_conn_id: str | None, context: Context) -> None:
+        self.name = f"The state folder {folder}"
+        self._bucket = folder.bucket
+        self._aws_conn_id = folder.aws_conn_id or aws_conn_id
+        ti, run = context["ti"], context["dag_run"]
+        names = (ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index))
+        self._task_folder = "/".join(filter(None, (folder.prefix, *map(_file_name, names)))) + "/"
+        self._is_first_try = int(ti.try_number) == 1
+        started = (run.start_date or run.run_after).astimezone(UTC)
+        self._started = f"{started:%Y%m%dT%H%M%S.%fZ}"
+        deployment = conf.get("api", "base_url", fallback="").rstrip("/")
+        self._deployment = hashlib.sha256(deployment.encode()).hexdigest()[:8]
+        # Keys that hold something, as far as this process knows.
+        self._held: set[str] = set()
+
+    def get(self, key: str) -> Any:
+        """Return what was written last; None for nothing."""
+        content = self._store.read(self._bucket, self._key(key))
+        if content is None:
+            return None
+        self._held.add(key)
+        return json.loads(content)
+
+    def set(self, key: str, value: Any) -> None:
+        """
+        Keep a value, durably once this returns.
+
+        :raises StateConflictError: Another process has written one since this one looked.
+        """
+        content = json.dumps(value, allow_nan=False).encode()
+        try:
+            self._store.put_text(self._bucket, self._key(key), content, _JSON, replaces=key in self._held)
+        except OccupiedKeyError:
+            # botocore repeats a write whose answer was lost: then it is this one's own.
+            if self._store.read(self._bucket, self._key(key)) != content:
+                raise StateConflictError(f"another process has written {self.address(key)}") from None
+        self._held.add(key)
+
+    def delete(self, key: str) -> None:
+        """Delete a value, if there is one."""
+        self._store.client.delete_object(Bucket=self._bucket, Key=self._key(key))
+        self._held.discard(key)
+
+    def address(self, key: str) -> str:
+        """Return how a user finds a value."""
+        return f"s3://{self._bucket}/{self._key(key)}"
+
+    @cached_property
+    def _store(self) -> S3Store:
+        return S3Store(s3_hook(self._aws_conn_id, 1), None)
+
+    def _key(self, key: str) -> str:
+        return f"{self._run_folder}/{key}.json"
+
+    @cached_property
+    def _run_folder(self) -> str:
+        own = f"{self._started}-{self._deployment}"
+        found = sorted(self._store.folders(self._bucket, self._task_folder))
+        for name in found:
+            # To the microsecond: whatever a worker takes for its deployment's address.
+            if name.startswith(f"{self._started}-"):
+                return self._task_folder + name
+        earlier = [name for name in found if name.endswith(f"-{self._deployment}") and name < own]
+        if earlier and not self._is_first_try:
+            return self._task_folder + earlier[-1]
+        folder = self._task_folder + own
+        if found:
+            self._store.put_text(self._bucket, f"{folder}/run.json", b"{}", _JSON)
+        return folder
+
+
+def _file_name(name: str) -> str:
+    """Return a name as one part of a key, in characters that every store and proxy leaves alone."""
+    escaped = re.sub(
+        r"[^\w.=-]", lambda found: "".join(f"~{byte:02X}" for byte in found[0].encode()), name, flags=re.ASCII
+    )
+    if len(escaped) <= _NAME_CHARACTERS:
+        return escaped
+    digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return f"{escaped[: _NAME_CHARACTERS - 33]}-{digest}"

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a task instance keeps what its next try has to know: Airflow's task state store, or a folder in S3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, never_expire
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
+
+    from airflow_provider_getimg.hooks.getimg import GetimgHook
+
+
+class StateConflictError(Exception):
+    """Another process has written a value since this one found none."""
+
+
+class TaskState(Protocol):
+    """
+    JSON by key, of one task instance, over all its tries.
+
+    What can't be read or written raises what it likes.
+    """
+
+    #: What it is, as a sentence begins.
+    name: str
+
+    def get(self, key: str) -> Any:
+        """Return what was written last; None for nothing."""
+
+    def set(self, key: str, value: Any) -> None:
+        """
+        Keep a value, durably once this returns.
+
+        :raises StateConflictError: Another process has written one since this one found none. Not every store knows.
+        """
+
+    def delete(self, key: str) -> None:
+        """Delete a value, if there is one."""
+
+    def address(self, key: str) -> str:
+        """Return how a user finds a value."""
+
+
+class StateStore:
+    """Airflow's task state store, of 3.3 and later: deleted with the run."""
+
+    name = "The task state store"
+
+    def __init__(self, store: TaskStateStoreAccessor) -> None:
+        self._store = store
+
+    def get(self, key: str) -> Any:
+        """Return what was written last; None for nothing."""
+        return self._store.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value, durably once this returns."""
+        self._store.set(key, value, retention=never_expire())
+
+    def delete(self, key: str) -> None:
+        """Delete a value, if there is one."""
+        self._store.delete(key)
+
+    def address(self, key: str) -> str:
+        """Return how a user finds a value."""
+        return f"{key!r} from the task's state"
+
+
+def task_state(context: Context, hook: GetimgHook, aws_conn_id: str | None) -> TaskState:
+    """
+    Return the state of a task instance: in the connection's ``state_folder`` where it has one.
+
+    :param aws_conn_id: The AWS connection for a folder that names none.
+    :raises ConnectionConfigError: There is no such connection, it can't be used, or nothing can keep a state.
+    """
+    folder = hook.state_folder
+    if folder is not None:
+        from airflow_provider_getimg.durable.s3_task_state import S3TaskState
+
+        return S3TaskState(folder, aws_conn_id, context)
+    store = context.get("task_state_store")
+    if store is None:
+        from airflow_provider_getimg.api.errors import ConnectionConfigError
+
+        raise ConnectionConfigError(
+            f"Airflow {AIRFLOW_VERSION} has no task state store, which keeps a retry from paying again, and connection "
+            f"{hook.getimg_conn_id!r} has no state_folder in its place: set it to an s3://bucket/prefix, or use Airflow 3.3."
+        )
+    return StateStore(store)

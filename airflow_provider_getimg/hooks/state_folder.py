@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection's ``state_folder``: where tasks keep what they have paid for, if not in Airflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
+
+from airflow_provider_getimg.api.errors import ConnectionConfigError
+from airflow_provider_getimg.api.quote import quote
+
+
+@dataclass(frozen=True)
+class StateFolder:
+    """
+    A folder in S3.
+
+    :param bucket: The bucket.
+    :param prefix: Of all keys, without a slash at its ends; empty for the whole bucket.
+    :param aws_conn_id: The AWS connection that reads and writes it; None for the task's own.
+    """
+
+    bucket: str
+    prefix: str
+    aws_conn_id: str | None = None
+
+    @classmethod
+    def checked(cls, text: object) -> Self | None:
+        """
+        Read ``s3://bucket/prefix`` or ``s3://aws_conn_id@bucket/prefix``; None where there is none.
+
+        :raises ConnectionConfigError: It is neither.
+        """
+        if text is None or text == "":
+            return None
+        try:
+            parts = urlsplit(text.strip() if isinstance(text, str) else "")
+            is_sound = parts.scheme == "s3" and parts.hostname and parts.port is None
+        except ValueError:
+            is_sound = False
+        if not is_sound or parts.password is not None or parts.query or parts.fragment:
+            # What is in the place of a password is not quoted.
+            got = f", got {quote(text)}" if "@" not in str(text) and "?" not in str(text) else ""
+            raise ConnectionConfigError(
+                f"state_folder must be s3://bucket/prefix, or s3://aws_conn_id@bucket/prefix{got}."
+            )
+        bucket = parts.netloc.rpartition("@")[2]
+        return cls(bucket, parts.path.strip("/"), parts.username or None)
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")

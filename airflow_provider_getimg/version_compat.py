@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What differs between the versions of Airflow that this provider runs on, each with the version that brought it.
+
+Nothing else in the package looks at a version. What a version can't do is said in one sentence where a user meets it.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import nullcontext
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from unittest.mock import patch
+
+from airflow import __version__ as AIRFLOW_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from airflow.providers.common.compat.sdk import BaseOperator
+    from airflow.sdk import DAG
+
+    MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+else:
+    BaseOperator = object
+
+__all__ = [
+    "AIRFLOW",
+    "AIRFLOW_VERSION",
+    "HAS_RETRY_POLICY",
+    "HAS_TASK_STATE_STORE",
+    "READS_CONN_FIELDS",
+    "SORTS_XCOMS",
+    "RetryAction",
+    "RetryDecision",
+    "RetryPolicy",
+    "RetryPolicyMixin",
+    "form_widgets",
+    "get_listener_manager",
+    "never_expire",
+    "with_retry_policy",
+    "write_dag",
+]
+
+#: Such as ``(3, 1)``.
+AIRFLOW = tuple(map(int, AIRFLOW_VERSION.split(".")[:2]))
+
+#: 3.2: the connection form is read from the provider's metadata; before, from classmethods of the hook.
+READS_CONN_FIELDS = AIRFLOW >= (3, 2)
+
+#: 3.2: the REST API sorts XComs, which the lists of the gallery and the spend page need.
+SORTS_XCOMS = AIRFLOW >= (3, 2)
+
+#: 3.3: a task's ``retry_policy``.
+HAS_RETRY_POLICY = AIRFLOW >= (3, 3)
+
+#: 3.3: what a task keeps over its tries.
+HAS_TASK_STATE_STORE = AIRFLOW >= (3, 3)
+
+if TYPE_CHECKING or HAS_RETRY_POLICY:
+    from airflow.sdk import RetryAction, RetryDecision, RetryPolicy
+else:
+    from dataclasses import dataclass
+    from enum import Enum
+
+    class RetryAction(Enum):
+        """What is to happen after a failure."""
+
+        RETRY = "retry"
+        FAIL = "fail"
+        DEFAULT = "default"
+
+    @dataclass(frozen=True)
+    class RetryDecision:
+        """What a retry policy says: an action, and how long to wait."""
+
+        action: RetryAction = RetryAction.DEFAULT
+        retry_delay: Any = None
+        reason: str | None = None
+
+        @classmethod
+        def fail(cls, reason: str | None = None) -> RetryDecision:
+            """Don't retry."""
+            return cls(RetryAction.FAIL, reason=reason)
+
+        @classmethod
+        def retry(cls, delay: Any = None, reason: str | None = None) -> RetryDecision:
+            """Retry, after a delay of its own."""
+            return cls(RetryAction.RETRY, delay, reason)
+
+        @classmethod
+        def default(cls) -> RetryDecision:
+            """Do as the task says."""
+            return cls()
+
+    class RetryPolicy:
+        """Asked by :func:`with_retry_policy`, where Airflow doesn't."""
+
+
+class RetryPolicyMixin(BaseOperator):
+    """
+    For an operator with a ``retry_policy``. Before Airflow 3.3, :func:`with_retry_policy` stands in for Airflow.
+
+    :param retry_policy: Before Airflow 3.3, the provider's own or None.
+    :raises TypeError: It is another one, before Airflow 3.3.
+    """
+
+    def __init__(self, *, retry_policy: RetryPolicy | None, **kwargs: Any) -> None:
+        if HAS_RETRY_POLICY:
+            super().__init__(retry_policy=retry_policy, **kwargs)
+            return
+        is_own = type(retry_policy).__module__ == "airflow_provider_getimg.retry"
+        if retry_policy is not None and not is_own:
+            raise TypeError(
+                f"retry_policy must be left out before Airflow 3.3, this is Airflow {AIRFLOW_VERSION}."
+            )
+        super().__init__(**kwargs)
+        self.retry_policy = retry_policy
+        self._decided_on: Exception | None = None
+
+
+def with_retry_policy(method: MethodT) -> MethodT:
+    """
+    Ask the operator's retry policy about an error of a method that Airflow calls with the task's context.
+
+    Airflow does so from 3.3 on. Before, an error that is not to be retried becomes an ``AirflowFailException`` as well, and stays
+    what it is; the delay that a policy wants can't be kept.
+    """
+    if HAS_RETRY_POLICY:
+        return method
+
+    @functools.wraps(method)
+    def run(self: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, context, *args, **kwargs)
+        except Exception as error:
+            # Once, also where such a method calls another.
+            if self.retry_policy is not None and error is not self._decided_on:
+                self._decided_on = error
+                ti = context["ti"]
+                _apply(self.retry_policy.evaluate(error, ti.try_number, ti.max_tries, context), error, self)
+            raise
+
+    return cast("MethodT", run)
+
+
+def _apply(decision: RetryDecision, error: Exception, task: Any) -> None:
+    if decision.action is RetryAction.FAIL:
+        task.log.info("No retry: %s.", decision.reason)
+        error.__class__ = _failing(cast("Any", type(error)))
+    elif decision.retry_delay is not None:
+        task.log.warning(
+            "Airflow %s can't wait the %.0f seconds that are needed: a retry follows after the task's own retry_delay, %s.",
+            AIRFLOW_VERSION,
+            decision.retry_delay.total_seconds(),
+            task.retry_delay,
+        )
+
+
+@functools.cache
+def _failing(kind: type[Any]) -> type[Any]:
+    """Return a class of errors that is ``kind``, by its name too, and that Airflow doesn't retry."""
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    if issubclass(kind, AirflowFailException):
+        return kind
+    return type(kind.__name__, (kind, AirflowFailException), {"__module__": kind.__module__})
+
+
+def never_expire() -> Any:
+    """Return the ``retention`` of what the task state store keeps as long as the run: 3.3. The test kit's needs none."""
+    if not HAS_TASK_STATE_STORE:
+        return None
+    from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+    return NEVER_EXPIRE
+
+
+def form_widgets(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the provider's metadata (``conn-fields``) as a hook gives them before 3.2."""
+    # Where they are not installed, Airflow's API server has stand-ins for them.
+    forms, widgets = import_module("wtforms"), import_module("flask_appbuilder.fieldwidgets")
+    return {
+        name: (forms.IntegerField if "number" in field["schema"]["type"] else forms.StringField)(
+            field["label"], description=field["description"], widget=widgets.BS3TextFieldWidget()
+        )
+        for name, field in fields.items()
+    }
+
+
+def get_listener_manager() -> Any:
+    """Return the manager that a task's listeners are registered with: in the SDK from 3.2 on."""
+    module = import_module("airflow.sdk.listener" if AIRFLOW >= (3, 2) else "airflow.listeners.listener")
+    return module.get_listener_manager()
+
+
+def write_dag(dag: DAG, bundle: Any) -> None:
+    """Write a DAG to the database, as one of a bundle: by a module that moved in 3.2."""
+    if AIRFLOW >= (3, 2):
+        module = import_module("airflow.dag_processing.dagbag")
+        bag = module.DagBag(collect_dags=False, bundle_path=bundle.path, bundle_name=bundle.name)
+        no_interval: AbstractContextManager[object] = nullcontext()
+    else:
+        module = import_module("airflow.models.dagbag")
+        bag = module.DagBag(collect_dags=False, bundle_path=bundle.path)
+        # One of the same id that was written less than 30 seconds ago would be left as it is, and run.
+        no_interval = patch("airflow.settings.MIN_SERIALIZED_DAG_UPDATE_INTERVAL", 0)
+    bag.dags[dag.dag_id] = dag
+    with no_interval:
+        module.sync_bag_to_db(bag, bundle.name, None)

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task has paid for, kept in a folder in S3."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_getimg.api.errors import ConnectionConfigError, LedgerError, StoreRefusedError
+from airflow_provider_getimg.durable.journal import KEY, Journal
+from airflow_provider_getimg.durable.ledger import Ledger, OwnPlace
+from airflow_provider_getimg.durable.s3_task_state import S3TaskState
+from airflow_provider_getimg.durable.task_state import StateConflictError
+from airflow_provider_getimg.hooks.state_folder import StateFolder
+
+if TYPE_CHECKING:
+    from devstack import SeaweedFS
+
+LOG = logging.getLogger(__name__)
+STARTED = datetime(2026, 11, 29, 16, 0, 0, 123456, tzinfo=UTC)
+CLEARED = STARTED + timedelta(hours=1)
+MADE_AGAIN = STARTED + timedelta(hours=2)
+
+
+class Folder:
+    """A state folder, and tries of one task that use it."""
+
+    def __init__(self, seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.client = seaweedfs.client()
+        self.bucket = bucket
+        self._monkeypatch = monkeypatch
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+        self.deployment("https://airflow.example")
+
+    def deployment(self, base_url: str) -> None:
+        """Be another deployment from now on."""
+        self._monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
+
+    def context(self, started: datetime = STARTED, try_number: int = 1, **ids: Any) -> Any:
+        ti = SimpleNamespace(
+            **({"dag_id": "a_dag", "run_id": "a+run/1:2", "task_id": "a_task", "map_index": -1} | ids),
+            try_number=try_number,
+            max_tries=3,
+        )
+        return {"ti": ti, "dag_run": SimpleNamespace(start_date=started, run_after=STARTED)}
+
+    def state(self, started: datetime = STARTED, try_number: int = 1, **ids: Any) -> S3TaskState:
+        folder = StateFolder(self.bucket, "state")
+        return S3TaskState(folder, "aws_default", self.context(started, try_number, **ids))
+
+    def keys(self) -> list[str]:
+        return [entry["Key"] for entry in self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
+
+
+@pytest.fixture
+def folder(seaweedfs: SeaweedFS, bucket: str, monkeypatch) -> Folder:
+    return Folder(seaweedfs, bucket, monkeypatch)
+
+
+def test_a_retry_reads_what_was_written(folder):
+    first = folder.state()
+    assert first.get("key") is None
+    first.set("key", {"a": 1})
+    first.set("key", {"a": 2})
+    second = folder.state(try_number=2)
+    assert second.get("key") == {"a": 2}
+    second.delete("key")
+    assert folder.state(try_number=3).get("key") is None
+
+
+def test_its_objects_are_found_by_the_ids_of_the_task(folder):
+    state = folder.state()
+    state.set("key", 1)
+    [key] = folder.keys()
+    assert key.startswith("state/a_dag/a~2Brun~2F1~3A2/a_task/-1/20261129T160000.123456Z-")
+    assert state.address("key") == f"s3://{folder.bucket}/{key}"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        {"dag_id": "other"},
+        {"run_id": "other"},
+        {"task_id": "other"},
+        {"map_index": 0},
+        {"run_id": "a~2Brun~2F1~3A2"},
+        {"run_id": "a+run", "task_id": "1:2/a_task"},
+        {"dag_id": "d" * 250, "run_id": "r+" * 125, "task_id": "t" * 250},
+    ],
+    ids=str,
+)
+def test_another_task_instance_has_a_state_of_its_own(folder, ids):
+    folder.state().set("key", "mine")
+    other = folder.state(**ids)
+    assert other.get("key") is None
+    other.set("key", "other")
+    assert folder.state(try_number=2).get("key") == "mine"
+    assert folder.state(try_number=2, **ids).get("key") == "other"
+
+
+def test_after_a_clear_it_goes_on(folder):
+    folder.state().set("key", 1)
+    cleared = folder.state(CLEARED, try_number=2)
+    assert cleared.get("key") == 1
+    cleared.set("key", 2)
+    assert folder.state(CLEARED, try_number=3).get("key") == 2
+    assert folder.state(CLEARED + timedelta(hours=1), try_number=4).get("key") == 2
+
+
+def test_a_run_made_again_under_the_same_id_is_a_new_run(folder):
+    folder.state().set("key", "old")
+    again = folder.state(MADE_AGAIN)
+    assert again.get("key") is None
+    again.set("key", "new")
+    assert folder.state(MADE_AGAIN, try_number=2).get("key") == "new"
+    assert folder.state(MADE_AGAIN + timedelta(hours=1), try_number=3).get("key") == "new"
+
+
+def test_a_run_made_again_that_wrote_nothing_is_a_new_run_after_a_clear_too(folder):
+    folder.state().set("key", "old")
+    assert folder.state(MADE_AGAIN).get("key") is None
+    assert folder.state(MADE_AGAIN + timedelta(hours=1), try_number=2).get("key") is None
+
+
+def test_two_deployments_may_share_a_folder(folder):
+    folder.state().set("key", "production")
+    folder.deployment("https://staging.example")
+    staging = STARTED + timedelta(seconds=1)
+    assert folder.state(staging).get("key") is None
+    folder.state(staging).set("key", "staging")
+    assert folder.state(CLEARED, try_number=2).get("key") == "staging"
+    folder.deployment("https://airflow.example/")
+    assert folder.state(CLEARED, try_number=2).get("key") == "production"
+
+
+def test_a_retry_on_a_worker_with_another_base_url_finds_its_state(folder):
+    folder.state().set("key", 1)
+    folder.deployment("http://worker-7:8080")
+    assert folder.state(try_number=2).get("key") == 1
+
+
+def test_of_two_processes_that_found_nothing_one_writes(folder):
+    first, second = folder.state(), folder.state(try_number=2)
+    assert (first.get("key"), second.get("key")) == (None, None)
+    first.set("key", "first")
+    with pytest.raises(StateConflictError, match="another process has written s3://"):
+        second.set("key", "second")
+    first.set("key", "still first")
+    assert folder.state(try_number=3).get("key") == "still first"
+
+
+def test_a_write_that_botocore_repeats_is_no_conflict(folder):
+    first, repeated = folder.state(), folder.state()
+    first.set("key", {"same": "bytes"})
+    repeated.set("key", {"same": "bytes"})
+    repeated.set("key", "more")
+    assert first.get("key") == "more"
+
+
+def test_of_two_processes_that_found_nothing_one_sends(folder):
+    ledgers = [
+        Ledger(folder.context(try_number=number), "f", LOG, OwnPlace(folder.state(try_number=number)))
+        for number in (1, 2)
+    ]
+    assert [ledger.previous() for ledger in ledgers] == [None, None]
+    ledgers[0].record_intent()
+    with pytest.raises(LedgerError, match=r"The state folder s3://.* another process has written"):
+        ledgers[1].record_intent()
+
+
+def test_the_ledger_of_a_zombie_still_records_a_paid_answer(folder):
+    ledger = Ledger(folder.context(), "f", LOG, OwnPlace(folder.state()))
+    assert ledger.previous() is None
+    ledger.record_intent()
+    # What the next try would write, were it told to send again.
+    later = folder.state(try_number=2)
+    assert later.get("getimg_generation")["state"] == "submitted"
+    later.set("getimg_generation", {"state": "other"})
+    ledger.record_unknown("It took too long.")
+    assert folder.state(try_number=3).get("getimg_generation")["failure"] == "It took too long."
+
+
+def test_two_journals_lose_nothing_of_each_other(folder):
+    with Journal(folder.state(), 3, LOG) as zombie, Journal(folder.state(try_number=2), 3, LOG) as journal:
+        journal.write("mine", 1)
+        with pytest.raises(StateConflictError):
+            zombie.write("its", 1)
+        zombie.write("its", 2)
+        journal.write("mine", 3)
+    with Journal(folder.state(try_number=3), 3, LOG) as read:
+        assert (read.previous("mine"), read.previous("its")) == (3, 2)
+
+
+def test_what_is_no_json_is_an_error_that_names_the_object(folder):
+    state = folder.state()
+    state.set("getimg_generation", 1)
+    [key] = folder.keys()
+    folder.client.put_object(Bucket=folder.bucket, Key=key, Body=b"{")
+    ledger = Ledger(folder.context(try_number=2), "f", LOG, OwnPlace(folder.state(try_number=2)))
+    with pytest.raises(LedgerError, match=f"Delete s3://{folder.bucket}/{key} to go on"):
+        ledger.previous()
+    folder.client.put_object(
+        Bucket=folder.bucket, Key=key.replace("getimg_generation", KEY.format(number=0)), Body=b"[]"
+    )
+    with (
+        pytest.raises(LedgerError, match=r"Delete s3://.*getimg_batch_0000\.json to go on"),
+        Journal(folder.state(try_number=2), 3, LOG),
+    ):
+        pass
+
+
+def test_a_missing_bucket_is_an_error_and_not_nothing(folder):
+    state = S3TaskState(StateFolder(f"no-{uuid.uuid4()}", "state"), "aws_default", folder.context())
+    with pytest.raises(StoreRefusedError, match="there is no bucket"):
+        state.get("key")
+
+
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [
+        ("", None),
+        (None, None),
+        ("s3://bucket/a/prefix/", StateFolder("bucket", "a/prefix")),
+        (" s3://bucket ", StateFolder("bucket", "")),
+        ("s3://aws_state@My.Bucket_1/p", StateFolder("My.Bucket_1", "p", "aws_state")),
+    ],
+)
+def test_a_folder_is_read(text, folder):
+    assert StateFolder.checked(text) == folder
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("bucket/prefix", "got 'bucket/prefix'"),
+        ("gs://bucket/prefix", "got 'gs://bucket/prefix'"),
+        ("s3:///prefix", "got 's3:///prefix'"),
+        (7, "got 7"),
+        ("s3://bucket:80/x", "got 's3://bucket:80/x'"),
+        ("s3://id:secret@bucket/x", r"prefix\. Nothing"),
+        ("s3://bucket/x?key=secret", r"prefix\. Nothing"),
+        ("s3://[bucket/x", "got"),
+    ],
+)
+def test_what_is_no_folder_is_refused(text, got):
+    with pytest.raises(
+        ConnectionConfigError, match=f"state_folder must be s3://bucket/prefix.*{got}"
+    ) as error:
+        StateFolder.checked(text)
+    assert "secret" not in str(error.value)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators whose connection keeps what they have paid for in a folder in S3, as Airflow 3.1 and 3.2 need it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.operators.image import GenerateImageOperator
+from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
+from airflow_provider_getimg.operators.video import GenerateVideoOperator
+from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
+
+MODEL = "seedream-5-lite"
+VIDEO_MODEL = "reel-sound"
+STARTED = datetime(2026, 11, 29, 16, tzinfo=UTC)
+CLEARED = datetime(2026, 11, 29, 18, tzinfo=UTC)
+
+
+@pytest.fixture
+def tries(context, store):
+    """Make the context of a try on an Airflow without a task state store."""
+
+    def make(try_number: int = 1, max_tries: int = 3, started: datetime = STARTED) -> dict[str, Any]:
+        made = context(try_number=try_number, max_tries=max_tries)
+        del made["task_state_store"]
+        return made | {"dag_run": SimpleNamespace(start_date=started, run_after=STARTED)}
+
+    return make
+
+
+@pytest.fixture
+def operators(bucket) -> dict[str, Any]:
+    """Make an operator of each kind that generates."""
+    return {
+        "image": lambda: GenerateImageOperator(task_id="a_task", model=MODEL, prompt="A fox"),
+        "batch": lambda: GenerateImagesToS3Operator(
+            task_id="a_task",
+            requests=[{"prompt": "A fox"}, {"prompt": "A hare"}],
+            defaults={"model": MODEL},
+            s3_key=f"s3://{bucket}/{{row}}.{{extension}}",
+        ),
+        "video": lambda: GenerateVideoOperator(
+            task_id="a_task", model=VIDEO_MODEL, prompt="A fox", poll_interval=0.05, deferrable=False
+        ),
+    }
+
+
+KINDS = pytest.mark.parametrize("kind", ["image", "batch", "video"])
+
+
+@pytest.fixture
+def folder(monkeypatch, getimg_default, seaweedfs, bucket) -> str:
+    """Keep the state in a folder of a bucket, and return it."""
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+    folder = f"s3://{bucket}/state"
+    connection = getimg_default.process.connection(state_folder=folder)
+    monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", connection)
+    return folder
+
+
+@KINDS
+def test_a_retry_pays_for_nothing_again(folder, operators, tries, simulator, kind):
+    first = operators[kind]().execute(tries())
+    paid = len(simulator.ledger.billed)
+    again = operators[kind]().execute(tries(try_number=2))
+    assert len(simulator.ledger) == paid == (2 if kind == "batch" else 1)
+    if kind == "batch":
+        assert again["reused"] == 2
+    else:
+        assert again["id"] == first["id"]
+
+
+@KINDS
+def test_a_clear_generates_what_was_delivered_again(folder, operators, tries, simulator, kind):
+    operators[kind]().execute(tries())
+    paid = len(simulator.ledger.billed)
+    operators[kind]().execute(tries(try_number=2, max_tries=4, started=CLEARED))
+    # The objects of a batch are in its bucket still.
+    assert len(simulator.ledger.billed) == (paid if kind == "batch" else 2 * paid)
+
+
+@KINDS
+def test_what_was_sent_by_a_try_that_died_is_not_sent_again(folder, operators, tries, simulator, kind):
+    simulator.faults.add(
+        {"on": "video" if kind == "video" else "image", "kind": "drop_after_billing", "times": 9}
+    )
+    with pytest.raises(errors.GetimgError):
+        operators[kind]().execute(tries())
+    sent = len(simulator.ledger)
+    simulator.faults.clear()
+    with pytest.raises(errors.GetimgError, match="may have been billed"):
+        operators[kind]().execute(tries(try_number=2))
+    assert len(simulator.ledger) == sent
+
+
+def test_a_folder_may_name_its_own_connection(monkeypatch, folder, tries, seaweedfs, simulator):
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_STATE", seaweedfs.aws_connection())
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_AWS_DEFAULT",
+        json.dumps({"conn_type": "aws", "extra": {"endpoint_url": "http://127.0.0.1:1"}}),
+    )
+    named = folder.replace("s3://", "s3://aws_state@")
+    monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", simulator.process.connection(state_folder=named))
+    GenerateImageOperator(task_id="a_task", model=MODEL, prompt="A fox").execute(tries())
+    assert len(simulator.ledger.billed) == 1
+
+
+@KINDS
+def test_without_a_store_and_a_folder_nothing_is_sent(getimg_default, operators, tries, simulator, kind):
+    with pytest.raises(
+        errors.ConnectionConfigError,
+        match=r"^Airflow 3\S+ has no task state store, which keeps a retry from paying again, and connection 'getimg_default' has no "
+        r"state_folder in its place: set it to an s3://bucket/prefix, or use Airflow 3\.3\. Nothing was billed\.$",
+    ):
+        operators[kind]().execute(tries())
+    assert not simulator.ledger
+
+
+@KINDS
+def test_a_bucket_that_is_missing_is_found_before_anything_is_sent(
+    monkeypatch, folder, operators, tries, simulator, kind
+):
+    connection = simulator.process.connection(state_folder="s3://no-such-bucket-here/state")
+    monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", connection)
+    with pytest.raises(
+        errors.LedgerError, match=r"there is no bucket 'no-such-bucket-here'.*Nothing was billed"
+    ):
+        operators[kind]().execute(tries())
+    assert not simulator.ledger
+
+
+def test_a_transfer_needs_neither(monkeypatch, getimg_default, context, tries, seaweedfs, bucket):
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+    answer = GenerateImageOperator(task_id="a_task", model=MODEL, prompt="A fox").execute(context())
+    save = TransferToS3Operator(
+        task_id="save", generation=answer, s3_bucket=bucket, s3_key="{generation_id}.{extension}"
+    )
+    [row] = save.execute(tries())
+    assert row["uri"].startswith(f"s3://{bucket}/")
