@@ -17,7 +17,7 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseHook, BaseOperator, BaseOperatorLink
 
 import airflow_provider_getimg
-from airflow_provider_getimg.version_compat import RetryPolicy
+from airflow_provider_getimg.version_compat import HAS_RETRY_POLICY, RetryPolicy
 
 PACKAGE = airflow_provider_getimg.__name__
 FOLDER = Path(airflow_provider_getimg.__file__).parent
@@ -37,7 +37,10 @@ HEAVY = (
     f"{PACKAGE}.testing",
 )
 # All that a DAG file may import of Airflow before it imports anything of ours.
-BASELINE = "from airflow.sdk import DAG, BaseHook, BaseOperator, BaseOperatorLink, RetryPolicy, XComArg"
+_NAMES = (
+    f"DAG, BaseHook, BaseOperator, BaseOperatorLink, XComArg{', RetryPolicy' if HAS_RETRY_POLICY else ''}"
+)
+BASELINE = f"from airflow.sdk import {_NAMES}"
 
 
 def ours() -> list[type]:

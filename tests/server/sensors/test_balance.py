@@ -7,6 +7,7 @@ import asyncio
 import json
 import threading
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 BUSY = answer(b'{"error": {"message": "Slow down.", "code": "rate_limit"}}', status="429 Too Many Requests")
 DOWN = answer(b"<html>", status="502 Bad Gateway")
 NOT_JSON = answer(b"<html>")
+
+CONTEXT = {"ti": SimpleNamespace(try_number=1, max_tries=3)}
 
 
 def balance_of(amount: str, currency: str = "USD") -> bytes:
@@ -101,26 +104,26 @@ class TestBalance:
     @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "deferrable"])
     def test_that_is_enough_is_returned_at_once(self, getimg_default, deferrable):
         getimg_default.balance = "12.34"
-        assert sensor(minimum="12.34", deferrable=deferrable).execute({}) == 12.34
+        assert sensor(minimum="12.34", deferrable=deferrable).execute(CONTEXT) == 12.34
         assert not getimg_default.ledger
 
     def test_is_logged_at_each_poke_with_the_minimum(self, getimg_default, capsys):
         getimg_default.balance = "4.99"
         with pytest.raises(AirflowSensorTimeout):
-            sensor(minimum=" 5.00 ", timeout=0).execute({})
+            sensor(minimum=" 5.00 ", timeout=0).execute(CONTEXT)
         assert "Balance: 4.99 USD, minimum: 5.00 USD." in capsys.readouterr().out
 
     def test_that_is_topped_up_ends_the_wait(self, getimg_default):
         getimg_default.balance = "4.99"
         waiting = sensor()
-        assert not waiting.poke({})
+        assert not waiting.poke(CONTEXT)
         getimg_default.balance = "5"
-        assert waiting.poke({}).xcom_value == 5.0
+        assert waiting.poke(CONTEXT).xcom_value == 5.0
 
     def test_in_another_currency_fails_at_once(self, account):
         account(balance_of("100", "EUR"))
         with pytest.raises(errors.ConnectionConfigError, match=r"must be in USD, got 'EUR'"):
-            sensor().execute({})
+            sensor().execute(CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ class TestBalance:
 def test_a_minimum_that_is_no_amount_fails_before_any_request(account, minimum, deferrable):
     server = account(balance_of("100"))
     with pytest.raises(errors.InvalidInputError) as error:
-        sensor(minimum=minimum, deferrable=deferrable).execute({})
+        sensor(minimum=minimum, deferrable=deferrable).execute(CONTEXT)
     assert error.value.message == f"minimum must be an amount in USD, 0 or more, got {minimum!r}."
     assert not server.visits
 
@@ -142,7 +145,7 @@ TEMPORARY = {"429": BUSY, "502": DOWN, "unreadable": NOT_JSON, "dropped": b""}
 class TestTemporaryFailure:
     def test_is_waited_out_by_the_sensor(self, account, first, capsys):
         server = account(first, balance_of("1"), balance_of("7.5"))
-        assert sensor().execute({}) == 7.5
+        assert sensor().execute(CONTEXT) == 7.5
         assert server.visits == 3
         assert "The balance is unknown at the moment: " in capsys.readouterr().out
 
@@ -154,12 +157,12 @@ class TestTemporaryFailure:
     def test_is_waited_out_before_the_sensor_defers(self, account, first):
         account(first)
         with pytest.raises(TaskDeferred):
-            sensor(deferrable=True).execute({})
+            sensor(deferrable=True).execute(CONTEXT)
 
 
 def test_no_connection_is_waited_out(account):
     account(balance_of("1")).__exit__()
-    assert not sensor().poke({})
+    assert not sensor().poke(CONTEXT)
 
 
 class TestWrongKey:
@@ -173,12 +176,12 @@ class TestWrongKey:
     def test_fails_at_once(self, deferrable, soft_fail):
         waiting = sensor(deferrable=deferrable, soft_fail=soft_fail)
         with pytest.raises(errors.AuthenticationError, match="401 invalid_api_key"):
-            waiting.execute({})
+            waiting.execute(CONTEXT)
 
     def test_is_not_retried(self):
         waiting = sensor()
         with pytest.raises(errors.AuthenticationError) as error:
-            waiting.execute({})
+            waiting.execute(CONTEXT)
         assert waiting.retry_policy is RETRY_POLICY
         assert waiting.retry_policy.evaluate(error.value, 1, 3).action is RetryAction.FAIL
 
@@ -187,9 +190,9 @@ class TestWrongKey:
         assert "sk_wrong" not in str(event)
         waiting = sensor()
         with pytest.raises(errors.AuthenticationError) as of_trigger:
-            waiting.execute_complete({}, event)
+            waiting.execute_complete(CONTEXT, event)
         with pytest.raises(errors.AuthenticationError) as of_sensor:
-            waiting.execute({})
+            waiting.execute(CONTEXT)
         assert str(of_trigger.value) == str(of_sensor.value)
 
 
@@ -204,7 +207,7 @@ class TestModes:
     def test_deferrable_hands_on_the_connection_s_id_alone(self, getimg_default):
         getimg_default.balance = "1"
         with pytest.raises(TaskDeferred) as deferred:
-            sensor(minimum=Decimal("5.5"), deferrable=True, poke_interval=30, timeout=3600).execute({})
+            sensor(minimum=Decimal("5.5"), deferrable=True, poke_interval=30, timeout=3600).execute(CONTEXT)
         assert deferred.value.timeout.total_seconds() == 3600
         path, kwargs = deferred.value.trigger.serialize()
         assert path == f"{GetimgBalanceTrigger.__module__}.{GetimgBalanceTrigger.__name__}"
@@ -212,7 +215,7 @@ class TestModes:
         assert GetimgBalanceTrigger(**kwargs).serialize() == (path, kwargs)
 
     def test_deferrable_returns_the_balance_that_the_trigger_saw(self):
-        assert sensor().execute_complete({}, {"balance": "7.50"}) == 7.5
+        assert sensor().execute_complete(CONTEXT, {"balance": "7.50"}) == 7.5
 
     @pytest.mark.parametrize(
         ("soft_fail", "ends_with"),
@@ -223,7 +226,7 @@ class TestModes:
         getimg_default.balance = "1"
         waiting = sensor(timeout=0, soft_fail=soft_fail)
         with pytest.raises(ends_with):
-            waiting.execute({})
+            waiting.execute(CONTEXT)
         # As Airflow resumes a task whose trigger took too long.
         with pytest.raises(ends_with):
             waiting.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
@@ -261,7 +264,7 @@ def test_a_request_in_flight_ends_when_the_task_is_killed(account, capsys):
     waiting = sensor()
     killer = threading.Thread(target=lambda: (server.hung.wait(20), waiting.on_kill()))
     killer.start()
-    assert not waiting.poke({})
+    assert not waiting.poke(CONTEXT)
     killer.join()
     # Not by its own time-out.
     assert "broke after the request was sent" in capsys.readouterr().out

@@ -17,8 +17,11 @@ from airflow_provider_getimg.api.errors import InsufficientBalanceError
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.operators.video import GenerateVideoOperator
 from airflow_provider_getimg.testing import GetimgConnection
+from airflow_provider_getimg.version_compat import AIRFLOW
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+# A factor from Airflow 3.2 on.
+BACKOFF: Any = 2.0 if AIRFLOW >= (3, 2) else True
 
 
 def one_image(**fields: Any) -> DAG:
@@ -79,7 +82,7 @@ def test_retries_follow_at_once_whatever_delays_them(run_dag, getimg_simulator, 
     getimg_simulator.faults.rate_limit(retry_after=3600)
     with one_image() as dag:
 
-        @task(retries=2, retry_delay=timedelta(hours=1), retry_exponential_backoff=2.0)
+        @task(retries=2, retry_delay=timedelta(hours=1), retry_exponential_backoff=BACKOFF)
         def third_time_lucky(ti=None):
             if ti.try_number < 3:
                 raise RuntimeError(f"try {ti.try_number}")
