@@ -12,42 +12,40 @@ from typing import Any
 from airflow.sdk import DAG, AssetAlias, task
 from line_count import LineCount
 
+from airflow_provider_getimg.durable import task_state
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 
 START = datetime(2026, 1, 1)
 QUICK = timedelta(seconds=1)
 
 
-class CountedStore:
+class CountedState:
     """
-    The task state store, which writes down what each try asks of it.
+    The state of a task, which writes down what each try writes.
 
-    :param store: The store itself.
+    :param state: The state itself.
     :param witness: Gets the counts after each write.
     """
 
-    def __init__(self, store: Any, witness: Path) -> None:
-        self._store = store
+    def __init__(self, state: Any, witness: Path) -> None:
+        self._state = state
         self._witness = witness
         self._writes: Counter[str] = Counter()
         self._most_bytes: Counter[str] = Counter()
 
-    def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        return self._store.get(key, *args, **kwargs)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
 
-    def set(self, key: str, value: Any, **kwargs: Any) -> None:
-        self._store.set(key, value, **kwargs)
+    def set(self, key: str, value: Any) -> None:
+        self._state.set(key, value)
         self._writes[key] += 1
         self._most_bytes[key] = max(self._most_bytes[key], len(json.dumps(value)))
         self._witness.write_text(json.dumps({"writes": self._writes, "most_bytes": self._most_bytes}))
 
-    def delete(self, key: str) -> None:
-        self._store.delete(key)
-
 
 class WatchedGenerateImagesToS3Operator(GenerateImagesToS3Operator):
     """
-    A batch whose tries die when the run's conf says, and whose writes to the task state store are counted if it says so.
+    A batch whose tries die when the run's conf says, and whose writes to its state are counted if it says so.
 
     The process of the n-th try that comes so far ends at ``moments[n - 1]``, see :class:`LineCount`; its witness is
     ``<witness>/<n>``.
@@ -63,8 +61,8 @@ class WatchedGenerateImagesToS3Operator(GenerateImagesToS3Operator):
     def execute(self, context: Any) -> Any:
         if self.witness:
             folder = Path(self.witness)
-            store = CountedStore(context["task_state_store"], folder / "writes.json")
-            context["task_state_store"] = store
+            state_of = task_state.task_state
+            task_state.task_state = lambda *given: CountedState(state_of(*given), folder / "writes.json")
             # Not the try's number: on a busy machine, Airflow may lose a try before it begins.
             before = len(list(folder.glob("[0-9]*")))
             if before < len(self.moments):
