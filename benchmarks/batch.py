@@ -93,6 +93,7 @@ def run(testbed: Testbed, options: Options) -> Report:
         ),
         {"part": "Airflow", "by": "mapped pair"} | asdict(airflow.mapped),
         {"part": "Airflow", "by": "batch"} | asdict(airflow.batch) | {"task": asdict(airflow.task)},
+        {"part": "Airflow", "by": "batch, state in S3", "task": asdict(airflow.task_in_s3)},
     ]
     return Report(
         name="batch",
@@ -159,6 +160,8 @@ def _summary(
     return {
         "seconds_to_ideal": medians[OURS] / ideal,
         "seconds_to_ideal_in_airflow": airflow.task.usage.seconds / ideal,
+        "seconds_to_ideal_in_airflow_with_state_in_s3": airflow.task_in_s3.usage.seconds / ideal,
+        "set_seconds": {"task state store": airflow.task.set_seconds, "S3": airflow.task_in_s3.set_seconds},
         "seconds_to_ideal_of_threads": medians[THREADS] / ideal,
         "extra_bytes": {
             workload.images: usage.extra_bytes for workload, usage in zip(size.memory, memories, strict=True)
@@ -216,7 +219,10 @@ def _speed_table(size: Size, speeds: dict[str, list[Usage]], airflow: Comparison
         THREADS: f"{workload.concurrency} plain threads, without a state store",
     }
     rows = [(names[by], usage) for by in (OURS, THREADS) for usage in speeds[by]]
-    for name, usage in [*rows, ("batch in Airflow, with its imports", airflow.task.usage)]:
+    for where, task in {"task state store": airflow.task, "folder in S3": airflow.task_in_s3}.items():
+        name = f"batch in Airflow, with its imports, {where} of {task.set_seconds * 1000:.0f} ms a write"
+        rows.append((name, task.usage))
+    for name, usage in rows:
         table.add_row(
             name,
             f"{usage.seconds:.2f}",

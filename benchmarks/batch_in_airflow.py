@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 DAGS = Path(__file__).with_name("batch_dags")
 MAPPED, BATCH = "benchmark_mapped", "benchmark_batch"
+CONN_IN_S3 = "getimg_in_s3"
 LIMIT_SECONDS = 600.0
 POLL_SECONDS = 1.0
 # What a run leaves behind to be done: the last tasks' processes end, their logs are written.
@@ -60,7 +61,7 @@ class AirflowUsage:
 class BatchTask:
     """What the batch's ``execute`` took inside its task, with its imports.
 
-    :param set_seconds: The median of a write to the task state store, while the batch ran.
+    :param set_seconds: The median of a write to the task's state, while the batch ran.
     :param get_seconds: The same of a read.
     """
 
@@ -74,12 +75,15 @@ class BatchTask:
 class Comparison:
     """Both ways, in one Airflow.
 
+    :param task: The batch, with its state in the task state store.
+    :param task_in_s3: The same with its state in a folder in S3.
     :param idle_rates: CPU-seconds per second when nothing runs, before and after.
     """
 
     mapped: AirflowUsage
     batch: AirflowUsage
     task: BatchTask
+    task_in_s3: BatchTask
     idle_rates: tuple[float, float]
 
 
@@ -102,7 +106,9 @@ def compare(
         for name, value in testbed.environment().items()
         if name.startswith(("AIRFLOW_CONN", "AWS_"))
     }
+    folder = f"s3://{testbed.s3.create_bucket('benchmark-state')}/state"
     env |= {
+        f"AIRFLOW_CONN_{CONN_IN_S3.upper()}": testbed.simulator.process.connection(state_folder=folder),
         "PYTHONPATH": str(REPOSITORY),
         # Read once: a parse now and then would be on one side's bill.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
@@ -121,6 +127,8 @@ def compare(
             found[dag_id] = runner.run(dag_id, workload)
             progress(f"batch: {dag_id}: {workload.images} images in {found[dag_id][0]:.1f} s")
         task = runner.batch_task()
+        runner.run(BATCH, batch, conn=CONN_IN_S3)
+        task_in_s3 = runner.batch_task()
         after = runner.idle_rate(idle_seconds)
     rate = (before + after) / 2
 
@@ -129,7 +137,7 @@ def compare(
         idle = rate * watched
         return AirflowUsage(workload.images, seconds, cpu - idle, idle)
 
-    return Comparison(usage(MAPPED, mapped), usage(BATCH, batch), task, (before, after))
+    return Comparison(usage(MAPPED, mapped), usage(BATCH, batch), task, task_in_s3, (before, after))
 
 
 class _Runner:
@@ -142,10 +150,10 @@ class _Runner:
         self._root = airflow.process.pid
         self._last = ("", "")
 
-    def run(self, dag_id: str, workload: Workload) -> tuple[float, float, float]:
-        """Run a DAG; return the run's seconds, Airflow's CPU-seconds, and the seconds in which these were used."""
+    def run(self, dag_id: str, workload: Workload, **given: str) -> tuple[float, float, float]:
+        """Run a DAG with what is given in its conf; return the run's seconds, Airflow's CPU-seconds, and the seconds in which these were used."""
         with verified(self._testbed, workload) as bucket:
-            conf: dict[str, Any] = {
+            conf: dict[str, Any] = given | {
                 "bucket": bucket,
                 "images": workload.images,
                 "concurrency": workload.concurrency,
