@@ -138,7 +138,14 @@ def test_the_form_asks_for_what_the_api_needs_and_nothing_else(connections):
 
     form.get_by_role("button", name="Extra Fields", exact=True).click()
     expect(labels).to_have_text(
-        ["Connection ID *", "Connection Type *", "Timeout (seconds)", "Proxy", "Allowed networks"]
+        [
+            "Connection ID *",
+            "Connection Type *",
+            "Timeout (seconds)",
+            "Proxy",
+            "Allowed networks",
+            "State folder",
+        ]
     )
     expect(form.get_by_text("How long a generation may take. Empty means 300.")).to_be_visible()
 
@@ -150,7 +157,8 @@ def test_what_the_form_saves_is_a_connection_of_our_type(connections, simulator)
     assert saved["conn_type"] == "getimg"
     assert saved["host"] == simulator.url
     assert saved["password"] == "***"
-    assert json.loads(saved["extra"]) == {"timeout": 120, "proxy": None, "allowed_networks": None}
+    empty = dict.fromkeys(["proxy", "allowed_networks", "state_folder"])
+    assert json.loads(saved["extra"]) == {"timeout": 120} | empty
     assert {saved["login"], saved["schema"], saved["port"]} == {None}
 
 

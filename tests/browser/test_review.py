@@ -34,7 +34,11 @@ SUBJECTS = ["<script>alert(1)</script> a fox", "](https://evil.example) `an owl`
 
 @pytest.fixture
 def airflow(
-    seaweedfs: SeaweedFS, simulator: GetimgSimulator, bucket: str, tmp_path_factory: pytest.TempPathFactory
+    seaweedfs: SeaweedFS,
+    simulator: GetimgSimulator,
+    bucket: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    state_extra: dict[str, str],
 ) -> Iterator[Airflow]:
     """An Airflow of its own, which schedules: the shared one doesn't start what waits for an asset."""
     home = tmp_path_factory.mktemp("review")
@@ -43,7 +47,7 @@ def airflow(
     shutil.copy(REPOSITORY / "dags" / f"{DAG_ID}.py", dags)
     env = {
         "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
-        "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.process.connection(),
+        "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.process.connection(**state_extra),
         "AIRFLOW_VAR_GETIMG_BUCKET": bucket,
     }
     with Airflow(home, [dags], path=PATH, env=env) as airflow:

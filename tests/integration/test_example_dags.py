@@ -89,11 +89,13 @@ def test_each_picture_of_the_daily_image_is_an_asset_event(
 
 
 @pytest.mark.long
-def test_asset_consumer(seaweedfs: SeaweedFS, simulator: GetimgSimulator, bucket: str, tmp_path: Path):
+def test_asset_consumer(
+    seaweedfs: SeaweedFS, simulator: GetimgSimulator, bucket: str, tmp_path: Path, state_extra: dict[str, str]
+):
     # An Airflow of its own, which schedules: the shared one leaves that to the tests.
     env = {
         "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
-        "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.process.connection(),
+        "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.process.connection(**state_extra),
         "AIRFLOW_VAR_GETIMG_BUCKET": bucket,
     }
     with Airflow(tmp_path, [REPOSITORY / "dags"], env=env) as airflow:

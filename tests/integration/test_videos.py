@@ -125,13 +125,13 @@ def triggerer(airflow: Airflow) -> psutil.Process:
 
 @pytest.mark.long
 def test_a_triggerer_that_dies_leaves_its_videos_to_another(
-    simulator: GetimgSimulator, seaweedfs: SeaweedFS, tmp_path: Path
+    simulator: GetimgSimulator, seaweedfs: SeaweedFS, tmp_path: Path, state_extra: dict[str, str]
 ):
     simulator.settings(video_latency=45)
     bucket = seaweedfs.create_bucket("getimg-triggerers")
     env = {
         "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
-        "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.process.connection(),
+        "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.process.connection(**state_extra),
         "AIRFLOW_VAR_GETIMG_BUCKET": bucket,
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
