@@ -7,6 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 
 from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.hooks.getimg import GetimgHook
@@ -53,6 +54,9 @@ class GetimgBalanceTrigger(BaseTrigger):
                 await asyncio.sleep(self.poke_interval)
                 # A new one each time: during a long wait, the connection may get another key.
                 with GetimgHook(self.getimg_conn_id) as hook:
+                    # Reads the connection. In a thread of asgiref's: from any other, a request to Airflow's API ends the triggerer
+                    # of Airflow 3.1 ("Response read out of order!").
+                    await sync_to_async(hook.get_conn)()
                     # Of a trigger that is cancelled, the end of this block ends the request in flight.
                     balance = await asyncio.to_thread(hook.balance_of_at_least, self.minimum)
         except GetimgError as error:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 
 from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.durable.video_polling import PASSING, Polling, VideoLog
@@ -75,8 +76,9 @@ class _Shared:
     """What polls videos, and how many triggers use it."""
 
     def __init__(self, getimg_conn_id: str) -> None:
-        # The connection is read once, however many begin at the same time.
-        self.opening = asyncio.ensure_future(asyncio.to_thread(_opened, getimg_conn_id))
+        # The connection is read once, however many begin at the same time. In a thread of asgiref's: from any other, a request to
+        # Airflow's API ends the triggerer of Airflow 3.1 ("Response read out of order!").
+        self.opening = asyncio.ensure_future(sync_to_async(_opened)(getimg_conn_id))
         self.users = 0
 
 
