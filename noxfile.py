@@ -28,14 +28,16 @@ PACKAGE = "airflow_provider_getimg"
 PROJECT = nox.project.load_toml("pyproject.toml")
 RESULTS = REPOSITORY / ".matrix" / "results"
 # What `uv pip compile` is told beside the project's own bounds, and further bounds. Airflow 3.3.0 came out on 6 July 2026, 3.2.2 and
-# 3.1.8 shortly before these days; of 3.1.2's own day, in November 2025, there is no common.compat that knows enough.
+# 3.1.8 shortly before these days; of 3.1.2's own day, in November 2025, there is no common.compat that knows enough. With PyJWT 2.11 no
+# one can log in to Airflow 3.1.2.
+MARCH = "--exclude-newer=2026-03-14T00:00:00Z"
 SETS = {
-    "3.1.2": (["--exclude-newer=2026-03-14T00:00:00Z"], "apache-airflow==3.1.2"),
-    "3.1.8": (["--exclude-newer=2026-03-14T00:00:00Z"], "apache-airflow==3.1.8"),
+    "3.1.2": ([MARCH], "apache-airflow==3.1.2\npyjwt<2.11"),
+    "3.1.8": ([MARCH], "apache-airflow==3.1.8"),
     "3.2.2": (["--exclude-newer=2026-05-31T00:00:00Z"], "apache-airflow==3.2.2"),
     "3.3.0": (["--exclude-newer=2026-07-08T00:00:00Z"], "apache-airflow==3.3.0"),
     "newest": ([], "apache-airflow>=3.3,<3.4"),
-    "lowest": (["--resolution=lowest-direct", "--exclude-newer=2026-03-14T00:00:00Z"], ""),
+    "lowest": (["--resolution=lowest-direct", MARCH], "pyjwt<2.11"),
 }
 STAGED = ("dags", "devstack", "tests")
 # What needs a file of the repository that is not in STAGED, a browser, or a whole Airflow.

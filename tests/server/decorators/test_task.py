@@ -11,7 +11,7 @@ from airflow.sdk import DAG, task
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.retry import RETRY_POLICY
-from airflow_provider_getimg.version_compat import HAS_RETRY_POLICY
+from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, HAS_RETRY_POLICY
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "sketch-mini"
@@ -89,6 +89,11 @@ def test_what_is_no_request_is_one_sentence(run_dag, getimg_simulator, getimg_co
     assert not getimg_simulator.ledger
 
 
+@pytest.mark.xfail(
+    AIRFLOW_VERSION == "3.1.2",
+    reason="it reports the rendered fields of a try that is over to an instance that is gone",
+    strict=True,
+)
 def test_mapped_it_makes_an_image_of_each_and_retries(run_dag, getimg_simulator, getimg_conn):
     with dag() as made:
 
