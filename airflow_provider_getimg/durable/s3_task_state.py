@@ -20,17 +20,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import contextmanager
 from datetime import UTC
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.durable.task_state import StateConflictError
 from airflow_provider_getimg.s3.connection import s3_hook
 from airflow_provider_getimg.s3.store import OccupiedKeyError, S3Store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_getimg.hooks.state_folder import StateFolder
@@ -69,7 +73,8 @@ class S3TaskState:
 
     def get(self, key: str) -> Any:
         """Return what was written last; None for nothing."""
-        content = self._store.read(self._bucket, self._key(key))
+        with _without_a_bill():
+            content = self._store.read(self._bucket, self._key(key))
         if content is None:
             return None
         self._held.add(key)
@@ -82,13 +87,19 @@ class S3TaskState:
         :raises StateConflictError: Another process has written one since this one looked.
         """
         content = json.dumps(value, allow_nan=False).encode()
+        with _without_a_bill():
+            if not self._put(key, content):
+                raise StateConflictError(f"another process has written {self.address(key)}")
+        self._held.add(key)
+
+    def _put(self, key: str, content: bytes) -> bool:
+        """Write an entry, and tell whether it is this one's."""
         try:
             self._store.put_text(self._bucket, self._key(key), content, _JSON, replaces=key in self._held)
         except OccupiedKeyError:
-            # botocore repeats a write whose answer was lost: then it is this one's own.
-            if self._store.read(self._bucket, self._key(key)) != content:
-                raise StateConflictError(f"another process has written {self.address(key)}") from None
-        self._held.add(key)
+            # botocore repeats a write whose answer was lost.
+            return self._store.read(self._bucket, self._key(key)) == content
+        return True
 
     def delete(self, key: str) -> None:
         """Delete a value, if there is one."""
@@ -121,6 +132,15 @@ class S3TaskState:
         if found:
             self._store.put_text(self._bucket, f"{folder}/run.json", b"{}", _JSON)
         return folder
+
+
+@contextmanager
+def _without_a_bill() -> Iterator[None]:
+    """Raise what S3 refuses as a reason alone: what it costs is for the caller to say."""
+    try:
+        yield
+    except GetimgError as error:
+        raise OSError(error.message.rstrip(".")) from None
 
 
 def _file_name(name: str) -> str:

@@ -8,14 +8,19 @@ import hashlib
 import re
 import uuid
 from collections import Counter
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.durable.s3_task_state import S3TaskState
+from airflow_provider_getimg.durable.task_state import StateConflictError
+from airflow_provider_getimg.hooks.state_folder import StateFolder
 from tests.support.saving import Saving, bytes_of
 from tests.support.stores import MiniStack, Moto, Rclone, S3rver
 
@@ -63,6 +68,37 @@ def saving(monkeypatch, getimg_default: GetimgSimulator, server, own_bucket: str
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", server.aws_connection())
     getimg_default.settings(file_size=FILE_BYTES)
     return Saving(getimg_default, server.client(), own_bucket, context)
+
+
+def test_a_state_folder_keeps_what_tasks_have_paid_for(monkeypatch, name, server, own_bucket: str):
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", server.aws_connection())
+    folder = StateFolder(own_bucket, f"state/{uuid.uuid4().hex}")
+
+    def state(try_number: int = 1, hour: int = 0) -> S3TaskState:
+        ti = SimpleNamespace(
+            dag_id="a_dag",
+            run_id="manual__2026-11-29T00:00:00+00:00",
+            task_id="a_task",
+            map_index=-1,
+            try_number=try_number,
+        )
+        run = SimpleNamespace(start_date=datetime(2026, 11, 29, hour, tzinfo=UTC))
+        return S3TaskState(folder, "aws_default", {"ti": ti, "dag_run": run})
+
+    first, other = state(), state()
+    assert (first.get("key"), other.get("key")) == (None, None)
+    first.set("key", {"prompt": "a fox ✓"})
+    # docs/stores.md: these ignore conditions.
+    if name not in ("rclone serve s3", "s3rver"):
+        with pytest.raises(StateConflictError):
+            other.set("key", 1)
+    first.set("key", {"prompt": "an owl"})
+    assert state(try_number=2).get("key") == {"prompt": "an owl"}
+    assert state(try_number=2, hour=1).get("key") == {"prompt": "an owl"}
+    assert state(hour=2).get("key") is None
+    assert state(try_number=2, hour=2).get("key") is None
+    state(try_number=2).delete("key")
+    assert state(try_number=3).get("key") is None
 
 
 def no_downloads(simulator: GetimgSimulator) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_getimg.api.errors import ConnectionConfigError, LedgerError, StoreRefusedError
+from airflow_provider_getimg.api.errors import ConnectionConfigError, LedgerError
 from airflow_provider_getimg.durable.journal import KEY, Journal
 from airflow_provider_getimg.durable.ledger import Ledger, OwnPlace
 from airflow_provider_getimg.durable.s3_task_state import S3TaskState
@@ -215,9 +216,15 @@ def test_what_is_no_json_is_an_error_that_names_the_object(folder):
 
 
 def test_a_missing_bucket_is_an_error_and_not_nothing(folder):
-    state = S3TaskState(StateFolder(f"no-{uuid.uuid4()}", "state"), "aws_default", folder.context())
-    with pytest.raises(StoreRefusedError, match="there is no bucket"):
-        state.get("key")
+    bucket = f"no-{uuid.uuid4()}"
+    state = S3TaskState(StateFolder(bucket, "state"), "aws_default", folder.context())
+    with pytest.raises(LedgerError) as error:
+        Ledger(folder.context(), "f", LOG, OwnPlace(state)).previous()
+    assert re.fullmatch(
+        rf"The state folder s3://{bucket}/state could not be read: S3 could not list s3://{bucket}/state/\S+: there is no bucket "
+        rf"'{bucket}'\. Nothing was billed\.",
+        str(error.value),
+    )
 
 
 @pytest.mark.parametrize(
