@@ -88,9 +88,11 @@ class S3TaskState:
         """
         content = json.dumps(value, allow_nan=False).encode()
         with _without_a_bill():
-            if not self._put(key, content):
-                raise StateConflictError(f"another process has written {self.address(key)}")
+            is_own = self._put(key, content)
+        # Also what another process has written: a paid answer, which is written again, takes its place.
         self._held.add(key)
+        if not is_own:
+            raise StateConflictError(f"another process has written {self.address(key)}")
 
     def _put(self, key: str, content: bytes) -> bool:
         """Write an entry, and tell whether it is this one's."""

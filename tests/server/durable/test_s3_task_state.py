@@ -186,6 +186,20 @@ def test_the_ledger_of_a_zombie_still_records_a_paid_answer(folder):
     assert folder.state(try_number=3).get("getimg_generation")["failure"] == "It took too long."
 
 
+def test_a_paid_answer_is_recorded_where_the_entry_could_not_be_read_before(folder, caplog):
+    video = {"state": "pending", "video_id": "req-1"}
+    folder.state().set("getimg_generation", video)
+    ledger = Ledger(folder.context(), "f", LOG, OwnPlace(folder.state()))
+    broken = OwnPlace(S3TaskState(StateFolder("no-such-bucket", "state"), "aws_default", folder.context()))
+    place, ledger._place = ledger._place, broken
+    ledger.resume("req-1")
+    ledger._place = place
+    ledger.record_failed("It can't be made.")
+    assert "another process has written" in caplog.text
+    ledger.record_failed("It can't be made.")
+    assert folder.state(try_number=2).get("getimg_generation")["state"] == "failed"
+
+
 def test_two_journals_lose_nothing_of_each_other(folder):
     with Journal(folder.state(), 3, LOG) as zombie, Journal(folder.state(try_number=2), 3, LOG) as journal:
         journal.write("mine", 1)
