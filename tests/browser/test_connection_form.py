@@ -19,6 +19,8 @@ import pytest
 from packaging.version import Version
 from playwright.sync_api import expect
 
+from airflow_provider_getimg.version_compat import READS_CONN_FIELDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,6 +43,10 @@ class Connections:
         self.path = f"/connections/{connection_id}"
 
     def open(self) -> None:
+        if self.page.url == "about:blank":
+            # Airflow 3.1 forgets where one wanted to go when it logs one in.
+            self.page.goto(self.airflow.url)
+            self.page.get_by_role("link", name="Home").first.wait_for()
         self.page.goto(f"{self.airflow.url}/connections")
 
     def open_form(self) -> Locator:
@@ -164,7 +170,8 @@ def test_what_the_form_saves_is_a_connection_of_our_type(connections, simulator)
 
 def test_the_form_takes_no_timeout_below_a_second(connections, simulator):
     connections.add(key=simulator.api_key, base_url=simulator.url, timeout="-5")
-    assert json.loads(connections.saved()["extra"])["timeout"] == 1
+    # The forms of Airflow 3.1 have no minimum: there the operators refuse it.
+    assert json.loads(connections.saved()["extra"])["timeout"] == (1 if READS_CONN_FIELDS else -5)
 
 
 def test_the_test_button_says_how_many_models_the_key_sees(connections, simulator):
