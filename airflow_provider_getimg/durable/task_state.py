@@ -75,17 +75,23 @@ def task_state(context: Context, hook: GetimgHook, aws_conn_id: str | None) -> T
     Return the state of a task instance: in the connection's ``state_folder`` where it has one.
 
     :param aws_conn_id: The AWS connection for a folder that names none.
-    :raises ConnectionConfigError: There is no such connection, it can't be used, or nothing can keep a state.
+    :raises ConnectionConfigError: Nothing can keep a state: there is no store, and no folder in a connection that can be used.
     """
-    folder = hook.state_folder
+    from airflow_provider_getimg.api.errors import ConnectionConfigError
+
+    store = context.get("task_state_store")
+    try:
+        folder = hook.state_folder
+    except ConnectionConfigError:
+        # What earlier tries have paid for can be reported, or delivered, without a connection. No client is made of this one.
+        if store is None:
+            raise
+        folder = None
     if folder is not None:
         from airflow_provider_getimg.durable.s3_task_state import S3TaskState
 
         return S3TaskState(folder, aws_conn_id, context)
-    store = context.get("task_state_store")
     if store is None:
-        from airflow_provider_getimg.api.errors import ConnectionConfigError
-
         raise ConnectionConfigError(
             f"Airflow {AIRFLOW_VERSION} has no task state store, which keeps a retry from paying again, and connection "
             f"{hook.getimg_conn_id!r} has no state_folder in its place: set it to an s3://bucket/prefix, or use Airflow 3.3."

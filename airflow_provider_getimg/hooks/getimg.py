@@ -91,7 +91,7 @@ class GetimgHook(BaseHook):
         """
         Base URL, timeout, proxy and allowed networks of the connection, without the key.
 
-        :raises ConnectionConfigError: There is no such connection, or one of them can't be used.
+        :raises ConnectionConfigError: There is no such connection, or one of them, or ``state_folder``, can't be used.
         """
         # Here, not above: importing httpx and pydantic would slow down every DAG file that is parsed.
         from airflow.sdk.log import mask_secret
@@ -99,6 +99,8 @@ class GetimgHook(BaseHook):
         from airflow_provider_getimg.api.settings import ClientSettings
 
         connection = self._connection
+        # A client's answers must be kept where the connection says.
+        _ = self.state_folder
         with self._naming_the_connection():
             extra = _extra_of(connection)
             mask_secret({name: extra.get(name) for name in _CLIENT_NAMES})
@@ -267,7 +269,6 @@ class GetimgHook(BaseHook):
         from airflow_provider_getimg.api.errors import GetimgError
 
         try:
-            _ = self.state_folder
             with self:
                 models = self.client.list_models()
                 return True, f"{self.client.base_url} accepts the key: it sees {len(models)} models."

@@ -118,9 +118,10 @@ def test_a_state_folder_that_can_t_be_used_is_one_sentence(connect):
         "Connection 'getimg_default': state_folder must be s3://bucket/prefix, or s3://aws_conn_id@bucket/prefix, got "
         "'a-bucket/state'. Nothing was billed."
     )
-    with pytest.raises(ConnectionConfigError) as error:
-        _ = hook.state_folder
-    assert str(error.value) == sentence
+    for attribute in ("state_folder", "settings", "client"):
+        with pytest.raises(ConnectionConfigError) as error:
+            getattr(hook, attribute)
+        assert str(error.value) == sentence
     assert hook.test_connection() == (False, sentence.removeprefix("Connection 'getimg_default': "))
 
 

@@ -135,6 +135,18 @@ def test_a_bucket_that_is_missing_is_found_before_anything_is_sent(
     assert not simulator.ledger
 
 
+@KINDS
+def test_a_folder_that_can_not_be_used_is_not_replaced_by_the_store(
+    monkeypatch, getimg_default, operators, context, seaweedfs, simulator, kind
+):
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+    connection = simulator.process.connection(state_folder="a-bucket/state")
+    monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", connection)
+    with pytest.raises(errors.ConnectionConfigError, match="state_folder must be s3://bucket/prefix"):
+        operators[kind]().execute(context())
+    assert not simulator.ledger
+
+
 def test_a_transfer_needs_neither(monkeypatch, getimg_default, context, tries, seaweedfs, bucket):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
     answer = GenerateImageOperator(task_id="a_task", model=MODEL, prompt="A fox").execute(context())
