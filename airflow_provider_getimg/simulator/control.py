@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
+from airflow_provider_getimg.simulator import videos
 from airflow_provider_getimg.simulator.account import parse_balance
 from airflow_provider_getimg.simulator.errors import ApiError, as_json
 from airflow_provider_getimg.simulator.fields import parse
@@ -82,6 +83,11 @@ def add_control(app: FastAPI, simulator: Simulator) -> None:
     @control.delete("/ledger")
     async def empty_ledger() -> Response:
         simulator.ledger.clear()
+        return Response(status_code=204)
+
+    @control.delete("/videos")
+    async def forget_videos() -> Response:
+        await videos.forget(simulator)
         return Response(status_code=204)
 
     @control.get("/faults")

@@ -107,6 +107,15 @@ async def _make(
         video.file = simulator.media.publish(video.id, video.request.clip(), lifetime, settings.file_size)
 
 
+async def forget(simulator: Simulator) -> None:
+    """Forget all videos. One that is being made is not billed, and leaves its place."""
+    making = [video.making for video in simulator.videos.values() if video.making is not None]
+    simulator.videos.clear()
+    for task in making:
+        task.cancel()
+    await asyncio.gather(*making, return_exceptions=True)
+
+
 async def _taken(simulator: Simulator, request: Request, post: Post, fault: Fault | None) -> Answer:
     return await answered(simulator, request, {"id": post.id, "status": "pending"}, fault, 202)
 

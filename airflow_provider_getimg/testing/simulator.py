@@ -363,13 +363,15 @@ class GetimgSimulator:
 
     def reset(self) -> None:
         """
-        Go back to the start: settings as started, no faults, an empty ledger, a balance of 100 USD.
+        Go back to the start: settings as started, no faults, no videos, an empty ledger, a balance of 100 USD.
 
         :raises SimulatorError: It has died; with the last lines that it wrote.
         """
         self.process.check()
         self.faults.clear()
         self.settings(**self._started_with)
+        # One that is still being made would be billed in the middle of the next test.
+        self._control.request("DELETE", "/_simulator/videos")
         self.balance = float(START_BALANCE)
         self.ledger.clear()
 

@@ -130,6 +130,19 @@ def test_a_pending_video_counts_against_the_limit_that_images_share(simulator):
     assert [post["billed"] for post in simulator.ledger()["posts"]] == [0.3, 0, 0, 0.04]
 
 
+def test_a_video_that_is_forgotten_is_not_billed_and_leaves_its_place(simulator):
+    simulator.set(video_latency=60, concurrency=1)
+    before = simulator.balance()
+    video_id = submit(simulator).json()["id"]
+    assert submit(simulator).status_code == 429
+    assert simulator.http.delete("/_simulator/videos").status_code == 204
+    assert simulator.http.get(f"{PATH}/{video_id}").status_code == 404
+    assert simulator.http.get("/_simulator/health").json()["running"] == 0
+    assert simulator.balance() == before
+    simulator.set(video_latency=0)
+    made(simulator)
+
+
 @pytest.mark.parametrize("billed", [False, True])
 def test_a_video_can_fail(simulator, billed):
     simulator.fault("video", "failed_video", code="moderation", message="Not this.", billed=billed)
