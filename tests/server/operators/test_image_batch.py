@@ -631,12 +631,12 @@ class TestPace:
 
     @pytest.mark.parametrize("concurrency", [5, 64])
     def test_a_real_account_is_used_fully_and_refuses_little(self, bench, concurrency):
-        bench.simulator.settings(preset="account", time_scale=50)
+        # Faster, a busy machine's own delays would count as seconds, and refusals come of them.
+        bench.simulator.settings(preset="account", time_scale=25)
         assert bench.run(rows(100), concurrency=concurrency)["saved"] == 100
         posts = bench.simulator.ledger.raw()["posts"]
         answered = [post for post in posts if post["status"] == 200]
-        # At most 5 %, says tests/unit/batch/test_sharing.py by its own clock; a busy machine adds some, as time runs fifty times as fast.
-        assert len(posts) - len(answered) <= 0.1 * len(posts)
+        assert len(posts) - len(answered) <= 0.05 * len(posts)
         began, ended = (
             [datetime.fromisoformat(post[name]) for post in answered] for name in ("received_at", "ended_at")
         )
