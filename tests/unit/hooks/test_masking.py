@@ -14,6 +14,12 @@ from tests.support.airflow_internals import serialize_template_field
 QUERY = "exp=1795530722&sig={}"
 
 
+@pytest.fixture(autouse=True)
+def no_masks_of_other_tests(monkeypatch):
+    # A test process runs many tasks, which fill it: a task's own process starts with none.
+    monkeypatch.setattr(masking, "_masks", set())
+
+
 def url(mark: str) -> str:
     return f"https://api.getimg.ai/v2/downloads/img_1/0?{QUERY.format(mark * 8)}"
 
@@ -71,8 +77,7 @@ def test_a_text_of_many_urls_is_rendered_at_once():
     assert time.process_time() - started < 10
 
 
-def test_masks_are_few_however_many_urls_there_are(monkeypatch):
-    monkeypatch.setattr(masking, "_masks", set())
+def test_masks_are_few_however_many_urls_there_are():
     mask_signed_urls([url(f"{number:04}") for number in range(1000)])
     assert len(masking._masks) == masking._MASKS_AT_MOST
 
