@@ -76,7 +76,9 @@ class SeaweedFS:
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
             "master.telemetry": "false",
-            "master.volumeSizeLimitMB": 1024,
+            # As many as the disk has room for, and each bucket takes seven at once: of 1 GiB, ten buckets filled a disk
+            # with 70 GB left.
+            "master.volumeSizeLimitMB": 64,
             "volume.max": 0,
             "volume.preStopSeconds": 0,
         }
