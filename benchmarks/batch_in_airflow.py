@@ -173,7 +173,7 @@ class _Runner:
         return seconds.total_seconds(), watched[0], watched[1]
 
     def idle_rate(self, seconds: float) -> float:
-        """Return the CPU-seconds a second of an Airflow that does nothing but answer this process."""
+        """Return the CPU-seconds a second of an Airflow that does nothing but response this process."""
         with self._watched() as watched:
             ends = time.monotonic() + seconds
             while time.monotonic() < ends:

@@ -101,10 +101,10 @@ def by_threads(job: dict[str, Any]) -> Callable[[], object]:
         ):
 
             def make(number: int, request: dict[str, Any]) -> None:
-                answer = http.post(
+                response = http.post(
                     f"{job['url']}/v2/images/generations", headers=headers, json=SHARED | request
                 )
-                file = http.get(answer.raise_for_status().json()["data"][0]["url"]).raise_for_status()
+                file = http.get(response.raise_for_status().json()["data"][0]["url"]).raise_for_status()
                 s3.put_object(Bucket=job["bucket"], Key=f"{PREFIX}{number:05}.jpg", Body=file.content)
 
             for made in [pool.submit(make, *each) for each in enumerate(requests(job["images"]))]:

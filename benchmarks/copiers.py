@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OURS, RCLONE, LOOP = "TransferToS3Operator", "rclone copyurl", "HttpToS3Operator's loop"
 COPIERS = (OURS, RCLONE, LOOP)
 RCLONE_FLAGS = (
-    # The bucket is there, and an answer 200 to a PUT is enough: what the operator asks S3, and no more.
+    # The bucket is there, and a response 200 to a PUT is enough: what the operator asks S3, and no more.
     "--s3-no-check-bucket",
     "--s3-no-head",
     # A failure must show, not be retried.

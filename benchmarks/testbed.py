@@ -37,7 +37,7 @@ WRITERS = 8
 class SourceFile:
     """One file at the simulator.
 
-    :param generation: The API's answer that names it.
+    :param generation: The API's response that names it.
     """
 
     generation: dict[str, Any]
@@ -124,10 +124,10 @@ class Testbed:
         files = []
         with httpx.Client(trust_env=False, timeout=60) as http:
             for _ in range(count):
-                answer = http.post(
+                response = http.post(
                     f"{self.simulator.url}/v2/images/generations", headers=headers, json=REQUEST
                 )
-                generation = answer.raise_for_status().json()
+                generation = response.raise_for_status().json()
                 digest, length = hashlib.sha256(), 0
                 with http.stream("GET", generation["data"][0]["url"]) as download:
                     for chunk in download.raise_for_status().iter_raw():

@@ -93,8 +93,8 @@ def run(testbed: Testbed, options: Options) -> Report:
 def _submit(testbed: Testbed, count: int) -> list[str]:
     headers = {"Authorization": f"Bearer {testbed.simulator.api_key}"}
     with httpx.Client(base_url=testbed.simulator.url, headers=headers, trust_env=False, timeout=60) as http:
-        answers = [http.post("/v2/videos/generations", json=REQUEST) for _ in range(count)]
-    return [answer.raise_for_status().json()["id"] for answer in answers]
+        responses = [http.post("/v2/videos/generations", json=REQUEST) for _ in range(count)]
+    return [response.raise_for_status().json()["id"] for response in responses]
 
 
 def _by_second(path: Path) -> list[int]:

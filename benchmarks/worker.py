@@ -47,9 +47,9 @@ def by_http_to_s3(job: dict[str, Any]) -> Callable[[], object]:
         for generation in job["generations"]:
             key = KEY.format(generation_id=generation["id"], extension="jpg")
             # Not one session for all: HttpHook makes one for each request.
-            answer = requests.get(generation["data"][0]["url"], timeout=TIMEOUT_SECONDS)
-            answer.raise_for_status()
-            hook.load_bytes(answer.content, key, job["bucket"], replace=True)
+            response = requests.get(generation["data"][0]["url"], timeout=TIMEOUT_SECONDS)
+            response.raise_for_status()
+            hook.load_bytes(response.content, key, job["bucket"], replace=True)
 
     return copy
 

@@ -126,8 +126,8 @@ class GuardedProcess:
         """
         deadline = time.monotonic() + timeout
         while True:
-            if answer := check():
-                return answer
+            if result := check():
+                return result
             if not self.running:
                 raise StackError(
                     f"{self.name} died at start-up (exit code {self._guard.returncode}).",

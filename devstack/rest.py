@@ -194,12 +194,12 @@ class AirflowRest:
         self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, try_number: int = 1
     ) -> str:
         """Return the log of one try as text, as the UI shows it."""
-        answer = self.request(
+        response = self.request(
             "GET",
             f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}",
             params={"map_index": map_index, "full_content": True},
         )
-        return "\n".join(map(_log_line, answer["content"]))
+        return "\n".join(map(_log_line, response["content"]))
 
     def failed_log(self, dag_id: str, run_id: str, lines: int = LOG_TAIL_LINES) -> str:
         """Return the last log lines of each failed task instance, under its name."""
@@ -229,8 +229,8 @@ class AirflowRest:
     def task_state(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """Return what the task instance has in the task state store, by key."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/state-store"
-        answer = self.request("GET", path, params={"map_index": map_index, "limit": 100})
-        return {entry["key"]: entry["value"] for entry in answer["task_state_store"]}
+        response = self.request("GET", path, params={"map_index": map_index, "limit": 100})
+        return {entry["key"]: entry["value"] for entry in response["task_state_store"]}
 
     def rendered_fields(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """Return the task instance's rendered template fields."""
@@ -264,8 +264,8 @@ class AirflowRest:
         """Call ``check`` until it returns something true, and return that; None once ``timeout`` seconds are over."""
         deadline = time.monotonic() + timeout
         while True:
-            if answer := check():
-                return answer
+            if result := check():
+                return result
             if time.monotonic() > deadline:
                 return None
             time.sleep(POLL_SECONDS * 3)

@@ -107,7 +107,7 @@ class SeaweedFS:
             ],
         )
         try:
-            self.process.wait_until(self._answers, timeout=READY_SECONDS)
+            self.process.wait_until(self._responds, timeout=READY_SECONDS)
         except BaseException:
             self.end()
             raise
@@ -169,7 +169,7 @@ class SeaweedFS:
         actions = ["Admin", "Read", "List", "Tagging", "Write"]
         return {"identities": [{"name": "devstack", "credentials": [keys], "actions": actions}]}
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             # Plain HTTP first: a refused connection costs boto3 seconds of retries.
             httpx.get(f"{self.endpoint_url}/healthz", trust_env=False).raise_for_status()

@@ -8,6 +8,6 @@ The getimg.ai API for Python, without Airflow.
     from airflow_provider_getimg.api.requests import ImageRequest
 
     with GetimgClient("sk_...") as client:
-        answer = client.generate_image(ImageRequest(model="seedream-5-lite", prompt="A red fox"))
-        print(answer.id, answer.data[0].url)
+        response = client.generate_image(ImageRequest(model="seedream-5-lite", prompt="A red fox"))
+        print(response.id, response.data[0].url)
 """

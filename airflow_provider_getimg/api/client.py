@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The getimg.ai v2 API over httpx: requests out, typed answers back."""
+"""The getimg.ai v2 API over httpx: requests out, typed responses back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from airflow_provider_getimg.api import answer_body, answers, lenient_json, settings
+from airflow_provider_getimg.api import lenient_json, response_body, responses, settings
 from airflow_provider_getimg.api.connection_watch import ConnectionWatch
 from airflow_provider_getimg.api.errors import (
     GetimgError,
@@ -31,9 +31,9 @@ CONNECT_TIMEOUT = 10.0
 FREE_CALL_TIMEOUT = 30.0
 COSTS_MAX_DAYS = 180
 
-# An answer holds URLs and figures, a few KB. Past this it isn't one, and must not fill the memory.
-_ANSWER_MAX_BYTES = 16 * 1024 * 1024
-# The response extension of an answer that is whole, though its body is not what was announced.
+# A response holds URLs and figures, a few KB. Past this it isn't one, and must not fill the memory.
+_RESPONSE_MAX_BYTES = 16 * 1024 * 1024
+# The extension of a response that is whole, though its body is not what was announced.
 _CUT_OFF = "getimg_cut_off"
 
 
@@ -119,10 +119,10 @@ class GetimgClient:
         :raises NoConnectionError: No connection was made. Nothing was sent.
         :raises RequestRefusedError: The API refused the request. Nothing was billed.
         :raises RateLimitError: Too many requests. Nothing was billed.
-        :raises OutcomeUnknownError: It was sent, and no readable answer came.
+        :raises OutcomeUnknownError: It was sent, and no readable response came.
         """
         generation, response = self._paid("/v2/images/generations", request, Generation)
-        generation._rate_limit = answers.rate_limit(response)
+        generation._rate_limit = responses.rate_limit(response)
         return generation
 
     def create_video(self, request: VideoRequest) -> Video:
@@ -134,7 +134,7 @@ class GetimgClient:
         :raises NoConnectionError: No connection was made. Nothing was sent.
         :raises RequestRefusedError: The API refused the request. Nothing was billed.
         :raises RateLimitError: Too many requests. Nothing was billed.
-        :raises OutcomeUnknownError: It was sent, and no readable answer came.
+        :raises OutcomeUnknownError: It was sent, and no readable response came.
         """
         video, _ = self._paid("/v2/videos/generations", request, Video)
         return video
@@ -156,24 +156,24 @@ class GetimgClient:
         response, content = self._send("POST", path, self.timeout, content=body)
         if not response.is_success:
             return self._made_nevertheless(response, content, kind), response
-        answer = self._reader.read(kind, response, content, OutcomeUnknownError)
+        made = self._reader.read(kind, response, content, OutcomeUnknownError)
         if response.extensions.get(_CUT_OFF):
-            answer._oddities += ("the connection broke before its body's announced end",)
-        return answer, response
+            made._oddities += ("the connection broke before its body's announced end",)
+        return made, response
 
     def _made_nevertheless(self, response: httpx.Response, content: bytes, kind: type[PaidT]) -> PaidT:
         """Return what comes with a status that doesn't say that it was made, and can't but have been."""
-        error = answers.generation_error(response, content, self._redact)
+        error = responses.generation_error(response, content, self._redact)
         if not isinstance(error, OutcomeUnknownError):
             raise error
         try:
-            answer = kind.from_json(lenient_json.loads(content))
+            made = kind.from_json(lenient_json.loads(content))
         except ValueError:
             raise error from None
-        if not answer.is_made:
+        if not made.is_made:
             raise error
-        answer._oddities += (f"its HTTP status is {response.status_code}",)
-        return answer
+        made._oddities += (f"its HTTP status is {response.status_code}",)
+        return made
 
     def list_models(self, type: Literal["image", "video"] | None = None) -> list[Model]:
         """
@@ -216,11 +216,11 @@ class GetimgClient:
         timeout = min(self.timeout, FREE_CALL_TIMEOUT)
         response, content = self._send("GET", path, timeout, params=query)
         if response.status_code != 200:
-            raise answers.free_call_error(response, content, self._redact)
+            raise responses.free_call_error(response, content, self._redact)
         return response, content
 
     def _send(self, method: str, path: str, timeout: float, **options: Any) -> tuple[httpx.Response, bytes]:
-        """Send one request and read the whole answer, within ``timeout`` seconds altogether."""
+        """Send one request and read the whole response, within ``timeout`` seconds altogether."""
         lost: type[GetimgError] = OutcomeUnknownError if method == "POST" else UnavailableError
         watch = ConnectionWatch(method, timeout)
         if method == "POST":
@@ -239,14 +239,14 @@ class GetimgClient:
             ):
                 encoding = response.headers.get("content-encoding", "")
                 try:
-                    content = answer_body.read(response.iter_raw(), encoding, _ANSWER_MAX_BYTES)
-                except answer_body.TooLongError:
+                    content = response_body.read(response.iter_raw(), encoding, _RESPONSE_MAX_BYTES)
+                except response_body.TooLongError:
                     raise lost(
-                        f"{self.base_url} answered {response.status_code} with more than "
-                        f"{_ANSWER_MAX_BYTES} bytes.",
+                        f"{self.base_url} returned {response.status_code} with more than "
+                        f"{_RESPONSE_MAX_BYTES} bytes.",
                         status=response.status_code,
                     ) from None
-                except answer_body.CutOffError as cut:
+                except response_body.CutOffError as cut:
                     content = self._despite(cut, response, watch, method, timeout)
                 return response, content
         except GetimgError:
@@ -260,13 +260,13 @@ class GetimgClient:
 
     def _despite(
         self,
-        cut: answer_body.CutOffError,
+        cut: response_body.CutOffError,
         response: httpx.Response,
         watch: ConnectionWatch,
         method: str,
         timeout: float,
     ) -> bytes:
-        """Return what came of a body that broke off, if it is a whole answer that was paid for; otherwise quote it."""
+        """Return what came of a body that broke off, if it is a whole response that was paid for; otherwise quote it."""
         cause = cut.__cause__
         if method != "POST" or not isinstance(cause, Exception):
             raise cause or cut
@@ -279,7 +279,7 @@ class GetimgClient:
         if not cut.content.strip():
             raise error
         quoted = OutcomeUnknownError(
-            f"{error.message} Until then it said: {answers.excerpt(cut.content, self._redact)}.",
+            f"{error.message} Until then it said: {responses.excerpt(cut.content, self._redact)}.",
             status=response.status_code,
         )
         quoted.received = cut.content.decode("utf-8", errors="replace")
@@ -293,7 +293,7 @@ class GetimgClient:
         timeout: float,
         lost: type[GetimgError],
     ) -> GetimgError:
-        reason = answers.one_line(str(error), 300, self._redact).rstrip(".") or type(error).__name__
+        reason = responses.one_line(str(error), 300, self._redact).rstrip(".") or type(error).__name__
         if not watch.sent:
             if watch.expired:
                 reason = f"it took more than {timeout:g} seconds"
@@ -305,4 +305,4 @@ class GetimgClient:
 
     def _redact(self, text: str) -> str:
         """Take the API key and the query strings of signed URLs out of a text for people."""
-        return answers.redacted(text, self._api_key)
+        return responses.redacted(text, self._api_key)

@@ -34,7 +34,7 @@ class GetimgError(Exception):
     :param message: What happened, as full sentences. The sentence on billing is added to the text of
         the exception; ``message`` stays without it.
     :param billed: ``"no"``, ``"unknown"`` (it may have been) or ``"yes"``.
-    :param status: HTTP status, where there was an answer.
+    :param status: HTTP status, where there was a response.
     :param code: The API's ``error.code``, such as ``invalid_parameter``.
     :param param: The API's ``error.param``: the field of the request that was wrong.
     :param detail: The API's ``error.message``.
@@ -73,7 +73,7 @@ class GetimgError(Exception):
         self.doc_url = doc_url
         self.cost = cost
         self.generation_ids = tuple(generation_ids)
-        #: An answer that could not be read, as it came. It may hold signed URLs: not for logs.
+        #: A response that could not be read, as it came. It may hold signed URLs: not for logs.
         self.received: str | None = None
 
     def billing_sentence(self) -> str:
@@ -167,7 +167,7 @@ class OutcomeUnknownError(GetimgError):
     """
     A generation was sent and its fate is unknown: it may have been made and billed.
 
-    A time-out, a dropped connection, 408, 409, 5xx or an answer that can't be read. The API has no
+    A time-out, a dropped connection, 408, 409, 5xx or a response that can't be read. The API has no
     way to look a generation up and no idempotency key, so only the user can decide to send it again.
     """
 
@@ -187,7 +187,7 @@ class VideoPendingError(GetimgError):
 
 
 class VideoFailedError(GetimgError):
-    """The API accepted a video and failed to make it. ``billed`` is what its answer says; unknown where it says nothing."""
+    """The API accepted a video and failed to make it. ``billed`` is what its response says; unknown where it says nothing."""
 
     billed: Billed = "unknown"
 
@@ -221,7 +221,7 @@ class DownloadError(TransferError):
 
 
 class ObjectStoreError(TransferError):
-    """S3 could not be reached, or failed to answer a request. Safe to repeat."""
+    """S3 could not be reached, or failed to respond to a request. Safe to repeat."""
 
 
 class StoreRefusedError(ObjectStoreError):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Read the JSON of a paid answer, whatever oddities it has.
+Read the JSON of a paid response, whatever oddities it has.
 
-An answer that was paid must neither be lost to a stray byte nor to what Airflow or its database refuses to store later:
+A response that was paid must neither be lost to a stray byte nor to what Airflow or its database refuses to store later:
 ``NaN``, integers of more than 64 bits, half of a surrogate pair, NUL characters, and names that Airflow's serialization
 keeps for itself.
 """
@@ -13,7 +13,7 @@ import json
 import math
 from typing import Any
 
-# Airflow's serializer is recursive. No documented answer is deeper than five levels.
+# Airflow's serializer is recursive. No documented response is deeper than five levels.
 _MAX_DEPTH = 64
 _MAX_INTEGER = 2**63
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the body of a success to a typed answer, or to an error that quotes it."""
+"""From the body of a success to a typed response, or to an error that quotes it."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from airflow_provider_getimg.api import answers, lenient_json
+from airflow_provider_getimg.api import lenient_json, responses
 from airflow_provider_getimg.api.faults import first_fault
 
 if TYPE_CHECKING:
     import httpx
 
     from airflow_provider_getimg.api.errors import GetimgError
-    from airflow_provider_getimg.api.types import _Answer
+    from airflow_provider_getimg.api.types import _ApiObject
 
-    AnswerT = TypeVar("AnswerT", bound=_Answer)
+    ApiObjectT = TypeVar("ApiObjectT", bound=_ApiObject)
 
 
 @dataclass(frozen=True)
 class Reader:
     """
-    Reads answers of one server.
+    Reads responses of one server.
 
     :param base_url: Of the server, for messages.
     :param redact: Takes secrets out of what is quoted.
     """
 
     base_url: str
-    redact: answers.Redact
+    redact: responses.Redact
 
     def read(
-        self, kind: type[AnswerT], response: httpx.Response, content: bytes, unreadable: type[GetimgError]
-    ) -> AnswerT:
+        self, kind: type[ApiObjectT], response: httpx.Response, content: bytes, unreadable: type[GetimgError]
+    ) -> ApiObjectT:
         """
-        Return the answer.
+        Return the response.
 
         :raises GetimgError: It can't be read: an ``unreadable``.
         """
@@ -47,10 +47,10 @@ class Reader:
             raise self._unreadable(unreadable, response, content, _why(error)) from None
 
     def read_list(
-        self, kind: type[AnswerT], response: httpx.Response, content: bytes, unreadable: type[GetimgError]
-    ) -> list[AnswerT]:
+        self, kind: type[ApiObjectT], response: httpx.Response, content: bytes, unreadable: type[GetimgError]
+    ) -> list[ApiObjectT]:
         """
-        Return the answers of a list.
+        Return the responses of a list.
 
         :raises GetimgError: It is no list, or one of them can't be read: an ``unreadable``.
         """
@@ -72,8 +72,8 @@ class Reader:
         self, unreadable: type[GetimgError], response: httpx.Response, content: bytes, why: str
     ) -> GetimgError:
         error = unreadable(
-            f"{self.base_url} answered {response.status_code} with something that can't be read: "
-            f"{answers.one_line(why, 500, self.redact)} It says: {answers.excerpt(content, self.redact)}.",
+            f"{self.base_url} returned {response.status_code} with something that can't be read: "
+            f"{responses.one_line(why, 500, self.redact)} It says: {responses.excerpt(content, self.redact)}.",
             status=response.status_code,
         )
         error.received = content.decode("utf-8", errors="replace")

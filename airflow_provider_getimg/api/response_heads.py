@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The heads of HTTP answers, without what can't be read in them.
+The heads of HTTP responses, without what can't be read in them.
 
-h11 refuses an answer for one header that it can't parse, and the paid image would be lost with it: a name with a space in
+h11 refuses a response for one header that it can't parse, and the paid image would be lost with it: a name with a space in
 it, a length that is no number, a transfer coding that it doesn't know.
 """
 
@@ -26,7 +26,7 @@ _LENGTH = re.compile(rb"[0-9]{1,20}")
 
 class ResponseHeads:
     """
-    Reads from a new connection, and repairs the heads of the answers that come.
+    Reads from a new connection, and repairs the heads of the responses that come.
 
     :param read: The ``read`` of httpcore's stream.
     """
@@ -43,7 +43,7 @@ class ResponseHeads:
         mended = b""
         while True:
             start = received.lstrip(b"\r\n")
-            # Before an answer comes what a SOCKS proxy says.
+            # Before a response comes what a SOCKS proxy says.
             if not start.startswith(_HEAD_BEGINS[: len(start)]) or len(received) > _MAX_BYTES:
                 return mended + received
             if start and (end := _HEAD_ENDS.search(start)):
@@ -60,7 +60,7 @@ class ResponseHeads:
 
 
 def mended_head(head: bytes) -> bytes:
-    """Return the head of an answer with its end, and without headers that are none."""
+    """Return the head of a response with its end, and without headers that are none."""
     status, *lines = [line.removesuffix(b"\r") for line in head.split(b"\n")]
     kept: list[bytes] = []
     lengths: set[bytes] = set()

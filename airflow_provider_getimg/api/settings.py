@@ -180,7 +180,7 @@ def http_client(
     :raises ConnectionConfigError: The environment's proxies or certificates can't be used.
     """
     quiet_loggers()
-    # Not to the pool alone: between the end of an answer and the closing of its connection, another thread's
+    # Not to the pool alone: between the end of a response and the closing of its connection, another thread's
     # request may be given that connection, and dies with it. This header makes it unusable at once.
     once = {"Connection": "close"} if transport is None else {}
     return httpx.Client(

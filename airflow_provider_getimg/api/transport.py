@@ -45,13 +45,13 @@ class Transport(httpx.BaseTransport):
         if trace := request.extensions.get("trace"):
             trace(ROUTE_EVENT, {"proxy": proxy})
         try:
-            response = self._answer(request, proxy)
+            response = self._send_through(request, proxy)
         except httpx.TransportError as error:
             raise type(error)(self._explained(error, proxy), request=request) from error
         if proxy is not None:
             response.extensions[PROXY_EXTENSION] = str(proxy)
         if not _can_be_joined(request.url, response.headers.get("location")):
-            # httpx parses it, though it follows no redirect for us, and would lose the answer over it.
+            # httpx parses it, though it follows no redirect for us, and would lose the response over it.
             del response.headers["location"]
         return response
 
@@ -61,7 +61,7 @@ class Transport(httpx.BaseTransport):
             for transport in self._transports.values():
                 transport.close()
 
-    def _answer(self, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
+    def _send_through(self, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
         return self._transport(proxy, request.url.scheme == "https").handle_request(request)
 
     def _transport(self, proxy: Proxy | None, is_encrypted: bool) -> httpx.HTTPTransport:

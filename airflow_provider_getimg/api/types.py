@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the API answers.
+What the API returns.
 
-Answers keep fields that are unknown here, so that the API can grow; a required field that is
+Responses keep fields that are unknown here, so that the API can grow; a required field that is
 missing is an error. Source of every shape and limit: the vendor's pages "Generate images",
 "Media responses", "Models" and "Billing".
 """
@@ -39,8 +39,8 @@ NAME_MAX_CHARACTERS = 128
 _ID_MAX_CHARACTERS = 512
 
 
-class _Answer(BaseModel):
-    """An answer of the API: unknown fields are kept, and the JSON is kept as it came."""
+class _ApiObject(BaseModel):
+    """A response of the API: unknown fields are kept, and the JSON is kept as it came."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -49,16 +49,16 @@ class _Answer(BaseModel):
     @classmethod
     def from_json(cls, received: Any) -> Self:
         """
-        Read an answer, and keep the JSON as it came.
+        Read a response, and keep the JSON as it came.
 
         :raises ValueError: A required field is missing or of another type.
         """
-        answer = cls.model_validate(received)
-        answer._received = received
-        return answer
+        response = cls.model_validate(received)
+        response._received = received
+        return response
 
     def to_json(self) -> Any:
-        """Return the answer as plain JSON, exactly as the API sent it."""
+        """Return the response as plain JSON, exactly as the API sent it."""
         if self._received is not None:
             return self._received
         return self.model_dump(mode="json", exclude_unset=True)
@@ -94,7 +94,7 @@ _Pixels = Annotated[int | None, Field(gt=0, lt=2**31), WrapValidator(_or_none)]
 _Name = Annotated[str | None, AfterValidator(lambda text: text and _one_line(text)), WrapValidator(_or_none)]
 
 
-class MediaFile(_Answer):
+class MediaFile(_ApiObject):
     """
     One generated file. ``url`` is signed: it works without the API key until ``deletes_at``.
 
@@ -115,11 +115,11 @@ class MediaFile(_Answer):
 
     @property
     def index(self) -> int:
-        """Its place in the answer's ``data``, from 0."""
+        """Its place in the response's ``data``, from 0."""
         return self._index
 
 
-class Usage(_Answer):
+class Usage(_ApiObject):
     """What a generation cost, in USD; None where the API didn't say."""
 
     total_cost: _Amount = None
@@ -131,7 +131,7 @@ class Usage(_Answer):
 @dataclass(frozen=True)
 class RateLimit:
     """
-    What an answer says about the limit on requests per minute.
+    What a response says about the limit on requests per minute.
 
     :param remaining: Requests that are left.
     :param resets_in: Seconds until there are more.
@@ -143,8 +143,8 @@ class RateLimit:
     limit: int | None = None
 
 
-class _PaidAnswer(_Answer):
-    """An answer that was paid for, or will be: :attr:`oddities` says what was odd about it."""
+class _PaidMedia(_ApiObject):
+    """A response that was paid for, or will be: :attr:`oddities` says what was odd about it."""
 
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
 
@@ -152,13 +152,13 @@ class _PaidAnswer(_Answer):
 
     @property
     def oddities(self) -> tuple[str, ...]:
-        """What is odd about the answer, each as a clause for a warning: ``data[1] has no URL``."""
+        """What is odd about the response, each as a clause for a warning: ``data[1] has no URL``."""
         return self._oddities
 
 
-class Generation(_PaidAnswer):
+class Generation(_PaidMedia):
     """
-    The answer to a generation: one or more files, and what they cost.
+    The response to a generation: one or more files, and what they cost.
 
     It was paid, so that it is read as leniently as can be: an entry of ``data`` with a URL is a file whatever else is odd
     about it, and no entry is lost to its neighbours.
@@ -175,7 +175,7 @@ class Generation(_PaidAnswer):
     @classmethod
     def from_json(cls, received: Any) -> Self:
         """
-        Read an answer, and keep the JSON as it came.
+        Read a response, and keep the JSON as it came.
 
         :raises ValueError: It holds no file with a URL.
         """
@@ -196,7 +196,7 @@ class Generation(_PaidAnswer):
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """What the answer's headers said about the limit on requests per minute; None if nothing."""
+        """What the response's headers said about the limit on requests per minute; None if nothing."""
         return self._rate_limit
 
     @property
@@ -210,7 +210,7 @@ class Generation(_PaidAnswer):
         return self.cost is not None
 
 
-class Video(_PaidAnswer):
+class Video(_PaidMedia):
     """
     The state of a video: failed, completed, or still being made.
 
@@ -273,7 +273,7 @@ class Video(_PaidAnswer):
 
 
 def _named_fields(received: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an answer but for those that are read apart."""
+    """Return the fields of a response but for those that are read apart."""
     return {str(name): value for name, value in received.items() if name not in ("id", "data")}
 
 
@@ -313,7 +313,7 @@ def _usable_url(value: Any) -> str | None:
 
 
 def _id(received: Mapping[str, Any], files: list[MediaFile]) -> str:
-    """Return the generation's id; one made of its URLs where it has none, the same whenever the answer is read."""
+    """Return the generation's id; one made of its URLs where it has none, the same whenever the response is read."""
     value = received.get("id")
     if (
         isinstance(value, str | int | float)
@@ -325,7 +325,7 @@ def _id(received: Mapping[str, Any], files: list[MediaFile]) -> str:
     return f"no-id-{hashlib.sha256(urls.encode(errors='replace')).hexdigest()[:16]}"
 
 
-class Rate(_Answer):
+class Rate(_ApiObject):
     """A price in USD. ``resolution`` None means: for every resolution."""
 
     billable_unit: str
@@ -334,14 +334,14 @@ class Rate(_Answer):
     sound: str | None = None
 
 
-class Pricing(_Answer):
+class Pricing(_ApiObject):
     """The rates of a model. No rates means that the price is unknown, not that it is free."""
 
     currency: str
     rates: list[Rate]
 
 
-class Model(_Answer):
+class Model(_ApiObject):
     """A model of the catalogue. The first entry of each list is the model's default."""
 
     id: str
@@ -356,21 +356,21 @@ class Model(_Answer):
     created_at: AwareDatetime | None = None
 
 
-class Balance(_Answer):
+class Balance(_ApiObject):
     """The account's balance: a decimal, in ``currency``."""
 
     balance: Decimal
     currency: str
 
 
-class DailyCost(_Answer):
+class DailyCost(_ApiObject):
     """The cost of one UTC day."""
 
     date: calendar_date
     cost: Decimal
 
 
-class Costs(_Answer):
+class Costs(_ApiObject):
     """The account's costs from ``start`` to ``end``, a bucket a UTC day."""
 
     currency: str

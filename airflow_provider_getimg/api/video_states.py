@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from airflow_provider_getimg.api import answer_body, answers
+from airflow_provider_getimg.api import response_body, responses
 from airflow_provider_getimg.api.certificates import Certificates
 from airflow_provider_getimg.api.errors import GetimgError, UnavailableError
 from airflow_provider_getimg.api.proxies import Proxies
@@ -39,7 +39,7 @@ class VideoStates:
 
     def __init__(self, api_key: str | None, settings: ClientSettings) -> None:
         key = checked_api_key(api_key)
-        self._reader = Reader(settings.base_url, lambda text: answers.redacted(text, key))
+        self._reader = Reader(settings.base_url, lambda text: responses.redacted(text, key))
         certificates = Certificates().context
         proxy = Proxies(settings.proxy).of(httpx.URL(settings.base_url))
         quiet_loggers()
@@ -87,15 +87,15 @@ class VideoStates:
                         )
                     chunks.append(chunk)
             encoding = response.headers.get("content-encoding", "")
-            content = answer_body.read(iter(chunks), encoding, _BYTES_AT_MOST)
+            content = response_body.read(iter(chunks), encoding, _BYTES_AT_MOST)
         except GetimgError:
             raise
         except Exception as error:
             # httpx's errors, the socket's, a time-out, a body that can't be unpacked: nothing of it was billed.
             reason = (
-                answers.one_line(str(error), 300, self._reader.redact).rstrip(".") or type(error).__name__
+                responses.one_line(str(error), 300, self._reader.redact).rstrip(".") or type(error).__name__
             )
             raise UnavailableError(f"The state of video {video_id} could not be read: {reason}.") from None
         if response.status_code != 200:
-            raise answers.free_call_error(response, content, self._reader.redact)
+            raise responses.free_call_error(response, content, self._reader.redact)
         return self._reader.read(Video, response, content, UnavailableError)

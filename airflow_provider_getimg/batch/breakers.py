@@ -151,7 +151,7 @@ class Breakers:
         if too_many and not self._stop.event.is_set():
             self._stop.set(
                 UnavailableError(
-                    f"{MAX_CONSECUTIVE_UNKNOWN} consecutive requests ended without an answer, and each may have been billed. The last: "
+                    f"{MAX_CONSECUTIVE_UNKNOWN} consecutive requests ended without a response, and each may have been billed. The last: "
                     f"{error.message}",
                     billed="unknown",
                 )
@@ -164,7 +164,7 @@ class Breakers:
             self._pause()
 
     def on_response(self) -> None:
-        """Note that a request was answered."""
+        """Note that a request was completed."""
         with self._lock:
             self._consecutive_unknown = 0
 

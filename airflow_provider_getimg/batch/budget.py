@@ -44,7 +44,7 @@ class Budget:
         self.billed = Decimal(0)
         #: How many requests were, or may have been, billed besides: what they cost is not known.
         self.unknown_outcomes = 0
-        # On its way, or perhaps billed without an answer.
+        # On its way, or perhaps billed without a response.
         self._set_aside = Decimal(0)
 
     def price(self, request: ImageRequest) -> Decimal:

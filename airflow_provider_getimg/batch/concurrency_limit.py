@@ -107,7 +107,7 @@ class ConcurrencyLimit:
 
     def on_response(self, seconds: float, now: float) -> None:
         """
-        Note that a request was answered.
+        Note that a request was completed.
 
         :param seconds: How long it took.
         """

@@ -2,7 +2,7 @@
 """
 What earlier tries sent, paid for and saved.
 
-The journal's entry of a row says whether its request was sent and what was answered; the note beside it says where the
+The journal's entry of a row says whether its request was sent and what the response was; the note beside it says where the
 files were saved. Where the try that saved them could no longer write a note, the object itself is the witness
 (:mod:`~airflow_provider_getimg.batch.existing`).
 """
@@ -124,7 +124,7 @@ class History:
         for row, state in states:
             entry = cast("Entry", state.entry)
             price = budget.price(row.request.checked)
-            budget.doubtful_before(price, entry.sent_before + (entry.answer is None))
+            budget.doubtful_before(price, entry.sent_before + (entry.response is None))
             if state.result is not None and state.result.cost is None:
                 budget.spent_before(price)
 
@@ -136,7 +136,7 @@ class History:
             results,
             error,
             sum((result.cost for result in results if result.cost is not None), Decimal(0)),
-            sum(entry.sent_before + (entry.answer is None) for entry in entries),
+            sum(entry.sent_before + (entry.response is None) for entry in entries),
         )
 
     def note_saved(self, row: Row, files: Sequence[Saved]) -> None:
@@ -148,7 +148,7 @@ class History:
         )
 
     def forget_saved(self, row: Row) -> None:
-        """Take back the note on an earlier answer's files before another request is sent: it says nothing of the next one."""
+        """Take back the note on an earlier response's files before another request is sent: it says nothing of the next one."""
         if self._journal.previous(saved_key(row.id)) is not None:
             self._journal.write_later(saved_key(row.id), None)
 

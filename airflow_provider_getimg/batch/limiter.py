@@ -64,7 +64,7 @@ class RateLimiter:
         self._limit = ConcurrencyLimit(concurrency, clock())
         self._window = RequestWindow()
         self._in_flight = 0
-        self._answered = 0
+        self._completed = 0
         # Nothing is sent before that, and why.
         self._opens_at = 0.0
         self._closed_because = ""
@@ -147,22 +147,22 @@ class RateLimiter:
         """
         with self._changed:
             now = self._clock()
-            self._answered += 1
+            self._completed += 1
             self._unreachable = 0
             self._limit.on_response(seconds, now)
             if rate_limit is not None and self._window.on_response(now, rate_limit):
                 self._limit.on_shared(now)
 
     @property
-    def answered(self) -> int:
-        """How many requests were answered with an image."""
-        return self._answered
+    def completed(self) -> int:
+        """How many requests were completed with an image."""
+        return self._completed
 
-    def on_rate_limited(self, error: RateLimitError, answered: int = 0) -> None:
+    def on_rate_limited(self, error: RateLimitError, completed: int = 0) -> None:
         """
         Note a 429, from within its slot.
 
-        :param answered: How many requests were answered since this one was sent: they were in flight when it was refused.
+        :param completed: How many requests were completed since this one was sent: they were in flight when it was refused.
         """
         with self._changed:
             now = self._clock()
@@ -170,7 +170,7 @@ class RateLimiter:
             if error.retry_after is not None:
                 self._close_until(now + max(error.retry_after, MIN_WAIT), "getimg.ai limits requests")
                 return
-            others = self._in_flight - 1 + answered
+            others = self._in_flight - 1 + completed
             was_crowded_out = self._limit.is_crowded_out
             self._opens_at = max(self._opens_at, now + self._limit.on_refused(others, now))
             if self._limit.is_crowded_out and not was_crowded_out:
@@ -221,10 +221,10 @@ class RateLimiter:
 
 class PacedClient:
     """
-    A client whose answers set the pace.
+    A client whose responses set the pace.
 
     :param client: Sends the requests.
-    :param pace: Learns from the answers.
+    :param pace: Learns from the responses.
     """
 
     def __init__(self, client: GetimgClient, pace: RateLimiter) -> None:
@@ -233,11 +233,11 @@ class PacedClient:
 
     def generate_image(self, request: ImageRequest) -> Generation:
         """Generate an image, as the client does; within a slot."""
-        began, answered = time.monotonic(), self._pace.answered
+        began, completed = time.monotonic(), self._pace.completed
         try:
             generation = self._client.generate_image(request)
         except RateLimitError as error:
-            self._pace.on_rate_limited(error, self._pace.answered - answered)
+            self._pace.on_rate_limited(error, self._pace.completed - completed)
             raise
         except NoConnectionError:
             self._pace.unreachable()

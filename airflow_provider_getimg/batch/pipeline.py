@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.settings import BatchSettings
     from airflow_provider_getimg.batch.stop import Stop
 
-#: Seconds that requests in flight get to be answered once the task was told to end. Whoever told it may kill it before: Airflow
+#: Seconds that requests in flight get to be completed once the task was told to end. Whoever told it may kill it before: Airflow
 #: five seconds after "mark failed" or a Clear, Kubernetes at the end of the pod's grace period. Waiting loses nothing then.
 GRACE_SECONDS = 120.0
 #: Seconds after that until files that have arrived are given up.

@@ -35,7 +35,7 @@ class RowResult:
     """
     What became of one row.
 
-    :param is_billed: Whether there is an answer to its request that was paid for since the last Clear, or is owed from before.
+    :param is_billed: Whether there is a response to its request that was paid for since the last Clear, or is owed from before.
     :param cost: In USD, as the API gave it.
     """
 
@@ -56,7 +56,7 @@ class RowResult:
         files: Sequence[Saved] = (),
         error: GetimgError | None = None,
     ) -> Self:
-        """Make the result of a row for which there is an answer."""
+        """Make the result of a row for which there is a response."""
         return cls(
             row,
             outcome,
@@ -157,7 +157,7 @@ class BatchResults:
         billed = [result for result in self.rows if result.is_billed]
         for result in billed:
             models[result.row.request.checked.model] += result.cost or 0
-        # Answers that later ones replaced, or that came without a cost.
+        # Responses that later ones replaced, or that came without a cost.
         rest = self.total_cost - sum(models.values())
         if rest > 0:
             asked = {result.row.request.checked.model for result in self.rows}
@@ -196,7 +196,7 @@ class BatchResults:
 
     @property
     def billed(self) -> int:
-        """How many rows have an answer that was paid for."""
+        """How many rows have a response that was paid for."""
         return sum(result.is_billed for result in self.rows)
 
     def bill(self) -> str:

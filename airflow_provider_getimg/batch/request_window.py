@@ -57,7 +57,7 @@ class RequestWindow:
         """
         ends_at = now + rate_limit.resets_in
         if ends_at > self._ends_at + self._length / 2:
-            # Sent in the last window, and answered in the next one.
+            # Sent in the last window, and completed in the next one.
             self._began = ends_at - (self._length or WINDOW_SECONDS)
             self._sent_at = [
                 moment for moment in self._sent_at if moment >= self._began - ROUNDING * self._length

@@ -75,12 +75,12 @@ def read_lines(
         raise InvalidInputError(f"{name} must be s3://bucket/key, got {quote(uri)}.")
     client = s3_client()
     try:
-        answer = client.get_object(Bucket=bucket, Key=key)
-        with io.BufferedReader(cast("io.RawIOBase", answer["Body"]), _BUFFER_BYTES) as file:
-            if answer["ContentLength"] > REQUESTS_FILE_MAX_BYTES:
+        response = client.get_object(Bucket=bucket, Key=key)
+        with io.BufferedReader(cast("io.RawIOBase", response["Body"]), _BUFFER_BYTES) as file:
+            if response["ContentLength"] > REQUESTS_FILE_MAX_BYTES:
                 raise InvalidInputError(
                     f"{name} ({uri}) must be at most {REQUESTS_FILE_MAX_BYTES} bytes (256 MiB), got "
-                    f"{answer['ContentLength']}."
+                    f"{response['ContentLength']}."
                 )
             # All of it before the first is looked at: a file that is too long is refused at once.
             read = list(_lines(name, uri, file, add_fault))

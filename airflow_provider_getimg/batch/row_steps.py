@@ -210,7 +210,7 @@ class RowSteps:
             except GetimgError as error:
                 self._breakers.on_refused(row, error)
                 raise
-            # Answered, and so billed.
+            # There is a response, so it was billed.
             self._breakers.on_billed()
 
     def _generate(self, paid: PaidGeneration, row: Row) -> Generation:

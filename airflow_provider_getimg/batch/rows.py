@@ -33,11 +33,11 @@ _DEFAULT_FORMAT = "jpeg"
 #: What the end of a key promises.
 _FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 
-#: Placeholders whose values only an answer tells.
-_TOLD_BY_THE_ANSWER = frozenset({"generation_id", "sha256", "width", "height"})
+#: Placeholders whose values only the response has.
+_KNOWN_FROM_RESPONSE = frozenset({"generation_id", "sha256", "width", "height"})
 #: What stands for these while keys are checked.
 _ANY_ID = "0" * 28
-_ANY_ANSWER = {"generation_id": _ANY_ID, "index": 0, "width": 99999, "height": 99999, "sha256": "0" * 64}
+_ANY_RESPONSE = {"generation_id": _ANY_ID, "index": 0, "width": 99999, "height": 99999, "sha256": "0" * 64}
 _NO_SIZE = {"width": UNKNOWN, "height": UNKNOWN}
 # Faults that are told one by one: the rest is a number.
 _FAULTS_TOLD = 3
@@ -90,7 +90,7 @@ class Row:
         """
         What placeholders stand for that are known before the request is sent.
 
-        The extension is among them: a row's key must not depend on what an answer says of its format.
+        The extension is among them: a row's key must not depend on what a response says of its format.
         """
         request = self.request.checked
         fields = {name: getattr(request, name) for name in FIELDS if name != "images"}
@@ -104,11 +104,11 @@ class Row:
 
     def check_key(self) -> None:
         """
-        Check that there will be a key for its file, whatever the answer tells.
+        Check that there will be a key for its file, whatever the response says.
 
         :raises InvalidInputError: There won't, or it promises another format than the requested one.
         """
-        self.template.render({**self._values, **_ANY_ANSWER, **_NO_SIZE})
+        self.template.render({**self._values, **_ANY_RESPONSE, **_NO_SIZE})
         key = self._planned_key()
         _, dot, suffix = key.lower().rpartition(".")
         if dot and _FORMATS.get(suffix, self.output_format) != self.output_format:
@@ -119,14 +119,14 @@ class Row:
             )
 
     def _planned_key(self) -> str:
-        return self.template.render({**self._values, **_ANY_ANSWER})
+        return self.template.render({**self._values, **_ANY_RESPONSE})
 
     def items(self, generation: Generation) -> list[TransferItem]:
         """Return where the files of its generation go. It is paid for: no key can be refused any more."""
         try:
             items = copies_of(generation, self.template, self._values)
         except InvalidInputError:
-            # What the answer tells makes no key, or one that is too long. With these values it was checked.
+            # What the response says makes no key, or one that is too long. With these values it was checked.
             digest = hashlib.sha256(generation.id.encode(errors="replace")).hexdigest()
             safe = {"generation_id": digest[: len(_ANY_ID)], "index": 0, **_NO_SIZE}
             items = copies_of(generation, self.template, {**self._values, **safe})
@@ -137,8 +137,8 @@ class Row:
 
     @cached_property
     def expected_key(self) -> str | None:
-        """The key of its first file; None where only the answer tells."""
-        return None if self.template.names & _TOLD_BY_THE_ANSWER else self._planned_key()
+        """The key of its first file; None where it depends on the response."""
+        return None if self.template.names & _KNOWN_FROM_RESPONSE else self._planned_key()
 
     def expected_item(self) -> TransferItem:
         """Return where a file would go."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.settings import BatchSettings
 
-# Rows that are not sent, for an answer of theirs was lost, come after those with files that expire.
+# Rows that are not sent, for a response of theirs was lost, come after those with files that expire.
 _LAST = datetime.max.replace(tzinfo=UTC)
 # What expires at a time that is not known may do so soon.
 _FIRST = datetime.min.replace(tzinfo=UTC)

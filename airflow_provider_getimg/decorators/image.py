@@ -77,8 +77,8 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
             setattr(self, name, value)
         # As is done with what is rendered.
         mask_signed_urls(request)
-        answer: dict[str, Any] = super().execute(context)
-        return answer
+        response: dict[str, Any] = super().execute(context)
+        return response
 
 
 def getimg_image_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

@@ -50,7 +50,7 @@ class Journal:
 
     :param state: The task's state.
     :param epoch: ``ti.max_tries``. Of what was written in another epoch, before a Clear, only that counts which is owed: an
-        answer that was paid for, without a note that its files are saved.
+        response that was paid for, without a note that its files are saved.
     :param log: The task's log.
     :raises LedgerError: On entering: the store, or what is in it, could not be read.
     """
@@ -163,7 +163,7 @@ class Journal:
         except (TypeError, LookupError, ValueError):
             raise LedgerError(
                 f"What an earlier try did is not known, a part of it can't be read: this try sent nothing. Delete "
-                f"{self._state.address(key)} to go on; it may hold paid answers.",
+                f"{self._state.address(key)} to go on; it may hold paid responses.",
                 billed="unknown",
             ) from None
 
@@ -209,14 +209,14 @@ class Journal:
 
 
 def saved_key(key: str) -> str:
-    """Return the key of the note that says where the files of an entry's answer are saved, or that they are gone."""
+    """Return the key of the note that says where the files of an entry's response are saved, or that they are gone."""
     return f"{key}/saved"
 
 
 def _is_owed(key: str, latest: dict[str, tuple[int, Any]], now: int) -> bool:
-    """Tell whether an entry of an earlier epoch holds an answer whose files were not saved before the Clear."""
+    """Tell whether an entry of an earlier epoch holds a response whose files were not saved before the Clear."""
     epoch, value = latest[key]
-    if not isinstance(value, dict) or value.get("answer") is None:
+    if not isinstance(value, dict) or value.get("response") is None:
         return False
     noted_in, note = latest.get(saved_key(key), (epoch, None))
     # A note that is older is of the image before; one of now is of this image, saved after the Clear.

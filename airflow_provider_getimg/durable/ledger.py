@@ -3,20 +3,20 @@
 What this task has asked and paid for, across its tries.
 
 The task's state (:mod:`~airflow_provider_getimg.durable.task_state`) outlives a try, a killed worker and, unlike XCom, the
-start of the next try. The ledger writes to it before a generation is sent and right after its answer, so that the next try
+start of the next try. The ledger writes to it before a generation is sent and right after its response, so that the next try
 knows what became of the last one:
 
 - nothing written: nothing was sent;
-- ``submitted``: it was sent, and no answer was seen. It may have been billed;
-- ``answered``: it was paid, and here is the answer.
+- ``submitted``: it was sent, and no response was seen. It may have been billed;
+- ``completed``: it was paid, and here is the response.
 
-A video is answered in two steps, between which there are:
+A video has two responses, between which there are:
 
 - ``pending``: it was submitted and is being made, under this id;
 - ``failed``: the API could not make it.
 
 An entry counts for the same request (by fingerprint) in the same epoch (``ti.max_tries``: constant over automatic
-retries, raised when a user clears the task). After a Clear, an answer that was paid for and never delivered still counts, and
+retries, raised when a user clears the task). After a Clear, a response that was paid for and never delivered still counts, and
 so does a video that is being made: a Clear regenerates what was delivered.
 """
 
@@ -51,25 +51,25 @@ class Entry:
     """
     One request and what is known of it.
 
-    :param state: ``submitted``, ``pending``, ``failed`` or ``answered``.
+    :param state: ``submitted``, ``pending``, ``failed`` or ``completed``.
     :param fingerprint: Digest of the request.
     :param epoch: ``ti.max_tries`` when it was sent.
     :param try_number: The try that sent it.
     :param started_at: When it was sent, ISO 8601 in UTC.
-    :param answer: The API's answer, once ``answered``.
-    :param failure: What the try that sent it saw instead of an answer, if it lived to see it.
-    :param received: An answer that could not be read, as it came.
+    :param response: The API's response, once ``completed``.
+    :param failure: What the try that sent it saw instead of a response, if it lived to see it.
+    :param received: A response that could not be read, as it came.
     :param sent_before: How many earlier requests of this epoch were, or may have been, billed to no avail.
-    :param delivered: Whether the answer reached the task's XCom: a Clear then asks for another.
+    :param delivered: Whether the response reached the task's XCom: a Clear then asks for another.
     :param video_id: The id of a video that was submitted.
     """
 
-    state: Literal["submitted", "pending", "failed", "answered"]
+    state: Literal["submitted", "pending", "failed", "completed"]
     fingerprint: str
     epoch: int
     try_number: int
     started_at: str
-    answer: dict[str, Any] | None = None
+    response: dict[str, Any] | None = None
     failure: str | None = None
     received: str | None = None
     sent_before: int = 0
@@ -92,7 +92,7 @@ class Entry:
         except TypeError as error:
             raise ValueError(f"its entry is none of this version ({error})") from None
         states = ("submitted",) if entry.video_id is None else ("pending", "failed")
-        sound = entry.state in (states if entry.answer is None else ("answered",)) and all(
+        sound = entry.state in (states if entry.response is None else ("completed",)) and all(
             type(number) is int for number in (entry.epoch, entry.try_number, entry.sent_before)
         )
         if not sound:
@@ -103,8 +103,8 @@ class Entry:
 
     @cached_property
     def generation(self) -> Generation | None:
-        """The answer, read; None without one."""
-        return None if self.answer is None else Generation.from_json(self.answer)
+        """The response, read; None without one."""
+        return None if self.response is None else Generation.from_json(self.response)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is written."""
@@ -203,7 +203,7 @@ class Ledger:
         except ValueError as error:
             raise LedgerError(
                 f"What an earlier try did is not known, {reason(error)}: this try sent nothing. Delete "
-                f"{self._place.address} to go on; it may hold a paid answer.",
+                f"{self._place.address} to go on; it may hold a paid response.",
                 billed="unknown",
             ) from None
         except Exception as error:
@@ -211,7 +211,7 @@ class Ledger:
         if entry is None:
             return None
         is_owed = (
-            entry.state in ("answered", "pending")
+            entry.state in ("completed", "pending")
             and not entry.delivered
             and entry.fingerprint == self._fingerprint
         )
@@ -261,16 +261,16 @@ class Ledger:
                 reason(error),
             )
 
-    def record_response(self, answer: dict[str, Any]) -> None:
+    def record_response(self, response: dict[str, Any]) -> None:
         """
-        Record the answer of the request sent last. Raises nothing: a paid answer goes on to the user.
+        Record the response of the request sent last. Raises nothing: a paid response goes on to the user.
 
-        :param answer: The API's answer, as plain JSON.
+        :param response: The API's response, as plain JSON.
         """
         self._keep(
-            replace(self._last(), state="answered", answer=answer),
-            "The paid answer %s could not be recorded: %s. Should this try fail, a retry can't reuse it.",
-            answer.get("id"),
+            replace(self._last(), state="completed", response=response),
+            "The paid response %s could not be recorded: %s. Should this try fail, a retry can't reuse it.",
+            response.get("id"),
         )
 
     def record_video(self, video_id: str) -> None:
@@ -308,28 +308,28 @@ class Ledger:
         :param failure: Why, as a sentence.
         """
         try:
-            # Of this epoch: a Clear that found it being made has got this answer.
+            # Of this epoch: a Clear that found it being made has got this response.
             self._write(replace(self._last(), state="failed", failure=failure, epoch=self._epoch))
         except Exception as error:
             self.log.warning("%s could not be written: %s.", self._place.store, reason(error))
 
     def delivered(self) -> None:
-        """Record that the answer on record is where the user can reach it. Raises nothing."""
+        """Record that the response on record is where the user can reach it. Raises nothing."""
         entry = self._last()
-        if entry.answer is None or (entry.delivered and entry.epoch == self._epoch):
+        if entry.response is None or (entry.delivered and entry.epoch == self._epoch):
             return
         try:
             self._write(replace(entry, epoch=self._epoch, delivered=True))
         except Exception as error:
-            # The next Clear will return this answer once more, which costs nothing.
+            # The next Clear will return this response once more, which costs nothing.
             self.log.warning("%s could not be written: %s.", self._place.store, reason(error))
 
     def record_unknown(self, failure: str, received: str | None = None) -> None:
         """
         Add to the entry of the request sent last why its outcome is unknown.
 
-        :param failure: What was seen instead of an answer, as a sentence.
-        :param received: An answer that could not be read: kept, for it may be paid for.
+        :param failure: What was seen instead of a response, as a sentence.
+        :param received: A response that could not be read: kept, for it may be paid for.
         """
         kept = received[:_RECEIVED_CHARACTERS] if received else None
         while kept and len(json.dumps(kept)) > 2 * _RECEIVED_CHARACTERS:

@@ -21,13 +21,13 @@ class ImageClient(Protocol):
 
 
 class PaidGeneration(PaidRequest[ImageRequest]):
-    """An image. Its request is answered with the files."""
+    """An image. The response to its request has the files."""
 
     def recorded(self) -> Generation | None:
         """
-        Return the answer that an earlier try paid for; None if the request is to be sent.
+        Return the response that an earlier try paid for; None if the request is to be sent.
 
-        :raises OutcomeUnknownError: An earlier try sent it and saw no answer, and that is to fail.
+        :raises OutcomeUnknownError: An earlier try sent it and saw no response, and that is to fail.
         :raises PaidFilesGoneError: An earlier try paid for it, its files are gone, and that is to fail.
         :raises LedgerError: What earlier tries did is not known.
         """
@@ -38,13 +38,13 @@ class PaidGeneration(PaidRequest[ImageRequest]):
 
     def generate(self, client: ImageClient) -> Generation:
         """
-        Send the request, wait out short rate limits, and return the answer once it is recorded.
+        Send the request, wait out short rate limits, and return the response once it is recorded.
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         request = self._prepared()
         generation = self._send(
-            request, client.generate_image, lambda answer: self._ledger.record_response(answer.to_json())
+            request, client.generate_image, lambda response: self._ledger.record_response(response.to_json())
         )
         self._log_made(generation, request.model)
         return generation

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 UNKNOWN_OUTCOME = ("fail", "resubmit")
 
 RequestT = TypeVar("RequestT")
-AnswerT = TypeVar("AnswerT")
+ResponseT = TypeVar("ResponseT")
 
 
 class PaidRequest(Generic[RequestT]):
@@ -38,7 +38,7 @@ class PaidRequest(Generic[RequestT]):
     :param on_unknown_outcome: ``fail`` or ``resubmit``.
     :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
     :param killed: Set when the task is terminated: nothing is sent after that.
-    :param all_gone: Tells whether all files of an answer are deleted, by its times and by the server.
+    :param all_gone: Tells whether all files of a response are deleted, by its times and by the server.
     :param slot: Makes a context that is entered before a request is noted and sent, and left when it was answered.
     """
 
@@ -66,14 +66,14 @@ class PaidRequest(Generic[RequestT]):
         self._slot = slot
 
     def delivered(self) -> None:
-        """Record that the answer is where the user can reach it: from now on, a Clear asks for another."""
+        """Record that the response is where the user can reach it: from now on, a Clear asks for another."""
         self._ledger.delivered()
 
     def _previous(self) -> Entry | None:
         """
-        Return the entry of an earlier try whose answer is still good; None if the request is to be sent.
+        Return the entry of an earlier try whose response is still good; None if the request is to be sent.
 
-        :raises OutcomeUnknownError: An earlier try sent it and saw no answer, and that is to fail.
+        :raises OutcomeUnknownError: An earlier try sent it and saw no response, and that is to fail.
         :raises PaidFilesGoneError: An earlier try paid for it, its files are gone, and that is to fail.
         :raises LedgerError: What earlier tries did is not known.
         """
@@ -81,7 +81,7 @@ class PaidRequest(Generic[RequestT]):
         if entry is None:
             return None
         if entry.state == "submitted":
-            seen = entry.failure or "No answer was recorded: its worker was killed, lost, or out of time."
+            seen = entry.failure or "No response was recorded: its worker was killed, lost, or out of time."
             self._resubmit_or(
                 OutcomeUnknownError, f"Try {entry.try_number} sent this request at {entry.started_at}. {seen}"
             )
@@ -108,32 +108,32 @@ class PaidRequest(Generic[RequestT]):
         return generation
 
     def _send(
-        self, request: RequestT, post: Callable[[RequestT], AnswerT], record: Callable[[AnswerT], None]
-    ) -> AnswerT:
+        self, request: RequestT, post: Callable[[RequestT], ResponseT], record: Callable[[ResponseT], None]
+    ) -> ResponseT:
         """
-        Send the request, wait out short rate limits, and return the answer once it is recorded.
+        Send the request, wait out short rate limits, and return the response once it is recorded.
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         sending = wait_out_rate_limits(self._rate_limit_wait, self._log, self._killed)
-        answer: AnswerT = sending(self._send_once, request, post, record)
-        return answer
+        response: ResponseT = sending(self._send_once, request, post, record)
+        return response
 
     def _send_once(
-        self, request: RequestT, post: Callable[[RequestT], AnswerT], record: Callable[[AnswerT], None]
-    ) -> AnswerT:
+        self, request: RequestT, post: Callable[[RequestT], ResponseT], record: Callable[[ResponseT], None]
+    ) -> ResponseT:
         with self._slot():
-            answer = self._post(request, post)
+            response = self._post(request, post)
         with alarm_postponed():
-            record(answer)
-        return answer
+            record(response)
+        return response
 
     def _prepared(self) -> RequestT:
         if self._prepare is None:
             raise RuntimeError("this request is not to be sent")
         return self._prepare()
 
-    def _post(self, request: RequestT, post: Callable[[RequestT], AnswerT]) -> AnswerT:
+    def _post(self, request: RequestT, post: Callable[[RequestT], ResponseT]) -> ResponseT:
         self._ledger.record_intent()
         try:
             if self._killed.is_set():
@@ -147,7 +147,7 @@ class PaidRequest(Generic[RequestT]):
             raise
         except BaseException as error:
             # A time-out of Airflow's, most likely. It goes on as it is, with what it may have cost beside it.
-            failure = f"It ended with {type(error).__name__} before an answer came."
+            failure = f"It ended with {type(error).__name__} before a response came."
             self._log.error("%s", self._unknown(OutcomeUnknownError(failure)))
             self._ledger.record_unknown(failure)
             raise
@@ -181,7 +181,7 @@ class PaidRequest(Generic[RequestT]):
         )
 
     def _log_made(self, generation: Generation, model: str) -> None:
-        """Log what was made and what it cost, and what is odd about the answer."""
+        """Log what was made and what it cost, and what is odd about the response."""
         files = len(generation.data)
         ends = [file.deletes_at for file in generation.data if file.deletes_at is not None]
         self._log.info(
@@ -194,7 +194,9 @@ class PaidRequest(Generic[RequestT]):
             min(ends).isoformat() if ends else "a time that the API did not give",
         )
         for oddity in generation.oddities:
-            self._log.warning("The answer of generation %s is not as documented: %s.", generation.id, oddity)
+            self._log.warning(
+                "The response of generation %s is not as documented: %s.", generation.id, oddity
+            )
 
 
 @contextmanager
@@ -202,7 +204,7 @@ def alarm_postponed() -> Iterator[None]:
     """
     Let ``execution_timeout`` wait until the block is through.
 
-    Airflow raises it from SIGALRM, at whatever line the task is: a paid answer is first recorded.
+    Airflow raises it from SIGALRM, at whatever line the task is: a paid response is first recorded.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

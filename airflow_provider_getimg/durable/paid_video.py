@@ -30,7 +30,7 @@ class VideoClient(Protocol):
 
 class PaidVideo(PaidRequest[VideoRequest]):
     """
-    A video. Its request is answered with an id, which is polled for the files.
+    A video. The response to its request has an id, which is polled for the files.
 
     :param on_failed_video: ``fail`` or ``resubmit``.
     """
@@ -41,7 +41,7 @@ class PaidVideo(PaidRequest[VideoRequest]):
         super().__init__(*args, **options)
         self._resubmits_failed = on_failed_video == "resubmit"
         self._id = ""
-        #: The answer, once the video is completed.
+        #: The response, once the video is completed.
         self.generation: Generation | None = None
 
     @property
@@ -53,7 +53,7 @@ class PaidVideo(PaidRequest[VideoRequest]):
         """
         Find the video that an earlier try submitted, and tell whether there is one.
 
-        :raises OutcomeUnknownError: An earlier try sent the request and saw no answer, and that is to fail.
+        :raises OutcomeUnknownError: An earlier try sent the request and saw no response, and that is to fail.
         :raises VideoFailedError: It could not be made, and that is to fail.
         :raises PaidFilesGoneError: It was paid for, its files are gone, and that is to fail.
         :raises LedgerError: What earlier tries did is not known.
@@ -85,15 +85,15 @@ class PaidVideo(PaidRequest[VideoRequest]):
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         request = self._prepared()
-        video = self._send(request, client.create_video, lambda answer: self._ledger.record_video(answer.id))
+        video = self._send(request, client.create_video, lambda video: self._ledger.record_video(video.id))
         self._id = video.id
         self._log.info("Submitted video %s with model %s.", video.id, request.model)
         for oddity in video.oddities:
-            self._log.warning("The answer of video %s is not as documented: %s.", video.id, oddity)
+            self._log.warning("The response of video %s is not as documented: %s.", video.id, oddity)
 
     def look(self, client: VideoClient) -> Video:
         """
-        Poll the video once, and record its end. :attr:`generation` is the answer, once it is completed.
+        Poll the video once, and record its end. :attr:`generation` is the response, once it is completed.
 
         :raises VideoFailedError: It could not be made.
         :raises GetimgError: It could not be polled.

@@ -140,9 +140,9 @@ def _read(client: S3Client, url: str, position: int) -> str:
             f"images[{position}] must be the s3://bucket/key of an object, got {quote(url)}."
         )
     try:
-        answer = client.get_object(Bucket=bucket, Key=key)
-        with answer["Body"] as body:
-            size = answer["ContentLength"]
+        response = client.get_object(Bucket=bucket, Key=key)
+        with response["Body"] as body:
+            size = response["ContentLength"]
             if size > REFERENCE_IMAGE_MAX_BYTES:
                 raise InvalidInputError(
                     f"{name} must be at most {REFERENCE_IMAGE_MAX_BYTES} bytes (10 MiB), got {size}."

@@ -89,7 +89,7 @@ class S3TaskState:
         content = json.dumps(value, allow_nan=False).encode()
         with _without_a_bill():
             is_own = self._put(key, content)
-        # Also what another process has written: a paid answer, which is written again, takes its place.
+        # Also what another process has written: a paid response, which is written again, takes its place.
         self._held.add(key)
         if not is_own:
             raise StateConflictError(f"another process has written {self.address(key)}")
@@ -99,7 +99,7 @@ class S3TaskState:
         try:
             self._store.put_text(self._bucket, self._key(key), content, _JSON, replaces=key in self._held)
         except OccupiedKeyError:
-            # botocore repeats a write whose answer was lost.
+            # botocore repeats a write whose response was lost.
             return self._store.read(self._bucket, self._key(key)) == content
         return True
 

@@ -56,7 +56,7 @@ class Polling:
         """
         Return the seconds until the next poll.
 
-        :param error: Why the last poll got no answer, one of :data:`PASSING`; None if it was.
+        :param error: Why the last poll got no response, one of :data:`PASSING`; None if it was.
         """
         if error is None:
             self._failed = 0
@@ -97,7 +97,7 @@ class VideoLog:
         self._log.info("Video %s is %s after %s.", self._id, self._status, self._waited)
 
     def failed(self, error: GetimgError, pause: float) -> None:
-        """Log a poll that got no answer."""
+        """Log a poll that got no response."""
         self._log.warning("Video %s: %s Polling again in %.1f seconds.", self._id, error.message, pause)
 
     def refused(self, error: GetimgError) -> GetimgError:

@@ -52,7 +52,7 @@ class GetimgHook(BaseHook):
     Any other name in the extra is an error. One hook holds one client; close it with
     :meth:`close`, or use the hook as a context manager.
 
-    What the API answers for free has methods here: models, prices, the balance and costs. They raise a
+    What the API offers for free has methods here: models, prices, the balance and costs. They raise a
     :class:`~airflow_provider_getimg.api.errors.GetimgError`.
 
     :param getimg_conn_id: The connection. Default ``getimg_default``.
@@ -99,7 +99,7 @@ class GetimgHook(BaseHook):
         from airflow_provider_getimg.api.settings import ClientSettings
 
         connection = self._connection
-        # A client's answers must be kept where the connection says.
+        # A client's responses must be kept where the connection says.
         _ = self.state_folder
         with self._naming_the_connection():
             extra = _extra_of(connection)
@@ -240,7 +240,7 @@ class GetimgHook(BaseHook):
         """
         Return the balance in USD if it is at least ``minimum``; None if it isn't, or is unknown at the moment. Free.
 
-        Unknown after a 429, a 5xx, no connection or an unreadable answer: worth asking again later.
+        Unknown after a 429, a 5xx, no connection or an unreadable response: worth asking again later.
 
         :raises GetimgError: Asking again would fail again, such as for a wrong key.
         """

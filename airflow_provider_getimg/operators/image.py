@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     """
-    Generate an image, and push what the API answered to XCom.
+    Generate an image, and push the API's response to XCom.
 
-    The XCom is the API's answer as plain JSON: ``id``, ``status``, ``model``, ``data`` (a list of files, each
+    The XCom is the API's response as plain JSON: ``id``, ``status``, ``model``, ``data`` (a list of files, each
     with ``url``, ``mime_type``, ``width``, ``height`` and ``deletes_at``) and ``usage`` (``total_cost``,
     ``unit_price``, ``quantity``, ``billable_unit``). Beside these, ``request`` is what was requested, with the ``labels``.
     A second XCom, ``getimg_cost``, holds what was billed: ``cost`` in USD, ``images``, and the cost by ``models``. The files
-    themselves stay at getimg.ai until ``deletes_at``: hand the answer to
+    themselves stay at getimg.ai until ``deletes_at``: hand the response to
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` to keep them.
 
     Each generation is billed, and the API can't be asked again for one that was lost. So each try writes what it
-    sends, and what was answered, into the task's state (Airflow's task state store, or the connection's ``state_folder``):
+    sends, and each response, into the task's state (Airflow's task state store, or the connection's ``state_folder``):
 
-    - A **retry** after a paid answer returns that answer, without a request. A retry after a refusal, a 429 or a
+    - A **retry** after a paid response returns that response, without a request. A retry after a refusal, a 429 or a
       connection that was never made asks again: nothing was billed.
-    - Where a request was sent and no answer was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
+    - Where a request was sent and no response was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
       billed: ``on_unknown_outcome`` decides.
     - A **Clear** means "make a new one" in the place of one that was delivered: it generates, and is billed, again. So
       does a changed request. An image that was paid for and never reached XCom is delivered first.
@@ -56,7 +56,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     :param labels: Names of your own for the image, such as ``{"sku": "A-17"}``. They are not sent: they are in the XCom's
         ``request``, and placeholders of the transfer's ``s3_key``. (templated)
     :param on_unknown_outcome: ``"fail"`` (default) stops the task, without further retries, when a request may have
-        been billed and its answer was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
+        been billed and its response was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
         (templated)
     :param max_cost: The most that the image may cost, in USD, such as ``"0.05"``. The price is read from the
         catalogue before the request; one that is higher, or not known, fails. Default: no limit. (templated)
@@ -120,7 +120,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Generate, or find the answer of an earlier try, and return it.
+        Generate, or find the response of an earlier try, and return it.
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
@@ -140,7 +140,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         request = RequestSpec(ImageRequest, {name: getattr(self, name) for name in ImageRequest.model_fields})
         paid = PaidGeneration(
             self._ledger(context, request.fingerprint),
-            # An answer that is paid already needs no reference: S3 is only read for a request that is sent.
+            # A response that is paid already needs no reference: S3 is only read for a request that is sent.
             lambda: request.resolve(self._s3_client),
             on_unknown_outcome=on_unknown_outcome,
             rate_limit_wait=rate_limit_wait,
@@ -158,11 +158,11 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
                         what = named("An image", model, resolution)
                         check_price(image_price(model, resolution), what, max_cost)
                 generation = paid.generate(self.hook.client)
-        answer = self._push(context, generation, request_record(request.checked.to_json(), labels))
+        response = self._push(context, generation, request_record(request.checked.to_json(), labels))
         # Terminated by a Clear, most likely: its new run wipes the XCom, and finds this image instead of paying for another.
         if not self._killed.is_set():
             paid.delivered()
-        return answer
+        return response
 
     def on_kill(self) -> None:
         """Send nothing more. A request in flight is awaited for as long as the task may run: the API has no cancel."""

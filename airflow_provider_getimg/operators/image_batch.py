@@ -51,10 +51,10 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
     ``aws_conn_id``, and, for up to 100 files, ``uris``. Beside it, ``getimg_images`` is how many images are saved, and
     ``getimg_cost`` what was billed, as for one image. A batch that fails pushes them, too.
 
-    Each row is billed. What each try sends, is answered and saves is written into the task's state as it happens:
+    Each row is billed. What each try sends, receives and saves is written into the task's state as it happens:
 
     - A **retry**, also after a killed worker, continues: saved images stay, billed ones are only saved, and
-      ``on_unknown_outcome`` decides about requests whose answer was lost. A retry that can save none of the billed images
+      ``on_unknown_outcome`` decides about requests whose response was lost. A retry that can save none of the billed images
       sends nothing new.
     - A **Clear** saves the images that were billed and never saved, without another payment while their URLs work, and
       regenerates what was delivered. With ``if_exists="skip"`` a row whose object is at its key, made from the same request,
@@ -63,7 +63,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
 
     All rows and keys are checked before the first request, and the manifest is written: where S3 refuses it, nothing is sent. A
     row that fails stops no other. A write that S3 refuses for good, a refused key or an empty account (401, 402), five
-    consecutive answers that were lost or files that could not be saved, and ``max_cost`` stop the sending; answers that have
+    consecutive responses that were lost or files that could not be saved, and ``max_cost`` stop the sending; responses that have
     arrived are saved. A 429 fails no row: the pace follows the account's limits.
 
     :param requests: A list of dicts with the fields of ``GenerateImageOperator`` (``model``, ``prompt``, ``aspect_ratio``,
@@ -82,7 +82,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         request. Default False. (templated)
     :param max_failures: How many rows may fail without failing the task: a number, or a share such as ``0.05`` or
         ``"5%"``. Default 0. (templated)
-    :param on_unknown_outcome: ``"fail"`` (default): a row whose request may have been billed, and whose answer was lost, fails.
+    :param on_unknown_outcome: ``"fail"`` (default): a row whose request may have been billed, and whose response was lost, fails.
         ``"resubmit"``: a retry sends it again, and it may be paid twice. (templated)
     :param rate_limit_wait: Where the API asks to wait for more seconds than this, a retry waits, which frees the worker slot;
         the last try waits itself. Default 300. (templated)
@@ -202,7 +202,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
                 place = manifest.place(self.manifest_key, self.s3_key, self.s3_bucket, context)
             except GetimgError as error:
                 owed = unsaved(journal)
-                raise error.of_unsaved([answer.id for answer in owed], total_cost(owed)) from None
+                raise error.of_unsaved([generation.id for generation in owed], total_cost(owed)) from None
             uri = f"s3://{place[0]}/{place[1]}"
             history = History(rows, context, journal, self.log)
             results, manifest_error = self._run(context, rows, history, place)

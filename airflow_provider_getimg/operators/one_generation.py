@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators that make one thing have in common: hooks, and how its answer reaches XCom."""
+"""What operators that make one thing have in common: hooks, and how its response reaches XCom."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ class OneGenerationMixin(MaskedTemplatesMixin):
 
     def _push(self, context: Context, generation: Generation, request: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Push an answer with its request, and its cost, before it counts as delivered.
+        Push a response with its request, and its cost, before it counts as delivered.
 
         Airflow itself pushes afterwards, which is too late: a Clear must not pay for a failed push.
 
         :param request: As it is recorded.
         """
-        answer = {**generation.to_json(), "request": request}
-        mask_signed_urls(answer["data"])
+        response = {**generation.to_json(), "request": request}
+        mask_signed_urls(response["data"])
         if not self.do_xcom_push:
-            return answer
+            return response
         try:
-            context["ti"].xcom_push(key="return_value", value=answer)
+            context["ti"].xcom_push(key="return_value", value=response)
         except Exception:
             self.log.error(
                 "Generation %s was billed and could not be pushed to XCom. Neither a retry nor a Clear pays for it again.",
-                answer["id"],
+                response["id"],
             )
             raise
         cost = float(generation.cost or 0)
         record = {"cost": cost, "images": len(generation.data), "models": {request["model"]: cost}}
         push_record(context, COST, record, self.log)
-        return answer
+        return response
 
     def _all_gone(self, generation: Generation) -> bool:
         from airflow_provider_getimg.api.parameters import FILE_MAX_BYTES

@@ -32,22 +32,22 @@ _TRIGGERER_GRACE = 300.0
 
 class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     """
-    Generate a video, wait until it is made, and push what the API answered to XCom.
+    Generate a video, wait until it is made, and push the API's response to XCom.
 
-    The API takes a request at once and answers with an id; the video is made in a minute or in twenty. It is billed once:
+    The API takes a request at once and responds with an id; the video is made in a minute or in twenty. It is billed once:
 
     - The **id is recorded** before anything else. From then on each try, each triggerer and each Clear before the delivery
       only polls that video, which is free.
-    - Where a request was sent and no answer was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
-      submitted: ``on_unknown_outcome`` decides. A poll that gets no answer is repeated.
+    - Where a request was sent and no response was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
+      submitted: ``on_unknown_outcome`` decides. A poll that gets no response is repeated.
     - A **Clear** means "make a new one" in the place of one that was delivered: it generates, and is billed, again.
     - The API has **no cancel**: a task that is terminated leaves its video being made, and billed. Its next try, or a Clear,
       gets it.
 
-    The XCom is the API's answer as plain JSON, in the shape of an image's: ``id``, ``status``, ``model``, ``data`` (a list of
+    The XCom is the API's response as plain JSON, in the shape of an image's: ``id``, ``status``, ``model``, ``data`` (a list of
     files, each with ``url``, ``mime_type``, ``width``, ``height``, ``deletes_at``, ``duration`` in seconds, ``fps`` and
     ``has_sound``) and ``usage``. Beside these, ``request`` is what was requested, with the ``labels``. A second XCom,
-    ``getimg_cost``, holds what was billed. Hand the answer to
+    ``getimg_cost``, holds what was billed. Hand the response to
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` to keep the files.
 
     Invalid input is rejected before any request is sent. Every failure says whether it was billed.
@@ -66,7 +66,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     :param labels: Names of your own for the video, such as ``{"sku": "A-17"}``. They are not sent: they are in the XCom's
         ``request``, and placeholders of the transfer's ``s3_key``. (templated)
     :param on_unknown_outcome: ``"fail"`` (default) stops the task, without further retries, when a request may have
-        been billed and its answer was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
+        been billed and its response was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
         (templated)
     :param on_failed_video: ``"fail"`` (default) stops the task, without further retries, when the API could not make the
         video. ``"resubmit"`` lets a retry submit another one, which is billed. (templated)
@@ -153,7 +153,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Submit the video, or find the one of an earlier try, wait for it, and return the API's answer.
+        Submit the video, or find the one of an earlier try, wait for it, and return the API's response.
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
@@ -189,7 +189,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     @with_retry_policy
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Look what became of the video that was waited for, and return the API's answer.
+        Look what became of the video that was waited for, and return the API's response.
 
         Nothing is submitted here, whatever the templates say by now.
 
@@ -268,11 +268,11 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
                 raise log.refused(error) from None
             if paid.generation is None and polling.is_over:
                 raise log.still_pending()
-        answer = self._push(context, paid.generation, wait["record"])
+        response = self._push(context, paid.generation, wait["record"])
         # Terminated by a Clear, most likely: its new run wipes the XCom, and finds this video instead of paying for another.
         if not self._killed.is_set():
             paid.delivered()
-        return answer
+        return response
 
     def _defer(self, wait: Mapping[str, Any]) -> None:
         from airflow_provider_getimg.triggers.video import GetimgVideoTrigger

@@ -60,7 +60,7 @@ class Accounts:
             try:
                 account = await asyncio.wait_for(asyncio.to_thread(_ask, conn_id, first), _PATIENCE)
             except TimeoutError:
-                account = Account(f"getimg.ai did not answer within {_PATIENCE:g} seconds.")
+                account = Account(f"getimg.ai did not respond within {_PATIENCE:g} seconds.")
             if len(self._kept) >= _ACCOUNTS_AT_MOST:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = time.monotonic() + _KEPT_SECONDS, account

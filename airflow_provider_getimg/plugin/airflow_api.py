@@ -115,7 +115,7 @@ class AirflowApi:
             "run_after_gte": which.after,
             "run_after_lt": which.before,
         }
-        answer = await self._get(
+        response = await self._get(
             _entries(*names),
             {"xcom_key": key, "order_by": list(order_by), "offset": offset, "limit": limit}
             | {name: value for name, value in given.items() if value not in ("", None)},
@@ -129,37 +129,37 @@ class AirflowApi:
                 entry["timestamp"],
                 entry["run_after"],
             )
-            for entry in answer["xcom_entries"]
+            for entry in response["xcom_entries"]
         ]
-        return tasks, answer["total_entries"]
+        return tasks, response["total_entries"]
 
     async def newest_run(self, which: Filter) -> str:
         """Return the ``run_after`` of the newest run, or an empty text."""
         given = {"run_after_gte": which.after, "run_after_lt": which.before}
-        answer = await self._get(
+        response = await self._get(
             f"/dags/{_name(which.dag_id or _ANY)}/dagRuns",
             {"order_by": "-run_after", "limit": 1} | {name: value for name, value in given.items() if value},
         )
-        return str(answer["dag_runs"][0]["run_after"]) if answer["dag_runs"] else ""
+        return str(response["dag_runs"][0]["run_after"]) if response["dag_runs"] else ""
 
     async def xcom(self, task: Task, key: str) -> tuple[Any, str]:
         """Return the value of a task's XCom, and when it was pushed."""
         path = f"{_entries(task.dag_id, task.run_id, task.task_id)}/{quote(key, safe='')}"
-        answer = await self._get(path, {"map_index": task.map_index})
-        value = answer["value"]
+        response = await self._get(path, {"map_index": task.map_index})
+        value = response["value"]
         if isinstance(value, str):
             try:
                 value = json.loads(value)
             except ValueError:
                 value = None
-        return value, answer["timestamp"]
+        return value, response["timestamp"]
 
     async def _get(self, path: str, params: Mapping[str, Any]) -> Any:
         response = await self._client.get(path, params=dict(params))
         if response.status_code in (401, 403, 404):
             raise HTTPException(response.status_code)
         if response.status_code != 200:
-            raise HTTPException(502, "Airflow's API could not answer.")
+            raise HTTPException(502, "Airflow's API did not respond.")
         return response.json()
 
 

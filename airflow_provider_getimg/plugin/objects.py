@@ -121,10 +121,10 @@ class _Opened:
         names = {"Bucket": self.bucket, "Key": self.key, "IfMatch": self.etag}
         if (first, end) != (0, self.size - 1):
             names["Range"] = f"bytes={first}-{end}"
-        answer = self.client.get_object(**names)  # type: ignore[arg-type]
-        with answer["Body"] as body:
+        response = self.client.get_object(**names)  # type: ignore[arg-type]
+        with response["Body"] as body:
             # A store that ignores the range sends the whole.
-            if "Range" in names and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+            if "Range" in names and response["ResponseMetadata"]["HTTPStatusCode"] != 206:
                 raise ValueError("not a part")
             content: bytes = body.read(end - first + 1)
         return content

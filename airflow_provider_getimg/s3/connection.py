@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from mypy_boto3_s3 import S3Client
 
-# Those of an answer, by their beginnings.
+# Those of a response, by their beginnings.
 _READ_HEADERS = ("content-", "etag", "x-amz-checksum-", "x-amz-meta-", "x-amz-request-id", "x-amz-id-2")
 
 

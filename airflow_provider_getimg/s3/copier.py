@@ -140,7 +140,7 @@ class Copier:
         self._downloads.check_before_payment()
 
     def all_gone(self, generation: Generation) -> bool:
-        """Tell whether all files of an answer are deleted, by its times and by the server."""
+        """Tell whether all files of a response are deleted, by its times and by the server."""
         return self._downloads.all_gone(generation)
 
     def _write(self, copy: TransferItem, spool: Spool, mime_type: str, deadline: Deadline) -> Saved:
@@ -159,7 +159,7 @@ class Copier:
         return Saved(copy, spool.size, spool.sha256, etag, mime_type, copied=True)
 
     def _settle_occupied(self, copy: TransferItem, spool: Spool, deadline: Deadline) -> Saved:
-        """Look at what S3 refused to replace: it may be our own write, whose answer was lost."""
+        """Look at what S3 refused to replace: it may be our own write, whose response was lost."""
         stored = self._store.head(copy.bucket, copy.key)
         if stored is None:
             raise ObjectExistsError(

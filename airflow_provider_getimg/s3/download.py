@@ -19,7 +19,6 @@ from urllib.parse import urljoin
 
 import httpx
 
-from airflow_provider_getimg.api.answers import wait_before_next
 from airflow_provider_getimg.api.connection_watch import ConnectionWatch
 from airflow_provider_getimg.api.errors import (
     DownloadError,
@@ -29,6 +28,7 @@ from airflow_provider_getimg.api.errors import (
     KilledError,
 )
 from airflow_provider_getimg.api.media import OCTET_STREAM, is_whole, known_type, text_in, type_of
+from airflow_provider_getimg.api.responses import wait_before_next
 from airflow_provider_getimg.api.settings import http_client
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.s3.kept_connections import KeptConnections
@@ -172,7 +172,7 @@ class Downloads:
 
     def all_gone(self, generation: Generation) -> bool:
         """
-        Tell whether all files of an answer should be deleted by now, and the server says so: a worker's clock may be wrong.
+        Tell whether all files of a response should be deleted by now, and the server says so: a worker's clock may be wrong.
 
         :raises KilledError: The session was aborted.
         """
@@ -259,7 +259,7 @@ class Downloads:
             )
         if not response.is_success or status in _NOTHING_YET:
             raise DownloadError(
-                f"The download of {copy.name} was answered with {status}.",
+                f"The download of {copy.name} returned {status}.",
                 status=status,
                 retry_after=wait_before_next(response),
             )
@@ -360,7 +360,7 @@ def _announced(response: httpx.Response) -> int | None:
 
 
 def _whole_size(response: httpx.Response) -> int | None:
-    """Return the size of the file that a partial answer (206) is a part of; None if it is not given, or is no part."""
+    """Return the size of the file that a partial response (206) is a part of; None if it is not given, or is no part."""
     total = response.headers.get("content-range", "").rpartition("/")[2]
     return _number(total) if response.status_code == 206 else None
 

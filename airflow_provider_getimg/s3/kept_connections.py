@@ -57,16 +57,16 @@ class KeptConnections(Transport):
             line.close()
         super().close()
 
-    def _answer(self, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
+    def _send_through(self, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
         origin = (proxy, request.url.scheme, request.url.host, request.url.port)
         if (line := self._taken(origin)) is not None:
             try:
-                return line.answer(request, self._give_back)
+                return line.send(request, self._give_back)
             except (httpx.NetworkError, httpx.RemoteProtocolError, OSError):
                 # The server has closed it meanwhile: that is no fault of the download's. One that was cut by us ends here.
                 request.extensions["trace"](ROUTE_EVENT, {"proxy": proxy})
         line = _Line(origin, self._built(proxy, request.url.scheme == "https"))
-        return line.answer(request, self._give_back)
+        return line.send(request, self._give_back)
 
     def _taken(self, origin: _Origin) -> _Line | None:
         with self._lock:
@@ -100,11 +100,11 @@ class _Line:
         self._stream: httpcore.NetworkStream | None = None
         self._head = _Head()
 
-    def answer(self, request: httpx.Request, give_back: Callable[[_Line], None]) -> httpx.Response:
+    def send(self, request: httpx.Request, give_back: Callable[[_Line], None]) -> httpx.Response:
         """
         Send a request.
 
-        :param give_back: Called once all of the answer was read.
+        :param give_back: Called once all of the response was read.
         """
         watch = request.extensions["trace"]
 
@@ -117,7 +117,7 @@ class _Line:
         request.extensions = {**request.extensions, "trace": trace}
         try:
             if self._stream is not None:
-                # What reads from it is made anew for each answer.
+                # What reads from it is made anew for each response.
                 vars(self._stream).pop("read", None)
                 trace(REUSE_EVENT, {"url": request.url, "return_value": self._stream})
             response = self._transport.handle_request(request)
@@ -140,10 +140,10 @@ class _Line:
 
 class _Head:
     """
-    Keeps the body of an answer from httpx, where its length is known.
+    Keeps the body of a response from httpx, where its length is known.
 
     httpx takes a body apart in small pieces, each through several layers of Python: half of a copy's CPU time. There is
-    nothing to take apart: for httpx the answer has no body, and it is read off the connection.
+    nothing to take apart: for httpx the response has no body, and it is read off the connection.
     """
 
     def __init__(self) -> None:
@@ -222,7 +222,7 @@ def _receiver(stream: httpcore.NetworkStream, timeout: float | None) -> Callable
 
 class _Body(httpx.SyncByteStream):
     """
-    The body of an answer.
+    The body of a response.
 
     :param rest: What httpx has of it.
     :param begun: What it has not.

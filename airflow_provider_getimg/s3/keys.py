@@ -24,7 +24,7 @@ _NAMES_TOLD = 30
 # No width and no precision above this: Python would build a text of any size.
 _FORMAT_MAX = 255
 _FORMAT_MAX_CHARACTERS = 32
-# So much of a value that only the answer tells goes into a key.
+# So much of a value that only the response has goes into a key.
 _VALUE_MAX_CHARACTERS = 128
 # What follows a dot is no extension if it is longer.
 _EXTENSION_MAX_CHARACTERS = 16
@@ -45,7 +45,7 @@ class _Unknown(str):
         return str(self)
 
 
-#: Stands in a key for what an answer does not tell, whatever the format.
+#: Stands in a key for what a response does not say, whatever the format.
 UNKNOWN = _Unknown("unknown")
 
 
@@ -173,7 +173,7 @@ def check_key(key: str, source: str = "s3_key") -> None:
 
 def clean_value(value: object) -> str:
     """
-    Return what an answer tells as a part of a key: nothing in it can make a folder, or make the key unusable.
+    Return what a response says as a part of a key: nothing in it can make a folder, or make the key unusable.
 
     It is then too late to refuse: the file is paid for.
     """

@@ -45,7 +45,7 @@ class TransferItem:
     """
     One file of a generation and the object that it becomes.
 
-    :param index: Its place in the answer's ``data``, from 0.
+    :param index: Its place in the response's ``data``, from 0.
     :param key: The object's key; empty where it depends on the file's content, until :meth:`located`.
     :param cost: What its generation cost in USD; None where the API didn't say.
     :param prompt_sha256: Digest of the prompt, where it is known.
@@ -84,7 +84,7 @@ class TransferItem:
         return replace(self, key=numbered(key, self.index) if shared else key, _unlocated=None)
 
 
-def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> list[TransferItem]:
+def plan(generations: Sequence[Generation], s3_key: object, s3_bucket: object) -> list[TransferItem]:
     """
     Return a copy for each file of each generation.
 
@@ -95,37 +95,41 @@ def plan(answers: Sequence[Generation], s3_key: object, s3_bucket: object) -> li
     """
     template = KeyTemplate.parse(s3_key, s3_bucket)
     # An output that is passed twice is saved once.
-    answers = list({(answer.id, *(file.url for file in answer.data)): answer for answer in answers}.values())
-    labels = {answer.id: labels_of(answer) for answer in answers}
+    generations = list(
+        {
+            (generation.id, *(file.url for file in generation.data)): generation for generation in generations
+        }.values()
+    )
+    labels = {generation.id: labels_of(generation) for generation in generations}
     template.check_names(
         dict.fromkeys([*PLACEHOLDERS, *sorted({name for own in labels.values() for name in own})])
     )
-    for answer in answers:
-        missing = template.names.difference(PLACEHOLDERS, labels[answer.id])
+    for generation in generations:
+        missing = template.names.difference(PLACEHOLDERS, labels[generation.id])
         if missing:
             raise InvalidInputError(
-                f"Generation {answer.id} has no label {quote(min(missing))}, which s3_key names."
+                f"Generation {generation.id} has no label {quote(min(missing))}, which s3_key names."
             )
     copies = [
         replace(copy, request=request)
-        for answer in answers
-        for request in [_request(answer, labels[answer.id])]
-        for copy in copies_of(answer, template, labels[answer.id])
+        for generation in generations
+        for request in [_request(generation, labels[generation.id])]
+        for copy in copies_of(generation, template, labels[generation.id])
     ]
     _check_distinct(copies)
     if not all(copy.key for copy in copies):
         # Those whose extension only their bytes tell may all be of one kind.
         _check_distinct(
             copy
-            for answer in answers
-            for copy in copies_of(answer, template, {**labels[answer.id], **_ONE_KIND})
+            for generation in generations
+            for copy in copies_of(generation, template, {**labels[generation.id], **_ONE_KIND})
         )
     return copies
 
 
-def _request(answer: Generation, labels: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the request that came with an answer, as it is recorded; None for none."""
-    request = (answer.model_extra or {}).get("request")
+def _request(generation: Generation, labels: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the request that came with a generation, as it is recorded; None for none."""
+    request = (generation.model_extra or {}).get("request")
     return (request_record(request, labels) or None) if isinstance(request, Mapping) else None
 
 
@@ -143,22 +147,22 @@ def _check_distinct(copies: Iterable[TransferItem]) -> None:
 
 
 def copies_of(
-    answer: Generation, template: KeyTemplate, values: Mapping[str, Any] | None = None
+    generation: Generation, template: KeyTemplate, values: Mapping[str, Any] | None = None
 ) -> list[TransferItem]:
     """
-    Return a copy for each file of an answer. Files that would share a key get their index appended.
+    Return a copy for each file of a generation. Files that would share a key get their index appended.
 
-    The answer is paid for: what it says is made to fit into a key, and what it doesn't say is ``unknown`` there.
+    The response is paid for: what it says is made to fit into a key, and what it doesn't say is ``unknown`` there.
 
-    :param values: The values of further placeholders, and of those that are known better than the answer tells.
+    :param values: The values of further placeholders, and of those that are known better than from the response.
     :raises InvalidInputError: The template gives no key that S3 takes.
     """
     copies: dict[str, TransferItem] = {}
-    for media in answer.data:
+    for media in generation.data:
         known: dict[str, Any] = {
-            "generation_id": clean_value(answer.id),
+            "generation_id": clean_value(generation.id),
             "index": media.index,
-            "model": clean_value(answer.model) if answer.model else "unknown-model",
+            "model": clean_value(generation.model) if generation.model else "unknown-model",
             "width": media.width or UNKNOWN,
             "height": media.height or UNKNOWN,
         }
@@ -170,13 +174,13 @@ def copies_of(
         shared = place in copies
         missing = template.names - known.keys()
         copies[f"{place} {media.index}" if shared else place] = TransferItem(
-            answer.id,
+            generation.id,
             media.index,
-            answer.model,
+            generation.model,
             media,
             template.bucket,
             "" if missing else numbered(key, media.index) if shared else key,
-            answer.cost,
+            generation.cost,
             _unlocated=(template, known, shared and "sha256" not in missing) if missing else None,
         )
     return list(copies.values())
@@ -189,23 +193,25 @@ def total_cost(billed: Iterable[Generation | TransferItem]) -> Decimal | None:
     return sum(known, Decimal(0)) if len(known) == len(costs) else None
 
 
-def generations(generation: object) -> tuple[list[Generation], int]:
+def parse_generations(generation: object) -> tuple[list[Generation], int]:
     """
-    Return the answers that a task's ``generation`` holds, and how often it holds None, as skipped tasks leave it.
+    Return the generations that a task's ``generation`` holds, and how often it holds None, as skipped tasks leave it.
 
-    :raises InvalidInputError: It is no answer, or no list of them. It reports the bill of those that are.
+    :raises InvalidInputError: It is no generation, or no list of them. It reports the bill of those that are.
     """
-    answers: list[Generation] = []
+    generations: list[Generation] = []
     gaps = 0
     try:
-        for name, answer in _entries(generation):
-            if answer is None:
+        for name, value in _entries(generation):
+            if value is None:
                 gaps += 1
             else:
-                answers.append(_generation(answer, name))
+                generations.append(_parse(value, name))
     except InvalidInputError as error:
-        raise error.of_unsaved([answer.id for answer in answers], total_cost(answers)) from None
-    return answers, gaps
+        raise error.of_unsaved(
+            [generation.id for generation in generations], total_cost(generations)
+        ) from None
+    return generations, gaps
 
 
 def _entries(generation: object) -> Iterator[tuple[str, object]]:
@@ -214,25 +220,25 @@ def _entries(generation: object) -> Iterator[tuple[str, object]]:
         return
     if isinstance(generation, str) or not isinstance(generation, Sequence):
         raise InvalidInputError(
-            "generation must be the answer of a generation (a dict), or a list of them, got "
+            "generation must be the response of a generation (a dict), or a list of them, got "
             f"{type(generation).__name__}. Pass the upstream task's .output rather than a Jinja text."
         )
-    for position, answer in enumerate(generation):
+    for position, value in enumerate(generation):
         name = f"generation[{position}]"
         # A list of outputs, one of which is a mapped task's.
-        if isinstance(answer, Sequence) and not isinstance(answer, str):
-            for number, one in enumerate(answer):
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            for number, one in enumerate(value):
                 yield f"{name}[{number}]", one
         else:
-            yield name, answer
+            yield name, value
 
 
-def _generation(answer: object, name: str) -> Generation:
-    if not isinstance(answer, Mapping):
+def _parse(value: object, name: str) -> Generation:
+    if not isinstance(value, Mapping):
         raise InvalidInputError(
-            f"{name} must be the answer of a generation (a dict), got {type(answer).__name__}."
+            f"{name} must be the response of a generation (a dict), got {type(value).__name__}."
         )
     try:
-        return Generation.from_json(dict(answer))
+        return Generation.from_json(dict(value))
     except ValueError as error:
-        raise InvalidInputError(f"{name} must be the answer of a generation: {error}") from None
+        raise InvalidInputError(f"{name} must be the response of a generation: {error}") from None

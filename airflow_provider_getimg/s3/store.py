@@ -139,8 +139,8 @@ class S3Store:
         :raises ObjectStoreError: S3 refused it, or could not be asked.
         """
         try:
-            answer = self.client.get_object(**self._options.of_call("get_object"), Bucket=bucket, Key=key)
-            return answer["Body"].read()
+            response = self.client.get_object(**self._options.of_call("get_object"), Bucket=bucket, Key=key)
+            return response["Body"].read()
         except (ClientError, BotoCoreError) as error:
             # A bucket that is not there has this status as well.
             if isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") == "NoSuchKey":
@@ -193,12 +193,12 @@ class S3Store:
                 if checksums:
                     if not any(name.startswith("Checksum") for name in args):
                         own["ChecksumSHA256"] = base64.b64encode(bytes.fromhex(sha256)).decode()
-                    answer = self.client.put_object(**own, Body=_rewound(body))
+                    response = self.client.put_object(**own, Body=_rewound(body))
                 else:
                     own.pop("ChecksumAlgorithm", None)
                     own["ContentMD5"] = _md5(body)
-                    answer = self._plain_client.put_object(**own, Body=_rewound(body))
-                etag = str(answer.get("ETag") or "").strip('"')
+                    response = self._plain_client.put_object(**own, Body=_rewound(body))
+                etag = str(response.get("ETag") or "").strip('"')
             except ClientError as error:
                 if status_of(error) == 412 and condition and not self._is_free(bucket, key):
                     raise OccupiedKeyError from None
@@ -207,7 +207,7 @@ class S3Store:
             except BotoCoreError as error:
                 raise self._error("store", bucket, uri, error) from None
             else:
-                # Some stores give none; nor does a proxy that answers everything with 200.
+                # Some stores give none; nor does a proxy that returns 200 for everything.
                 if not etag and self._is_free(bucket, key):
                     raise ObjectStoreError(f"S3 accepted {uri}, but the object is not there.")
                 return etag
@@ -256,38 +256,38 @@ class S3Store:
         uri = f"s3://{bucket}/{key}"
         mode: dict[str, Any] = {"ChecksumMode": "ENABLED"} if self._asks_for_checksums else {}
         try:
-            answer = self.client.head_object(
+            response = self.client.head_object(
                 **self._options.of_call("head_object"), Bucket=bucket, Key=key, **mode
             )
         except ClientError as error:
-            # 403: S3's answer for a missing object, too, to who may not list the bucket.
+            # 403: S3's response for a missing object, too, to who may not list the bucket.
             if status_of(error) == 403 and list_fallback:
                 return self._listed(bucket, key)
             if status_of(error) in (403, 404):
                 return None
-            # The answer to a HEAD has no body: why it is refused is not said.
+            # The response to a HEAD has no body: why it is refused is not said.
             if mode and status_of(error) in (400, 501):
                 self._asks_for_checksums = False
                 return self.head(bucket, key, list_fallback=list_fallback)
             raise self._error("look at", bucket, uri, error) from None
         except BotoCoreError as error:
             raise self._error("look at", bucket, uri, error) from None
-        metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
+        metadata = {name.lower(): value for name, value in response.get("Metadata", {}).items()}
         return StoredObject(
-            answer.get("ContentLength", 0),
-            answer.get("ETag", "").strip('"'),
+            response.get("ContentLength", 0),
+            response.get("ETag", "").strip('"'),
             metadata,
-            _whole_checksum(answer.get("ChecksumSHA256", "")) or _hex_digest(metadata.get(SHA256, "")),
-            answer.get("ContentType"),
+            _whole_checksum(response.get("ChecksumSHA256", "")) or _hex_digest(metadata.get(SHA256, "")),
+            response.get("ContentType"),
         )
 
     def _listed(self, bucket: str, key: str) -> StoredObject | None:
         try:
             # Keys come in the order of their bytes: of those that begin like it, it is the first.
-            answer = self.client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+            response = self.client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
         except (ClientError, BotoCoreError):
             return None
-        for entry in answer.get("Contents", []):
+        for entry in response.get("Contents", []):
             if entry["Key"] == key:
                 return StoredObject(
                     entry.get("Size", 0), entry.get("ETag", "").strip('"'), {}, None, readable=False
@@ -305,10 +305,10 @@ class S3Store:
         """
         digest = hashlib.sha256()
         try:
-            answer = self.client.get_object(
+            response = self.client.get_object(
                 **self._options.of_call("get_object"), Bucket=copy.bucket, Key=copy.key
             )
-            for chunk in answer["Body"].iter_chunks(_READ_BYTES):
+            for chunk in response["Body"].iter_chunks(_READ_BYTES):
                 digest.update(chunk)
         except (ClientError, BotoCoreError) as error:
             raise self._error("read", copy.bucket, copy.uri, error) from None

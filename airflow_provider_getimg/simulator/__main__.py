@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_words,
         default=",".join(BLOCKED_WORDS),
         metavar="WORD,WORD",
-        help="words in a prompt, or in the URL of a reference image, that are answered with 422",
+        help="words in a prompt, or in the URL of a reference image, that are refused with 422",
     )
     for name, field in Changes.model_fields.items():
         default = "" if field.default is None else f" (default: {field.default})"

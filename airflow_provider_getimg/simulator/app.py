@@ -18,8 +18,14 @@ from airflow_provider_getimg.simulator.faults import OddFile, Reply
 from airflow_provider_getimg.simulator.generations import generate, take_post
 from airflow_provider_getimg.simulator.media import Content
 from airflow_provider_getimg.simulator.odd import odd_file, reply
-from airflow_provider_getimg.simulator.videos import answered, state, submit
-from airflow_provider_getimg.simulator.wire import Answer, DeferredResponse, Responder, WithDate, wait
+from airflow_provider_getimg.simulator.videos import state, submit, video_response
+from airflow_provider_getimg.simulator.wire import (
+    DeferredResponse,
+    Responder,
+    SimulatedResponse,
+    WithDate,
+    wait,
+)
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -75,13 +81,15 @@ def _add_videos(app: FastAPI, simulator: Simulator) -> None:
         check_key(request, simulator.api_key)
         good = state(simulator, request, video_id)
         fault = _due(simulator, request, "video_status")
-        return _deferred(simulator, request, await answered(simulator, request, good, fault, 200), fault)
+        return _deferred(
+            simulator, request, await video_response(simulator, request, good, fault, 200), fault
+        )
 
 
 def _add_models(app: FastAPI, simulator: Simulator) -> None:
     def show(request: Request, value: object) -> Response:
-        answer = Answer(200, Content.of(as_json(value)), JSON)
-        return _deferred(simulator, request, answer, _due(simulator, request, "models"))
+        response = SimulatedResponse(200, Content.of(as_json(value)), JSON)
+        return _deferred(simulator, request, response, _due(simulator, request, "models"))
 
     @app.get("/v2/models")
     async def models(request: Request) -> Response:
@@ -126,11 +134,13 @@ def _add_downloads(app: FastAPI, simulator: Simulator) -> None:
         fault = _due(simulator, request, "download")
         if isinstance(fault, OddFile) and fault.redirects:
             url = request.url.include_query_params(hop=simulator.faults.redirect(fault))
-            return _deferred(simulator, request, Answer(302, Content.of(b""), {"Location": str(url)}), fault)
-        answer = Answer(200, await simulator.media.content(file), headers)
+            return _deferred(
+                simulator, request, SimulatedResponse(302, Content.of(b""), {"Location": str(url)}), fault
+            )
+        response = SimulatedResponse(200, await simulator.media.content(file), headers)
         if isinstance(fault, OddFile):
-            answer = await odd_file(fault, file, answer, simulator.media)
-        return _deferred(simulator, request, answer, fault, latency=simulator.settings.download_latency)
+            response = await odd_file(fault, file, response, simulator.media)
+        return _deferred(simulator, request, response, fault, latency=simulator.settings.download_latency)
 
 
 def _due(simulator: Simulator, request: Request, on: str) -> Fault | None:
@@ -142,15 +152,20 @@ def _due(simulator: Simulator, request: Request, on: str) -> Fault | None:
 
 
 def _deferred(
-    simulator: Simulator, request: Request, answer: Answer, fault: Fault | None, *, latency: float = 0.0
+    simulator: Simulator,
+    request: Request,
+    response: SimulatedResponse,
+    fault: Fault | None,
+    *,
+    latency: float = 0.0,
 ) -> Response:
-    """Return a response that sends the answer, or what the fault has in its place."""
+    """Return what sends the response, or what the fault has in its place."""
     if isinstance(fault, Reply):
-        answer = reply(fault)
+        response = reply(fault)
 
     async def run(send: Send) -> None:
         responder = Responder(request, send, simulator)
         await wait(simulator.settings.real(latency), responder.connection.lost, simulator.stopping)
-        await responder.respond(answer, fault)
+        await responder.respond(response, fault)
 
     return DeferredResponse(run)

@@ -41,7 +41,7 @@ class Clip:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What an answer says of it."""
+        """What a response says of it."""
         return {
             "width": self.width,
             "height": self.height,

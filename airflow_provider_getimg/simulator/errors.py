@@ -27,9 +27,9 @@ STATUSES: dict[int, tuple[str, str]] = {
     422: ("content_policy_violation", "The request was refused by the content policy."),
     429: ("rate_limit", "Too many requests."),
     500: ("internal_error", "The server had an error while processing the request."),
-    502: ("bad_gateway", "The server got no valid answer from an upstream server."),
+    502: ("bad_gateway", "The server got no valid response from an upstream server."),
     503: ("service_unavailable", "The service is temporarily unavailable."),
-    504: ("gateway_timeout", "The server got no answer from an upstream server in time."),
+    504: ("gateway_timeout", "The server got no response from an upstream server in time."),
 }
 
 # A 429 may hold a message and a code and nothing else, so here it does: clients must live with that.
@@ -38,13 +38,13 @@ MAX_MESSAGE = 500
 
 
 class ApiError(Exception):
-    """A request that the API refuses, with the answer it gives.
+    """A request that the API refuses, with the response it gives.
 
     :param status: The HTTP status.
     :param message: The sentence for the caller; by default that of the status.
     :param code: The machine-readable code; by default that of the status.
     :param param: The parameter at fault, e.g. ``images[0].url``.
-    :param headers: Headers of the answer besides its type and length.
+    :param headers: Headers of the response besides its type and length.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ def _check_headers(headers: dict[str, Any]) -> dict[str, Any]:
 
 def _check_has_body(status: int) -> int:
     if status in BODILESS:
-        raise ValueError(f"an answer with the status {status} has no body")
+        raise ValueError(f"a response with the status {status} has no body")
     return status
 
 
@@ -93,7 +93,7 @@ class Fault(BaseModel):
 
 
 class Break(Fault):
-    """The connection ends early, without an answer or within it."""
+    """The connection ends early, without a response or within it."""
 
     kind: Literal["drop_before_billing", "drop_after_billing", "truncate", "wrong_length"]
 
@@ -104,7 +104,7 @@ class Break(Fault):
 
 
 class Slow(Fault):
-    """The right answer, late or in drips."""
+    """The right response, late or in drips."""
 
     kind: Literal["slow_first_byte", "slow_body"]
     seconds: float = Field(5.0, ge=0, le=10**6)
@@ -131,14 +131,14 @@ class BilledByChoice(Fault):
 
 
 class Hang(BilledByChoice):
-    """No answer, for that many seconds."""
+    """No response, for that many seconds."""
 
     kind: Literal["hang"]
     seconds: float = Field(3600.0, ge=0, le=10**6)
 
 
 class Reply(BilledByChoice):
-    """An answer of its own in the place of the right one.
+    """A response of its own in the place of the right one.
 
     :param status: Its status.
     :param headers: Its headers.
@@ -167,7 +167,7 @@ class Reply(BilledByChoice):
 
 
 class StatusReply(Reply):
-    """What the API answers with that status."""
+    """What the API returns with that status."""
 
     kind: Literal["status"]
     status: int = Field(ge=200, le=599)
@@ -185,7 +185,7 @@ class HtmlReply(Reply):
 
     @property
     def bills(self) -> bool:
-        """A proxy that says 200 had an answer to mangle; one that says 502 had none."""
+        """A proxy that says 200 had a response to mangle; one that says 502 had none."""
         return self.status < 300 if self.billed is None else self.billed
 
     def content(self) -> tuple[str, bytes]:
@@ -200,7 +200,7 @@ class HtmlReply(Reply):
 
 
 class Delivery(Fault):
-    """The right answer in an odd way.
+    """The right response in an odd way.
 
     :param headers: Headers to add or replace; null takes one away.
     :param encoding: How the body is really compressed, and said to be.
@@ -212,17 +212,17 @@ class Delivery(Fault):
     length: Length = "right"
 
 
-class OddAnswer(Delivery):
-    """An image that is made and billed, and an answer that says so oddly: see ``odd.py``.
+class OddResponse(Delivery):
+    """An image that is made and billed, and a response that says so oddly: see ``odd.py``.
 
     :param status: Its status.
-    :param merge: A JSON merge patch (RFC 7396) of the good answer.
+    :param merge: A JSON merge patch (RFC 7396) of the good response.
     :param data: What is in ``data`` instead, where ``{"$file": 0}`` is the good entry. Fields beside it replace its
         own, and ``"$omit": ["mime_type"]`` leaves some out; other numbers are more entries of the same picture.
-    :param body: Text to send instead, where ``$ANSWER`` is the answer and ``$FILE`` the good entry.
+    :param body: Text to send instead, where ``$RESPONSE`` is the response and ``$FILE`` the good entry.
     """
 
-    kind: Literal["answer"]
+    kind: Literal["response"]
     on: Literal["image", "video", "video_status"]
     status: Annotated[int, Field(ge=200, le=299), AfterValidator(_check_has_body)] = 200
     merge: dict[str, Any] = {}
@@ -248,7 +248,7 @@ class FailedVideo(Fault):
 class OddFile(Delivery):
     """The file, sent oddly.
 
-    :param status: The status of the answer.
+    :param status: The status of the response.
     :param bytes: What is sent instead of what was promised.
     :param redirects: How many redirects come first.
     """
@@ -263,7 +263,7 @@ class OddFile(Delivery):
 
 
 AnyFault = Annotated[
-    Break | Slow | Hang | StatusReply | HtmlReply | OddAnswer | FailedVideo | OddFile,
+    Break | Slow | Hang | StatusReply | HtmlReply | OddResponse | FailedVideo | OddFile,
     Field(discriminator="kind"),
 ]
 FAULT: TypeAdapter[Fault] = TypeAdapter(AnyFault)

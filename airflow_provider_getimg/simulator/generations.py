@@ -10,12 +10,12 @@ from starlette.requests import ClientDisconnect
 
 from airflow_provider_getimg.simulator.auth import check_key
 from airflow_provider_getimg.simulator.errors import ApiError, as_json
-from airflow_provider_getimg.simulator.faults import Hang, OddAnswer, Reply
+from airflow_provider_getimg.simulator.faults import Hang, OddResponse, Reply
 from airflow_provider_getimg.simulator.fields import MAX_BODY, parse
 from airflow_provider_getimg.simulator.image_requests import check
 from airflow_provider_getimg.simulator.media import Content
 from airflow_provider_getimg.simulator.odd import delivered, odd_body, reply
-from airflow_provider_getimg.simulator.wire import Answer, Responder, Sent, wait
+from airflow_provider_getimg.simulator.wire import Responder, Sent, SimulatedResponse, wait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,7 +40,7 @@ async def take_post(
     request: Request,
     send: Send,
 ) -> None:
-    """Enter a POST into the ledger, check its key, do the work, and answer with its refusal if it is one."""
+    """Enter a POST into the ledger, check its key, do the work, and respond with its refusal if it is one."""
     post = simulator.ledger.open(kind)
     responder = Responder(request, send, simulator)
     try:
@@ -49,7 +49,7 @@ async def take_post(
     except ApiError as refusal:
         post.end("refused", refusal.status)
         headers = {**json_headers(simulator), **refusal.headers}
-        await responder.send(Answer(refusal.status, Content.of(as_json(refusal.body)), headers))
+        await responder.send(SimulatedResponse(refusal.status, Content.of(as_json(refusal.body)), headers))
     except ClientDisconnect:
         post.end("dropped", None)
 
@@ -81,22 +81,22 @@ async def respond(
     responder: Responder,
     post: Post,
     fault: Fault | None,
-    good: Callable[[], Awaitable[Answer]],
+    good: Callable[[], Awaitable[SimulatedResponse]],
 ) -> None:
-    """Answer a POST that was served, or as its fault has it, and enter what became of the answer."""
+    """Respond to a POST that was served, or as its fault has it, and enter what became of the response."""
     if isinstance(fault, Hang):
         post.end("hung", None)
-        await responder.respond(Answer(200, Content.of(b"")), fault)
+        await responder.respond(SimulatedResponse(200, Content.of(b"")), fault)
         return
     if isinstance(fault, Reply):
         limits = simulator.limits.headers() if fault.kind == "status" else {}
         sent = await responder.respond(reply(fault, limits), fault)
         post.end("dropped" if fault.bills else "refused", None if sent is Sent.NOTHING else fault.status)
         return
-    answer = await good()
-    sent = await responder.respond(answer, fault)
+    response = await good()
+    sent = await responder.respond(response, fault)
     outcome = {Sent.NOTHING: "dropped", Sent.PART: "truncated", Sent.WHOLE: "delivered"}[sent]
-    post.end(outcome, None if sent is Sent.NOTHING else answer.status)
+    post.end(outcome, None if sent is Sent.NOTHING else response.status)
 
 
 async def _completed(
@@ -106,7 +106,7 @@ async def _completed(
     image_request: ImageRequest,
     hold: Hold,
     fault: Fault | None,
-) -> Answer:
+) -> SimulatedResponse:
     settings, media = simulator.settings, simulator.media
     lifetime = settings.real(settings.media_lifetime)
     file = media.publish(post.id, image_request.picture(), lifetime, settings.file_size)
@@ -124,14 +124,14 @@ async def _completed(
         },
     }
     headers = json_headers(simulator)
-    if isinstance(fault, OddAnswer):
+    if isinstance(fault, OddResponse):
         body = Content.of(odd_body(fault, good, item))
-        return await delivered(fault, Answer(fault.status, body, headers))
-    return Answer(200, Content.of(as_json(good)), headers)
+        return await delivered(fault, SimulatedResponse(fault.status, body, headers))
+    return SimulatedResponse(200, Content.of(as_json(good)), headers)
 
 
 def json_headers(simulator: Simulator) -> dict[str, str]:
-    """Return the headers of every JSON answer to a generation."""
+    """Return the headers of every JSON response to a generation."""
     return {"Content-Type": "application/json", **simulator.limits.headers()}
 
 

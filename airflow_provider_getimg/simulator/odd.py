@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Odd answers and odd files: paid images as other servers and the networks between may deliver them."""
+"""Odd responses and odd files: paid images as other servers and the networks between may deliver them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_getimg.simulator.errors import as_json
 from airflow_provider_getimg.simulator.media import Content
 from airflow_provider_getimg.simulator.pictures import Picture
-from airflow_provider_getimg.simulator.wire import CHUNK, Answer
+from airflow_provider_getimg.simulator.wire import CHUNK, SimulatedResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from airflow_provider_getimg.simulator.faults import Delivery, OddAnswer, OddFile, Reply
+    from airflow_provider_getimg.simulator.faults import Delivery, OddFile, OddResponse, Reply
     from airflow_provider_getimg.simulator.media import Media, MediaFile
 
 DRAWN = ("png", "jpeg", "webp", "gif")
@@ -47,29 +47,31 @@ def changed_headers(headers: Mapping[str, str], changes: Mapping[str, object]) -
     return kept | {name: str(value) for name, value in changes.items() if value is not None}
 
 
-def reply(fault: Reply, headers: Mapping[str, str] | None = None) -> Answer:
-    """Return the answer that takes the place of the right one.
+def reply(fault: Reply, headers: Mapping[str, str] | None = None) -> SimulatedResponse:
+    """Return the response that takes the place of the right one.
 
     :param headers: Its headers besides those of the fault.
     """
     mime_type, body = fault.content()
     sent = changed_headers({**(headers or {}), "Content-Type": mime_type}, fault.headers)
-    return Answer(fault.status, Content.of(body), sent)
+    return SimulatedResponse(fault.status, Content.of(body), sent)
 
 
-def odd_body(fault: OddAnswer, good: dict[str, Any], item: Callable[[int], dict[str, Any]]) -> bytes:
-    """Return the body of an answer, changed as the fault has it.
+def odd_body(fault: OddResponse, good: dict[str, Any], item: Callable[[int], dict[str, Any]]) -> bytes:
+    """Return the body of a response, changed as the fault has it.
 
-    :param good: The good answer.
+    :param good: The good response.
     :param item: Returns an entry of ``data`` for this index, whose URL works.
     """
-    answer: Any = dict(good)
+    response: Any = dict(good)
     if fault.data is not None:
-        answer["data"] = [_entry(entry, item) for entry in fault.data]
-    answer = _merge(answer, fault.merge)
+        response["data"] = [_entry(entry, item) for entry in fault.data]
+    response = _merge(response, fault.merge)
     if fault.body is None:
-        return as_json(answer)
-    text = fault.body.replace("$ANSWER", as_json(answer).decode()).replace("$FILE", as_json(item(0)).decode())
+        return as_json(response)
+    text = fault.body.replace("$RESPONSE", as_json(response).decode()).replace(
+        "$FILE", as_json(item(0)).decode()
+    )
     return text.encode("utf-8", "replace")
 
 
@@ -95,13 +97,15 @@ def _merge(target: Any, patch: Any) -> Any:
     return merged
 
 
-async def odd_file(fault: OddFile, file: MediaFile, answer: Answer, media: Media) -> Answer:
-    """Return the answer to a download, changed as the fault has it."""
-    content = await _other_content(fault.bytes, file, media) if fault.bytes else answer.content
-    headers = answer.headers
+async def odd_file(
+    fault: OddFile, file: MediaFile, response: SimulatedResponse, media: Media
+) -> SimulatedResponse:
+    """Return the response to a download, changed as the fault has it."""
+    content = await _other_content(fault.bytes, file, media) if fault.bytes else response.content
+    headers = response.headers
     if fault.status == 206 and content.length:
         headers = {**headers, "Content-Range": f"bytes 0-{content.length - 1}/{content.length}"}
-    return await delivered(fault, replace(answer, status=fault.status, content=content, headers=headers))
+    return await delivered(fault, replace(response, status=fault.status, content=content, headers=headers))
 
 
 async def _other_content(kind: str, file: MediaFile, media: Media) -> Content:
@@ -119,9 +123,9 @@ async def _other_content(kind: str, file: MediaFile, media: Media) -> Content:
     return Content.of(TEXTS[kind])
 
 
-async def delivered(fault: Delivery, answer: Answer) -> Answer:
-    """Return the answer with the encoding, the headers and the announced length that the fault has for it."""
-    content, headers = answer.content, answer.headers
+async def delivered(fault: Delivery, response: SimulatedResponse) -> SimulatedResponse:
+    """Return the response with the encoding, the headers and the announced length that the fault has for it."""
+    content, headers = response.content, response.headers
     if fault.encoding != "identity":
         headers = {**headers, "Content-Encoding": fault.encoding}
         body = b"".join(content.chunks(CHUNK))
@@ -129,5 +133,5 @@ async def delivered(fault: Delivery, answer: Answer) -> Answer:
             body = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
         content = Content.of(body)
     return replace(
-        answer, content=content, headers=changed_headers(headers, fault.headers), length=fault.length
+        response, content=content, headers=changed_headers(headers, fault.headers), length=fault.length
     )

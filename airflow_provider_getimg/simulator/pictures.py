@@ -59,7 +59,7 @@ class Picture:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What an answer says of it."""
+        """What a response says of it."""
         return {"width": self.width, "height": self.height}
 
     def encode(self) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test checks against: what arrived and when, what was billed for it, and what became of the answer."""
+"""What a test checks against: what arrived and when, what was billed for it, and what became of the response."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Post:
             self.prompt = prompt[:KEPT_PROMPT]
 
     def end(self, outcome: str, status: int | None) -> None:
-        """Note what became of the answer, and the status that was sent, if any was."""
+        """Note what became of the response, and the status that was sent, if any was."""
         self.outcome, self.status, self.ended_at = outcome, status, now()
 
     def public(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Settings(BaseModel):
         0.0, description="with it, an image takes a random time from the latency to this"
     )
     video_latency: Seconds = Field(1.0, description="how long a video is pending")
-    download_latency: Seconds = Field(0.0, description="how long a download waits before it answers")
+    download_latency: Seconds = Field(0.0, description="how long a download waits before it responds")
     rpm: Count = Field(0, description="generation requests per minute; 0 means no limit")
     concurrency: Count = Field(
         0, description="generation requests and pending videos at a time; 0 means no limit"

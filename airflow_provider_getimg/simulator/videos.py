@@ -10,13 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.simulator.errors import ApiError, as_json
-from airflow_provider_getimg.simulator.faults import FailedVideo, OddAnswer
+from airflow_provider_getimg.simulator.faults import FailedVideo, OddResponse
 from airflow_provider_getimg.simulator.fields import parse
 from airflow_provider_getimg.simulator.generations import json_headers, read_body, respond
 from airflow_provider_getimg.simulator.media import Content
 from airflow_provider_getimg.simulator.odd import delivered, odd_body
 from airflow_provider_getimg.simulator.video_requests import check
-from airflow_provider_getimg.simulator.wire import Answer, wait
+from airflow_provider_getimg.simulator.wire import SimulatedResponse, wait
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -41,7 +41,7 @@ class Video:
     making: asyncio.Task[None] | None = field(default=None, repr=False)
 
     def public(self, simulator: Simulator, base_url: str) -> dict[str, Any]:
-        """Return its state as the API answers it."""
+        """Return its state as the API returns it."""
         if self.failure is not None:
             error = {"code": self.failure.code, "message": self.failure.message}
             failed = {"id": self.id, "status": "failed", "error": error}
@@ -81,10 +81,10 @@ async def submit(simulator: Simulator, request: Request, responder: Responder, p
             video = Video(post.id, video_request)
             simulator.videos[post.id] = video
             failure = fault if isinstance(fault, FailedVideo) else None
-            # Its money and its place are its own from here on, whatever becomes of the answer.
+            # Its money and its place are its own from here on, whatever becomes of the response.
             video.making = asyncio.create_task(_make(simulator, video, post, hold, held.pop_all(), failure))
-        answer = partial(_taken, simulator, request, post, fault)
-        await respond(simulator, responder, post, fault, answer)
+        response = partial(_taken, simulator, request, post, fault)
+        await respond(simulator, responder, post, fault, response)
 
 
 async def _make(
@@ -116,8 +116,10 @@ async def forget(simulator: Simulator) -> None:
     await asyncio.gather(*making, return_exceptions=True)
 
 
-async def _taken(simulator: Simulator, request: Request, post: Post, fault: Fault | None) -> Answer:
-    return await answered(simulator, request, {"id": post.id, "status": "pending"}, fault, 202)
+async def _taken(
+    simulator: Simulator, request: Request, post: Post, fault: Fault | None
+) -> SimulatedResponse:
+    return await video_response(simulator, request, {"id": post.id, "status": "pending"}, fault, 202)
 
 
 def state(simulator: Simulator, request: Request, video_id: str) -> dict[str, Any]:
@@ -128,16 +130,18 @@ def state(simulator: Simulator, request: Request, video_id: str) -> dict[str, An
     return video.public(simulator, str(request.base_url))
 
 
-async def answered(
+async def video_response(
     simulator: Simulator, request: Request, good: dict[str, Any], fault: Fault | None, status: int
-) -> Answer:
-    """Return the answer, or what an odd one has in its place."""
+) -> SimulatedResponse:
+    """Return the response, or what an odd one has in its place."""
     headers = json_headers(simulator)
-    if not isinstance(fault, OddAnswer):
-        return Answer(status, Content.of(as_json(good)), headers)
+    if not isinstance(fault, OddResponse):
+        return SimulatedResponse(status, Content.of(as_json(good)), headers)
 
     def item(index: int) -> dict[str, Any]:
         files = good.get("data") or [{"url": f"{request.base_url}v2/downloads/{good['id']}/{index}"}]
         return dict(files[0])
 
-    return await delivered(fault, Answer(fault.status, Content.of(odd_body(fault, good, item)), headers))
+    return await delivered(
+        fault, SimulatedResponse(fault.status, Content.of(odd_body(fault, good, item)), headers)
+    )

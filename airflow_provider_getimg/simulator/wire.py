@@ -86,7 +86,7 @@ class ConnectionProtocol(H11Protocol):
 
 
 class WithDate:
-    """Middleware that dates answers. uvicorn would add a second date to one that a fault has dated.
+    """Middleware that dates responses. uvicorn would add a second date to one that a fault has dated.
 
     Where time is scaled there is no date: its whole seconds are too coarse to reckon ``X-RateLimit-Reset`` from.
     """
@@ -96,7 +96,7 @@ class WithDate:
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, and date its answer if it has no date."""
+        """Run the application, and date its response if it has no date."""
 
         async def dated(message: Message) -> None:
             if message["type"] == "http.response.start" and self._settings.time_scale == 1:
@@ -119,7 +119,7 @@ class DeferredResponse(Response):
 
 
 class Sent(Enum):
-    """How much of an answer went to a client that was there."""
+    """How much of a response went to a client that was there."""
 
     NOTHING = "nothing"
     PART = "part"
@@ -127,8 +127,8 @@ class Sent(Enum):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer as it should be sent, were it not for faults.
+class SimulatedResponse:
+    """A response as it should be sent, were it not for faults.
 
     :param length: How its length is announced: ``right``, ``padded`` (with a zero before it), ``none`` (the body ends
         with the connection), ``chunked``, or a number, which may be wrong.
@@ -153,10 +153,10 @@ async def wait(seconds: float, *events: asyncio.Event) -> None:
 
 
 class Responder:
-    """Answers one request: well, or as a fault has it.
+    """Responds to one request: well, or as a fault has it.
 
     :param request: The request.
-    :param send: The ASGI channel of the answer.
+    :param send: The ASGI channel of the response.
     :param simulator: Whose end no fault may hold up, and whose settings scale the times of faults.
     """
 
@@ -167,8 +167,8 @@ class Responder:
         self._stopping = simulator.stopping
         self._settings = simulator.settings
 
-    async def respond(self, answer: Answer, fault: Fault | None) -> Sent:
-        """Send the answer, as the fault has it if there is one."""
+    async def respond(self, response: SimulatedResponse, fault: Fault | None) -> Sent:
+        """Send the response, as the fault has it if there is one."""
         kind = fault.kind if fault else None
         seconds = self._settings.real(fault.seconds) if fault else 0.0
         if kind != "slow_body":
@@ -177,30 +177,32 @@ class Responder:
             await self.connection.drop()
             return Sent.NOTHING
         if kind == "truncate":
-            return await self.send(answer, cut_at=answer.content.length // 2)
+            return await self.send(response, cut_at=response.content.length // 2)
         if kind == "wrong_length":
-            return await self.send(replace(answer, length=answer.content.length + LENGTH_ERROR))
-        return await self.send(answer, duration=seconds if kind == "slow_body" else 0.0)
+            return await self.send(replace(response, length=response.content.length + LENGTH_ERROR))
+        return await self.send(response, duration=seconds if kind == "slow_body" else 0.0)
 
-    async def send(self, answer: Answer, *, cut_at: int | None = None, duration: float = 0.0) -> Sent:
-        """Send the answer.
+    async def send(
+        self, response: SimulatedResponse, *, cut_at: int | None = None, duration: float = 0.0
+    ) -> Sent:
+        """Send the response.
 
         :param cut_at: Hang up after this many bytes of the body.
         :param duration: Seconds to spread the body over.
         """
         if self.connection.lost.is_set():
             return Sent.NOTHING
-        length = answer.content.length
-        announced = answer.length if isinstance(answer.length, int) else length
-        headers = answer.headers
-        if answer.length == "none":
+        length = response.content.length
+        announced = response.length if isinstance(response.length, int) else length
+        headers = response.headers
+        if response.length == "none":
             self.connection.end_body_by_closing()
-        elif answer.length != "chunked" and answer.status not in BODILESS:
-            headers = {**headers, "Content-Length": f"{'0' * (answer.length == 'padded')}{announced}"}
+        elif response.length != "chunked" and response.status not in BODILESS:
+            headers = {**headers, "Content-Length": f"{'0' * (response.length == 'padded')}{announced}"}
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": answer.status, "headers": raw})
+        await self._send({"type": "http.response.start", "status": response.status, "headers": raw})
         end = min(length, announced) if cut_at is None else cut_at
-        if not self._is_head and not await self._send_body(answer.content, end, duration):
+        if not self._is_head and not await self._send_body(response.content, end, duration):
             return Sent.PART
         if cut_at is not None or announced > length:
             await self.connection.drop()

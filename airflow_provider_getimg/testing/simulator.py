@@ -36,7 +36,7 @@ class Control:
         Call an endpoint and return its JSON, ``None`` where there is no content.
 
         :raises ValueError: With the simulator's own sentence, if it refuses the body.
-        :raises SimulatorError: It doesn't answer.
+        :raises SimulatorError: It doesn't respond.
         """
         connection = http.client.HTTPConnection(self._netloc, timeout=CONTROL_SECONDS)
         content = None if body is None else json.dumps(body).encode()
@@ -47,14 +47,14 @@ class Control:
             received = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise SimulatorError(
-                f"The simulator at {self._netloc} doesn't answer: {type(error).__name__}."
+                f"The simulator at {self._netloc} doesn't respond: {type(error).__name__}."
             ) from None
         finally:
             connection.close()
-        answer: Any = json.loads(received) if received else None
+        parsed: Any = json.loads(received) if received else None
         if response.status >= 400:
-            raise ValueError(answer["error"]["message"])
-        return answer
+            raise ValueError(parsed["error"]["message"])
+        return parsed
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class LoggedRequest:
     """
     One request for an image or a video that arrived, and what became of it; one that was refused, too.
 
-    ``billed`` is USD; ``status`` is ``None`` where no answer was sent. ``outcome`` is ``delivered``, ``dropped``,
+    ``billed`` is USD; ``status`` is ``None`` where no response was sent. ``outcome`` is ``delivered``, ``dropped``,
     ``truncated``, ``hung``, ``refused``, or ``None`` while the request is under way, as ``ended_at`` is. ``model`` and ``prompt`` are
     ``None`` where the body could not be read. ``kind`` is ``image`` or ``video``; ``seconds`` is the length of a video that was taken.
     """
@@ -208,7 +208,7 @@ class Faults:
 
     def server_error(self, status: int = 500, *, billed: bool = False, times: int = 1) -> None:
         """
-        Answer with a 5xx: its outcome is unknown to the caller.
+        Respond with a 5xx: its outcome is unknown to the caller.
 
         :param billed: Whether the image was made, and billed, all the same.
         """
@@ -216,7 +216,7 @@ class Faults:
 
     def timeout(self, *, billed: bool = True, times: int = 1) -> None:
         """
-        Take requests and never answer. Set ``getimg_conn.timeout`` too, or the test waits 30 seconds.
+        Take requests and never respond. Set ``getimg_conn.timeout`` too, or the test waits 30 seconds.
 
         :param billed: Whether the image was made, and billed, all the same.
         """
@@ -224,7 +224,7 @@ class Faults:
 
     def dropped(self, *, billed: bool = True, times: int = 1) -> None:
         """
-        Close the connection without a byte of an answer.
+        Close the connection without a byte of a response.
 
         :param billed: Whether the image was made, and billed, all the same.
         """
@@ -232,7 +232,7 @@ class Faults:
 
     def slow(self, seconds: float, *, times: int = 1) -> None:
         """
-        Answer requests, but only after a while.
+        Respond to requests, but only after a while.
 
         :param seconds: How long nothing is sent.
         """
@@ -251,14 +251,14 @@ class Faults:
         self._on("video", "failed_video", times, code=code, message=message, billed=billed)
 
     def expired_url(self, *, times: int = 1) -> None:
-        """Answer downloads of files with a 410: the signed URL has expired."""
+        """Respond to downloads of files with a 410: the signed URL has expired."""
         self.download_error(410, times=times)
 
     def download_error(self, status: int = 500, *, times: int = 1) -> None:
-        """Answer downloads of files with an error."""
+        """Respond to downloads of files with an error."""
         self._on("download", "status", times, status=status)
 
-    def odd_answer(
+    def odd_response(
         self,
         *,
         merge: Mapping[str, Any] | None = None,
@@ -273,17 +273,17 @@ class Faults:
         """
         Make and bill images, and say so in an odd way.
 
-        :param merge: A JSON merge patch (RFC 7396) of the answer: ``{"status": "succeeded"}``.
+        :param merge: A JSON merge patch (RFC 7396) of the response: ``{"status": "succeeded"}``.
         :param data: What is in ``data`` instead; ``{"$file": 0}`` is the good entry, ``{"$file": 0, "mime_type": None}``
             the same with a field replaced, ``{"$file": 0, "$omit": ["mime_type"]}`` without it.
-        :param body: Text to send instead; ``$ANSWER`` in it is the answer, ``$FILE`` the good entry.
+        :param body: Text to send instead; ``$RESPONSE`` in it is the response, ``$FILE`` the good entry.
         :param status: Its status, 2xx.
         :param headers: Headers to add or replace; ``None`` takes one away.
         :param encoding: ``gzip`` or ``gzip, gzip``: how the body is compressed.
         :param length: How its length is announced: ``padded``, ``none``, ``chunked``, or a number.
         """
         odd = {"merge": merge, "data": data, "body": body, "status": status}
-        self._on("image", "answer", times, **odd, headers=headers, encoding=encoding, length=length)
+        self._on("image", "response", times, **odd, headers=headers, encoding=encoding, length=length)
 
     def odd_file(
         self,
@@ -301,7 +301,7 @@ class Faults:
 
         :param bytes: What they are, whatever was promised: ``png``, ``jpeg``, ``webp``, ``gif``, ``avif``, ``svg``,
             ``html``, ``json``, ``text``, ``zip`` or ``nothing``. Default: the file.
-        :param status: The status of the answer, such as 203, 206 or 404.
+        :param status: The status of the response, such as 203, 206 or 404.
         :param headers: Headers to add or replace; ``None`` takes one away.
         :param encoding: ``gzip`` or ``gzip, gzip``: how the body is compressed.
         :param length: How its length is announced: ``padded``, ``none``, ``chunked``, or a number.

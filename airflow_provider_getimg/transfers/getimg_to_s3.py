@@ -131,22 +131,24 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixi
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
         from airflow_provider_getimg.api.errors import GetimgError
-        from airflow_provider_getimg.s3.plan import generations, total_cost
+        from airflow_provider_getimg.s3.plan import parse_generations, total_cost
 
-        answers, gaps = generations(unwrap(self.generation))
-        if gaps and not answers:
+        generations, gaps = parse_generations(unwrap(self.generation))
+        if gaps and not generations:
             raise AirflowSkipException("All upstream tasks were skipped: there is nothing to save.")
         if gaps:
             self.log.info("Outputs of skipped tasks (None) are left out: %d.", gaps)
-        if not answers:
+        if not generations:
             self.log.info("generation is an empty list: there is nothing to save.")
             return []
         try:
-            saved = self._save(answers)
+            saved = self._save(generations)
         except GetimgError as error:
             if error.generation_ids:
                 raise
-            raise error.of_unsaved([answer.id for answer in answers], total_cost(answers)) from None
+            raise error.of_unsaved(
+                [generation.id for generation in generations], total_cost(generations)
+            ) from None
         self._remember(context, saved)
         if self.do_xcom_push:
             push_record(context, IMAGES, len(saved), self.log)
@@ -173,7 +175,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixi
 
         return threads_for(checked_count("concurrency", self.concurrency))
 
-    def _save(self, answers: Sequence[Generation]) -> list[Saved]:
+    def _save(self, generations: Sequence[Generation]) -> list[Saved]:
         from airflow_provider_getimg.api.parameters import checked_choice, checked_count, checked_file_size
         from airflow_provider_getimg.s3.copier import IF_EXISTS
         from airflow_provider_getimg.s3.copy_many import copy_many
@@ -183,7 +185,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixi
         if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
         concurrency = checked_count("concurrency", self.concurrency)
         max_bytes = checked_file_size("max_bytes", self.max_bytes)
-        copies = plan(answers, self.s3_key, self.s3_bucket)
+        copies = plan(generations, self.s3_key, self.s3_bucket)
         self._warn_of_short_time(copies)
         store = S3Store(self.s3_hook, self.extra_args)
         with self._copier(store, if_exists=if_exists, max_bytes=max_bytes, concurrency=concurrency) as copier:

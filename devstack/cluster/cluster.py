@@ -156,7 +156,7 @@ class Cluster:
         self.folder.close()
 
     def unhealthy(self) -> list[str]:
-        """Name the components that are not healthy: down, without a heartbeat, or without an answer."""
+        """Name the components that are not healthy: down, without a heartbeat, or without a response."""
         missing = {part.name for part in self.components.values() if not part.running}
         missing = missing or self.health.without_heartbeat()
         return sorted(missing or self.health.silent([worker.name for worker in self.workers]))
@@ -247,7 +247,7 @@ class Cluster:
                 self._environment(service, addresses, name),
                 self.folder.log(name),
                 cwd=self.folder.path,
-                answers=self._question(name),
+                responds=self._question(name),
                 remove=self.folder.temporary,
                 healthcheck=addresses.healthcheck(service),
             )
@@ -256,9 +256,9 @@ class Cluster:
 
     def _question(self, name: str) -> Callable[[], bool] | None:
         if name == "api-server":
-            return self.health.api_server_answers
+            return self.health.api_server_responds
         if name.startswith("worker-"):
-            return lambda: self.health.worker_answers(name)
+            return lambda: self.health.worker_responds(name)
         return None if name not in HEARTBEATS else lambda: name not in self.health.without_heartbeat()
 
     def _run(self, name: str, addresses: Addresses, services: Mapping[str, Service]) -> None:

@@ -20,7 +20,7 @@ class Component:
 
     :param name: As in the compose file; a worker's has its number behind it.
     :param log: Gets its output, that of all its lives.
-    :param answers: Whether it does what it is for.
+    :param responds: Whether it does what it is for.
     :param remove: A folder to delete should this process be killed.
     :param healthcheck: The command line of its health check.
     """
@@ -33,7 +33,7 @@ class Component:
         log: Path,
         *,
         cwd: Path | None = None,
-        answers: Callable[[], bool] | None = None,
+        responds: Callable[[], bool] | None = None,
         remove: Path | None = None,
         healthcheck: Sequence[str] = (),
     ) -> None:
@@ -43,7 +43,7 @@ class Component:
         self.log = log
         self.process: GuardedProcess | None = None
         self._cwd = cwd
-        self._answers = answers
+        self._responds = responds
         self._remove = [remove] if remove else []
         self.healthcheck = healthcheck
 
@@ -52,9 +52,9 @@ class Component:
         """Whether it runs."""
         return self.process is not None and self.process.running
 
-    def answers(self) -> bool:
+    def responds(self) -> bool:
         """Whether it does what it is for, as seen from outside."""
-        return self.running if self._answers is None else self._answers()
+        return self.running if self._responds is None else self._responds()
 
     def start(self) -> None:
         """Start it without waiting for it."""
@@ -76,7 +76,7 @@ class Component:
         :raises devstack.StackError: It died or was not ready in time.
         """
         assert self.process is not None, "start() comes first"
-        self.process.wait_until(self.answers, timeout=timeout)
+        self.process.wait_until(self.responds, timeout=timeout)
 
     def run(self, timeout: float) -> int:
         """Run it to its end, and return its exit code.

@@ -33,7 +33,7 @@ class Health:
         self._url = url
         self._broker_url = broker_url
 
-    def api_server_answers(self) -> bool:
+    def api_server_responds(self) -> bool:
         """Whether the API server answers."""
         return bool(self._report())
 
@@ -48,12 +48,12 @@ class Health:
         """Name those of the workers that don't answer. It takes two seconds unless all do."""
         return set(workers) - self._ping(limit=len(workers))
 
-    def worker_answers(self, name: str) -> bool:
+    def worker_responds(self, name: str) -> bool:
         """Whether this worker takes orders through the broker."""
         return name in self._ping(limit=1, destination=[f"celery@{name}"])
 
     def _ping(self, **options: Any) -> set[str]:
-        """Return the names of the workers that answer."""
+        """Return the names of the workers that respond."""
         # New each time: what an application holds on to may lead to a broker that was killed since.
         app = Celery(broker=self._broker_url)
         try:
@@ -69,8 +69,8 @@ class Health:
 
     def _report(self) -> dict[str, Any]:
         try:
-            answer = httpx.get(f"{self._url}/api/v2/monitor/health", trust_env=False, timeout=10)
-            report: dict[str, Any] = answer.raise_for_status().json()
+            response = httpx.get(f"{self._url}/api/v2/monitor/health", trust_env=False, timeout=10)
+            report: dict[str, Any] = response.raise_for_status().json()
         except (httpx.HTTPError, ValueError):
             return {}
         return report

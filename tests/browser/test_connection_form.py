@@ -91,11 +91,11 @@ class Connections:
         self.open()
 
     def test(self) -> httpx.Response:
-        """Press Test and return Airflow's answer to it."""
+        """Press Test and return Airflow's response to it."""
         with self.page.expect_response("**/api/v2/connections/test") as waiting:
             self.row.get_by_role("button", name="Test Connection").click()
-        answer = waiting.value
-        return httpx.Response(answer.status, content=answer.body())
+        response = waiting.value
+        return httpx.Response(response.status, content=response.body())
 
     @property
     def row(self) -> Locator:
@@ -127,8 +127,8 @@ def files_with(text: str, folder: Path) -> list[Path]:
 
 def number_of_models(simulator: GetimgSimulator) -> int:
     bearer = {"Authorization": f"Bearer {simulator.api_key}"}
-    answer = httpx.get(f"{simulator.url}/v2/models", headers=bearer, trust_env=False)
-    return len(answer.raise_for_status().json())
+    response = httpx.get(f"{simulator.url}/v2/models", headers=bearer, trust_env=False)
+    return len(response.raise_for_status().json())
 
 
 def test_the_form_asks_for_what_the_api_needs_and_nothing_else(connections):

@@ -195,7 +195,7 @@ class TestALaterTry:
             match=r"^6 of 8 rows are saved, 7 were billed \(0\.28 USD in all\), 1 more request may have been billed, 2 f",
         ):
             execute(rows(8), **fields)
-        # The row whose answer was lost may have been billed: to ask for it again may cost more than is allowed.
+        # The row whose response was lost may have been billed: to ask for it again may cost more than is allowed.
         with pytest.raises(errors.GetimgError, match="max_cost"):
             execute(rows(8), try_number=2, **fields)
         assert len(simulator.ledger) == 8
@@ -219,7 +219,7 @@ class TestALaterTry:
             except errors.CostLimitError:
                 break
         assert simulator.ledger.total_cost <= float(most)
-        # Six answers are lost, and each counts as billed.
+        # Six responses are lost, and each counts as billed.
         assert saved == (30 if spare >= 6 else 0)
 
 
@@ -227,14 +227,14 @@ class TestALaterTry:
     ("fault", "saved"),
     [
         (None, 200),
-        # Instead of an answer, what a proxy says: it is kept, for it may be paid for.
+        # Instead of a response, what a proxy says: it is kept, for it may be paid for.
         pytest.param(
             {"on": "image", "kind": "html", "body": "x" * 20_000, "times": 200, "seconds": 0.5},
             0,
             marks=pytest.mark.long,
         ),
     ],
-    ids=["answers", "pages"],
+    ids=["responses", "pages"],
 )
 def test_what_arrives_at_once_is_cut_to_fit_into_the_state_store(
     simulator, execute, store, monkeypatch, fault, saved
@@ -254,7 +254,7 @@ def test_what_arrives_at_once_is_cut_to_fit_into_the_state_store(
         assert execute(rows(200), concurrency=100)["saved"] == saved
     else:
         with pytest.raises(
-            errors.BatchIncompleteError, match="5 consecutive requests ended without an answer"
+            errors.BatchIncompleteError, match="5 consecutive requests ended without a response"
         ):
             execute(rows(200), concurrency=100)
     print(f"{len(sizes)} writes of {max(sizes)} bytes at most")
@@ -496,7 +496,7 @@ def test_a_batch_that_is_marked_failed_asks_no_more_and_saves_what_arrives(
     worker.wait(60)
     posts = simulator.ledger.raw()["posts"]
     assert len(posts) < len(requests)
-    # The latency is shorter than the time that is left to answers in flight.
+    # The latency is shorter than the time that is left to responses in flight.
     assert Counter(post["outcome"] for post in posts) == {"delivered": len(posts)}
     saved = saved_objects(seaweedfs, prefix)
     arrived = [int(post["prompt"].split()[1]) for post in posts]

@@ -45,9 +45,9 @@ REFUSED = {7: {"prompt": "gore"}, 23: {"resolution": "4K"}, 41: {"prompt": "gore
 
 def faults() -> list[dict[str, Any]]:
     """
-    Return what the simulator plays over all tries: refusals, lost answers, and broken downloads.
+    Return what the simulator plays over all tries: refusals, lost responses, and broken downloads.
 
-    Apart from each other, as five lost answers in a row stop a batch.
+    Apart from each other, as five lost responses in a row stop a batch.
     """
     image: list[dict[str, Any]] = [
         {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}, "times": 2},
@@ -74,7 +74,7 @@ def faults() -> list[dict[str, Any]]:
     return played
 
 
-#: Answers that get lost among :func:`faults`.
+#: Responses that get lost among :func:`faults`.
 LOST = 5
 
 # Places before which what is known, or what is in S3, changes.
@@ -82,7 +82,7 @@ TURNING_POINTS = (
     "journal.py:_commit:#100",
     "client.py:generate_image:#40",  # noted, not sent
     "client.py:_send:#333",
-    "ledger.py:record_response:#50",  # paid, the answer not written
+    "ledger.py:record_response:#50",  # paid, the response not written
     "ledger.py:rollback:#1",  # refused, noted as sent
     "ledger.py:record_unknown:#2",
     "limiter.py:on_rate_limited:#2",
@@ -241,7 +241,7 @@ def test_a_batch_that_is_killed_at_any_moment_pays_each_row_once(killed_batch, t
     died, reused = 0, 0
     moments = [*TURNING_POINTS, *spread(lines, 8)]
     if on_unknown_outcome == "resubmit":
-        # What differs is what the next try does with a lost answer: a third of the moments shows it.
+        # What differs is what the next try does with a lost response: a third of the moments shows it.
         moments = moments[::3]
     for number, moment in enumerate(moments):
         # Every third is killed again.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MODEL = "seedream-5-lite"
 PRICE = Decimal("0.04")
 FILE_BYTES = 100_000
-# A key that is known beforehand, and one that only the answer tells.
+# A key that is known beforehand, and one that only the response tells.
 BY_ROW, BY_ID = "{row:03}.{extension}", "{row:03}-{generation_id}.{extension}"
 ACCESS_DENIED = {"kind": "status", "code": "AccessDenied", "operation": "PutObject", "times": 9999}
 IMAGES_DENIED = ACCESS_DENIED | {"key_contains": ".jpg"}
@@ -593,8 +593,8 @@ ODD = {
 }
 
 
-def test_odd_answers_do_not_stop_a_batch(batches):
-    faults = [{"on": "image", "kind": "answer", **odd} for odd in ODD.values()]
+def test_odd_responses_do_not_stop_a_batch(batches):
+    faults = [{"on": "image", "kind": "response", **odd} for odd in ODD.values()]
     batches.simulator.faults.add(*faults)
     summary = batches.run(12, concurrency=1)
     assert (summary["saved"], summary["failed"]) == (12, 0)
@@ -603,7 +603,7 @@ def test_odd_answers_do_not_stop_a_batch(batches):
 
 
 def test_a_bill_that_the_api_did_not_give_is_no_unknown_outcome(batches):
-    batches.simulator.faults.add({"on": "image", "kind": "answer", "merge": {"usage": None}, "times": 2})
+    batches.simulator.faults.add({"on": "image", "kind": "response", "merge": {"usage": None}, "times": 2})
     batches.refuse(IMAGES_DENIED | {"skip": 3})
     for try_number in (1, 2):
         error = batches.failure(20, concurrency=1, try_number=try_number)

@@ -121,7 +121,7 @@ def test_both_connections_are_there_and_the_key_is_good(whole: Cluster):
         entry["connection_id"]: entry for entry in whole.rest.request("GET", "/connections")["connections"]
     }
     assert set(found) == {"aws_default", "getimg_default"}
-    answer = whole.rest.request(
+    response = whole.rest.request(
         "POST",
         "/connections/test",
         body={
@@ -131,7 +131,7 @@ def test_both_connections_are_there_and_the_key_is_good(whole: Cluster):
             "password": whole.simulator.api_key,
         },
     )
-    assert answer["status"], answer
+    assert response["status"], response
 
 
 def test_the_pool_has_the_slots_that_were_asked_for(whole: Cluster):
@@ -404,6 +404,6 @@ def is_alive(process: psutil.Process) -> bool:
 
 def poll(check: Callable[[], bool], timeout: float) -> bool:
     deadline = time.monotonic() + timeout
-    while not (answer := check()) and time.monotonic() < deadline:
+    while not (response := check()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return answer
+    return response

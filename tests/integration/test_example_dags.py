@@ -55,17 +55,17 @@ def stored_picture(seaweedfs: SeaweedFS, row: dict[str, Any]) -> Image.Image:
 
 def test_daily_image(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
     run_id = run("getimg_daily_image")
-    answer = airflow_stack.xcom("getimg_daily_image", run_id, "generate_image")
+    response = airflow_stack.xcom("getimg_daily_image", run_id, "generate_image")
     [row] = airflow_stack.xcom("getimg_daily_image", run_id, "save_to_s3")
     picture = stored_picture(seaweedfs, row)
     assert picture.format == "PNG"
     assert picture.width / picture.height == pytest.approx(3 / 2, rel=0.01)
     [post] = simulator.ledger.raw()["posts"]
     assert post["prompt"].startswith("A postcard for ")
-    assert set(answer) == {"id", "status", "model", "data", "usage", "request"}
-    assert set(answer["data"][0]) == {"url", "mime_type", "width", "height", "deletes_at"}
-    assert set(answer["usage"]) == {"total_cost", "unit_price", "quantity", "billable_unit"}
-    assert answer["id"] == post["id"] == row["generation_id"]
+    assert set(response) == {"id", "status", "model", "data", "usage", "request"}
+    assert set(response["data"][0]) == {"url", "mime_type", "width", "height", "deletes_at"}
+    assert set(response["usage"]) == {"total_cost", "unit_price", "quantity", "billable_unit"}
+    assert response["id"] == post["id"] == row["generation_id"]
     assert row["model"] == "seedream-5-lite"
     assert row["index"] == 0
     assert (
@@ -197,13 +197,13 @@ def review(airflow_stack: Airflow, simulator: GetimgSimulator):
 
     def is_waiting() -> bool:
         task = airflow_stack.request("GET", path)
-        # An answer that comes before the scheduler knows that the process has ended would fail the task: it looks as if
+        # A response that comes before the scheduler knows that the process has ended would fail the task: it looks as if
         # the process had been lost. No person is so fast.
         ended = f"task_id='review', run_id='{run_id}', try_number={task['try_number']}, "
         events = (line for line in airflow_stack.log.open() if "Received executor event" in line)
         return task["state"] == "awaiting_input" and any(ended in line for line in events)
 
-    def answer(option: str, leave_out: list[str] | None = None) -> dict[str, str]:
+    def response(option: str, leave_out: list[str] | None = None) -> dict[str, str]:
         assert airflow_stack.poll(is_waiting, 120)
         body = {"chosen_options": [option], "params_input": {"leave_out": leave_out}}
         airflow_stack.request("PATCH", f"{path}/-1/hitlDetails", body=body)
@@ -217,7 +217,7 @@ def review(airflow_stack: Airflow, simulator: GetimgSimulator):
         rows = airflow_stack.xcom(dag_id, run_id, "save_to_s3")
         return [row["key"].removeprefix("review/") for row in rows]
 
-    return SimpleNamespace(answer=answer, ask_again=ask_again, names=names)
+    return SimpleNamespace(response=response, ask_again=ask_again, names=names)
 
 
 def test_review_before_publish(review, simulator: GetimgSimulator, seaweedfs: SeaweedFS):
@@ -232,23 +232,23 @@ def test_review_before_publish(review, simulator: GetimgSimulator, seaweedfs: Se
         tags = [client.get_object_tagging(Bucket=STACK_BUCKET, Key=key)["TagSet"] for key in keys]
         return [tag["Value"] for [tag] in tags]
 
-    states = review.answer("Reject")
+    states = review.response("Reject")
     assert (states["publish"], states["mark_rejected"]) == ("skipped", "success")
     assert published() == [False, False]
     assert marks() == ["rejected", "rejected"]
 
     review.ask_again()
-    review.answer("Approve", ["1"])
+    review.response("Approve", ["1"])
     assert published() == [False, True]
     assert marks() == ["rejected", "approved"]
 
     review.ask_again()
-    review.answer("Approve", ["2"])
+    review.response("Approve", ["2"])
     assert published() == [True, False]
     assert marks() == ["approved", "rejected"]
 
     review.ask_again()
-    states = review.answer("Approve", ["1", "2"])
+    states = review.response("Approve", ["1", "2"])
     assert states["publish"] == "skipped"
     assert published() == [False, False]
     assert len(simulator.ledger.billed) == 2

@@ -45,7 +45,7 @@ def turning_points(places: list[str]) -> list[int]:
     return [
         intent[0],  # nothing written, nothing sent
         intent[-1] + 1,  # written, not sent
-        response[0],  # paid, the answer not written
+        response[0],  # paid, the response not written
         lines_in("_keep")[-1] + 1,  # paid and written
         lines_in("_push_xcom_if_needed")[0],
         lines_in("_xcom_push")[-1],
@@ -77,8 +77,8 @@ def check_killed(
         assert task["try_number"] == 2, where
         second = ended.log("generate", try_number=2, map_index=index)
         if task["state"] == "success":
-            answer = ended.xcom("generate", map_index=index)
-            assert answer["id"] in {post["id"] for post in ledger["posts"]}, where
+            response = ended.xcom("generate", map_index=index)
+            assert response["id"] in {post["id"] for post in ledger["posts"]}, where
             assert paid == (2 if "sent again now" in second and paid == 2 else 1), where
             if paid == 2:
                 assert resubmits, where
@@ -122,7 +122,7 @@ def test_a_task_that_is_killed_never_pays_twice_by_itself(
 DEAD_BEFORE = {
     "ledger.py:record_intent:": 1,  # nothing was sent
     "client.py:generate_image:": 1,  # noted, and not sent: the second try stops
-    "ledger.py:record_response:": 2,  # paid, and the answer is lost with its process
+    "ledger.py:record_response:": 2,  # paid, and the response is lost with its process
     "one_generation.py:_push:": 1,  # paid, and not in XCom
     "task_runner.py:_xcom_push:": 1,
     "ledger.py:delivered:": 1,  # in XCom, and not known to be
@@ -171,7 +171,7 @@ def test_a_task_that_is_killed_while_the_image_is_made(
     log = airflow_stack.task_log("paying_once", run_id, "generate", try_number=2)
     if on_unknown_outcome == "fail":
         assert state == "failed"
-        assert "No answer was recorded: its worker was killed, lost, or out of time." in log
+        assert "No response was recorded: its worker was killed, lost, or out of time." in log
     else:
         assert state == "success"
         assert "it is sent again now, and may be paid twice." in log
@@ -211,5 +211,5 @@ def test_what_the_ledger_keeps_never_expires(airflow_stack: Airflow, run, simula
     [(value, expires_at)] = rows
     entry = json.loads(value)
     assert expires_at is None
-    assert entry["state"] == "answered"
-    assert entry["answer"]["id"] == ended.xcom()["id"]
+    assert entry["state"] == "completed"
+    assert entry["response"]["id"] == ended.xcom()["id"]

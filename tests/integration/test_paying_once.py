@@ -59,7 +59,7 @@ def posts(simulator: GetimgSimulator) -> int:
 
 
 @pytest.mark.parametrize(("fault", "images"), sampled(LOST, SAMPLE))
-def test_a_lost_answer_stops_the_task_and_says_so(simulator, connections, run, fault, images):
+def test_a_lost_response_stops_the_task_and_says_so(simulator, connections, run, fault, images):
     play(simulator, fault)
     ended = run("paying_once", conn="getimg_hasty")
     assert (ended.state, ended.tries(), posts(simulator)) == ("failed", 1, 1)
@@ -141,8 +141,8 @@ def test_a_connection_that_is_never_made_is_retried(simulator, connections, run)
         assert "No connection to http://127.0.0.1:1 was made" in ended.log(try_number=try_number)
 
 
-def test_a_retry_after_the_answer_reuses_it_and_a_changed_request_does_not(simulator, run):
-    ended = run("fails_after_the_answer", fails=2)
+def test_a_retry_after_the_response_reuses_it_and_a_changed_request_does_not(simulator, run):
+    ended = run("fails_after_the_response", fails=2)
     assert (ended.state, ended.tries("generate"), ended.tries("changes")) == ("success", 3, 3)
     prompts = [post["prompt"] for post in simulator.ledger.raw()["posts"]]
     assert prompts.count("A red fox") == 1
@@ -167,7 +167,7 @@ def test_a_clear_after_success_makes_a_new_image(simulator, run):
     assert "The task was cleared since try 1: a new one is generated." in ended.log(try_number=2)
 
 
-def test_a_clear_after_an_answer_that_never_reached_xcom_returns_it(simulator, run):
+def test_a_clear_after_a_response_that_never_reached_xcom_returns_it(simulator, run):
     ended = run("push_fails", fails=2)
     assert (ended.state, ended.tries(), posts(simulator)) == ("failed", 2, 1)
     log = ended.log(try_number=1)
@@ -183,7 +183,7 @@ def test_a_clear_after_an_answer_that_never_reached_xcom_returns_it(simulator, r
     assert (posts(simulator), billed(simulator)) == (2, pytest.approx(2 * PRICE))
 
 
-def test_a_clear_after_a_lost_answer_makes_a_new_image(simulator, run):
+def test_a_clear_after_a_lost_response_makes_a_new_image(simulator, run):
     play(simulator, {"kind": "drop_after_billing"})
     ended = run("paying_once")
     assert ended.state == "failed"

@@ -176,21 +176,21 @@ def kind(request: ProxiedRequest) -> set[str]:
 
 @each_refusal
 def test_a_file_is_saved_all_the_same(saving, picky, faults, sent):
-    answer = saving.generate()
+    response = saving.generate()
     picky.set_faults(faults)
-    [row] = saving.transfer(answer)
-    content = bytes_of(answer)
+    [row] = saving.transfer(response)
+    content = bytes_of(response)
     assert saving.content("0.jpg") == content
     assert row["sha256"] == hashlib.sha256(content).hexdigest()
     head = saving.client.head_object(Bucket=saving.bucket, Key=row["key"])
     assert head["ContentType"] == "image/jpeg"
-    assert head["Metadata"]["getimg-generation-id"] == answer["id"]
+    assert head["Metadata"]["getimg-generation-id"] == response["id"]
     assert row["etag"] == head["ETag"].strip('"')
     [done] = puts(picky)
     # What was not refused is sent as before.
     assert kind(done) == sent
     # A second try finds it.
-    assert saving.transfer(answer, try_number=2) == [row]
+    assert saving.transfer(response, try_number=2) == [row]
 
 
 @with_tls
@@ -210,14 +210,14 @@ def test_a_batch_is_saved_all_the_same_and_its_manifest_by_the_same_call(
 
 
 def test_the_md5_protects_what_is_saved(saving, picky):
-    answer = saving.generate()
+    response = saving.generate()
     corrupted = {"kind": "corrupt", "operation": "PutObject"}
     picky.set_faults([CHECKSUM_REFUSED["400 InvalidArgument"], corrupted])
     with pytest.raises(errors.ObjectStoreError, match=r"400 BadDigest.*Content-M"):
-        saving.transfer(answer)
+        saving.transfer(response)
     assert saving.keys() == []
-    saving.transfer(answer, try_number=2)
-    assert saving.content("0.jpg") == bytes_of(answer)
+    saving.transfer(response, try_number=2)
+    assert saving.content("0.jpg") == bytes_of(response)
 
 
 @with_tls
@@ -240,11 +240,11 @@ def test_what_slips_in_before_the_write_is_left_alone(saving, picky, fault, if_e
     ids=["ours", "CRC32", "SHA256"],
 )
 def test_a_store_that_takes_no_trailers_gets_a_plain_body(saving, picky, extra_args):
-    answer = saving.generate()
+    response = saving.generate()
     refused = refuses("x-amz-trailer", code="MissingContentLength", message="You must provide Content-Length")
     picky.set_faults([refused])
-    saving.transfer(answer, extra_args=extra_args)
-    assert saving.content("0.jpg") == bytes_of(answer)
+    saving.transfer(response, extra_args=extra_args)
+    assert saving.content("0.jpg") == bytes_of(response)
     [done] = puts(picky)
     assert "aws-chunked" not in done.headers.get("content-encoding", "")
 
@@ -255,22 +255,22 @@ def test_a_store_that_takes_no_trailers_gets_a_plain_body(saving, picky, extra_a
     ids=["ours", "CRC32", "SHA1"],
 )
 def test_a_store_that_refuses_the_algorithm_gets_the_file_without(saving, picky, extra_args):
-    answer = saving.generate()
+    response = saving.generate()
     header = "x-amz-sdk-checksum-algorithm"
     picky.set_faults([refuses(header, code="InvalidArgument", message=f"Unsupported header {header}")])
-    saving.transfer(answer, extra_args=extra_args)
-    assert saving.content("0.jpg") == bytes_of(answer)
+    saving.transfer(response, extra_args=extra_args)
+    assert saving.content("0.jpg") == bytes_of(response)
 
 
 @without_tls
 def test_a_store_that_takes_no_unsigned_bodies_gets_a_signed_one(saving, picky):
-    answer = saving.generate()
+    response = saving.generate()
     message = "x-amz-content-sha256 must be a valid SHA256 value"
     picky.set_faults(
         [refuses("x-amz-content-sha256: UNSIGNED-PAYLOAD", code="InvalidArgument", message=message)]
     )
-    saving.transfer(answer)
-    assert saving.content("0.jpg") == bytes_of(answer)
+    saving.transfer(response)
+    assert saving.content("0.jpg") == bytes_of(response)
 
 
 class TestWhenRequired:
@@ -287,10 +287,10 @@ class TestWhenRequired:
 
     @pytest.mark.usefixtures("_said")
     def test_no_checksum_is_sent_with_anything(self, saving, picky):
-        answer = saving.generate()
-        saving.transfer(answer)
+        response = saving.generate()
+        saving.transfer(response)
         saving.batch(2)
-        assert saving.content("0.jpg") == bytes_of(answer)
+        assert saving.content("0.jpg") == bytes_of(response)
         assert len(puts(picky)) == len(puts(picky, done=False)) >= 4
         for request in puts(picky):
             assert kind(request) - {"if-none-match"} == {"content-md5"}, request
@@ -307,11 +307,11 @@ def test_by_default_each_write_has_its_sha256_and_a_plain_body(saving, picky):
 
 @without_tls
 def test_an_upload_without_an_etag_is_saved(saving, picky):
-    answer = saving.generate()
+    response = saving.generate()
     without = {"kind": "rewrite", "times": ALWAYS, "response_headers": {"ETag": None}}
     picky.set_faults([without])
-    [row] = saving.transfer(answer)
-    assert saving.content("0.jpg") == bytes_of(answer)
+    [row] = saving.transfer(response)
+    assert saving.content("0.jpg") == bytes_of(response)
     assert not row["etag"]
     picky.set_faults([without])
     assert saving.batch(2)["saved"] == 2
@@ -320,22 +320,22 @@ def test_an_upload_without_an_etag_is_saved(saving, picky):
 @without_tls
 def test_a_write_that_is_answered_like_one_and_was_none_is_no_success(saving, picky):
     """Such as by a proxy that says 200 to everything."""
-    answer = saving.generate()
+    response = saving.generate()
     picky.set_faults([{"kind": "status", "operation": "PutObject", "status": 200, "is_empty": True}])
     with pytest.raises(errors.ObjectStoreError):
-        saving.transfer(answer)
-    saving.transfer(answer, try_number=2)
-    assert saving.content("0.jpg") == bytes_of(answer)
+        saving.transfer(response)
+    saving.transfer(response, try_number=2)
+    assert saving.content("0.jpg") == bytes_of(response)
 
 
 @without_tls
 @pytest.mark.parametrize("header", ["x-amz-object-size", "x-amz-server-side-encryption-bucket-key-enabled"])
 def test_a_write_that_is_answered_oddly_is_done(saving, picky, header):
-    answer = saving.generate()
+    response = saving.generate()
     odd = {"kind": "rewrite", "operation": "PutObject", "response_headers": {header: "many"}}
     picky.set_faults([odd])
-    [row] = saving.transfer(answer)
-    assert saving.content("0.jpg") == bytes_of(answer)
+    [row] = saving.transfer(response)
+    assert saving.content("0.jpg") == bytes_of(response)
     assert row["etag"]
 
 
@@ -374,22 +374,22 @@ def test_a_batch_can_do_without_a_listing(saving, picky, how):
     ids=["no ETag", "no base64", "short", "of parts", "no digest", "no hex", "odd"],
 )
 def test_a_second_try_finds_what_is_described_oddly(saving, picky, headers):
-    answer = saving.generate()
-    [row] = saving.transfer(answer)
+    response = saving.generate()
+    [row] = saving.transfer(response)
     described = {"kind": "rewrite", "operation": "HeadObject", "times": ALWAYS, "response_headers": headers}
     picky.set_faults([described])
-    [again] = saving.transfer(answer, try_number=2)
+    [again] = saving.transfer(response, try_number=2)
     assert (again["uri"], again["sha256"]) == (row["uri"], row["sha256"])
     assert len(puts(picky)) == 1
 
 
 @without_tls
 def test_a_store_that_refuses_the_checksum_mode_is_looked_at_without(saving, picky):
-    answer = saving.generate()
-    [row] = saving.transfer(answer)
+    response = saving.generate()
+    [row] = saving.transfer(response)
     refused = {"kind": "status", "operation": "HeadObject", "header": "x-amz-checksum-mode", "times": ALWAYS}
     picky.set_faults([{**refused, "status": 400, "code": "InvalidArgument"}])
-    assert saving.transfer(answer, try_number=2) == [row]
+    assert saving.transfer(response, try_number=2) == [row]
 
 
 @without_tls
@@ -399,11 +399,11 @@ def test_a_store_that_refuses_the_checksum_mode_is_looked_at_without(saving, pic
 )
 def test_a_refusal_of_something_else_is_not_played_around(saving, picky, code, status):
     """Neither the checksum nor the condition is given up for an error that has nothing to do with them."""
-    answer = saving.generate()
+    response = saving.generate()
     fault = {"kind": "status", "operation": "PutObject", "code": code, "status": status, "times": ALWAYS}
     picky.set_faults([fault])
     with pytest.raises(errors.ObjectStoreError):
-        saving.transfer(answer)
+        saving.transfer(response)
     for request in puts(picky, done=False):
         assert SHA256 in request.headers
         assert "if-none-match" in request.headers

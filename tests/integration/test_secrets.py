@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.testing import GetimgSimulator
     from devstack import Airflow
 
-# The generation's own answer, and the ledger's record of it, where that is in the database.
+# The generation's own response, and the ledger's record of it, where that is in the database.
 SIGNED = {("xcom", "return_value"), ("task_state_store", "getimg_generation")}
 
 
@@ -49,7 +49,7 @@ def files(home: Path) -> Iterator[tuple[Path, str]]:
 
 @pytest.fixture(scope="module")
 def signatures(airflow_stack: Airflow) -> set[str]:
-    """Every signature that any generation of this session brought, from the answers in the database."""
+    """Every signature that any generation of this session brought, from the responses in the database."""
     return {
         signature
         for table, key, text in cells(airflow_stack.home / "airflow.db")
@@ -72,7 +72,7 @@ def _work_that_succeeds_and_fails(airflow_stack: Airflow, simulator_server: Geti
         ("paying_once", [{"on": "image", "kind": "drop_after_billing"}], "failed"),
         ("paying_once", [{"on": "image", "kind": "status", "status": 200, "body": signed}], "failed"),
         ("paying_once", [{"on": "image", "kind": "status", "status": 403, "body": echo}], "failed"),
-        ("fails_after_the_answer", [], "success"),
+        ("fails_after_the_response", [], "success"),
     ):
         simulator_server.faults.add(*faults)
         airflow_stack.wait_for_dag(dag_id)
@@ -88,7 +88,7 @@ def test_the_api_key_is_in_no_file_and_in_no_table(airflow_stack: Airflow, simul
     assert {table for table, _, text in cells(airflow_stack.home / "airflow.db") if key in text} == set()
 
 
-def test_signatures_are_in_the_answers_and_nowhere_else(airflow_stack: Airflow, signatures, state_extra):
+def test_signatures_are_in_the_responses_and_nowhere_else(airflow_stack: Airflow, signatures, state_extra):
     assert len(signatures) >= 8
     seen = {
         (table, key)
@@ -102,7 +102,7 @@ def test_signatures_are_in_the_answers_and_nowhere_else(airflow_stack: Airflow, 
     assert leaks == []
 
 
-def test_a_signature_in_an_unreadable_answer_is_in_the_ledger_alone(airflow_stack: Airflow, state_extra):
+def test_a_signature_in_an_unreadable_response_is_in_the_ledger_alone(airflow_stack: Airflow, state_extra):
     marked = "feedfacefeedface"
     assert [path for path, text in files(airflow_stack.home) if marked in text] == []
     # The ledger keeps what came, for it may be paid for.

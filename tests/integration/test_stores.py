@@ -111,40 +111,40 @@ def no_downloads(simulator: GetimgSimulator) -> None:
     ids=["plain", "space", "unicode", "signs"],
 )
 def test_a_file_is_saved_as_it_is(saving, key):
-    answer = saving.generate()
-    [row] = saving.transfer(answer, key)
+    response = saving.generate()
+    [row] = saving.transfer(response, key)
     assert row["uri"] == f"s3://{saving.bucket}/{saving.folder}{key}"
     assert saving.keys() == [key]
-    assert saving.content(key) == bytes_of(answer)
+    assert saving.content(key) == bytes_of(response)
     assert row["sha256"] == hashlib.sha256(saving.content(key)).hexdigest()
 
 
 def test_it_has_its_content_type_and_says_where_it_comes_from(saving):
-    answer = saving.generate(output_format="png")
+    response = saving.generate(output_format="png")
     # The key says nothing of a PNG: a server must have been told.
-    [row] = saving.transfer(answer, "picture")
+    [row] = saving.transfer(response, "picture")
     head = saving.client.head_object(Bucket=saving.bucket, Key=row["key"])
     assert (head["ContentType"], row["mime_type"]) == ("image/png", "image/png")
     # Some servers write names of headers in their own way.
     metadata = {name.lower(): value for name, value in head["Metadata"].items()}
-    assert metadata["getimg-generation-id"] == answer["id"]
+    assert metadata["getimg-generation-id"] == response["id"]
     assert metadata["getimg-sha256"] == row["sha256"]
     assert head["ETag"].strip('"') == row["etag"]
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 def test_a_second_try_finds_it(saving, simulator, if_exists):
-    answer = saving.generate()
-    rows = saving.transfer(answer, if_exists=if_exists)
+    response = saving.generate()
+    rows = saving.transfer(response, if_exists=if_exists)
     no_downloads(simulator)
-    assert saving.transfer(answer, if_exists=if_exists, try_number=2) == rows
+    assert saving.transfer(response, if_exists=if_exists, try_number=2) == rows
 
 
 def test_the_same_bytes_of_somebody_else_are_done_already(saving):
-    answer = saving.generate()
-    saving.put("key", bytes_of(answer))
-    [row] = saving.transfer(answer, "key")
-    assert row["sha256"] == hashlib.sha256(bytes_of(answer)).hexdigest()
+    response = saving.generate()
+    saving.put("key", bytes_of(response))
+    [row] = saving.transfer(response, "key")
+    assert row["sha256"] == hashlib.sha256(bytes_of(response)).hexdigest()
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
@@ -157,9 +157,9 @@ def test_other_bytes_are_left_alone(saving, if_exists):
 
 def test_other_bytes_are_replaced_where_that_is_asked_for(saving):
     saving.put("key", b"theirs")
-    answer = saving.generate()
-    saving.transfer(answer, "key", if_exists="replace")
-    assert saving.content("key") == bytes_of(answer)
+    response = saving.generate()
+    saving.transfer(response, "key", if_exists="replace")
+    assert saving.content("key") == bytes_of(response)
 
 
 def test_a_batch_is_saved_with_its_manifest_and_paid_once(saving, simulator):

@@ -22,7 +22,7 @@ from airflow_provider_getimg.s3 import copier
 from airflow_provider_getimg.s3.spool import MEMORY_BYTES
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 from tests.support.raw_servers import RawServer
-from tests.support.raw_servers import answer as raw_answer
+from tests.support.raw_servers import response as raw_response
 from tests.support.s3_faults import S3FaultProxy
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _connections(monkeypatch, getimg_default, seaweedfs):
 
 @pytest.fixture
 def generate(simulator: GetimgSimulator):
-    """Pay for images and return their answers."""
+    """Pay for images and return their responses."""
 
     def make(count: int = 1, **fields: Any) -> list[dict[str, Any]]:
         with GetimgClient(simulator.api_key, base_url=simulator.url) as client:
@@ -63,7 +63,7 @@ def generate(simulator: GetimgSimulator):
 
 @pytest.fixture
 def transfer(bucket: str, context):
-    """Run the operator on answers, into an empty bucket."""
+    """Run the operator on responses, into an empty bucket."""
 
     def run(generation: Any, *, try_number: int = 1, **fields: Any) -> list[dict[str, Any]]:
         operator = TransferToS3Operator(
@@ -74,8 +74,8 @@ def transfer(bucket: str, context):
     return run
 
 
-def bytes_of(answer: dict[str, Any]) -> bytes:
-    return httpx.get(answer["data"][0]["url"], trust_env=False).raise_for_status().content
+def bytes_of(response: dict[str, Any]) -> bytes:
+    return httpx.get(response["data"][0]["url"], trust_env=False).raise_for_status().content
 
 
 def stored(seaweedfs: SeaweedFS, bucket: str) -> dict[str, bytes]:
@@ -92,30 +92,32 @@ def play(simulator: GetimgSimulator, **fault: Any) -> None:
 
 
 def test_every_file_is_saved_as_it_is(simulator, seaweedfs, bucket, generate, transfer):
-    answers = generate(5, output_format="png")
-    rows = transfer(answers)
-    assert [row["generation_id"] for row in rows] == [answer["id"] for answer in answers]
-    assert stored(seaweedfs, bucket) == {f"{answer['id']}-0.png": bytes_of(answer) for answer in answers}
-    first, content = rows[0], bytes_of(answers[0])
+    responses = generate(5, output_format="png")
+    rows = transfer(responses)
+    assert [row["generation_id"] for row in rows] == [response["id"] for response in responses]
+    assert stored(seaweedfs, bucket) == {
+        f"{response['id']}-0.png": bytes_of(response) for response in responses
+    }
+    first, content = rows[0], bytes_of(responses[0])
     head = seaweedfs.client().head_object(Bucket=bucket, Key=first["key"])
     assert first == {
-        "uri": f"s3://{bucket}/{answers[0]['id']}-0.png",
+        "uri": f"s3://{bucket}/{responses[0]['id']}-0.png",
         "bucket": bucket,
-        "key": f"{answers[0]['id']}-0.png",
+        "key": f"{responses[0]['id']}-0.png",
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "etag": head["ETag"].strip('"'),
         "mime_type": "image/png",
-        "width": answers[0]["data"][0]["width"],
-        "height": answers[0]["data"][0]["height"],
-        "generation_id": answers[0]["id"],
+        "width": responses[0]["data"][0]["width"],
+        "height": responses[0]["data"][0]["height"],
+        "generation_id": responses[0]["id"],
         "index": 0,
         "model": "seedream-5-lite",
         "cost": 0.04,
         "aws_conn_id": "aws_default",
     }
     assert head["ContentType"] == "image/png"
-    assert head["Metadata"]["getimg-generation-id"] == answers[0]["id"]
+    assert head["Metadata"]["getimg-generation-id"] == responses[0]["id"]
     assert head["Metadata"]["getimg-sha256"] == first["sha256"]
 
 
@@ -123,10 +125,10 @@ def test_a_file_that_does_not_fit_into_memory_is_saved_as_it_is(
     simulator, seaweedfs, bucket, generate, transfer
 ):
     simulator.settings(file_size=LARGE)
-    [answer] = generate()
-    [row] = transfer(answer)
+    [response] = generate()
+    [row] = transfer(response)
     [content] = stored(seaweedfs, bucket).values()
-    assert content == bytes_of(answer)
+    assert content == bytes_of(response)
     assert (row["bytes"], row["sha256"]) == (LARGE, hashlib.sha256(content).hexdigest())
 
 
@@ -149,10 +151,10 @@ def test_a_download_that_fails_once_is_repeated_within_the_try(
     simulator, seaweedfs, bucket, generate, transfer, fault, size
 ):
     simulator.settings(file_size=size)
-    [answer] = generate()
+    [response] = generate()
     play(simulator, **fault)
-    transfer(answer)
-    assert list(stored(seaweedfs, bucket).values()) == [bytes_of(answer)]
+    transfer(response)
+    assert list(stored(seaweedfs, bucket).values()) == [bytes_of(response)]
 
 
 @pytest.mark.parametrize(
@@ -161,9 +163,9 @@ def test_a_download_that_fails_once_is_repeated_within_the_try(
         ({"kind": "drop_after_billing"}, "broke: Server disconnected without sending a response"),
         ({"kind": "truncate"}, r"broke: 6291456 of 12582912 bytes came"),
         ({"kind": "wrong_length"}, r"broke: 12582912 of 12583936 bytes came"),
-        ({"kind": "status", "status": 500}, "was answered with 500"),
-        ({"kind": "status", "status": 202}, "was answered with 202"),
-        ({"kind": "status", "status": 304}, "was answered with 304"),
+        ({"kind": "status", "status": 500}, "returned 500"),
+        ({"kind": "status", "status": 202}, "returned 202"),
+        ({"kind": "status", "status": 304}, "returned 304"),
     ],
     ids=["drop", "truncate", "wrong length", "500", "202", "304"],
 )
@@ -171,14 +173,14 @@ def test_a_download_that_keeps_failing_is_one_sentence_and_leaves_nothing(
     simulator, seaweedfs, bucket, generate, transfer, fault, sentence
 ):
     simulator.settings(file_size=LARGE)
-    [answer] = generate()
+    [response] = generate()
     play(simulator, **fault, times=99)
     with pytest.raises(errors.DownloadError, match=rf"^{BILL} The download of {FILE} {sentence}\.$") as error:
-        transfer(answer)
+        transfer(response)
     assert (error.value.billed, str(error.value.cost), error.value.generation_ids) == (
         "yes",
         "0.04",
-        (answer["id"],),
+        (response["id"],),
     )
     assert stored(seaweedfs, bucket) == {}
 
@@ -192,56 +194,56 @@ def test_a_server_that_drips_does_not_hold_the_task(
         f'{{"conn_type": "getimg", "host": "{simulator.url}", "extra": {{"timeout": 1}}}}',
     )
     simulator.settings(file_size=LARGE)
-    [answer] = generate()
+    [response] = generate()
     play(simulator, kind=kind, seconds=60, times=99)
     with pytest.raises(errors.DownloadError, match="did not finish within 1 seconds"):
-        transfer(answer)
+        transfer(response)
     assert stored(seaweedfs, bucket) == {}
 
 
 def test_a_file_that_the_server_calls_gone_is_not_asked_for_twice(
     simulator, seaweedfs, bucket, generate, transfer
 ):
-    [answer] = generate()
+    [response] = generate()
     play(simulator, kind="status", status=410)
     with pytest.raises(
         errors.FileGoneError,
-        match=rf"^{BILL} File 0 of generation {answer['id']} is no longer served \(410\); it was to be deleted at 20.*\. "
+        match=rf"^{BILL} File 0 of generation {response['id']} is no longer served \(410\); it was to be deleted at 20.*\. "
         r"To regenerate it \(billed\), clear the task that generated it: the one upstream\.$",
     ):
-        transfer(answer)
+        transfer(response)
     assert stored(seaweedfs, bucket) == {}
 
 
 def test_one_file_that_fails_stops_no_other(simulator, seaweedfs, bucket, generate, transfer, capsys):
-    answers = generate(4)
-    answers[1]["data"][0]["url"] += "0"
+    responses = generate(4)
+    responses[1]["data"][0]["url"] += "0"
     with pytest.raises(errors.TransferIncompleteError) as error:
-        transfer(answers)
+        transfer(responses)
     assert str(error.value).startswith(
-        f"3 of 4 files are saved; the other 1, billed at 0.04 USD, are not. The download of file 0 of generation {answers[1]['id']}"
+        f"3 of 4 files are saved; the other 1, billed at 0.04 USD, are not. The download of file 0 of generation {responses[1]['id']}"
     )
-    assert error.value.generation_ids == (answers[1]["id"],)
+    assert error.value.generation_ids == (responses[1]["id"],)
     assert len(stored(seaweedfs, bucket)) == 3
     log = capsys.readouterr().out
-    for answer in answers:
-        assert f"| {answer['id']} |" in log
+    for response in responses:
+        assert f"| {response['id']} |" in log
     assert log.count("| yes ") == 3
     assert log.count("| no ") == 1
     assert "sig=" not in log
 
 
 def test_a_retry_downloads_only_what_is_missing(simulator, seaweedfs, bucket, generate, transfer):
-    answers = generate(3)
-    good, answers[1]["data"][0]["url"] = answers[1]["data"][0]["url"], "http://127.0.0.1:1/broken"
+    responses = generate(3)
+    good, responses[1]["data"][0]["url"] = responses[1]["data"][0]["url"], "http://127.0.0.1:1/broken"
     with pytest.raises(errors.TransferIncompleteError):
-        transfer(answers)
-    answers[1]["data"][0]["url"] = good
+        transfer(responses)
+    responses[1]["data"][0]["url"] = good
     play(simulator, kind="status", status=503, headers={"Retry-After": "0"})
-    rows = transfer(answers, try_number=2)
-    assert [row["generation_id"] for row in rows] == [answer["id"] for answer in answers]
+    rows = transfer(responses, try_number=2)
+    assert [row["generation_id"] for row in rows] == [response["id"] for response in responses]
     play(simulator, kind="status", status=500, times=99)
-    assert transfer(answers, try_number=3) == rows
+    assert transfer(responses, try_number=3) == rows
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
@@ -249,15 +251,15 @@ def test_a_retry_downloads_only_what_is_missing(simulator, seaweedfs, bucket, ge
 def test_many_keys_are_looked_at_by_one_listing(
     simulator, seaweedfs, generate, transfer, monkeypatch, if_exists, may_list
 ):
-    answers = generate(20)
-    rows = transfer(answers[:3])
+    responses = generate(20)
+    rows = transfer(responses[:3])
     with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
         if not may_list:
             proxy.set_faults(
                 [{"kind": "status", "code": "AccessDenied", "operation": "ListObjectsV2", "times": 9}]
             )
-        assert transfer(answers, if_exists=if_exists)[:3] == rows
+        assert transfer(responses, if_exists=if_exists)[:3] == rows
         operations = proxy.operations()
     assert operations.count("ListObjectsV2") == 1
     assert operations.count("HeadObject") == (3 if may_list else 20)
@@ -270,18 +272,18 @@ def test_what_an_earlier_try_saved_is_done_though_its_url_be_dead(
     simulator, seaweedfs, bucket, generate, transfer, if_exists, size
 ):
     simulator.settings(file_size=size)
-    [answer] = generate()
-    rows = transfer(answer, if_exists=if_exists)
-    answer["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
-    assert transfer(answer, try_number=2, if_exists=if_exists) == rows
+    [response] = generate()
+    rows = transfer(response, if_exists=if_exists)
+    response["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+    assert transfer(response, try_number=2, if_exists=if_exists) == rows
 
 
 class TestAnotherObjectAtTheKey:
     @pytest.fixture
     def occupied(self, seaweedfs, bucket, generate) -> dict[str, Any]:
-        [answer] = generate()
+        [response] = generate()
         seaweedfs.client().put_object(Bucket=bucket, Key="key", Body=b"theirs")
-        return answer
+        return response
 
     def test_skip_names_both(self, seaweedfs, bucket, occupied, transfer):
         with pytest.raises(errors.ObjectExistsError) as error:
@@ -311,21 +313,21 @@ class TestAnotherObjectAtTheKey:
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_can_be_named_by_its_content(simulator, seaweedfs, bucket, generate, transfer, size):
     simulator.settings(file_size=size)
-    [answer] = generate()
-    [row] = transfer(answer, s3_key="by-content/{sha256}.jpg")
+    [response] = generate()
+    [row] = transfer(response, s3_key="by-content/{sha256}.jpg")
     assert row["key"] == f"by-content/{row['sha256']}.jpg"
-    assert stored(seaweedfs, bucket) == {row["key"]: bytes_of(answer)}
-    assert transfer(answer, s3_key="by-content/{sha256}.jpg", try_number=2) == [row]
+    assert stored(seaweedfs, bucket) == {row["key"]: bytes_of(response)}
+    assert transfer(response, s3_key="by-content/{sha256}.jpg", try_number=2) == [row]
 
 
 def test_a_file_over_max_bytes_is_not_saved(simulator, seaweedfs, bucket, generate, transfer):
     simulator.settings(file_size=2 * MIB)
-    [answer] = generate()
+    [response] = generate()
     with pytest.raises(
         errors.FileRefusedError,
         match=rf"^{BILL} File 0 of .* is 2097152 bytes, and max_bytes is 1048576\. It was not saved\.$",
     ):
-        transfer(answer, max_bytes=MIB)
+        transfer(response, max_bytes=MIB)
     assert stored(seaweedfs, bucket) == {}
 
 
@@ -349,15 +351,15 @@ def test_a_file_over_max_bytes_is_not_saved(simulator, seaweedfs, bucket, genera
 def test_bad_input_is_one_sentence_before_any_download(
     simulator, seaweedfs, bucket, generate, transfer, fields, sentence
 ):
-    answers = generate(2)
-    for answer in answers:
-        answer["data"][0]["url"] = "http://127.0.0.1:1/never-asked"
+    responses = generate(2)
+    for response in responses:
+        response["data"][0]["url"] = "http://127.0.0.1:1/never-asked"
     with pytest.raises(errors.InvalidInputError) as error:
-        transfer(answers, **fields)
+        transfer(responses, **fields)
     assert str(error.value).startswith(
         f"2 generations were billed (0.08 USD together) and are not saved. {sentence}"
     )
-    assert error.value.generation_ids == tuple(answer["id"] for answer in answers)
+    assert error.value.generation_ids == tuple(response["id"] for response in responses)
     assert stored(seaweedfs, bucket) == {}
 
 
@@ -393,10 +395,10 @@ def test_s3_options_reach_the_object_and_stay_the_user_s(simulator, seaweedfs, b
 class TestWhereADownloadMayGo:
     """The simulator is at 127.0.0.1, and so is the base URL: all else that is private is out of bounds."""
 
-    def refused(self, transfer, answer: dict[str, Any], url: str, **fields: Any) -> str:
-        answer["data"][0]["url"] = url
+    def refused(self, transfer, response: dict[str, Any], url: str, **fields: Any) -> str:
+        response["data"][0]["url"] = url
         with pytest.raises(errors.FileRefusedError) as error:
-            transfer(answer, **fields)
+            transfer(response, **fields)
         return str(error.value)
 
     @pytest.fixture
@@ -406,8 +408,8 @@ class TestWhereADownloadMayGo:
         return "public"
 
     def test_not_to_this_machine_where_the_base_url_is_elsewhere(self, generate, transfer, public):
-        [answer] = generate()
-        message = self.refused(transfer, answer, answer["data"][0]["url"], getimg_conn_id=public)
+        [response] = generate()
+        message = self.refused(transfer, response, response["data"][0]["url"], getimg_conn_id=public)
         assert "is the private address 127.0.0.1" in message
         assert "sig=" not in message
 
@@ -430,30 +432,30 @@ class TestWhereADownloadMayGo:
         assert message.endswith("The URL http://example.test/x?... is not https: it was not requested.")
 
     def test_not_by_way_of_a_redirect(self, simulator, generate, transfer, elsewhere):
-        [answer] = generate()
+        [response] = generate()
         play(simulator, kind="status", status=302, headers={"Location": f"{elsewhere}/inside?sig=secret"})
-        message = self.refused(transfer, answer, answer["data"][0]["url"])
+        message = self.refused(transfer, response, response["data"][0]["url"])
         assert "is the private address 127.0.0.2" in message
         assert "secret" not in message
 
     def test_a_redirect_at_home_is_followed(self, simulator, seaweedfs, bucket, generate, transfer):
-        [answer] = generate()
-        location = answer["data"][0]["url"].removeprefix(simulator.url)
+        [response] = generate()
+        location = response["data"][0]["url"].removeprefix(simulator.url)
         play(simulator, kind="status", status=302, headers={"Location": location})
-        transfer(answer)
-        assert list(stored(seaweedfs, bucket).values()) == [bytes_of(answer)]
+        transfer(response)
+        assert list(stored(seaweedfs, bucket).values()) == [bytes_of(response)]
 
     def test_an_address_of_an_allowed_network_is_reached(
         self, simulator, seaweedfs, bucket, generate, transfer, monkeypatch
     ):
-        [answer] = generate()
-        content = bytes_of(answer)
+        [response] = generate()
+        content = bytes_of(response)
         extra = {"allowed_networks": ["127.0.0.1/32"]}
         connection = {"conn_type": "getimg", "host": simulator.url, "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", json.dumps(connection))
-        with RawServer(raw_answer(content)) as server:
-            answer["data"][0]["url"] = f"{server.url}/f"
-            transfer(answer)
+        with RawServer(raw_response(content)) as server:
+            response["data"][0]["url"] = f"{server.url}/f"
+            transfer(response)
         assert list(stored(seaweedfs, bucket).values()) == [content]
 
     def test_a_host_that_is_none_is_one_sentence(self, generate, transfer):
@@ -468,9 +470,9 @@ def test_waiting_for_a_slot_is_not_held_against_a_file(
         "AIRFLOW_CONN_GETIMG_DEFAULT",
         f'{{"conn_type": "getimg", "host": "{simulator.url}", "extra": {{"timeout": 2}}}}',
     )
-    answers = generate(4)
+    responses = generate(4)
     simulator.settings(download_latency=1.2)
-    assert len(transfer(answers, concurrency=1)) == 4
+    assert len(transfer(responses, concurrency=1)) == 4
 
 
 def test_nothing_is_asked_for_after_a_kill(simulator, seaweedfs, bucket, generate, context):
@@ -490,17 +492,17 @@ def test_nothing_is_asked_for_after_a_kill(simulator, seaweedfs, bucket, generat
 
 
 def test_each_object_is_an_event_of_the_outlets(bucket, generate, context):
-    answers = generate(2)
+    responses = generate(2)
     alias, asset = AssetAlias("pictures"), Asset("s3://somewhere/else")
     operator = TransferToS3Operator(
-        task_id="save", generation=answers, s3_bucket=bucket, s3_key=KEY, outlets=[alias, asset]
+        task_id="save", generation=responses, s3_bucket=bucket, s3_key=KEY, outlets=[alias, asset]
     )
     surroundings = context()
     rows = operator.execute(surroundings)
     events = surroundings["outlet_events"][alias].asset_alias_events
     assert [event.dest_asset_key.uri for event in events] == [row["uri"] for row in rows]
     assert events[0].extra == {
-        "generation_id": answers[0]["id"],
+        "generation_id": responses[0]["id"],
         "index": 0,
         "model": "seedream-5-lite",
         "cost_usd": "0.04",

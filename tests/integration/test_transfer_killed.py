@@ -34,25 +34,25 @@ SIZES = (0, 0, 0, 12 * MIB)
 
 
 def generate(simulator: GetimgSimulator, path: Path, sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
-    """Pay for a file of each size, and write their answers where the DAG reads them."""
-    answers = []
+    """Pay for a file of each size, and write their responses where the DAG reads them."""
+    responses = []
     with GetimgClient(simulator.api_key, base_url=simulator.url) as client:
         for number, size in enumerate(sizes):
             simulator.settings(file_size=size)
             request = ImageRequest.checked(model="seedream-5-lite", prompt=f"Picture {number}")
-            answers.append(client.generate_image(request).to_json())
-    path.write_text(json.dumps(answers))
-    return answers
+            responses.append(client.generate_image(request).to_json())
+    path.write_text(json.dumps(responses))
+    return responses
 
 
 def check_saved(
-    seaweedfs: SeaweedFS, prefix: str, answers: list[dict[str, Any]], rows: list[dict[str, Any]]
+    seaweedfs: SeaweedFS, prefix: str, responses: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> None:
     """Check that each file lies below the prefix as it is, nothing else does, and that each has its row."""
     client = seaweedfs.client()
     wanted = {
-        f"{prefix}/{answer['id']}-0.jpg": httpx.get(answer["data"][0]["url"], trust_env=False).content
-        for answer in answers
+        f"{prefix}/{response['id']}-0.jpg": httpx.get(response["data"][0]["url"], trust_env=False).content
+        for response in responses
     }
     listed = client.list_objects_v2(Bucket=STACK_BUCKET, Prefix=f"{prefix}/").get("Contents", [])
     assert [entry["Key"] for entry in listed] == sorted(wanted)
@@ -96,14 +96,16 @@ def test_a_transfer_that_is_killed_loses_nothing_and_leaves_nothing(
 ):
     whole = tmp_path / "whole"
     whole.mkdir()
-    answers = generate(simulator, whole / "answers-0.json")
+    responses = generate(simulator, whole / "responses-0.json")
     ended = run("transfer_killed", moments=[0], folder=str(whole), prefix=f"{tmp_path.name}/whole")
     assert (ended.state, ended.tries("copy")) == ("success", 1), ended.log("moments")
-    check_saved(seaweedfs, f"{tmp_path.name}/whole/0", answers, ended.xcom("copy", map_index=0))
+    check_saved(seaweedfs, f"{tmp_path.name}/whole/0", responses, ended.xcom("copy", map_index=0))
     places = (whole / "0").read_text().splitlines()
 
     moments = [*turning_points(places), *(spread(len(places), spread_moments) if spread_moments else [])]
-    answers_of = [generate(simulator, tmp_path / f"answers-{index}.json") for index, _ in enumerate(moments)]
+    responses_of = [
+        generate(simulator, tmp_path / f"responses-{index}.json") for index, _ in enumerate(moments)
+    ]
     ended = run(
         "transfer_killed",
         moments=moments,
@@ -124,7 +126,7 @@ def test_a_transfer_that_is_killed_loses_nothing_and_leaves_nothing(
             assert (task["try_number"], len(died_at)) == (2, 1), (moments[index], died_at)
             killed += 1
         check_saved(
-            seaweedfs, f"{tmp_path.name}/{index}", answers_of[index], ended.xcom("copy", map_index=index)
+            seaweedfs, f"{tmp_path.name}/{index}", responses_of[index], ended.xcom("copy", map_index=index)
         )
     # The last of the turning points and of the lines are those that may come too late.
     assert killed >= len(moments) - 3
@@ -133,7 +135,7 @@ def test_a_transfer_that_is_killed_loses_nothing_and_leaves_nothing(
 def test_a_transfer_that_is_killed_while_an_object_is_sent_leaves_none(
     airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, tmp_path
 ):
-    answers = generate(simulator, tmp_path / "answers.json")
+    responses = generate(simulator, tmp_path / "responses.json")
     with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
         aws = json.loads(proxy.aws_connection(seaweedfs.aws_connection()))
         connection = {"connection_id": f"aws_{tmp_path.name}", "conn_type": "aws"}
@@ -143,14 +145,14 @@ def test_a_transfer_that_is_killed_while_an_object_is_sent_leaves_none(
             body=connection
             | {"login": aws["login"], "password": aws["password"], "extra": json.dumps(aws["extra"])},
         )
-        large = f"{tmp_path.name}/{answers[-1]['id']}-0.jpg"
+        large = f"{tmp_path.name}/{responses[-1]['id']}-0.jpg"
         proxy.set_faults([{"kind": "slow", "operation": "PutObject", "key_contains": large, "seconds": 60}])
         airflow_stack.wait_for_dag("transfer_interrupted")
         airflow_stack.unpause("transfer_interrupted")
         run_id = airflow_stack.trigger(
             "transfer_interrupted",
             conf={
-                "answers": str(tmp_path / "answers.json"),
+                "responses": str(tmp_path / "responses.json"),
                 "prefix": tmp_path.name,
                 "aws": connection["connection_id"],
             },
@@ -172,7 +174,9 @@ def test_a_transfer_that_is_killed_while_an_object_is_sent_leaves_none(
     assert task["try_number"] == 2
     log = airflow_stack.task_log("transfer_interrupted", run_id, "copy", try_number=2)
     assert f"is already saved: s3://{STACK_BUCKET}/{large}" not in log
-    check_saved(seaweedfs, tmp_path.name, answers, airflow_stack.xcom("transfer_interrupted", run_id, "copy"))
+    check_saved(
+        seaweedfs, tmp_path.name, responses, airflow_stack.xcom("transfer_interrupted", run_id, "copy")
+    )
 
 
 def test_a_second_try_downloads_only_what_the_first_did_not_save(simulator, seaweedfs, run, tmp_path):
@@ -196,5 +200,5 @@ def test_a_second_try_downloads_only_what_the_first_did_not_save(simulator, seaw
     second = ended.log("save", try_number=2)
     assert (second.count("is already saved"), second.count("Saved file")) == (2, 1)
     simulator.faults.clear()
-    answers = [ended.xcom("generate", map_index=index) for index in range(3)]
-    check_saved(seaweedfs, tmp_path.name, answers, ended.xcom("save"))
+    responses = [ended.xcom("generate", map_index=index) for index in range(3)]
+    check_saved(seaweedfs, tmp_path.name, responses, ended.xcom("save"))

@@ -24,7 +24,7 @@ from airflow_provider_getimg.s3 import copier
 from airflow_provider_getimg.s3.copier import ATTEMPTS
 from airflow_provider_getimg.simulator.odd import TEXTS
 from airflow_provider_getimg.version_compat import RetryAction
-from tests.support.raw_servers import RawServer, answer
+from tests.support.raw_servers import RawServer, response
 from tests.support.saving import Saving, bytes_of
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def check_not_saved(saving: Saving, generation: Any, kind: type[errors.GetimgErr
 
 
 def served_by(server: RawServer, generation: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer with its file at another server."""
+    """Return the response with its file at another server."""
     [file] = generation["data"]
     return {**generation, "data": [{**file, "url": f"{server.url}/f?sig=secret"}]}
 
@@ -133,7 +133,7 @@ class TestHowABodyComes:
     def test_a_bomb_is_over_max_bytes(self, saving, layers):
         body = gzip.compress(b"\xff\xd8\xff" + b"\0" * (20 * MIB))
         body = gzip.compress(body) if layers == 2 else body
-        with RawServer(answer(body, "Content-Encoding: gzip")) as server:
+        with RawServer(response(body, "Content-Encoding: gzip")) as server:
             generation = served_by(server, saving.generate())
             with pytest.raises(
                 errors.FileRefusedError,
@@ -145,7 +145,7 @@ class TestHowABodyComes:
     def test_gzip_that_is_cut_off_is_not_saved(self, saving):
         generation = saving.generate()
         body = gzip.compress(bytes_of(generation))[:-5]
-        with RawServer(answer(body, "Content-Encoding: gzip")) as server:
+        with RawServer(response(body, "Content-Encoding: gzip")) as server:
             check_not_saved(
                 saving,
                 served_by(server, generation),
@@ -243,11 +243,11 @@ class TestHowABodyComes:
         generation = saving.generate()
         content = bytes_of(generation)
         headers = [b"Content-Range: " + content_range.encode("latin-1")]
-        with RawServer(answer(content, *headers, status="206 Partial Content")) as server:
+        with RawServer(response(content, *headers, status="206 Partial Content")) as server:
             [row] = saving.transfer(served_by(server, generation))
         check_saved(saving, row, content)
         saving.client.delete_object(Bucket=saving.bucket, Key=row["key"])
-        with RawServer(answer(content[:1000], *headers, status="206 Partial Content")) as server:
+        with RawServer(response(content[:1000], *headers, status="206 Partial Content")) as server:
             check_not_saved(
                 saving,
                 served_by(server, generation),
@@ -257,7 +257,7 @@ class TestHowABodyComes:
 
     def test_a_part_is_not_saved(self, saving):
         generation = saving.generate()
-        part = answer(
+        part = response(
             bytes_of(generation)[:1000], "Content-Range: bytes 0-999/05000", status="206 Partial Content"
         )
         with RawServer(part) as server:
@@ -290,7 +290,7 @@ class TestHowABodyComes:
         generation = saving.generate()
         content = bytes_of(generation)
         headers = header.encode() + b": " + value.encode("latin-1")
-        with RawServer(answer(content, headers)) as server:
+        with RawServer(response(content, headers)) as server:
             [row] = saving.transfer(served_by(server, generation))
         check_saved(saving, row, content)
 
@@ -424,7 +424,7 @@ class TestWhatKindOfPictureItIs:
     def test_a_page_is_refused_however_it_begins(self, saving, page):
         generation = saving.generate()
         generation["data"][0]["mime_type"] = "text/html"
-        with RawServer(answer(page, "Content-Type: text/html")) as server:
+        with RawServer(response(page, "Content-Type: text/html")) as server:
             check_not_saved(
                 saving,
                 served_by(server, generation),
@@ -459,7 +459,7 @@ class TestAUrlThatDoesNotWork:
         simulator.faults.add({"on": "download", "kind": "status", "status": status, "times": 3})
         [row] = saving.transfer(generation)
         check_saved(saving, row, content)
-        assert capsys.readouterr().out.count(f"was answered with {status}. Attempt ") == 3
+        assert capsys.readouterr().out.count(f"returned {status}. Attempt ") == 3
 
     @pytest.mark.parametrize("status", [401, 403, 404])
     @pytest.mark.parametrize("deletes_at", [None, "2100-01-01T00:00:00Z", "some day"], ids=str)
@@ -467,9 +467,7 @@ class TestAUrlThatDoesNotWork:
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = deletes_at
         simulator.faults.add({"on": "download", "kind": "status", "status": status, "times": OFTEN})
-        check_not_saved(
-            saving, generation, errors.DownloadError, rf"The download of .* was answered with {status}\.$"
-        )
+        check_not_saved(saving, generation, errors.DownloadError, rf"The download of .* returned {status}\.$")
         assert fetches(simulator) == ATTEMPTS
 
     @pytest.mark.parametrize("status", [401, 403, 404])
@@ -506,9 +504,7 @@ class TestAUrlThatDoesNotWork:
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
         simulator.faults.add({"on": "download", "kind": "status", "status": 500, "times": OFTEN})
-        check_not_saved(
-            saving, generation, errors.DownloadError, r"The download of .* was answered with 500\.$"
-        )
+        check_not_saved(saving, generation, errors.DownloadError, r"The download of .* returned 500\.$")
 
     @pytest.mark.parametrize("past", [timedelta(seconds=3), timedelta(days=400)], ids=str)
     def test_by_our_clock_alone_is_asked_for(self, saving, past):
@@ -555,11 +551,11 @@ class TestAUrlThatDoesNotWork:
             check_not_saved(saving, generation, errors.FileGoneError, "File 0 .* is no longer served")
 
 
-class TestWhatTheAnswerSays:
+class TestWhatTheResponseSays:
     """The simulator sends it so, and the transfer gets what ``GenerateImageOperator`` would return."""
 
     def odd(self, simulator: GetimgSimulator, saving: Saving, **fault: Any) -> dict[str, Any]:
-        simulator.faults.add({"on": "image", "kind": "answer", **fault})
+        simulator.faults.add({"on": "image", "kind": "response", **fault})
         return saving.generate()
 
     @pytest.mark.parametrize(

@@ -115,8 +115,8 @@ class Bench:
         )
         return operator.execute(self._context(try_number=try_number))
 
-    def key(self, answer: dict[str, Any]) -> str:
-        return f"{answer['id']}-0.jpg"
+    def key(self, response: dict[str, Any]) -> str:
+        return f"{response['id']}-0.jpg"
 
     def stored(self) -> dict[str, bytes]:
         """Return all objects of the bucket, after checking that each write was one request for a whole object."""
@@ -128,33 +128,33 @@ class Bench:
             for entry in objects
         }
 
-    def check_saved(self, answer: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    def check_saved(self, response: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         """Check that the file is all that the bucket holds, and that its row says so."""
-        content = bytes_of(answer)
-        assert self.stored() == {self.key(answer): content}
+        content = bytes_of(response)
+        assert self.stored() == {self.key(response): content}
         [row] = rows
-        head = self.client.head_object(Bucket=self.bucket, Key=self.key(answer))
-        assert (row["key"], row["etag"]) == (self.key(answer), head["ETag"].strip('"'))
+        head = self.client.head_object(Bucket=self.bucket, Key=self.key(response))
+        assert (row["key"], row["etag"]) == (self.key(response), head["ETag"].strip('"'))
         assert (row["bytes"], row["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
 
     def failure(
         self,
-        answer: dict[str, Any],
+        response: dict[str, Any],
         kind: type[errors.GetimgError] = errors.StoreRefusedError,
         **fields: Any,
     ) -> str:
         """Return the message of a transfer that fails, after checking how it is told."""
         with pytest.raises(kind) as caught:
-            self.transfer(answer, **fields)
+            self.transfer(response, **fields)
         error = caught.value
         assert type(error) is kind
         assert str(error) == (
-            f"Generation {answer['id']} was billed (0.04 USD) and is not saved. {error.message}"
+            f"Generation {response['id']} was billed (0.04 USD) and is not saved. {error.message}"
         )
-        assert (error.billed, str(error.cost), error.generation_ids) == ("yes", "0.04", (answer["id"],))
+        assert (error.billed, str(error.cost), error.generation_ids) == ("yes", "0.04", (response["id"],))
         assert "sig=" not in str(error)
         assert "\n" not in str(error)
-        assert f"s3://{self.bucket}/{self.key(answer)}" in error.message
+        assert f"s3://{self.bucket}/{self.key(response)}" in error.message
         return error.message
 
 
@@ -163,8 +163,8 @@ def bench(simulator: GetimgSimulator, proxy: S3FaultProxy, direct: S3Client, buc
     return Bench(simulator, proxy, direct, bucket, context)
 
 
-def bytes_of(answer: dict[str, Any]) -> bytes:
-    return httpx.get(answer["data"][0]["url"], trust_env=False).raise_for_status().content
+def bytes_of(response: dict[str, Any]) -> bytes:
+    return httpx.get(response["data"][0]["url"], trust_env=False).raise_for_status().content
 
 
 def downloads_are_forbidden(simulator: GetimgSimulator) -> None:
@@ -175,72 +175,72 @@ class TestWithoutFaults:
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", "replace", "fail"])
     def test_each_object_is_written_once_and_replace_needs_no_look(self, proxy, bench, size, if_exists):
-        answer = bench.generate(size)
-        bench.check_saved(answer, bench.transfer(answer, if_exists=if_exists))
+        response = bench.generate(size)
+        bench.check_saved(response, bench.transfer(response, if_exists=if_exists))
         assert proxy.operations() == [*([] if if_exists == "replace" else ["HeadObject"]), WRITE]
         sent = proxy.requests[-1]
         assert sent.headers.get("if-none-match") == (None if if_exists == "replace" else "*")
-        checksum = hashlib.sha256(bytes_of(answer)).digest()
+        checksum = hashlib.sha256(bytes_of(response)).digest()
         assert base64.b64decode(sent.headers["x-amz-checksum-sha256"]) == checksum
-        assert int(sent.headers["content-length"]) == sent.body_bytes == len(bytes_of(answer))
+        assert int(sent.headers["content-length"]) == sent.body_bytes == len(bytes_of(response))
         assert sent.headers["content-type"] == "image/jpeg"
 
     @pytest.mark.parametrize(
         ("found", "content_type"), [("png", "image/png"), ("svg", "application/octet-stream")]
     )
     def test_its_content_type_is_what_its_bytes_are(self, proxy, simulator, bench, found, content_type):
-        answer = bench.generate()
+        response = bench.generate()
         simulator.faults.add({"on": "download", "kind": "file", "bytes": found, "times": ALWAYS})
-        [row] = bench.transfer(answer)
+        [row] = bench.transfer(response)
         assert proxy.requests[-1].headers["content-type"] == row["mime_type"] == content_type
 
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", "replace", pytest.param("fail", marks=long)])
     def test_a_second_try_writes_nothing_unless_it_is_to_replace(self, proxy, bench, size, if_exists):
-        answer = bench.generate(size)
-        first = bench.transfer(answer, if_exists=if_exists)
+        response = bench.generate(size)
+        first = bench.transfer(response, if_exists=if_exists)
         proxy.clear()
-        second = bench.transfer(answer, if_exists=if_exists, try_number=2)
+        second = bench.transfer(response, if_exists=if_exists, try_number=2)
         assert proxy.operations() == ([WRITE] if if_exists == "replace" else ["HeadObject"])
         assert first == second
-        bench.check_saved(answer, second)
+        bench.check_saved(response, second)
 
 
 class TestRefused:
     @each_size
     def test_by_permission(self, proxy, bench, size):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "AccessDenied", "operation": WRITE}])
-        assert bench.failure(answer) == (
-            f"S3 refused to store s3://{bench.bucket}/{bench.key(answer)} (403 AccessDenied): The fault proxy plays "
+        assert bench.failure(response) == (
+            f"S3 refused to store s3://{bench.bucket}/{bench.key(response)} (403 AccessDenied): The fault proxy plays "
             "AccessDenied."
         )
         assert bench.stored() == {}
         # Once it is permitted, the next try does all that is left to do.
-        bench.check_saved(answer, bench.transfer(answer, try_number=2))
+        bench.check_saved(response, bench.transfer(response, try_number=2))
 
     @each_size
     def test_for_want_of_the_bucket(self, proxy, bench, size):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "NoSuchBucket", "operation": WRITE}])
-        assert bench.failure(answer) == (
-            f"S3 could not store s3://{bench.bucket}/{bench.key(answer)}: there is no bucket '{bench.bucket}'."
+        assert bench.failure(response) == (
+            f"S3 could not store s3://{bench.bucket}/{bench.key(response)}: there is no bucket '{bench.bucket}'."
         )
         assert bench.stored() == {}
 
     @each_size
     def test_for_a_wrong_checksum(self, proxy, bench, size):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "BadDigest", "operation": WRITE, "times": ALWAYS}])
-        assert "(400 BadDigest)" in bench.failure(answer, errors.ObjectStoreError)
+        assert "(400 BadDigest)" in bench.failure(response, errors.ObjectStoreError)
         assert bench.stored() == {}
 
     @each_size
     def test_what_was_corrupted_on_the_way(self, proxy, bench, size):
         # The store's own check of a real body: the body is not signed, its checksum is.
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "corrupt", "operation": WRITE, "times": ALWAYS}])
-        assert "(400 " in bench.failure(answer, errors.ObjectStoreError)
+        assert "(400 " in bench.failure(response, errors.ObjectStoreError)
         sent = next(request for request in proxy.requests if request.operation == WRITE)
         assert sent.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
         assert sent.upstream_status == 400
@@ -249,34 +249,34 @@ class TestRefused:
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
     def test_a_look_that_is_not_permitted_is_done_without(self, proxy, bench, size, if_exists):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults(
             [{"kind": "status", "code": "AccessDenied", "operation": "HeadObject", "times": ALWAYS}]
         )
-        bench.check_saved(answer, bench.transfer(answer, if_exists=if_exists))
+        bench.check_saved(response, bench.transfer(response, if_exists=if_exists))
         assert proxy.requests[-1].headers["if-none-match"] == "*"
 
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
     def test_what_lies_there_unseen_is_left_alone(self, proxy, bench, size, if_exists):
-        answer = bench.generate(size)
-        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(answer), Body=b"theirs")
+        response = bench.generate(size)
+        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(response), Body=b"theirs")
         proxy.set_faults(
             [{"kind": "status", "code": "AccessDenied", "operation": "HeadObject", "times": ALWAYS}]
         )
-        message = bench.failure(answer, errors.ObjectExistsError, if_exists=if_exists)
+        message = bench.failure(response, errors.ObjectExistsError, if_exists=if_exists)
         assert "already exists, but cannot be read (s3:GetObject denied)" in message
-        assert bench.stored() == {bench.key(answer): b"theirs"}
+        assert bench.stored() == {bench.key(response): b"theirs"}
 
     def test_a_look_that_fails_is_no_leave_to_write(self, proxy, bench):
-        answer = bench.generate()
+        response = bench.generate()
         proxy.set_faults([{"kind": "status", "status": 500, "operation": "HeadObject", "times": ALWAYS}])
-        assert bench.failure(answer, errors.ObjectStoreError).startswith("S3 refused to look at s3://")
+        assert bench.failure(response, errors.ObjectStoreError).startswith("S3 refused to look at s3://")
         assert set(proxy.operations()) == {"HeadObject"}
 
     def test_one_object_stops_no_other(self, proxy, bench, capsys):
-        answers = [bench.generate(size) for size in (0, 0, LARGE, LARGE)]
-        refused = (answers[1]["id"], answers[3]["id"])
+        responses = [bench.generate(size) for size in (0, 0, LARGE, LARGE)]
+        refused = (responses[1]["id"], responses[3]["id"])
         proxy.set_faults(
             [
                 {
@@ -293,8 +293,8 @@ class TestRefused:
             errors.TransferIncompleteError,
             match=r"^2 of 4 files are saved; the other 2, billed at 0\.08 USD, are not\. S3 ref.*And 1 more, see the table",
         ):
-            bench.transfer(answers)
-        assert bench.stored() == {bench.key(answer): bytes_of(answer) for answer in answers[::2]}
+            bench.transfer(responses)
+        assert bench.stored() == {bench.key(response): bytes_of(response) for response in responses[::2]}
         log = capsys.readouterr().out
         assert (log.count("| yes "), log.count("| no "), log.count("sig=")) == (2, 2, 0)
 
@@ -302,79 +302,79 @@ class TestRefused:
 class TestOverloaded:
     @each_size
     def test_once_is_met_by_asking_again(self, proxy, bench, size):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "SlowDown", "operation": WRITE}])
-        bench.check_saved(answer, bench.transfer(answer))
+        bench.check_saved(response, bench.transfer(response))
         assert proxy.operations().count(WRITE) == 2
 
     @each_size
     def test_always_is_one_sentence_and_leaves_nothing(self, proxy, bench, size):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "SlowDown", "operation": WRITE, "times": ALWAYS}])
-        assert "(503 SlowDown)" in bench.failure(answer, errors.ObjectStoreError)
+        assert "(503 SlowDown)" in bench.failure(response, errors.ObjectStoreError)
         assert proxy.operations().count(WRITE) == ATTEMPTS
         proxy.clear()
         assert bench.stored() == {}
 
     @each_size
     def test_slow_is_no_fault(self, proxy, bench, size):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults(
             [{"kind": "slow", "seconds": 0.5, "operation": name} for name in ("HeadObject", WRITE)]
         )
-        bench.check_saved(answer, bench.transfer(answer))
+        bench.check_saved(response, bench.transfer(response))
 
     @each_size
-    def test_no_answer_at_all_is_met_by_asking_again(self, proxy, bench, size):
-        answer = bench.generate(size)
+    def test_no_response_at_all_is_met_by_asking_again(self, proxy, bench, size):
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "hang", "operation": WRITE}])
-        bench.check_saved(answer, bench.transfer(answer))
+        bench.check_saved(response, bench.transfer(response))
 
 
 class TestResetMidUpload:
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[0]])
     def test_once_is_met_by_sending_again(self, proxy, bench, size, if_exists):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "reset_mid_upload", "operation": WRITE}])
-        bench.check_saved(answer, bench.transfer(answer, if_exists=if_exists))
+        bench.check_saved(response, bench.transfer(response, if_exists=if_exists))
         assert proxy.faults == []
 
     @each_size
     def test_always_is_one_sentence_and_leaves_nothing(self, proxy, bench, size):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "reset_mid_upload", "operation": WRITE, "times": ALWAYS}])
-        assert bench.failure(answer, errors.ObjectStoreError).startswith(
-            f"S3 could not be asked to store s3://{bench.bucket}/{bench.key(answer)}: "
+        assert bench.failure(response, errors.ObjectStoreError).startswith(
+            f"S3 could not be asked to store s3://{bench.bucket}/{bench.key(response)}: "
         )
         proxy.clear()
         assert bench.stored() == {}
-        bench.check_saved(answer, bench.transfer(answer, try_number=2))
+        bench.check_saved(response, bench.transfer(response, try_number=2))
 
 
-class TestLostAnswer:
+class TestLostResponse:
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", *SELDOM])
     @pytest.mark.parametrize("kind", ["lost_response", pytest.param("reset_mid_response", marks=long)])
     def test_once_the_object_is_there_once(self, proxy, bench, size, if_exists, kind):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": kind, "operation": WRITE}])
-        bench.check_saved(answer, bench.transfer(answer, if_exists=if_exists))
+        bench.check_saved(response, bench.transfer(response, if_exists=if_exists))
         assert proxy.faults == []
 
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
     def test_always_the_next_try_finds_what_was_written(self, proxy, simulator, bench, size, if_exists):
-        answer = bench.generate(size)
-        content = bytes_of(answer)
+        response = bench.generate(size)
+        content = bytes_of(response)
         proxy.set_faults([{"kind": "lost_response", "operation": WRITE, "times": ALWAYS}])
-        bench.failure(answer, errors.ObjectStoreError, if_exists=if_exists)
+        bench.failure(response, errors.ObjectStoreError, if_exists=if_exists)
         proxy.clear()
-        assert bench.stored() == {bench.key(answer): content}
+        assert bench.stored() == {bench.key(response): content}
         downloads_are_forbidden(simulator)
-        rows = bench.transfer(answer, try_number=2, if_exists=if_exists)
+        rows = bench.transfer(response, try_number=2, if_exists=if_exists)
         simulator.faults.clear()
-        bench.check_saved(answer, rows)
+        bench.check_saved(response, rows)
         assert WRITE not in proxy.operations()
 
 
@@ -407,60 +407,60 @@ class TestAnotherWriter:
 
     @each_size
     def test_skip_takes_the_same_bytes_for_done(self, proxy, bench, rival, size):
-        answer = bench.generate(size)
-        rival(bench.key(answer), bytes_of(answer))
-        bench.check_saved(answer, bench.transfer(answer))
+        response = bench.generate(size)
+        rival(bench.key(response), bytes_of(response))
+        bench.check_saved(response, bench.transfer(response))
         assert 412 in [request.status for request in proxy.requests]
 
     @each_size
     def test_skip_names_both_where_they_differ(self, bench, rival, size):
-        answer = bench.generate(size)
-        rival(bench.key(answer), b"theirs")
-        message = bench.failure(answer, errors.ObjectExistsError)
-        theirs, ours = (hashlib.sha256(body).hexdigest() for body in (b"theirs", bytes_of(answer)))
-        assert f"its SHA-256 is {theirs}, that of file 0 of generation {answer['id']} is {ours}." in message
-        assert bench.stored() == {bench.key(answer): b"theirs"}
+        response = bench.generate(size)
+        rival(bench.key(response), b"theirs")
+        message = bench.failure(response, errors.ObjectExistsError)
+        theirs, ours = (hashlib.sha256(body).hexdigest() for body in (b"theirs", bytes_of(response)))
+        assert f"its SHA-256 is {theirs}, that of file 0 of generation {response['id']} is {ours}." in message
+        assert bench.stored() == {bench.key(response): b"theirs"}
 
     @each_size
     def test_fail_fails(self, bench, rival, size):
-        answer = bench.generate(size)
-        rival(bench.key(answer), bytes_of(answer))
-        message = bench.failure(answer, errors.ObjectExistsError, if_exists="fail")
+        response = bench.generate(size)
+        rival(bench.key(response), bytes_of(response))
+        message = bench.failure(response, errors.ObjectExistsError, if_exists="fail")
         assert "already exists, and if_exists is 'fail'" in message
-        assert bench.stored() == {bench.key(answer): bytes_of(answer)}
+        assert bench.stored() == {bench.key(response): bytes_of(response)}
 
     @each_size
     def test_replace_replaces(self, proxy, bench, size):
-        answer = bench.generate(size)
-        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(answer), Body=b"theirs")
-        bench.check_saved(answer, bench.transfer(answer, if_exists="replace"))
+        response = bench.generate(size)
+        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(response), Body=b"theirs")
+        bench.check_saved(response, bench.transfer(response, if_exists="replace"))
 
     @each_size
     def test_one_that_was_quicker_and_is_gone_again_is_no_loss(self, proxy, bench, size):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "status": 412, "operation": WRITE}])
-        bench.check_saved(answer, bench.transfer(answer))
+        bench.check_saved(response, bench.transfer(response))
 
     @each_size
     def test_one_at_the_same_moment_is_met_by_writing_again(self, proxy, bench, size):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "ConditionalRequestConflict", "operation": WRITE}])
-        bench.check_saved(answer, bench.transfer(answer))
+        bench.check_saved(response, bench.transfer(response))
 
 
 class TestStoreThatKnowsNoConditions:
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
     def test_the_look_has_to_do(self, proxy, bench, size, if_exists):
-        answer = bench.generate(size)
+        response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "status": 501, "code": "NotImplemented", "operation": WRITE}])
-        bench.check_saved(answer, bench.transfer(answer, if_exists=if_exists))
+        bench.check_saved(response, bench.transfer(response, if_exists=if_exists))
         asked = [request for request in proxy.requests if request.operation == WRITE]
         assert [request.headers.get("if-none-match") for request in asked] == ["*", None]
 
     def test_an_object_that_was_seen_is_left_alone(self, proxy, bench):
-        answer = bench.generate()
-        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(answer), Body=b"theirs")
-        bench.failure(answer, errors.ObjectExistsError, if_exists="fail")
+        response = bench.generate()
+        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(response), Body=b"theirs")
+        bench.failure(response, errors.ObjectExistsError, if_exists="fail")
         assert proxy.operations() == ["HeadObject", "GetObject"]
-        assert bench.stored() == {bench.key(answer): b"theirs"}
+        assert bench.stored() == {bench.key(response): b"theirs"}

@@ -32,7 +32,7 @@ def seen(run_dag, getimg_conn, seaweedfs, bucket):
     with DAG("to_review", schedule=None) as dag:
 
         @task
-        def answers(generations: Any) -> list[Any]:
+        def responses(generations: Any) -> list[Any]:
             # The one in the middle was skipped, and so is its transfer.
             first, last = generations
             return [first, [None], last]
@@ -42,7 +42,7 @@ def seen(run_dag, getimg_conn, seaweedfs, bucket):
         )
         mapped = TransferToS3Operator.partial(
             task_id="mapped", s3_bucket=bucket, s3_key="mapped/{generation_id}"
-        ).expand(generation=answers(generate.output))
+        ).expand(generation=responses(generate.output))
         batch = GenerateImagesToS3Operator(
             task_id="batch",
             requests=[{"model": "seedream-5-lite", "prompt": prompt} for prompt in PROMPTS],

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def answer(
+def response(
     body: bytes = b"", *headers: str | bytes, status: str = "200 OK", length: int | None = None
 ) -> bytes:
-    """Return an HTTP answer as its bytes."""
+    """Return an HTTP response as its bytes."""
     lines = [header.encode() if isinstance(header, str) else header for header in headers]
     size = len(body) if length is None else length
     head = [f"HTTP/1.1 {status}".encode(), *lines, b"Content-Length: %d" % size, b"Connection: close"]
@@ -86,14 +86,14 @@ class _Server:
 
 class RawServer(_Server):
     """
-    Answers each request with the same bytes.
+    Responses each request with the same bytes.
 
     :param certificate: Speaks TLS with it.
     """
 
-    def __init__(self, answer: bytes, certificate: Path | None = None) -> None:
+    def __init__(self, response: bytes, certificate: Path | None = None) -> None:
         super().__init__()
-        self.answer = answer
+        self.response = response
         self._tls: ssl.SSLContext | None = None
         if certificate is not None:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -107,7 +107,7 @@ class RawServer(_Server):
         if self._tls is not None:
             visitor = self._tls.wrap_socket(visitor, server_side=True)
         self.read(visitor)
-        visitor.sendall(self.answer)
+        visitor.sendall(self.response)
 
 
 class Proxy(_Server):

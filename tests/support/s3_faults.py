@@ -161,7 +161,7 @@ class S3FaultProxy:
     async def _refuse(
         self, request: web.BaseRequest, record: ProxiedRequest, fault: S3Fault
     ) -> web.StreamResponse:
-        status, code = fault.answer
+        status, code = fault.response
         if not _expects_continue(request):
             async for _ in _body(request, record):
                 pass
@@ -208,35 +208,35 @@ class S3FaultProxy:
             data=upload if request.body_exists else None,
             expect100=_expects_continue(request),
             allow_redirects=False,
-        ) as answer:
-            record.upstream_status = answer.status
+        ) as upstream:
+            record.upstream_status = upstream.status
             if kind == "lost_response":
                 # Only a server that has sent its whole response has surely done its work.
-                async for _ in answer.content.iter_any():
+                async for _ in upstream.content.iter_any():
                     pass
                 return _hang_up(request)
             changed = fault.response_headers if fault is not None else {}
             return await self._relay(
-                request, record, answer, changed=changed, cut=kind == "reset_mid_response"
+                request, record, upstream, changed=changed, cut=kind == "reset_mid_response"
             )
 
     async def _relay(
         self,
         request: web.BaseRequest,
         record: ProxiedRequest,
-        answer: aiohttp.ClientResponse,
+        upstream: aiohttp.ClientResponse,
         *,
         changed: Mapping[str, str | None],
         cut: bool,
     ) -> web.StreamResponse:
-        length = 0 if request.method == "HEAD" else answer.content_length
+        length = 0 if request.method == "HEAD" else upstream.content_length
         if cut and not length:
-            await answer.read()
+            await upstream.read()
             assert request.transport is not None
             request.transport.write(b"HTTP/1.1 200")
             return _hang_up(request, reset=True)
-        response = web.StreamResponse(status=answer.status, reason=answer.reason)
-        for name, value in answer.headers.items():
+        response = web.StreamResponse(status=upstream.status, reason=upstream.reason)
+        for name, value in upstream.headers.items():
             if name.lower() not in HOP_BY_HOP:
                 response.headers.add(name, value)
         for name, changed_value in changed.items():
@@ -246,10 +246,10 @@ class S3FaultProxy:
         if request.body_exists and not request.content.is_eof():
             # The server responded before it had the whole body, whose rest must not be read as the next request.
             response.force_close()
-        record.status = None if cut else answer.status
+        record.status = None if cut else upstream.status
         await response.prepare(request)
         left = length // 2 if cut and length else None
-        async for chunk in answer.content.iter_any():
+        async for chunk in upstream.content.iter_any():
             await response.write(chunk[:left])
             if left is not None and (left := left - len(chunk)) <= 0:
                 return _hang_up(request, reset=True)

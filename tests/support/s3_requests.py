@@ -60,7 +60,7 @@ class S3Fault:
     :param operation: Only requests for this operation of S3, such as ``PutObject`` or ``UploadPart``.
     :param key_contains: Only requests whose key contains this text.
     :param header: Only requests that carry this header, or this ``header: value``.
-    :param status: What ``status`` answers; by default that of the code, or 503.
+    :param status: What ``status`` returns; by default that of the code, or 503.
     :param code: The S3 error code; by default one that fits the status.
     :param message: The S3 error message.
     :param elements: More elements of the error's XML, such as ``{"Header": "If-None-Match"}``.
@@ -100,7 +100,7 @@ class S3Fault:
         return cls(**description)
 
     @property
-    def answer(self) -> tuple[int, str]:
+    def response(self) -> tuple[int, str]:
         """The status and the error code of a ``status`` fault."""
         status = self.status or STATUS_OF_CODE.get(self.code or "", 503)
         fitting = (code for code, usual in STATUS_OF_CODE.items() if usual == status)

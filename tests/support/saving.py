@@ -84,6 +84,6 @@ class Saving:
         return [json.loads(line) for line in self.content(key).splitlines()]
 
 
-def bytes_of(answer: dict[str, Any]) -> bytes:
+def bytes_of(response: dict[str, Any]) -> bytes:
     """Return the simulator's content of a response's first file."""
-    return httpx.get(answer["data"][0]["url"], trust_env=False).raise_for_status().content
+    return httpx.get(response["data"][0]["url"], trust_env=False).raise_for_status().content

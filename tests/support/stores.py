@@ -66,7 +66,7 @@ class StoreServer:
             remove=[home],
         )
         try:
-            self._process.wait_until(self._answers, timeout=READY_SECONDS)
+            self._process.wait_until(self._responds, timeout=READY_SECONDS)
         except BaseException:
             self._process.end()
             raise
@@ -75,7 +75,7 @@ class StoreServer:
     def __exit__(self, *_: object) -> None:
         self._process.end()
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             # Plain HTTP first: a refused connection costs boto3 seconds of retries.
             httpx.get(self.endpoint_url, trust_env=False)

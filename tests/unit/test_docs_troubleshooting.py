@@ -24,7 +24,7 @@ REFERENCE = (REPOSITORY / "docs" / "reference" / "errors.md").read_text()
 
 # What differs from message to message, in the page as in the texts of the source.
 HOLE = "…"
-# The start of an entry's answer to "Billed?", by the class's ``billed``.
+# The start of an entry's response to "Billed?", by the class's ``billed``.
 BILLED = {"no": "no", "unknown": "perhaps", "yes": "yes"}
 # Values that messages are made with, and that the page spells out.
 SPELT_OUT = re.compile(r"the (?:generation|request)(?= within| was sent)")
@@ -49,7 +49,7 @@ CLASSES = classes()
 ENTRIES = dict(re.findall(r"^### (\w+)\n\n(.+?)(?=^#)", f"{PAGE}\n#", re.MULTILINE | re.DOTALL))
 
 
-def answer(name: str, question: str) -> str:
+def response(name: str, question: str) -> str:
     """Return what an entry says behind ``Billed:`` or ``Retried:``."""
     found = re.search(rf"\*\*{question}:\*\* ([^*]+)", ENTRIES[name])
     assert found, f"the entry of {name} has no {question}"
@@ -89,10 +89,10 @@ def test_an_entry_answers_as_the_code_does(name):
     error.retry_after, error.failures = 1.0, ()  # type: ignore[attr-defined]
 
     decision = RETRY_POLICY.evaluate(error, try_number=1, max_tries=3)
-    assert answer(name, "Retried").startswith("no" if decision.action is RetryAction.FAIL else "yes")
+    assert response(name, "Retried").startswith("no" if decision.action is RetryAction.FAIL else "yes")
     # Others get their bill when they are raised.
     if CLASSES[name].billing_sentence is GetimgError.billing_sentence:
-        assert answer(name, "Billed").startswith(BILLED[CLASSES[name].billed])
+        assert response(name, "Billed").startswith(BILLED[CLASSES[name].billed])
 
 
 @pytest.mark.parametrize("message", quoted())

@@ -146,17 +146,17 @@ with DAG(
     ).expand_kwargs(moments())
 
 with DAG(
-    "fails_after_the_answer", schedule=None, start_date=START, params={"fails": 1, "prompt": "A red fox"}
+    "fails_after_the_response", schedule=None, start_date=START, params={"fails": 1, "prompt": "A red fox"}
 ):
 
     class FailsAfterwards(GenerateImageOperator):
-        """Fails once the answer is in XCom, in as many tries as the run's conf says."""
+        """Fails once the response is in XCom, in as many tries as the run's conf says."""
 
         def execute(self, context: Any) -> Any:
-            answer = super().execute(context)
+            response = super().execute(context)
             if context["ti"].try_number <= context["params"]["fails"]:
-                raise RuntimeError("after the answer")
-            return answer
+                raise RuntimeError("after the response")
+            return response
 
     FailsAfterwards(
         task_id="generate", model=MODEL, prompt="{{ params.prompt }}", retries=2, retry_delay=QUICK
@@ -172,7 +172,7 @@ with DAG(
 with DAG("push_fails", schedule=None, start_date=START, params={"fails": 1}):
 
     class FailsToPush(GenerateImageOperator):
-        """Can't push its answer, in as many tries as the run's conf says."""
+        """Can't push its response, in as many tries as the run's conf says."""
 
         def execute(self, context: Any) -> Any:
             if context["ti"].try_number <= context["params"]["fails"]:

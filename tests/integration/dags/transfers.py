@@ -27,21 +27,21 @@ COUNTED = (
 
 class KilledTransferToS3Operator(TransferToS3Operator):
     """
-    Copies the answers in the file ``answers``; the first try's process dies at ``moment``, see :class:`LineCount`.
+    Copies the responses in the file ``responses``; the first try's process dies at ``moment``, see :class:`LineCount`.
 
-    From a file, because answers hold signed URLs: in the run's conf Airflow would store and show them.
+    From a file, because responses hold signed URLs: in the run's conf Airflow would store and show them.
     """
 
-    template_fields = (*TransferToS3Operator.template_fields, "answers", "moment", "witness")
+    template_fields = (*TransferToS3Operator.template_fields, "responses", "moment", "witness")
 
-    def __init__(self, *, answers: str, moment: Any = None, witness: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, responses: str, moment: Any = None, witness: str = "", **kwargs: Any) -> None:
         super().__init__(generation=[], **kwargs)
-        self.answers = answers
+        self.responses = responses
         self.moment = moment
         self.witness = witness
 
     def execute(self, context: Any) -> Any:
-        self.generation = Redacted(json.loads(Path(self.answers).read_text()))
+        self.generation = Redacted(json.loads(Path(self.responses).read_text()))
         if self.moment is not None and context["ti"].try_number == 1:
             LineCount(self.moment, Path(self.witness), COUNTED).start()
         return super().execute(context)
@@ -60,7 +60,7 @@ with DAG(
         given = params or {}
         return [
             {
-                "answers": f"{given['folder']}/answers-{index}.json",
+                "responses": f"{given['folder']}/responses-{index}.json",
                 "moment": moment,
                 "witness": f"{given['folder']}/{index}",
                 "s3_key": f"{given['prefix']}/{index}/{{generation_id}}-{{index}}.{{extension}}",
@@ -79,12 +79,12 @@ with DAG(
     "transfer_interrupted",
     schedule=None,
     start_date=START,
-    params={"answers": "", "prefix": "interrupted", "aws": "aws_default"},
+    params={"responses": "", "prefix": "interrupted", "aws": "aws_default"},
 ):
     # The test sees to the interruption.
     KilledTransferToS3Operator(
         task_id="copy",
-        answers="{{ params.answers }}",
+        responses="{{ params.responses }}",
         s3_bucket="{{ var.value.getimg_bucket }}",
         s3_key="{{ params.prefix }}/{generation_id}-{index}.{extension}",
         aws_conn_id="{{ params.aws }}",

@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_getimg.api import certificates, errors
 from airflow_provider_getimg.api.certificates import Certificates
 from airflow_provider_getimg.api.client import GetimgClient
-from tests.support.raw_servers import Proxy, RawServer, answer, write_certificate
+from tests.support.raw_servers import Proxy, RawServer, response, write_certificate
 
 VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -30,7 +30,7 @@ def certificate(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(certificate):
-    with RawServer(answer(b"[]"), certificate) as server:
+    with RawServer(response(b"[]"), certificate) as server:
         yield server
 
 
@@ -150,7 +150,7 @@ def test_certificates_are_read_once_and_not_for_plain_http(monkeypatch, server, 
         "create_default_context",
         lambda **options: read.append(options) or original(cafile=str(certificate)),
     )
-    with RawServer(answer(b"[]")) as plain:
+    with RawServer(response(b"[]")) as plain:
         ask(plain.url)
     assert read == []
     with GetimgClient("sk_x", timeout=10, base_url=server.url) as client:

@@ -129,7 +129,7 @@ def test_a_refusal_carries_what_the_api_said(client):
 
 
 @pytest.mark.parametrize("kind", ["drop_before_billing", "drop_after_billing", "truncate", "html"])
-def test_an_answer_that_is_lost_is_an_unknown_outcome(simulator, client, kind):
+def test_a_response_that_is_lost_is_an_unknown_outcome(simulator, client, kind):
     fault(simulator, kind, times=9)
     with pytest.raises(errors.OutcomeUnknownError, match="It may have been billed"):
         client.generate_image(REQUEST)
@@ -142,18 +142,18 @@ _WHOLE = json.dumps(
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
-        raw_servers.answer(_WHOLE, length=len(_WHOLE) + 9),
+        raw_servers.response(_WHOLE, length=len(_WHOLE) + 9),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(_WHOLE), _WHOLE),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\nno trailer\r\n\r\n"
         % (len(_WHOLE), _WHOLE),
     ],
     ids=["length too large", "no last chunk", "bad trailer"],
 )
-def test_an_answer_that_is_all_there_is_read_though_its_connection_broke(answer):
+def test_a_response_that_is_all_there_is_read_though_its_connection_broke(response):
     with (
-        raw_servers.RawServer(answer) as server,
+        raw_servers.RawServer(response) as server,
         GetimgClient("sk_test", base_url=server.url, timeout=20) as client,
     ):
         generation = client.generate_image(REQUEST)
@@ -163,16 +163,16 @@ def test_an_answer_that_is_all_there_is_read_though_its_connection_broke(answer)
 
 @pytest.mark.parametrize("status", [303, 409, 500, 502])
 def test_files_with_a_bill_are_taken_whatever_the_status_says(simulator, client, status):
-    answer = {"id": "img_1", "data": [{"url": "https://a.test/f"}], "usage": {"total_cost": 0.04}}
-    fault(simulator, "status", status=status, body=json.dumps(answer))
+    response = {"id": "img_1", "data": [{"url": "https://a.test/f"}], "usage": {"total_cost": 0.04}}
+    fault(simulator, "status", status=status, body=json.dumps(response))
     generation = client.generate_image(REQUEST)
     assert (generation.id, generation.cost) == ("img_1", Decimal("0.04"))
     assert f"its HTTP status is {status}" in generation.oddities
 
 
-def test_an_answer_that_breaks_off_is_quoted_and_kept():
+def test_a_response_that_breaks_off_is_quoted_and_kept():
     with (
-        raw_servers.RawServer(raw_servers.answer(_WHOLE[:-2], length=len(_WHOLE))) as server,
+        raw_servers.RawServer(raw_servers.response(_WHOLE[:-2], length=len(_WHOLE))) as server,
         GetimgClient("sk_test", base_url=server.url, timeout=20) as client,
         pytest.raises(errors.OutcomeUnknownError, match=r"Until then it said: .*img_1") as error,
     ):
@@ -207,7 +207,7 @@ def test_the_deadline_holds_against_silence_and_dripping_alike(simulator, kind):
     ],
     ids=["no url", "no data", "pending", "signed", "list", "html"],
 )
-def test_an_answer_that_is_no_generation_is_quoted_without_its_secrets(simulator, client, body, quoted):
+def test_a_response_that_is_no_generation_is_quoted_without_its_secrets(simulator, client, body, quoted):
     fault(simulator, "status", status=200, body=body)
     with pytest.raises(errors.OutcomeUnknownError, match=quoted) as error:
         client.generate_image(REQUEST)
@@ -231,23 +231,23 @@ def test_an_answer_that_is_no_generation_is_quoted_without_its_secrets(simulator
     ids=str,
 )
 @pytest.mark.parametrize("status", [200, 201])
-def test_a_paid_answer_is_not_thrown_away_for_what_nothing_depends_on(simulator, client, change, status):
+def test_a_paid_response_is_not_thrown_away_for_what_nothing_depends_on(simulator, client, change, status):
     media = {"url": "https://a.test/f?sig=x", "mime_type": "image/png", "deletes_at": "2100-01-01T00:00:00Z"}
-    answer = {"id": "img_1", "status": "completed", "model": "m", "usage": {"total_cost": 0.04}}
-    answer |= {name: value for name, value in change.items() if name in answer}
-    media |= {name: value for name, value in change.items() if name not in answer}
-    answer["data"] = [media]
+    response = {"id": "img_1", "status": "completed", "model": "m", "usage": {"total_cost": 0.04}}
+    response |= {name: value for name, value in change.items() if name in response}
+    media |= {name: value for name, value in change.items() if name not in response}
+    response["data"] = [media]
     if change == {"status": None}:
-        del answer["status"]
-    fault(simulator, "status", status=status, body=json.dumps(answer))
+        del response["status"]
+    fault(simulator, "status", status=status, body=json.dumps(response))
     generation = client.generate_image(REQUEST)
-    assert generation.to_json() == answer
+    assert generation.to_json() == response
     assert generation.data[0].deletes_at.year == 2100
     assert "sig=" not in repr(generation)
 
 
 @pytest.mark.parametrize("status", [200, 400, 429])
-def test_json_that_is_nested_too_deep_is_an_answer_like_any_other(simulator, client, status):
+def test_json_that_is_nested_too_deep_is_a_response_like_any_other(simulator, client, status):
     fault(simulator, "status", status=status, body="[" * 100_000)
     with pytest.raises(errors.GetimgError) as error:
         client.generate_image(REQUEST)
@@ -255,7 +255,7 @@ def test_json_that_is_nested_too_deep_is_an_answer_like_any_other(simulator, cli
     assert len(str(error.value)) < 1000
 
 
-def test_a_long_answer_is_told_in_short_and_at_once(simulator, client):
+def test_a_long_response_is_told_in_short_and_at_once(simulator, client):
     fault(simulator, "status", status=500, body=json.dumps({"error": {"message": "a" * 5_000_000}}))
     started = time.monotonic()
     with pytest.raises(errors.OutcomeUnknownError) as error:
@@ -424,7 +424,7 @@ def test_a_connection_is_used_once_even_by_many_threads(simulator, client):
     assert len(set(peers)) == len(peers) == 40
 
 
-def test_an_answer_tells_what_is_left_of_the_rate_limit(simulator, client):
+def test_a_response_tells_what_is_left_of_the_rate_limit(simulator, client):
     request = ImageRequest.checked(model="seedream-5-lite", prompt="A red fox")
     assert client.generate_image(request).rate_limit is None
     simulator.settings(rpm=10)

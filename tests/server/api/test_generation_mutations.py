@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever an answer that was paid for looks like: every entry with a URL is a file, or the answer is quoted."""
+"""Whatever a response that was paid for looks like: every entry with a URL is a file, or the response is quoted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_provider_getimg.api.errors import OutcomeUnknownError
 from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.api.types import Generation
 from tests.support.airflow_internals import deserialize
-from tests.support.raw_servers import RawServer, answer
+from tests.support.raw_servers import RawServer, response
 
 SECRET = "5ec2e75ec2e7"
 URLS = [f"https://files.test/v2/downloads/req-01/{index}?exp=1&sig={SECRET}{index}" for index in range(2)]
@@ -97,8 +97,8 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 @st.composite
 def mutated(draw: Any) -> bytes:
-    """Return the good answer with some places replaced, deleted or added."""
-    root = {"answer": copy.deepcopy(GOOD)}
+    """Return the good response with some places replaced, deleted or added."""
+    root = {"response": copy.deepcopy(GOOD)}
     for _ in range(draw(st.integers(1, 4))):
         if not (all_places := places(root)):
             break
@@ -112,7 +112,7 @@ def mutated(draw: Any) -> bytes:
                 container.insert(key, draw(VALUES))
             case _ if container is not root:
                 container[draw(st.sampled_from(NAMES))] = draw(VALUES)
-    text = json.dumps(root.get("answer"), ensure_ascii=draw(st.booleans()))
+    text = json.dumps(root.get("response"), ensure_ascii=draw(st.booleans()))
     for name, raw in RAW.items():
         text = text.replace(f'"{name}"', raw) if f'"{name}":' not in text else text
     return text.encode("utf-8", "surrogatepass") + draw(st.sampled_from([b"", b"\n", b"\x00", b"</html>"]))
@@ -126,7 +126,7 @@ def urls_in(received: Any) -> list[str]:
 
 
 def check(generation: Generation, content: bytes) -> None:
-    """Check that no file is lost, and that Airflow can keep the answer."""
+    """Check that no file is lost, and that Airflow can keep the response."""
     found = [file.url for file in generation.data]
     assert found
     assert Counter(urls_in(lenient_json.loads(content))) <= Counter(found)
@@ -151,7 +151,7 @@ def check(generation: Generation, content: bytes) -> None:
 @example(content=b"[" * 100_000)
 @example(content=b'{"data": ' * 30_000)
 @example(content=b"\xff\xfe\x00")
-def test_an_answer_of_whatever_form_gives_all_its_files_or_a_value_error(content):
+def test_a_response_of_whatever_form_gives_all_its_files_or_a_value_error(content):
     try:
         received = lenient_json.loads(content)
     except ValueError:
@@ -177,7 +177,7 @@ def test_through_a_client_it_is_saved_or_an_unknown_outcome_that_quotes_it():
         @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(content=mutated())
         def run(content: bytes) -> None:
-            server.answer = answer(content)
+            server.response = response(content)
             outcome = asked(client)
             if isinstance(outcome, Generation):
                 check(outcome, content)

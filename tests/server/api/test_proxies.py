@@ -13,10 +13,10 @@ from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.proxies import Proxies
 from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.api.settings import http_client
-from tests.support.raw_servers import Proxy, RawServer, answer, write_certificate
+from tests.support.raw_servers import Proxy, RawServer, response, write_certificate
 
 REQUEST = ImageRequest(model="m", prompt="p")
-PAID = answer(
+PAID = response(
     json.dumps({"id": "req-1", "status": "completed", "data": [{"url": "https://a.test/f"}]}).encode(),
     "Content-Type: application/json",
 )
@@ -175,7 +175,7 @@ def test_a_host_in_no_proxy_is_asked_directly(monkeypatch):
 
 @pytest.mark.parametrize("status", ["403 Forbidden", "407 Proxy Authentication Required", "502 \x1b[31mbad"])
 def test_a_proxy_that_refuses_to_connect_is_named_without_its_password(status):
-    with Proxy(refusal=answer(status=status)) as proxy:
+    with Proxy(refusal=response(status=status)) as proxy:
         url = f"http://user:secret@{proxy.address}"
         with (
             GetimgClient("sk_x", timeout=10, base_url="https://api.test", proxy=url) as client,
@@ -213,7 +213,7 @@ def test_a_proxy_that_hangs_up_is_named(monkeypatch):
 
 
 def test_a_proxy_that_wants_a_password_for_plain_http_is_named_and_nothing_is_billed(monkeypatch):
-    with Proxy(refusal=answer(b"<html>", status="407 Proxy Authentication Required")) as proxy:
+    with Proxy(refusal=response(b"<html>", status="407 Proxy Authentication Required")) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         with (
             GetimgClient("sk_x", timeout=10, base_url="http://api.test") as client,
@@ -227,7 +227,7 @@ def test_a_proxy_that_wants_a_password_for_plain_http_is_named_and_nothing_is_bi
 
 
 def test_a_page_of_a_proxy_is_told_to_have_come_through_it(monkeypatch):
-    with Proxy(refusal=answer(b"<h1>blocked</h1>", status="403 Forbidden")) as proxy:
+    with Proxy(refusal=response(b"<h1>blocked</h1>", status="403 Forbidden")) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         with (
             GetimgClient("sk_x", timeout=10, base_url="http://api.test") as client,

@@ -105,7 +105,10 @@ def test_mapped_it_makes_an_image_of_each_and_retries(run_dag, getimg_simulator,
     limited = {"on": "image", "kind": "status", "status": 429, "headers": {"retry-after": "1"}}
     getimg_simulator.faults.add(limited)
     run = run_dag(made)
-    assert [answer["request"]["prompt"] for answer in run.xcoms["draw"]] == ["A fox in ink", "A hare in ink"]
+    assert [response["request"]["prompt"] for response in run.xcoms["draw"]] == [
+        "A fox in ink",
+        "A hare in ink",
+    ]
     assert sorted(run.tries["draw"]) == [1, 2]
 
 

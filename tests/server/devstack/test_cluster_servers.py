@@ -125,7 +125,7 @@ def test_what_is_queued_survives_the_brokers_death(services, addresses: Addresse
         assert 0 < broker.memory().pss <= broker.memory().rss
     finally:
         broker.end()
-    assert not broker.answers()
+    assert not broker.responds()
 
 
 def test_a_component_that_runs_is_not_started_twice(tmp_path: Path):

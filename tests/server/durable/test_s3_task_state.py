@@ -174,7 +174,7 @@ def test_of_two_processes_that_found_nothing_one_sends(folder):
         ledgers[1].record_intent()
 
 
-def test_the_ledger_of_a_zombie_still_records_a_paid_answer(folder):
+def test_the_ledger_of_a_zombie_still_records_a_paid_response(folder):
     ledger = Ledger(folder.context(), "f", LOG, OwnPlace(folder.state()))
     assert ledger.previous() is None
     ledger.record_intent()
@@ -186,7 +186,7 @@ def test_the_ledger_of_a_zombie_still_records_a_paid_answer(folder):
     assert folder.state(try_number=3).get("getimg_generation")["failure"] == "It took too long."
 
 
-def test_a_paid_answer_is_recorded_where_the_entry_could_not_be_read_before(folder, caplog):
+def test_a_paid_response_is_recorded_where_the_entry_could_not_be_read_before(folder, caplog):
     video = {"state": "pending", "video_id": "req-1"}
     folder.state().set("getimg_generation", video)
     ledger = Ledger(folder.context(), "f", LOG, OwnPlace(folder.state()))

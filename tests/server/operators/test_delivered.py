@@ -56,16 +56,16 @@ def undelivered(run, store) -> str:
     for try_number in (1, 2, 3, 4):
         with pytest.raises(PushError):
             run(try_number, pushes=False)
-    return store.get(KEY)["answer"]["id"]
+    return store.get(KEY)["response"]["id"]
 
 
-def test_an_answer_is_pushed_and_then_marked(run, context, store):
-    answer = run()
-    assert context.xcoms["return_value"] == answer
+def test_a_response_is_pushed_and_then_marked(run, context, store):
+    response = run()
+    assert context.xcoms["return_value"] == response
     assert store.get(KEY)["delivered"] is True
 
 
-def test_a_retry_after_a_push_that_failed_returns_the_answer(run, posts, capsys):
+def test_a_retry_after_a_push_that_failed_returns_the_response(run, posts, capsys):
     with pytest.raises(PushError):
         run(pushes=False)
     log = capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_a_retry_after_a_push_that_failed_returns_the_answer(run, posts, capsys)
     assert posts() == 1
 
 
-def test_a_clear_after_the_last_retry_returns_the_answer(run, posts, undelivered):
+def test_a_clear_after_the_last_retry_returns_the_response(run, posts, undelivered):
     assert run(**CLEARED)["id"] == undelivered
     # And so do the retries of that Clear.
     assert run(6, 7)["id"] == undelivered
@@ -103,7 +103,7 @@ def test_an_image_paid_after_a_clear_is_owed_as_well(run, posts, store):
     run()
     with pytest.raises(PushError):
         run(**CLEARED, pushes=False)
-    second = store.get(KEY)["answer"]["id"]
+    second = store.get(KEY)["response"]["id"]
     assert run(9, 11)["id"] == second
     assert posts() == 2
 
@@ -139,7 +139,7 @@ class TestFilesPastTheirTime:
     @pytest.fixture(autouse=True)
     def _past(self, undelivered, store):
         entry = store.get(KEY)
-        entry["answer"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+        entry["response"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
         store.set(KEY, entry)
 
     @pytest.fixture

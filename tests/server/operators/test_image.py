@@ -31,19 +31,19 @@ def operator(**fields: Any) -> GenerateImageOperator:
     )
 
 
-def test_it_returns_the_answer_as_plain_json(getimg_default, context):
-    answer = operator(aspect_ratio="16:9", output_format="png").execute(context())
-    assert answer == json.loads(json.dumps(answer))
-    assert answer["status"] == "completed"
-    assert answer["data"][0]["mime_type"] == "image/png"
-    assert answer["data"][0]["width"] > answer["data"][0]["height"]
-    assert answer["usage"]["total_cost"] == 0.04
+def test_it_returns_the_response_as_plain_json(getimg_default, context):
+    response = operator(aspect_ratio="16:9", output_format="png").execute(context())
+    assert response == json.loads(json.dumps(response))
+    assert response["status"] == "completed"
+    assert response["data"][0]["mime_type"] == "image/png"
+    assert response["data"][0]["width"] > response["data"][0]["height"]
+    assert response["usage"]["total_cost"] == 0.04
 
 
-def test_what_was_requested_travels_with_the_answer(getimg_default, context):
+def test_what_was_requested_travels_with_the_response(getimg_default, context):
     url = "https://a.test/x.png?sig=secret-of-the-reference"
-    answer = operator(images=[url], labels={"sku": "A-17", "size": Decimal(3)}).execute(context())
-    assert answer["request"] == {
+    response = operator(images=[url], labels={"sku": "A-17", "size": Decimal(3)}).execute(context())
+    assert response["request"] == {
         "model": "seedream-5-lite",
         "prompt": "A red fox",
         "labels": {"sku": "A-17", "size": 3},
@@ -57,15 +57,15 @@ def test_other_labels_are_no_other_request(getimg_default, context):
 
 
 def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
-    answer = operator().execute(context())
+    response = operator().execute(context())
     log = capsys.readouterr().out
-    deleted = answer["data"][0]["deletes_at"][:19]
+    deleted = response["data"][0]["deletes_at"][:19]
     assert (
-        f"Generated {answer['id']} with model seedream-5-lite: 1 file, cost 0.04 USD, to be deleted at {deleted}"
+        f"Generated {response['id']} with model seedream-5-lite: 1 file, cost 0.04 USD, to be deleted at {deleted}"
         in log
     )
     assert "sig=" not in log
-    assert answer["data"][0]["url"] not in log
+    assert response["data"][0]["url"] not in log
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ class TestReferencesInS3:
         assert operator(images=[f"s3://{bucket}/p.png"]).execute(context())["status"] == "completed"
 
     @pytest.mark.parametrize("change", ["deleted", "replaced"])
-    def test_a_paid_answer_is_returned_whatever_became_of_the_object(
+    def test_a_paid_response_is_returned_whatever_became_of_the_object(
         self, getimg_default, context, seaweedfs, bucket, change
     ):
         seaweedfs.client().put_object(Bucket=bucket, Key="p.png", Body=PNG)
@@ -234,7 +234,7 @@ def test_a_changed_request_pays_for_a_new_image(getimg_default, context):
     assert second["id"] != first["id"]
 
 
-def test_a_lost_answer_stops_the_next_try_without_a_request(getimg_default, context):
+def test_a_lost_response_stops_the_next_try_without_a_request(getimg_default, context):
     getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
     with pytest.raises(errors.OutcomeUnknownError, match="broke after the generation was sent"):
         operator().execute(context())
@@ -277,35 +277,35 @@ def test_nothing_is_sent_where_the_ledger_can_t_be_written(getimg_default, conte
     assert not getimg_default.ledger
 
 
-def test_a_paid_answer_goes_on_to_the_user_though_it_can_t_be_recorded(
+def test_a_paid_response_goes_on_to_the_user_though_it_can_t_be_recorded(
     getimg_default, context, store, monkeypatch, capsys
 ):
     write = store.set
 
-    def refuse_the_answer(key: str, value: Any, **kwargs: Any) -> None:
-        if value["state"] == "answered":
-            raise ConnectionError(f"cannot store {value['answer']['data'][0]['url']}")
+    def refuse_the_response(key: str, value: Any, **kwargs: Any) -> None:
+        if value["state"] == "completed":
+            raise ConnectionError(f"cannot store {value['response']['data'][0]['url']}")
         write(key, value, **kwargs)
 
-    monkeypatch.setattr(store, "set", refuse_the_answer)
-    answer = operator().execute(context())
-    assert answer["status"] == "completed"
+    monkeypatch.setattr(store, "set", refuse_the_response)
+    response = operator().execute(context())
+    assert response["status"] == "completed"
     log = capsys.readouterr().out
-    assert f"The paid answer {answer['id']} could not be recorded" in log
+    assert f"The paid response {response['id']} could not be recorded" in log
     assert "sig=" not in log
 
 
-def test_the_answer_is_recorded_at_the_second_attempt(getimg_default, context, store, monkeypatch):
+def test_the_response_is_recorded_at_the_second_attempt(getimg_default, context, store, monkeypatch):
     write, failures = store.set, iter([True])
 
     def refuse_once(key: str, value: Any, **kwargs: Any) -> None:
-        if value["state"] == "answered" and next(failures, False):
+        if value["state"] == "completed" and next(failures, False):
             raise ConnectionError("away")
         write(key, value, **kwargs)
 
     monkeypatch.setattr(store, "set", refuse_once)
-    answer = operator().execute(context())
-    assert store.get(KEY)["answer"]["id"] == answer["id"]
+    response = operator().execute(context())
+    assert store.get(KEY)["response"]["id"] == response["id"]
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_an_entry_of_a_later_version_is_respected(getimg_default, context, store
         "submitted",
         [1],
         {"state": "submitted", "fingerprint": "x", "epoch": "3", "try_number": 1, "started_at": "2026-01-01"},
-        {"state": "answered", "fingerprint": "x", "epoch": 3, "try_number": 1, "started_at": "2026-01-01"},
+        {"state": "completed", "fingerprint": "x", "epoch": 3, "try_number": 1, "started_at": "2026-01-01"},
         {"state": "submitted", "fingerprint": "x", "epoch": 3, "try_number": 1, "started_at": "then"},
     ],
     ids=str,
@@ -397,7 +397,7 @@ def test_resubmit_names_the_ways_on_once_no_retry_is_left(getimg_default, contex
         operator(on_unknown_outcome="resubmit").execute(context(try_number=2, max_tries=1))
 
 
-def test_an_answer_that_can_t_be_read_is_kept_where_it_can_be_found(getimg_default, context, store):
+def test_a_response_that_can_t_be_read_is_kept_where_it_can_be_found(getimg_default, context, store):
     body = '{"id": "req-1", "status": "completed", "files": [{"url": "https://a.test/f?sig=abc"}]}'
     getimg_default.faults.add({"on": "image", "kind": "status", "status": 200, "body": body})
     with pytest.raises(errors.OutcomeUnknownError) as error:
@@ -427,15 +427,15 @@ class TestExecutionTimeout:
         with pytest.raises(AirflowTaskTimeout):
             operator().execute(context())
         log = capsys.readouterr().out
-        assert "It ended with AirflowTaskTimeout before an answer came. The request was sent at 20" in log
+        assert "It ended with AirflowTaskTimeout before a response came. The request was sent at 20" in log
         assert "It may have been billed." in log
-        assert store.get(KEY)["failure"] == "It ended with AirflowTaskTimeout before an answer came."
+        assert store.get(KEY)["failure"] == "It ended with AirflowTaskTimeout before a response came."
 
-    def test_a_paid_answer_is_recorded_first(self, getimg_default, context, store, monkeypatch):
+    def test_a_paid_response_is_recorded_first(self, getimg_default, context, store, monkeypatch):
         write = store.set
 
         def slow(key: str, value: Any, **kwargs: Any) -> None:
-            if value["state"] == "answered":
+            if value["state"] == "completed":
                 signal.setitimer(signal.ITIMER_REAL, 0.01)
                 threading.Event().wait(0.2)
             write(key, value, **kwargs)
@@ -443,7 +443,7 @@ class TestExecutionTimeout:
         monkeypatch.setattr(store, "set", slow)
         with pytest.raises(AirflowTaskTimeout):
             operator().execute(context())
-        assert store.get(KEY)["state"] == "answered"
+        assert store.get(KEY)["state"] == "completed"
 
 
 @pytest.mark.parametrize("max_cost", ["0.04", 0.04, Decimal("0.04"), "1", None])
@@ -470,7 +470,7 @@ def test_a_price_that_is_not_known_is_not_zero(getimg_default, context):
     assert not getimg_default.ledger
 
 
-def test_a_recorded_answer_needs_no_price(getimg_default, context):
+def test_a_recorded_response_needs_no_price(getimg_default, context):
     operator().execute(context())
     getimg_default.faults.add({"on": "models", "kind": "status", "status": 500, "times": 9})
     assert operator(max_cost="0.04").execute(context(try_number=2))["status"] == "completed"

@@ -294,7 +294,7 @@ class TestRetry:
         assert bench.posts() == 7
         assert len(bench.files()) == 6
 
-    def test_of_a_row_whose_answer_was_lost_asks_nothing_by_default(self, bench):
+    def test_of_a_row_whose_response_was_lost_asks_nothing_by_default(self, bench):
         play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
         first = bench.failure(rows(1))
         second = bench.failure(rows(1), try_number=2)
@@ -315,7 +315,7 @@ class TestRetry:
             if name.endswith("/saved"):
                 del entries["entries"][name]
             else:
-                del entry["answer"]
+                del entry["response"]
                 entry["state"] = "submitted"
         store.values = {"getimg_batch_0000": json.dumps(entries)}
         summary = bench.run(rows(2), try_number=2)
@@ -347,9 +347,9 @@ class TestRetry:
         kept = {name: entry for name, entry in entries.items() if not name.endswith("/saved")}
         for number, entry in enumerate(kept.values()):
             # Killed between the object and the note, and tried again when the URLs are dead.
-            entry["answer"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+            entry["response"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
             if number % 2:
-                del entry["answer"]
+                del entry["response"]
                 entry["state"] = "submitted"
         store.values = {"getimg_batch_0000": json.dumps({"epoch": 3, "entries": kept})}
         for policy in ("fail", "resubmit"):
@@ -484,10 +484,10 @@ class TestFailures:
         ]
         assert "422" in bench.manifest()[2]["error"]
 
-    def test_of_one_file_do_not_lose_the_others_of_its_answer(self, bench):
+    def test_of_one_file_do_not_lose_the_others_of_its_response(self, bench):
         play(
             bench.simulator,
-            {"on": "image", "kind": "answer", "data": [{"$file": 0}, {"$file": 1}]},
+            {"on": "image", "kind": "response", "data": [{"$file": 0}, {"$file": 1}]},
             {"on": "download", "kind": "file", "bytes": "html", "times": 2},
         )
         error = bench.failure(rows(1))
@@ -534,7 +534,7 @@ class TestFailures:
         play(bench.simulator, {"on": "image", "kind": "status", "status": 503, "times": 99})
         error = bench.failure(rows(20), concurrency=1)
         assert bench.posts() == 5
-        assert "5 consecutive requests ended without an answer, and each may have been billed." in str(error)
+        assert "5 consecutive requests ended without a response, and each may have been billed." in str(error)
         assert ", 5 more requests may have been billed, 5 failed, 15 were not sent." in str(error)
         # The rows that were not asked for are worth another try; the five are not.
         assert RETRY_POLICY.evaluate(error, 1, 3).action is not RetryAction.FAIL
@@ -551,7 +551,7 @@ class TestFailures:
 
     def test_of_the_network_stop_the_paying_at_the_first(self, bench):
         inside = [{"$file": 0, "url": "https://10.1.2.3/x?sig=signature"}]
-        play(bench.simulator, {"on": "image", "kind": "answer", "data": inside, "times": 99})
+        play(bench.simulator, {"on": "image", "kind": "response", "data": inside, "times": 99})
         error = bench.failure(rows(60), concurrency=2)
         assert "which is neither the connection's base URL nor in its allowed_networks" in str(error)
         assert "sig=" not in str(error)

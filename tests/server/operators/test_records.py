@@ -58,15 +58,15 @@ class TestOneImage:
     @pytest.mark.parametrize("field", ["prompt", "labels"])
     def test_nothing_signed_is_in_the_request(self, getimg_default, context, field):
         value = f"As in {REFERENCE}" if field == "prompt" else {"sku": REFERENCE}
-        answer = image(model="seedream-5-lite", images=[REFERENCE], **{field: value}).execute(context())
-        assert "images" not in answer["request"]
-        assert "a.test/x.png" in json.dumps(answer["request"])
-        assert "secret-of-the-reference" not in json.dumps(answer["request"])
+        response = image(model="seedream-5-lite", images=[REFERENCE], **{field: value}).execute(context())
+        assert "images" not in response["request"]
+        assert "a.test/x.png" in json.dumps(response["request"])
+        assert "secret-of-the-reference" not in json.dumps(response["request"])
 
     def test_a_record_that_cannot_be_pushed_is_a_warning(self, getimg_default, context, capsys):
         made = refusing(context(), COST)
-        answer = image().execute(made)
-        assert context.xcoms == {"return_value": answer}
+        response = image().execute(made)
+        assert context.xcoms == {"return_value": response}
         assert "The XCom 'getimg_cost' could not be pushed: RuntimeError." in capsys.readouterr().out
 
     def test_without_xcoms_nothing_is_recorded(self, getimg_default, context):
@@ -89,8 +89,8 @@ def refusing(context: Any, refused: str) -> Any:
 
 class TestTransfer:
     def test_a_row_holds_what_a_picture_needs(self, saving, bucket, context):
-        answer = image(labels={"sku": "A-17"}, output_format="jpeg").execute(context())
-        [row] = transfer(answer, bucket, s3_key=f"s3://{bucket}/{{sku}}.{{extension}}").execute(context())
+        response = image(labels={"sku": "A-17"}, output_format="jpeg").execute(context())
+        [row] = transfer(response, bucket, s3_key=f"s3://{bucket}/{{sku}}.{{extension}}").execute(context())
         assert row["request"] == {
             "model": MODEL,
             "prompt": "A red fox",
@@ -103,26 +103,26 @@ class TestTransfer:
         assert context.xcoms[IMAGES] == 1
 
     def test_a_generation_of_two_files_is_counted_once(self, saving, bucket, context):
-        answer = image().execute(context())
-        answer["data"] *= 2
-        rows = transfer(answer, bucket).execute(context())
+        response = image().execute(context())
+        response["data"] *= 2
+        rows = transfer(response, bucket).execute(context())
         assert [row["cost"] for row in rows] == [PRICE, 0]
         assert context.xcoms[IMAGES] == 2
 
     @pytest.mark.parametrize("request_", [None, "A red fox", {}, {"prompt": 7, "labels": [1]}], ids=str)
     def test_a_request_that_is_none_is_left_out(self, saving, bucket, context, request_):
-        answer = image().execute(context()) | {"request": request_}
-        [row] = transfer(answer, bucket).execute(context())
+        response = image().execute(context()) | {"request": request_}
+        [row] = transfer(response, bucket).execute(context())
         assert "request" not in row
 
     def test_a_file_that_was_saved_before_has_the_same_row(self, saving, bucket, context):
-        answer = image().execute(context())
-        assert transfer(answer, bucket).execute(context()) == transfer(answer, bucket).execute(context(2))
+        response = image().execute(context())
+        assert transfer(response, bucket).execute(context()) == transfer(response, bucket).execute(context(2))
 
     @pytest.mark.parametrize("fields", [{"do_xcom_push": False}, {"generation": []}], ids=["off", "empty"])
     def test_no_images_no_record(self, saving, bucket, context, fields):
-        answer = image(do_xcom_push=False).execute(context())
-        transfer(**({"generation": answer, "bucket": bucket} | fields)).execute(context())
+        response = image(do_xcom_push=False).execute(context())
+        transfer(**({"generation": response, "bucket": bucket} | fields)).execute(context())
         assert context.xcoms == {}
 
 

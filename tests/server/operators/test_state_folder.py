@@ -149,9 +149,9 @@ def test_a_folder_that_can_not_be_used_is_not_replaced_by_the_store(
 
 def test_a_transfer_needs_neither(monkeypatch, getimg_default, context, tries, seaweedfs, bucket):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
-    answer = GenerateImageOperator(task_id="a_task", model=MODEL, prompt="A fox").execute(context())
+    response = GenerateImageOperator(task_id="a_task", model=MODEL, prompt="A fox").execute(context())
     save = TransferToS3Operator(
-        task_id="save", generation=answer, s3_bucket=bucket, s3_key="{generation_id}.{extension}"
+        task_id="save", generation=response, s3_bucket=bucket, s3_key="{generation_id}.{extension}"
     )
     [row] = save.execute(tries())
     assert row["uri"].startswith(f"s3://{bucket}/")

@@ -79,13 +79,13 @@ def run(task: GenerateVideoOperator, context: Any) -> Any:
     return resume(task, context, deferred(task, context)) if task.deferrable else task.execute(context)
 
 
-def test_it_returns_the_answer_as_plain_json(api, context):
-    answer = operator(duration="8", sound=True, labels={"sku": "A-17"}).execute(context())
-    assert answer == json.loads(json.dumps(answer))
-    [file] = answer["data"]
-    assert (answer["status"], file["duration"], file["has_sound"]) == ("completed", 8.0, True)
-    assert answer["usage"]["total_cost"] == 0.64
-    assert answer["request"] == {
+def test_it_returns_the_response_as_plain_json(api, context):
+    response = operator(duration="8", sound=True, labels={"sku": "A-17"}).execute(context())
+    assert response == json.loads(json.dumps(response))
+    [file] = response["data"]
+    assert (response["status"], file["duration"], file["has_sound"]) == ("completed", 8.0, True)
+    assert response["usage"]["total_cost"] == 0.64
+    assert response["request"] == {
         "model": MODEL,
         "prompt": "A red fox",
         "duration": 8,
@@ -98,8 +98,8 @@ def test_it_returns_the_answer_as_plain_json(api, context):
 def test_deferred_it_returns_the_same(api, context):
     task, now = operator(deferrable=True), context()
     stopped = deferred(task, now)
-    answer = resume(task, now, stopped)
-    assert (answer["status"], answer["request"]["prompt"]) == ("completed", "A red fox")
+    response = resume(task, now, stopped)
+    assert (response["status"], response["request"]["prompt"]) == ("completed", "A red fox")
     assert paid(api) == [("delivered", 0.2)]
 
 
@@ -111,12 +111,12 @@ def test_no_signed_url_is_stored_with_the_deferral(api, context):
 
 
 def test_it_logs_states_the_cost_and_no_signature(api, context, capsys):
-    answer = operator().execute(context())
+    response = operator().execute(context())
     log = capsys.readouterr().out
-    assert f"Submitted video {answer['id']} with model {MODEL}." in log
-    assert log.count(f"Video {answer['id']} is pending after 0:00:0") == 1
-    assert f"Video {answer['id']} is completed after 0:00:0" in log
-    assert f"Generated {answer['id']} with model {MODEL}: 1 file, cost 0.2 USD" in log
+    assert f"Submitted video {response['id']} with model {MODEL}." in log
+    assert log.count(f"Video {response['id']} is pending after 0:00:0") == 1
+    assert f"Video {response['id']} is completed after 0:00:0" in log
+    assert f"Generated {response['id']} with model {MODEL}: 1 file, cost 0.2 USD" in log
     assert "sig=" not in log
 
 
@@ -177,23 +177,23 @@ class TestOneSubmission:
     def test_a_clear_before_the_delivery_waits_for_the_same(self, api, context):
         with pytest.raises(errors.VideoPendingError):
             operator(timeout=0).execute(context())
-        answer = operator().execute(context(2, max_tries=4))
-        assert [answer["id"]] == [entry.id for entry in api.ledger]
+        response = operator().execute(context(2, max_tries=4))
+        assert [response["id"]] == [entry.id for entry in api.ledger]
         # And one after it makes a new one.
-        assert operator().execute(context(3, max_tries=5))["id"] != answer["id"]
+        assert operator().execute(context(3, max_tries=5))["id"] != response["id"]
         assert paid(api) == [("delivered", 0.2)] * 2
 
-    def test_a_retry_returns_a_recorded_answer_without_a_poll(self, api, context):
-        answer = operator(do_xcom_push=False).execute(context())
+    def test_a_retry_returns_a_recorded_response_without_a_poll(self, api, context):
+        response = operator(do_xcom_push=False).execute(context())
         api.faults.add({"on": "video_status", "kind": "status", "status": 500, "times": 9})
-        assert operator().execute(context(2))["id"] == answer["id"]
+        assert operator().execute(context(2))["id"] == response["id"]
         assert len(api.faults.pending) == 1
 
     def test_templates_that_render_differently_submit_nothing_when_it_is_resumed(self, api, context):
         now = context()
         stopped = deferred(operator(deferrable=True), now)
-        answer = resume(operator(deferrable=True, prompt="Another prompt"), now, stopped)
-        assert answer["request"]["prompt"] == "A red fox"
+        response = resume(operator(deferrable=True, prompt="Another prompt"), now, stopped)
+        assert response["request"]["prompt"] == "A red fox"
         assert paid(api) == [("delivered", 0.2)]
 
     def test_what_is_on_record_may_be_lost_while_it_is_deferred(self, api, context, store):
@@ -236,11 +236,11 @@ class TestTheSubmission:
             {"kind": "status", "status": 500, "billed": True},
             {"kind": "html", "status": 200},
             {"kind": "truncate"},
-            {"kind": "answer", "merge": {"id": None}},
+            {"kind": "response", "merge": {"id": None}},
         ],
         ids=lambda fault: str(fault["kind"]),
     )
-    def test_a_lost_answer_is_an_unknown_outcome(self, api, context, fault):
+    def test_a_lost_response_is_an_unknown_outcome(self, api, context, fault):
         api.faults.add({"on": "video", **fault})
         with pytest.raises(errors.OutcomeUnknownError) as error:
             operator().execute(context())
@@ -271,15 +271,15 @@ class TestTheSubmission:
     @pytest.mark.parametrize(
         "fault",
         [
-            {"kind": "answer", "status": 200},
-            {"kind": "answer", "merge": {"status": "queued", "eta": 60}},
-            {"kind": "answer", "encoding": "gzip"},
-            {"kind": "answer", "length": "none"},
-            {"kind": "answer", "length": 9999},
+            {"kind": "response", "status": 200},
+            {"kind": "response", "merge": {"status": "queued", "eta": 60}},
+            {"kind": "response", "encoding": "gzip"},
+            {"kind": "response", "length": "none"},
+            {"kind": "response", "length": 9999},
         ],
         ids=["200", "queued", "gzip", "no length", "wrong length"],
     )
-    def test_an_odd_answer_with_an_id_is_taken(self, api, context, fault):
+    def test_an_odd_response_with_an_id_is_taken(self, api, context, fault):
         api.faults.add({"on": "video", **fault})
         assert operator().execute(context())["id"] == api.ledger[0].id
         assert len(api.ledger) == 1
@@ -302,15 +302,15 @@ class TestThePolls:
             {"kind": "html", "status": 200},
             {"kind": "drop_after_billing"},
             {"kind": "truncate"},
-            {"kind": "answer", "merge": {"status": None, "data": None}},
+            {"kind": "response", "merge": {"status": None, "data": None}},
         ],
         ids=lambda fault: f"{fault['kind']}-{fault.get('status', '')}",
     )
     @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
-    def test_one_without_an_answer_is_repeated(self, api, context, fault, deferrable):
+    def test_one_without_a_response_is_repeated(self, api, context, fault, deferrable):
         api.faults.add({"on": "video_status", "times": 2, **fault})
-        answer = run(operator(deferrable=deferrable), context())
-        assert answer["status"] == "completed"
+        response = run(operator(deferrable=deferrable), context())
+        assert response["status"] == "completed"
         assert paid(api) == [("delivered", 0.2)]
 
     @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])

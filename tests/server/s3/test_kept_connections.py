@@ -41,37 +41,37 @@ def certificate(tmp_path_factory):
     return write_certificate(tmp_path_factory.mktemp("certificates") / "server.pem", *names)
 
 
-def answer(body: bytes = FILE, *headers: bytes, status: bytes = b"200 OK") -> bytes:
+def response(body: bytes = FILE, *headers: bytes, status: bytes = b"200 OK") -> bytes:
     head = [b"HTTP/1.1 " + status, *headers, b"Content-Length: %d" % len(body)]
     return b"\r\n".join([*head, b"", body])
 
 
 class FileServer(RawServer):
     """
-    Answers over TLS, request after request on a connection.
+    Responses over TLS, request after request on a connection.
 
-    :param leaves: After so many answers on a connection it goes without a word.
+    :param leaves: After so many responses on a connection it goes without a word.
     :param rude: It goes at a moment when the next request is on its way already.
     """
 
     def __init__(self, certificate, content=None, *, leaves: int = 0, rude: bool = False) -> None:
-        super().__init__(answer() if content is None else content, certificate)
+        super().__init__(response() if content is None else content, certificate)
         self._leaves = leaves
         self._rude = rude
 
     def serve(self, visitor: socket.socket) -> None:
         visitor = self._tls.wrap_socket(visitor, server_side=True)
-        answers = 0
+        responses = 0
         while True:
-            if answers and answers == self._leaves and self._rude:
+            if responses and responses == self._leaves and self._rude:
                 self.read(visitor)
                 return
-            if answers and answers == self._leaves:
+            if responses and responses == self._leaves:
                 return
             self.read(visitor)
-            visitor.sendall(self.answer)
-            answers += 1
-            if b"Connection: close" in self.answer:
+            visitor.sendall(self.response)
+            responses += 1
+            if b"Connection: close" in self.response:
                 return
 
 
@@ -100,14 +100,14 @@ def test_a_hundred_files_take_two_handshakes_for_each_slot_at_most(certificate, 
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(answer(), id="a length"),
-        pytest.param(answer(FILE, b"Server: one", b"X: y"), id="more headers"),
+        pytest.param(response(), id="a length"),
+        pytest.param(response(FILE, b"Server: one", b"X: y"), id="more headers"),
         pytest.param(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(FILE), FILE),
             id="chunks",
         ),
-        pytest.param(b"HTTP/1.1 103 Early Hints\r\n\r\n" + answer(), id="an interim answer"),
-        pytest.param(answer(FILE, b"Not a header: but"), id="a header that is none"),
+        pytest.param(b"HTTP/1.1 103 Early Hints\r\n\r\n" + response(), id="an interim response"),
+        pytest.param(response(FILE, b"Not a header: but"), id="a header that is none"),
     ],
 )
 def test_whatever_the_end_of_a_body_is_known_by(certificate, content):
@@ -119,9 +119,9 @@ def test_whatever_the_end_of_a_body_is_known_by(certificate, content):
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(answer(FILE, b"Connection: close"), id="it says so"),
-        pytest.param(answer(FILE).replace(b"HTTP/1.1", b"HTTP/1.0"), id="HTTP/1.0"),
-        pytest.param(answer(FILE) + b"what nobody asked for", id="more than was announced"),
+        pytest.param(response(FILE, b"Connection: close"), id="it says so"),
+        pytest.param(response(FILE).replace(b"HTTP/1.1", b"HTTP/1.0"), id="HTTP/1.0"),
+        pytest.param(response(FILE) + b"what nobody asked for", id="more than was announced"),
     ],
 )
 def test_a_connection_that_is_not_kept_is_not_used_again(certificate, content):
@@ -146,22 +146,22 @@ def test_one_that_was_silent_for_long_is_not_trusted(certificate, monkeypatch):
         assert server.visits == 2
 
 
-def test_a_broken_answer_ends_its_connection(certificate):
-    cut = answer(FILE).replace(b"Content-Length: ", b"Content-Length: 9")
+def test_a_broken_response_ends_its_connection(certificate):
+    cut = response(FILE).replace(b"Content-Length: ", b"Content-Length: 9")
     with FileServer(certificate, cut, leaves=1) as server, downloads(server) as session:
         with pytest.raises(DownloadError, match="bytes came"):
             fetch(session, server.url)
-        server.answer = answer()
+        server.response = response()
         assert fetch(session, server.url) == FILE
         assert server.visits == 2
 
 
-def test_an_answer_that_is_no_file_ends_its_connection(certificate):
-    refusal = answer(b"not now", status=b"503 Service Unavailable")
+def test_a_response_that_is_no_file_ends_its_connection(certificate):
+    refusal = response(b"not now", status=b"503 Service Unavailable")
     with FileServer(certificate, refusal) as server, downloads(server) as session:
         with pytest.raises(DownloadError, match="503"):
             fetch(session, server.url)
-        server.answer = answer()
+        server.response = response()
         assert fetch(session, server.url) == FILE
         assert server.visits == 2
 
@@ -185,11 +185,11 @@ def test_no_more_are_kept_than_there_are_slots(certificate):
 
 def test_a_redirect_s_connection_is_used_again_and_its_target_checked(certificate):
     with FileServer(certificate) as server, downloads(server) as session:
-        server.answer = answer(b"moved", b"Location: https://10.0.0.1/file", status=b"302 Found")
+        server.response = response(b"moved", b"Location: https://10.0.0.1/file", status=b"302 Found")
         for _ in range(2):
             with pytest.raises(NetworkRefusedError, match=r"10\.0\.0\.1"):
                 fetch(session, server.url)
-        server.answer = answer()
+        server.response = response()
         assert fetch(session, server.url) == FILE
         assert server.visits == 1
 
@@ -214,7 +214,7 @@ def test_a_tunnel_through_a_proxy_is_used_again(certificate, monkeypatch):
 
 
 class Silent(FileServer):
-    """Answers the first request of a connection, and leaves the second one waiting: for its head, or within its body."""
+    """Responses the first request of a connection, and leaves the second one waiting: for its head, or within its body."""
 
     def __init__(self, certificate, begun: bytes) -> None:
         super().__init__(certificate)
@@ -224,14 +224,14 @@ class Silent(FileServer):
     def serve(self, visitor: socket.socket) -> None:
         visitor = self._tls.wrap_socket(visitor, server_side=True)
         self.read(visitor)
-        visitor.sendall(self.answer)
+        visitor.sendall(self.response)
         self.read(visitor)
         visitor.sendall(self._begun)
         self.is_waited_for.set()
         select.select([visitor], [], [], 30)
 
 
-@pytest.mark.parametrize("begun", [b"", answer()[:50000]], ids=["before the head", "within the body"])
+@pytest.mark.parametrize("begun", [b"", response()[:50000]], ids=["before the head", "within the body"])
 def test_an_abort_ends_what_runs_on_a_connection_that_is_used_again(certificate, begun):
     with Silent(certificate, begun) as server, downloads(server, timeout=60) as session:
         fetch(session, server.url)
@@ -244,7 +244,7 @@ def test_an_abort_ends_what_runs_on_a_connection_that_is_used_again(certificate,
         assert server.visits == 1
 
 
-@pytest.mark.parametrize("begun", [b"", answer()[:50000]], ids=["before the head", "within the body"])
+@pytest.mark.parametrize("begun", [b"", response()[:50000]], ids=["before the head", "within the body"])
 def test_the_time_limit_holds_on_a_connection_that_is_used_again(certificate, begun):
     with Silent(certificate, begun) as server, downloads(server, timeout=1) as session:
         fetch(session, server.url)

@@ -11,10 +11,10 @@ from airflow_provider_getimg.api.errors import FileRefusedError
 from airflow_provider_getimg.api.settings import ClientSettings, http_client
 from airflow_provider_getimg.s3.addresses import address_of, is_public
 from airflow_provider_getimg.s3.network_guard import NetworkGuard
-from tests.support.raw_servers import Proxy, RawServer, answer
+from tests.support.raw_servers import Proxy, RawServer, response
 
 PUBLIC = "https://1.1.1.1"
-FILE = answer(b"bytes")
+FILE = response(b"bytes")
 
 
 @pytest.fixture(autouse=True)

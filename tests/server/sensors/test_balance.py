@@ -24,7 +24,7 @@ from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.sensors.balance import GetimgBalanceSensor
 from airflow_provider_getimg.triggers.balance import GetimgBalanceTrigger
 from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, RetryAction
-from tests.support.raw_servers import RawServer, answer
+from tests.support.raw_servers import RawServer, response
 
 if TYPE_CHECKING:
     import socket
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
 
     from airflow.triggers.base import TriggerEvent
 
-BUSY = answer(b'{"error": {"message": "Slow down.", "code": "rate_limit"}}', status="429 Too Many Requests")
-DOWN = answer(b"<html>", status="502 Bad Gateway")
-NOT_JSON = answer(b"<html>")
+BUSY = response(b'{"error": {"message": "Slow down.", "code": "rate_limit"}}', status="429 Too Many Requests")
+DOWN = response(b"<html>", status="502 Bad Gateway")
+NOT_JSON = response(b"<html>")
 
 CONTEXT = {"ti": SimpleNamespace(try_number=1, max_tries=3)}
 
 
 def balance_of(amount: str, currency: str = "USD") -> bytes:
-    return answer(json.dumps({"balance": amount, "currency": currency}).encode())
+    return response(json.dumps({"balance": amount, "currency": currency}).encode())
 
 
 class Account(RawServer):
-    """Gives each answer to one request, in this order; the last one to all others. None is no answer."""
+    """Gives each response to one request, in this order; the last one to all others. None is no response."""
 
-    def __init__(self, *answers: bytes | None) -> None:
+    def __init__(self, *responses: bytes | None) -> None:
         super().__init__(b"")
-        self.answers = list(answers)
+        self.responses = list(responses)
         self.hung = threading.Event()
 
     def serve(self, visitor: socket.socket) -> None:
         self.read(visitor)
-        given = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        given = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
         if given is None:
             self.hung.set()
             visitor.recv(1)
@@ -63,11 +63,11 @@ class Account(RawServer):
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch):
-    """Lead ``getimg_default`` to a server with these answers."""
+    """Lead ``getimg_default`` to a server with these responses."""
     servers = []
 
-    def start(*answers: bytes | None) -> Account:
-        server = Account(*answers).__enter__()
+    def start(*responses: bytes | None) -> Account:
+        server = Account(*responses).__enter__()
         servers.append(server)
         connection = {"conn_type": "getimg", "password": "sk_account", "host": server.url}
         monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", json.dumps(connection))

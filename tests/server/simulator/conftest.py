@@ -69,9 +69,9 @@ class Running:
         return self.http.post("/v2/images/generations", json={"model": MODEL, "prompt": "a lake", **fields})
 
     def url_of(self, **fields: Any) -> str:
-        answer = self.post(**fields)
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["data"][0]["url"])
+        response = self.post(**fields)
+        assert response.status_code == 200, response.text
+        return str(response.json()["data"][0]["url"])
 
     def ledger(self) -> dict[str, Any]:
         ledger: dict[str, Any] = self.http.get("/_simulator/ledger").json()
@@ -96,7 +96,7 @@ class Running:
 
     @contextmanager
     def sent(self, method: str, url: str, body: dict[str, Any] | None = None) -> Iterator[socket.socket]:
-        """Send a request over a socket, and leave it to the test to read the answer."""
+        """Send a request over a socket, and leave it to the test to read the response."""
         parts = urlsplit(url)
         content = json.dumps(body).encode() if body is not None else b""
         head = (

@@ -44,8 +44,8 @@ def test_the_ledger_has_one_entry_per_post_with_the_fixed_fields(simulator):
 def test_a_hundred_images_cost_four_dollars_without_drift(simulator):
     for _ in range(100):
         simulator.post()
-    answer = simulator.http.get("/_simulator/ledger")
-    assert '"billed_total":4.0}' in answer.text
+    response = simulator.http.get("/_simulator/ledger")
+    assert '"billed_total":4.0}' in response.text
     assert simulator.balance() == "96.00"
 
 
@@ -70,8 +70,8 @@ def test_the_price_is_that_of_model_and_resolution(simulator, fields, price, bal
 def test_the_balance_falls_until_402(simulator):
     simulator.http.put("/_simulator/balance", json={"balance": "0.10"})
     assert [simulator.post().status_code for _ in range(3)] == [200, 200, 402]
-    answer = simulator.post()
-    assert answer.json()["error"]["code"] == "quota_exceeded"
+    response = simulator.post()
+    assert response.json()["error"]["code"] == "quota_exceeded"
     assert simulator.balance() == "0.02"
     assert simulator.last()["billed"] == 0
     simulator.http.put("/_simulator/balance", json={"balance": 0.04})
@@ -96,9 +96,9 @@ def test_images_being_made_at_once_cannot_spend_the_same_money(simulator):
 
 @pytest.mark.parametrize("balance", ["a lot", "-1", "NaN", "Infinity", "1e99", None, True, [1]], ids=str)
 def test_a_balance_that_is_no_amount_is_refused(simulator, balance):
-    answer = simulator.http.put("/_simulator/balance", json={"balance": balance})
-    assert answer.status_code == 400
-    assert "amount in USD" in answer.json()["error"]["message"]
+    response = simulator.http.put("/_simulator/balance", json={"balance": balance})
+    assert response.status_code == 400
+    assert "amount in USD" in response.json()["error"]["message"]
     assert simulator.balance() == "100.00"
 
 
@@ -205,10 +205,10 @@ def test_concurrent_requests(simulator):
             simulator.eventually(
                 lambda post, prompt=prompt: (post["prompt"], post["outcome"]) == (prompt, "hung")
             )
-        answer = simulator.post()
-        assert answer.status_code == 429
-        assert "retry-after" not in answer.headers
-        assert set(answer.json()["error"]) == BARE_429
+        response = simulator.post()
+        assert response.status_code == 429
+        assert "retry-after" not in response.headers
+        assert set(response.json()["error"]) == BARE_429
         assert simulator.last()["outcome"] == "refused"
     deadline = time.monotonic() + 10
     while simulator.post().status_code == 429:
@@ -255,9 +255,9 @@ def test_the_ledger_can_be_emptied(simulator):
 
 
 def test_settings_change_all_or_nothing(simulator):
-    answer = simulator.http.put("/_simulator/settings", json={"rpm": 5, "latency": -1})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == "latency must be greater than or equal to 0, got -1."
+    response = simulator.http.put("/_simulator/settings", json={"rpm": 5, "latency": -1})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "latency must be greater than or equal to 0, got -1."
     assert simulator.http.get("/_simulator/settings").json()["rpm"] == 0
 
 

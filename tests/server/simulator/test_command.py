@@ -90,13 +90,13 @@ def test_verbose_logs_requests_but_no_credentials(tmp_path):
         )
     try:
         url = process.stdout.readline().strip()
-        answer = httpx.post(
+        response = httpx.post(
             f"{url}/v2/images/generations",
             headers={"Authorization": "Bearer sk_simulator"},
             json={"model": "sketch-mini", "prompt": "x"},
             trust_env=False,
         )
-        file_url = answer.json()["data"][0]["url"]
+        file_url = response.json()["data"][0]["url"]
         httpx.get(file_url, trust_env=False)
     finally:
         process.terminate()

@@ -36,10 +36,10 @@ def test_a_web_page_is_refused(simulator, method, path, body, where):
     simulator.fault("image", "status", status=500, times=2)
     before = state(simulator)
     headers = {"host": "attacker.example:8989"} if where == "host" else {"origin": "https://attacker.example"}
-    answer = call(simulator, method, path, body, **headers)
-    assert answer.status_code == 403
-    assert "access-control-allow-origin" not in answer.headers
-    message = answer.json()["error"]["message"]
+    response = call(simulator, method, path, body, **headers)
+    assert response.status_code == 403
+    assert "access-control-allow-origin" not in response.headers
+    message = response.json()["error"]["message"]
     assert message.startswith(f"The {where.title()} must be localhost or an address of the simulator, got ")
     assert state(simulator) == before
 
@@ -47,9 +47,9 @@ def test_a_web_page_is_refused(simulator, method, path, body, where):
 @EACH_CALL
 def test_a_preflight_is_refused(simulator, method, path, body):
     headers = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": method}
-    answer = call(simulator, "OPTIONS", path, **headers)
-    assert answer.status_code == 405
-    assert "access-control-allow-origin" not in answer.headers
+    response = call(simulator, "OPTIONS", path, **headers)
+    assert response.status_code == 405
+    assert "access-control-allow-origin" not in response.headers
 
 
 LOCAL = [
@@ -84,8 +84,8 @@ def test_where_it_listens_it_is_known(start, host):
         assert call(simulator, "GET", "health").status_code == 200
         assert call(simulator, "GET", "health", host=host).status_code == 200
         # As a container it is known by the name of its service.
-        answer = call(simulator, "GET", "health", host="simulator:8000")
-        assert answer.status_code == (200 if host == "0.0.0.0" else 403)
+        response = call(simulator, "GET", "health", host="simulator:8000")
+        assert response.status_code == (200 if host == "0.0.0.0" else 403)
         assert call(simulator, "GET", "health", host="simulator.example:8000").status_code == 403
         assert call(simulator, "GET", "health", host="192.0.2.1").status_code == 403
 
@@ -126,12 +126,12 @@ def test_the_address_that_was_reached_is_known(start):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_only_json_is_taken(simulator, method, path, body, mime_type, status):
-    answer = simulator.keyless.request(
+    response = simulator.keyless.request(
         method, f"{simulator.url}/_simulator/{path}", content=body, headers={"Content-Type": mime_type}
     )
-    assert answer.status_code == status
+    assert response.status_code == status
     if status == 415:
-        assert answer.json()["error"]["message"] == "The Content-Type must be application/json."
+        assert response.json()["error"]["message"] == "The Content-Type must be application/json."
         assert (simulator.balance(), simulator.http.get("/_simulator/settings").json()["rpm"]) == (
             "100.00",
             0,
@@ -139,7 +139,7 @@ def test_only_json_is_taken(simulator, method, path, body, mime_type, status):
 
 
 def test_the_api_itself_is_served_under_any_name(simulator):
-    answer = simulator.http.get(
+    response = simulator.http.get(
         "/v2/models", headers={"Host": "simulator:8000", "Origin": "https://x.example"}
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200

@@ -54,7 +54,7 @@ def test_truncate_announces_all_and_sends_half(simulator, url_of_target, on):
     simulator.fault(on, "truncate")
     head, half = simulator.raw(*target)
     assert head.startswith(b"HTTP/1.1 200")
-    # The second answer's id and signature differ from the first one's, their lengths don't.
+    # The second response's id and signature differ from the first one's, their lengths don't.
     assert announced(head) == len(whole)
     assert len(half) == len(whole) // 2
     if on == "image":
@@ -111,9 +111,9 @@ def test_slow_first_byte_waits_and_then_answers(simulator, url_of_target, on):
     method, url, body = url_of_target(on)
     simulator.fault(on, "slow_first_byte", seconds=0.4)
     began = time.monotonic()
-    with simulator.http.stream(method, url, json=body) as answer:
+    with simulator.http.stream(method, url, json=body) as response:
         assert time.monotonic() - began >= 0.4
-        assert answer.status_code == 200
+        assert response.status_code == 200
     if on == "image":
         assert simulator.last() | {"billed": 0.04, "outcome": "delivered"} == simulator.last()
 
@@ -123,9 +123,9 @@ def test_slow_body_starts_at_once_and_drips(simulator, url_of_target, on):
     method, url, body = url_of_target(on)
     simulator.fault(on, "slow_body", seconds=0.6)
     began = time.monotonic()
-    with simulator.http.stream(method, url, json=body) as answer:
+    with simulator.http.stream(method, url, json=body) as response:
         first = time.monotonic() - began
-        arrivals = [time.monotonic() - began for _ in answer.iter_raw(1)]
+        arrivals = [time.monotonic() - began for _ in response.iter_raw(1)]
     assert first < 0.4
     assert 0.5 <= arrivals[-1] < 3
     assert len({round(arrival, 2) for arrival in arrivals}) > 5
@@ -136,7 +136,7 @@ def test_slow_body_starts_at_once_and_drips(simulator, url_of_target, on):
 @pytest.mark.parametrize(
     ("kind", "outcome", "status"), [("slow_first_byte", "dropped", None), ("slow_body", "truncated", 200)]
 )
-def test_a_client_that_gives_up_on_a_slow_answer_has_paid(simulator, kind, outcome, status):
+def test_a_client_that_gives_up_on_a_slow_response_has_paid(simulator, kind, outcome, status):
     simulator.fault("image", kind, seconds=60)
     with simulator.sent_post() as connection:
         simulator.eventually(lambda post: post["billed"] == 0.04)
@@ -150,19 +150,19 @@ def test_a_client_that_gives_up_on_a_slow_answer_has_paid(simulator, kind, outco
 def test_html_is_a_page_where_json_or_a_picture_should_be(simulator, url_of_target, on):
     method, url, body = url_of_target(on)
     simulator.fault(on, "html")
-    answer = simulator.http.request(method, url, json=body)
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert answer.text.startswith("<html>")
+    response = simulator.http.request(method, url, json=body)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.text.startswith("<html>")
     if on == "image":
         assert simulator.last() | {"status": 200, "billed": 0.04, "outcome": "dropped"} == simulator.last()
 
 
-def test_html_of_a_proxy_that_had_no_answer_bills_nothing(simulator):
+def test_html_of_a_proxy_that_had_no_response_bills_nothing(simulator):
     simulator.fault("image", "html", status=502)
-    answer = simulator.post()
-    assert answer.status_code == 502
-    assert "502 bad_gateway" in answer.text
+    response = simulator.post()
+    assert response.status_code == 502
+    assert "502 bad_gateway" in response.text
     assert simulator.last() | {"status": 502, "billed": 0, "outcome": "refused"} == simulator.last()
 
 
@@ -173,9 +173,9 @@ def test_html_of_a_proxy_that_had_no_answer_bills_nothing(simulator):
 def test_status_answers_the_documented_body_of_that_status(simulator, url_of_target, on, status):
     method, url, body = url_of_target(on)
     simulator.fault(on, "status", status=status)
-    answer = simulator.http.request(method, url, json=body)
-    assert answer.status_code == status
-    error = answer.json()["error"]
+    response = simulator.http.request(method, url, json=body)
+    assert response.status_code == status
+    error = response.json()["error"]
     codes = {400: "invalid_parameter", 401: "invalid_api_key", 402: "quota_exceeded", 429: "rate_limit"}
     assert error["code"] == codes.get(status, error["code"])
     assert error["message"]
@@ -189,22 +189,22 @@ def test_status_takes_headers_and_a_body(simulator):
     simulator.fault(
         "image", "status", status=429, headers={"Retry-After": 7}, body={"error": {"code": "rate_limit"}}
     )
-    answer = simulator.post()
-    assert answer.headers["retry-after"] == "7"
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json() == {"error": {"code": "rate_limit"}}
+    response = simulator.post()
+    assert response.headers["retry-after"] == "7"
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == {"error": {"code": "rate_limit"}}
     simulator.fault("image", "status", status=502, body="Bad Gateway", headers={"content-type": "text/x-odd"})
-    answer = simulator.post()
-    assert (answer.text, answer.headers["content-type"]) == ("Bad Gateway", "text/x-odd")
+    response = simulator.post()
+    assert (response.text, response.headers["content-type"]) == ("Bad Gateway", "text/x-odd")
 
 
 @pytest.mark.parametrize("status", [204, 302, 304])
 def test_status_can_be_no_error_at_all(simulator, status):
     url = simulator.url_of()
     simulator.fault("download", "status", status=status, headers={"Location": "https://example.com/"})
-    answer = simulator.keyless.get(url)
-    assert (answer.status_code, answer.content) == (status, b"")
-    assert answer.headers["location"] == "https://example.com/"
+    response = simulator.keyless.get(url)
+    assert (response.status_code, response.content) == (status, b"")
+    assert response.headers["location"] == "https://example.com/"
 
 
 @pytest.mark.parametrize("status", [204, 304])
@@ -332,9 +332,9 @@ def test_fields_that_are_null_are_not_given(simulator):
 )
 def test_a_fault_that_cannot_be_played_is_refused_in_one_sentence(simulator, fault, sentence):
     good = {"on": "image", "kind": "hang"}
-    answer = simulator.http.post("/_simulator/faults", json={"faults": [good, fault]})
-    assert answer.status_code == 400
-    message = answer.json()["error"]["message"]
+    response = simulator.http.post("/_simulator/faults", json={"faults": [good, fault]})
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
     assert sentence in message
     assert message.endswith(".")
     assert simulator.http.get("/_simulator/faults").json() == {"faults": []}
@@ -345,7 +345,7 @@ def test_a_faults_body_that_holds_no_list_is_refused(simulator, body):
     assert simulator.http.post("/_simulator/faults", json=body).status_code == 400
 
 
-def test_the_ledger_is_right_the_moment_the_client_sees_its_answer(simulator):
+def test_the_ledger_is_right_the_moment_the_client_sees_its_response(simulator):
     for _ in range(50):
         simulator.post()
         assert simulator.last()["outcome"] == "delivered"

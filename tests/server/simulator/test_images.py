@@ -22,20 +22,20 @@ def opened(content: bytes) -> Image.Image:
 @pytest.fixture
 def fetched(simulator):
     def fetch(url: str) -> bytes:
-        answer = simulator.keyless.get(url)
-        assert answer.status_code == 200, answer.text
-        return answer.content
+        response = simulator.keyless.get(url)
+        assert response.status_code == 200, response.text
+        return response.content
 
     return fetch
 
 
 def test_a_completed_generation_has_the_documented_shape(simulator):
-    answer = simulator.post().json()
-    item = answer["data"][0]
-    assert answer["id"] == simulator.last()["id"]
-    assert re.fullmatch(r"req-[0-9A-Z]{14}", answer["id"])
-    assert answer == {
-        "id": answer["id"],
+    response = simulator.post().json()
+    item = response["data"][0]
+    assert response["id"] == simulator.last()["id"]
+    assert re.fullmatch(r"req-[0-9A-Z]{14}", response["id"])
+    assert response == {
+        "id": response["id"],
         "status": "completed",
         "model": "seedream-5-lite",
         "data": [
@@ -50,7 +50,7 @@ def test_a_completed_generation_has_the_documented_shape(simulator):
         "usage": {"total_cost": 0.04, "unit_price": 0.04, "quantity": 1, "billable_unit": "image"},
     }
     url = urlsplit(item["url"])
-    assert re.fullmatch(rf"/v2/downloads/{answer['id']}/0", url.path)
+    assert re.fullmatch(rf"/v2/downloads/{response['id']}/0", url.path)
     query = parse_qs(url.query)
     assert set(query) == {"exp", "sig"}
     assert re.fullmatch(r"[0-9a-f]{64}", query["sig"][0])
@@ -60,10 +60,10 @@ def test_a_completed_generation_has_the_documented_shape(simulator):
 @pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
 def test_the_file_is_a_picture_of_the_announced_format_and_size(simulator, output_format):
     item = simulator.post(aspect_ratio="16:9", output_format=output_format).json()["data"][0]
-    answer = simulator.keyless.get(item["url"])
-    assert answer.headers["content-type"] == item["mime_type"] == f"image/{output_format}"
-    assert int(answer.headers["content-length"]) == len(answer.content)
-    picture = opened(answer.content)
+    response = simulator.keyless.get(item["url"])
+    assert response.headers["content-type"] == item["mime_type"] == f"image/{output_format}"
+    assert int(response.headers["content-length"]) == len(response.content)
+    picture = opened(response.content)
     assert picture.format == output_format.upper()
     assert picture.size == (item["width"], item["height"]) == (1360, 768)
 
@@ -134,9 +134,9 @@ def test_a_download_needs_no_key_and_a_head_announces_it(simulator, fetched):
     ids=["sig", "exp", "exp not a number", "id", "index", "no query", "sig not ASCII"],
 )
 def test_a_tampered_url_is_forbidden(simulator, tamper):
-    answer = simulator.keyless.get(tamper(simulator.url_of()))
-    assert answer.status_code == 403
-    assert answer.json()["error"]["message"] == "The signature of this URL is invalid."
+    response = simulator.keyless.get(tamper(simulator.url_of()))
+    assert response.status_code == 403
+    assert response.json()["error"]["message"] == "The signature of this URL is invalid."
 
 
 def test_a_url_dies_at_deletes_at(simulator, fetched):
@@ -144,10 +144,10 @@ def test_a_url_dies_at_deletes_at(simulator, fetched):
     item = simulator.post().json()["data"][0]
     deletes_at = datetime.fromisoformat(item["deletes_at"]).timestamp()
     fetched(item["url"])
-    while (answer := simulator.keyless.get(item["url"])).status_code == 200:
+    while (response := simulator.keyless.get(item["url"])).status_code == 200:
         assert time.time() < deletes_at + 1
         time.sleep(0.02)
-    assert answer.status_code == 410
+    assert response.status_code == 410
     assert time.time() >= deletes_at
 
 
@@ -183,8 +183,8 @@ def test_padding_takes_no_memory(simulator):
     url = simulator.url_of()
     simulator.keyless.head(url)
     before, size = resident(), 0
-    with simulator.keyless.stream("GET", url) as answer:
-        for chunk in answer.iter_raw():
+    with simulator.keyless.stream("GET", url) as response:
+        for chunk in response.iter_raw():
             size += len(chunk)
     assert size == 300_000_000
     assert resident() - before < 30_000

@@ -50,9 +50,9 @@ def test_the_preset_can_be_set_at_run_time(simulator):
 )
 def test_a_setting_that_cannot_be_is_refused_in_one_sentence(simulator, change, sentence):
     before = settings_of(simulator)
-    answer = simulator.http.put("/_simulator/settings", json=change)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"].startswith(sentence)
+    response = simulator.http.put("/_simulator/settings", json=change)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith(sentence)
     assert settings_of(simulator) == before
 
 
@@ -87,9 +87,9 @@ def test_a_client_that_waits_as_long_as_it_is_told_is_served(simulator, header):
 @pytest.mark.parametrize(("scale", "dated"), [(1, True), (20, False)])
 def test_no_date_misleads_where_time_is_scaled(simulator, scale, dated):
     simulator.set(time_scale=scale, rpm=5)
-    answer = simulator.post()
-    assert ("date" in answer.headers) is dated
-    assert ("." in answer.headers["x-ratelimit-reset"]) is not dated
+    response = simulator.post()
+    assert ("date" in response.headers) is dated
+    assert ("." in response.headers["x-ratelimit-reset"]) is not dated
 
 
 @pytest.mark.parametrize(("kind", "status"), [("slow_first_byte", 200), ("status", 503)])
@@ -115,9 +115,9 @@ def test_downloads_and_their_lifetimes_are_scaled(simulator):
 def test_requests_per_minute_change_in_the_middle(simulator):
     for rpm in (1, 3, 2):
         simulator.set(rpm=rpm)
-        answers = [simulator.post() for _ in range(rpm + 1)]
-        assert [answer.status_code for answer in answers] == [200] * rpm + [429]
-        assert {answer.headers["x-ratelimit-limit"] for answer in answers} == {str(rpm)}
+        responses = [simulator.post() for _ in range(rpm + 1)]
+        assert [response.status_code for response in responses] == [200] * rpm + [429]
+        assert {response.headers["x-ratelimit-limit"] for response in responses} == {str(rpm)}
 
 
 def test_concurrent_requests_change_in_the_middle(simulator):
@@ -125,7 +125,9 @@ def test_concurrent_requests_change_in_the_middle(simulator):
 
     def statuses():
         with ThreadPoolExecutor(4) as threads:
-            return sorted(answer.status_code for answer in threads.map(lambda _: simulator.post(), range(4)))
+            return sorted(
+                response.status_code for response in threads.map(lambda _: simulator.post(), range(4))
+            )
 
     assert statuses() == [200, 429, 429, 429]
     simulator.set(concurrency=3)

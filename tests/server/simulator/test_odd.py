@@ -20,7 +20,7 @@ def headers_of(head):
     return [(name.lower(), value.strip()) for name, _, value in lines]
 
 
-ANSWERS = {
+RESPONSES = {
     "an error beside it": ({"data": [GOOD, {"error": {"code": "x"}}]}, lambda a: a["data"][1] == {"error": {"code": "x"}}),
     "null beside it": ({"data": [GOOD, None]}, lambda a: a["data"][1] is None),
     "no URL beside it": ({"data": [GOOD, {"url": ""}]}, lambda a: a["data"][1] == {"url": ""}),
@@ -36,46 +36,46 @@ ANSWERS = {
     "no usage": ({"merge": {"usage": None}}, lambda a: "usage" not in a),
     "an id": ({"merge": {"id": "a/\x1b[2J\n"}}, lambda a: a["id"] == "a/\x1b[2J\n"),
     "text": ({"body": '{"x": NaN, "data": [$FILE]}'}, lambda a: math.isnan(a["x"])),
-    "text around": ({"body": " $ANSWER\n", "status": 201}, lambda a: a["status"] == "completed"),
+    "text around": ({"body": " $RESPONSE\n", "status": 201}, lambda a: a["status"] == "completed"),
     "gzip": ({"encoding": "gzip"}, lambda a: a["status"] == "completed"),
     "gzip twice": ({"encoding": "gzip, gzip"}, lambda a: a["status"] == "completed"),
     "chunked": ({"length": "chunked"}, lambda a: a["status"] == "completed"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("fault", "is_so"), ANSWERS.values(), ids=ANSWERS.keys())
-def test_an_odd_answer_is_billed_and_its_file_is_there(simulator, fault, is_so):
-    content = json.dumps({"faults": [{"on": "image", "kind": "answer", **fault}]})
+@pytest.mark.parametrize(("fault", "is_so"), RESPONSES.values(), ids=RESPONSES.keys())
+def test_an_odd_response_is_billed_and_its_file_is_there(simulator, fault, is_so):
+    content = json.dumps({"faults": [{"on": "image", "kind": "response", **fault}]})
     simulator.http.post(
         "/_simulator/faults", content=content, headers={"Content-Type": "application/json"}
     ).raise_for_status()
-    answer = simulator.post()
-    assert answer.status_code == fault.get("status", 200)
-    assert is_so(answer.json())
-    assert simulator.keyless.get(answer.json()["data"][0]["url"]).headers["content-type"] == "image/jpeg"
+    response = simulator.post()
+    assert response.status_code == fault.get("status", 200)
+    assert is_so(response.json())
+    assert simulator.keyless.get(response.json()["data"][0]["url"]).headers["content-type"] == "image/jpeg"
     assert simulator.last() | {"billed": 0.04, "outcome": "delivered"} == simulator.last()
-    assert simulator.last()["status"] == answer.status_code
+    assert simulator.last()["status"] == response.status_code
 
 
-def test_an_answer_may_hold_several_good_entries(simulator):
-    simulator.fault("image", "answer", data=[GOOD, None, {"$file": 7}])
+def test_a_response_may_hold_several_good_entries(simulator):
+    simulator.fault("image", "response", data=[GOOD, None, {"$file": 7}])
     first, _, second = simulator.post().json()["data"]
     assert first["url"] != second["url"]
     assert simulator.keyless.get(first["url"]).content == simulator.keyless.get(second["url"]).content
 
 
-def test_an_answer_may_be_no_json(simulator):
-    simulator.fault("image", "answer", body="$ANSWER]")
+def test_a_response_may_be_no_json(simulator):
+    simulator.fault("image", "response", body="$RESPONSE]")
     text = simulator.post().text
     assert json.loads(text[:-1])["id"] == simulator.last()["id"]
     assert text.endswith("}]")
 
 
-def test_the_headers_of_an_answer_are_replaced_added_and_taken_away(simulator):
+def test_the_headers_of_a_response_are_replaced_added_and_taken_away(simulator):
     simulator.set(rpm=10)
     date = "Mon, 01 Jan 2026 00:00:00 +9999999999999"
     odd = {"date": date, "X-RateLimit-Reset": "9e11", "x-ratelimit-limit": None, "X-Odd": 1}
-    simulator.fault("image", "answer", headers=odd)
+    simulator.fault("image", "response", headers=odd)
     body = {"model": "seedream-5-lite", "prompt": "a lake"}
     headers = headers_of(simulator.raw("POST", f"{simulator.url}/v2/images/generations", body)[0])
     assert sorted(value for name, value in headers if name == "date") == [date]
@@ -85,7 +85,7 @@ def test_the_headers_of_an_answer_are_replaced_added_and_taken_away(simulator):
     assert "x-ratelimit-limit" not in dict(headers)
 
 
-def test_any_other_answer_has_one_date(simulator):
+def test_any_other_response_has_one_date(simulator):
     for url in (simulator.url_of(), f"{simulator.url}/v2/models", f"{simulator.url}/nowhere"):
         names = [name for name, _ in headers_of(simulator.raw("GET", url)[0])]
         assert names.count("date") == 1
@@ -112,10 +112,10 @@ def test_a_file_comes_with_any_status_so_often_and_then_as_it_should(simulator, 
     simulator.fault("download", "file", status=status, times=2)
     assert simulator.keyless.head(url).status_code == 200
     for expected in (status, status, 200):
-        answer = simulator.keyless.get(url)
-        assert (answer.status_code, answer.content) == (expected, whole)
+        response = simulator.keyless.get(url)
+        assert (response.status_code, response.content) == (expected, whole)
         partial = f"bytes 0-{len(whole) - 1}/{len(whole)}" if expected == 206 else None
-        assert answer.headers.get("content-range") == partial
+        assert response.headers.get("content-range") == partial
 
 
 KINDS = {
@@ -135,18 +135,18 @@ KINDS = {
 def test_a_file_may_be_something_else_than_was_promised(simulator, kind, is_so):
     url = simulator.url_of(output_format="webp")
     simulator.fault("download", "file", bytes=kind)
-    answer = simulator.keyless.get(url)
-    assert answer.headers["content-type"] == "image/webp"
-    assert is_so(answer.content)
+    response = simulator.keyless.get(url)
+    assert response.headers["content-type"] == "image/webp"
+    assert is_so(response.content)
 
 
 def test_a_drawn_file_of_another_format_is_the_same_picture(simulator):
     url = simulator.url_of(aspect_ratio="3:2")
     simulator.fault("download", "file", bytes="gif", headers={"Content-Type": None})
-    answer = simulator.keyless.get(url)
-    assert "content-type" not in answer.headers
+    response = simulator.keyless.get(url)
+    assert "content-type" not in response.headers
     with (
-        Image.open(io.BytesIO(answer.content)) as drawn,
+        Image.open(io.BytesIO(response.content)) as drawn,
         Image.open(io.BytesIO(simulator.keyless.get(url).content)) as good,
     ):
         assert drawn.size == good.size
@@ -168,7 +168,7 @@ def test_the_length_is_announced_as_asked(simulator, length, is_so):
     head, body = simulator.raw("GET", url)
     assert is_so(dict(headers_of(head)), len(whole))
     assert body == whole or length == "chunked"
-    # Over a connection that is kept alive, too, and the next answer is as it should be.
+    # Over a connection that is kept alive, too, and the next response is as it should be.
     simulator.fault("download", "file", length=length)
     assert [simulator.keyless.get(url).content for _ in range(2)] == [whole, whole]
     assert simulator.keyless.get(url).headers["content-length"] == str(len(whole))
@@ -182,7 +182,7 @@ def test_an_announced_length_may_be_wrong(simulator):
     simulator.fault("download", "file", length=len(whole) + 1)
     with pytest.raises(httpx.RemoteProtocolError):
         simulator.keyless.get(url)
-    simulator.fault("image", "answer", length=0)
+    simulator.fault("image", "response", length=0)
     assert simulator.post().content == b""
     assert simulator.last()["billed"] == 0.04
 
@@ -212,22 +212,22 @@ def test_redirects_come_before_the_file(simulator, hops):
     url = simulator.url_of()
     simulator.fault("download", "file", redirects=hops, status=203, bytes="png")
     with httpx.Client(trust_env=False, follow_redirects=True) as client:
-        answer = client.get(url)
-        assert [hop.status_code for hop in answer.history] == [302] * hops
-        assert (answer.status_code, answer.content[:4]) == (203, b"\x89PNG")
+        response = client.get(url)
+        assert [hop.status_code for hop in response.history] == [302] * hops
+        assert (response.status_code, response.content[:4]) == (203, b"\x89PNG")
         assert client.get(url).history == []
 
 
 REFUSED = {
-    "an answer on download": ({"on": "download", "kind": "answer"}, "'on' must be 'image', 'video' or 'video_status', got 'download'."),
+    "a response on download": ({"on": "download", "kind": "response"}, "'on' must be 'image', 'video' or 'video_status', got 'download'."),
     "a file on image": ({"on": "image", "kind": "file"}, "'on' must be 'download', got 'image'."),
-    "an answer that is none": ({"on": "image", "kind": "answer", "status": 302}, "'status' must be less than"),
+    "a response that is none": ({"on": "image", "kind": "response", "status": 302}, "'status' must be less than"),
     "no body": ({"on": "download", "kind": "file", "status": 304}, "the status 304 has no body."),
-    "a patch": ({"on": "image", "kind": "answer", "merge": []}, "'merge' must be a valid dictionary, got []."),
-    "data": ({"on": "image", "kind": "answer", "data": {}}, "'data' must be a valid list, got {}."),
-    "an entry": ({"on": "image", "kind": "answer", "data": [{"$file": "0"}]}, "'$file' must be a number from 0 to 99"),
+    "a patch": ({"on": "image", "kind": "response", "merge": []}, "'merge' must be a valid dictionary, got []."),
+    "data": ({"on": "image", "kind": "response", "data": {}}, "'data' must be a valid list, got {}."),
+    "an entry": ({"on": "image", "kind": "response", "data": [{"$file": "0"}]}, "'$file' must be a number from 0 to 99"),
     "omitted": (
-        {"on": "image", "kind": "answer", "data": [{"$file": 0, "$omit": "url"}]},
+        {"on": "image", "kind": "response", "data": [{"$file": 0, "$omit": "url"}]},
         "'$omit' must be a list of fields, got 'url'.",
     ),
     "bytes": ({"on": "download", "kind": "file", "bytes": "bmp"}, "'bytes' must be 'png', 'jpeg', "),
@@ -242,7 +242,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("fault", "sentence"), REFUSED.values(), ids=REFUSED.keys())
 def test_an_odd_fault_that_cannot_be_played_is_refused_in_one_sentence(simulator, fault, sentence):
-    answer = simulator.http.post("/_simulator/faults", json={"faults": [fault]})
-    assert answer.status_code == 400
-    assert sentence in answer.json()["error"]["message"]
+    response = simulator.http.post("/_simulator/faults", json={"faults": [fault]})
+    assert response.status_code == 400
+    assert sentence in response.json()["error"]["message"]
     assert simulator.http.get("/_simulator/faults").json() == {"faults": []}

@@ -15,15 +15,15 @@ def reference(url=DATA_URL, **more):
     return {"url": url, "role": "reference_image", **more}
 
 
-def error_of(answer):
-    assert answer.headers["content-type"] == "application/json"
-    return answer.json()["error"]
+def error_of(response):
+    assert response.headers["content-type"] == "application/json"
+    return response.json()["error"]
 
 
 def test_the_documented_error_body_is_met_word_for_word_and_names_a_page(simulator):
-    answer = simulator.post(resolution="4K")
-    assert answer.status_code == 400
-    assert answer.json() == {
+    response = simulator.post(resolution="4K")
+    assert response.status_code == 400
+    assert response.json() == {
         "error": {
             "message": "Unsupported resolution '4K' for model 'seedream-5-lite'.",
             "type": "invalid_request_error",
@@ -69,18 +69,18 @@ def test_the_documented_error_body_is_met_word_for_word_and_names_a_page(simulat
     ids=lambda value: None if isinstance(value, dict | list) else str(value),
 )
 def test_invalid_requests(simulator, body, code, param):
-    answer = simulator.http.post(IMAGES, content=json.dumps(body))
-    assert answer.status_code == 400
-    error = error_of(answer)
+    response = simulator.http.post(IMAGES, content=json.dumps(body))
+    assert response.status_code == 400
+    error = error_of(response)
     assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, param)
     assert simulator.balance() == "100.00"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"model":' + b"9" * 5000 + b"}"])
 def test_malformed_json(simulator, body):
-    answer = simulator.http.post(IMAGES, content=body)
-    assert answer.status_code == 400
-    assert error_of(answer)["code"] == "invalid_parameter"
+    response = simulator.http.post(IMAGES, content=body)
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "invalid_parameter"
     assert simulator.last()["outcome"] == "refused"
 
 
@@ -113,9 +113,9 @@ def test_the_longest_prompt_is_accepted(simulator):
     ids=lambda value: None if isinstance(value, list) else str(value),
 )
 def test_invalid_reference_images(simulator, images, code, param):
-    answer = simulator.post(images=images)
-    assert answer.status_code == 400
-    assert (error_of(answer)["code"], error_of(answer)["param"]) == (code, param)
+    response = simulator.post(images=images)
+    assert response.status_code == 400
+    assert (error_of(response)["code"], error_of(response)["param"]) == (code, param)
 
 
 @pytest.mark.parametrize(
@@ -146,18 +146,18 @@ def test_an_image_of_10_mib_is_the_largest(simulator):
         return "data:image/png;base64," + base64.b64encode(bytes(size)).decode()
 
     assert simulator.post(images=[reference(url=data_url(10 * 2**20))]).status_code == 200
-    answer = simulator.post(images=[reference(url=data_url(10 * 2**20 + 1))])
-    assert answer.status_code == 400
-    assert error_of(answer)["param"] == "images[0].url"
+    response = simulator.post(images=[reference(url=data_url(10 * 2**20 + 1))])
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "images[0].url"
 
 
 def test_a_body_of_25_mib_is_the_largest(simulator):
     body = b'{"model": "seedream-5-lite", "prompt": "x"}'
     largest = body.ljust(25 * 2**20)
     assert simulator.http.post(IMAGES, content=largest).status_code == 200
-    answer = simulator.http.post(IMAGES, content=largest + b" ")
-    assert answer.status_code == 413
-    assert "25 MiB" in error_of(answer)["message"]
+    response = simulator.http.post(IMAGES, content=largest + b" ")
+    assert response.status_code == 413
+    assert "25 MiB" in error_of(response)["message"]
     assert simulator.last()["status"] == 413
 
 
@@ -180,9 +180,9 @@ def test_a_body_of_25_mib_is_the_largest(simulator):
 )
 def test_every_call_needs_the_key(simulator, method, path, authorization):
     # The body is invalid too: the key is checked first.
-    answer = simulator.http.request(method, path, headers={"Authorization": authorization}, content=b"{")
-    assert answer.status_code == 401
-    assert answer.json() == {
+    response = simulator.http.request(method, path, headers={"Authorization": authorization}, content=b"{")
+    assert response.status_code == 401
+    assert response.json() == {
         "error": {
             "message": "Missing or invalid API key.",
             "type": "invalid_request_error",
@@ -202,9 +202,9 @@ def test_every_call_needs_the_key(simulator, method, path, authorization):
     ids=["prompt", "reference image"],
 )
 def test_blocked_words(simulator, fields, param):
-    answer = simulator.post(**fields)
-    assert answer.status_code == 422
-    assert (error_of(answer)["code"], error_of(answer)["param"]) == ("content_policy_violation", param)
+    response = simulator.post(**fields)
+    assert response.status_code == 422
+    assert (error_of(response)["code"], error_of(response)["param"]) == ("content_policy_violation", param)
     assert simulator.balance() == "100.00"
 
 
@@ -231,9 +231,9 @@ def test_blocked_words_can_be_chosen(start):
     ],
 )
 def test_what_is_not_there_says_so_in_json(simulator, method, path, status):
-    answer = simulator.http.request(method, path)
-    assert answer.status_code == status
-    assert error_of(answer)["message"]
+    response = simulator.http.request(method, path)
+    assert response.status_code == status
+    assert error_of(response)["message"]
 
 
 @pytest.mark.parametrize(
@@ -252,9 +252,9 @@ def test_what_is_not_there_says_so_in_json(simulator, method, path, status):
 )
 def test_invalid_periods(simulator, change, code, param):
     query = {name: value for name, value in {**PERIOD, **change}.items() if value is not None}
-    answer = simulator.http.get("/v2/billing/costs", params=query)
-    assert answer.status_code == 400
-    assert (error_of(answer)["code"], error_of(answer)["param"]) == (code, param)
+    response = simulator.http.get("/v2/billing/costs", params=query)
+    assert response.status_code == 400
+    assert (error_of(response)["code"], error_of(response)["param"]) == (code, param)
 
 
 def test_the_longest_period_is_180_days(simulator):

@@ -21,7 +21,7 @@ def client(simulator):
 
 
 def test_generate(simulator, client):
-    answer = client.images.generate(
+    response = client.images.generate(
         model="seedream-5-lite",
         prompt="A watercolor painting of a mountain village at dawn",
         aspect_ratio="16:9",
@@ -29,8 +29,12 @@ def test_generate(simulator, client):
         output_format="png",
         images=[{"url": "https://example.com/reference.png"}],
     )
-    (item,) = answer.data
-    assert (answer.id, answer.status, answer.usage.total_cost) == (simulator.last()["id"], "completed", 0.04)
+    (item,) = response.data
+    assert (response.id, response.status, response.usage.total_cost) == (
+        simulator.last()["id"],
+        "completed",
+        0.04,
+    )
     assert item.deletes_at > datetime.now(UTC)
     picture = Image.open(io.BytesIO(simulator.keyless.get(item.url).content))
     assert picture.size == (item.width, item.height)
@@ -119,7 +123,7 @@ def test_errors_of_the_simulator_itself(simulator, client):
         client.images.generate(model="seedream-5-lite", prompt="x")
 
 
-def test_the_client_pays_again_for_a_dropped_answer(simulator):
+def test_the_client_pays_again_for_a_dropped_response(simulator):
     """What a scheduler must not do, and why the ledger is the witness."""
     simulator.fault("image", "drop_after_billing")
     with getimg.GetimgAI(api_key=simulator.api_key, base_url=simulator.url) as client:

@@ -22,18 +22,18 @@ def submit(simulator: Any, **fields: Any) -> httpx.Response:
 
 
 def state(simulator: Any, video_id: str) -> dict[str, Any]:
-    answer = simulator.http.get(f"{PATH}/{video_id}")
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+    response = simulator.http.get(f"{PATH}/{video_id}")
+    assert response.status_code == 200, response.text
+    return dict(response.json())
 
 
 def ended(simulator: Any, video_id: str) -> dict[str, Any]:
     """Wait for the end of a video."""
     deadline = time.monotonic() + 20
-    while (answer := state(simulator, video_id))["status"] == "pending":
+    while (response := state(simulator, video_id))["status"] == "pending":
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return answer
+    return response
 
 
 def made(simulator: Any, **fields: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_a_video_is_taken_pending_and_completed(simulator):
 
 
 @pytest.mark.parametrize("fields", [{}, {"model": "reel-sound", "sound": True}], ids=["silent", "sound"])
-def test_the_file_is_what_the_answer_says(simulator, fields):
+def test_the_file_is_what_the_response_says(simulator, fields):
     [item] = made(simulator, **fields)["data"]
     content = simulator.keyless.get(item["url"]).content
     with av.open(io.BytesIO(content)) as container:
@@ -115,8 +115,8 @@ def test_the_price_is_by_seconds_resolution_and_sound(simulator, fields, cost):
     ids=lambda value: str(value)[:40],
 )
 def test_what_it_does_not_take_is_refused(simulator, fields, param):
-    answer = submit(simulator, **fields)
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    response = submit(simulator, **fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert simulator.last()["outcome"] == "refused"
 
 
@@ -146,10 +146,10 @@ def test_a_video_that_is_forgotten_is_not_billed_and_leaves_its_place(simulator)
 @pytest.mark.parametrize("billed", [False, True])
 def test_a_video_can_fail(simulator, billed):
     simulator.fault("video", "failed_video", code="moderation", message="Not this.", billed=billed)
-    answer = made(simulator)
-    usage = answer.pop("usage", None)
+    response = made(simulator)
+    usage = response.pop("usage", None)
     error = {"code": "moderation", "message": "Not this."}
-    assert answer == {"id": answer["id"], "status": "failed", "error": error}
+    assert response == {"id": response["id"], "status": "failed", "error": error}
     assert (usage is not None) == billed
     assert simulator.ledger()["billed_total"] == (0.3 if billed else 0)
     assert simulator.http.get("/_simulator/health").json()["running"] == 0
@@ -165,15 +165,15 @@ def test_a_video_can_fail(simulator, billed):
         ({"kind": "status", "status": 500}, 0),
         ({"kind": "html", "status": 502}, 0),
         ({"kind": "hang", "seconds": 0.1}, 0.3),
-        ({"kind": "answer", "merge": {"status": "queued"}}, 0.3),
+        ({"kind": "response", "merge": {"status": "queued"}}, 0.3),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
-def test_a_fault_of_the_answer_leaves_the_video_as_it_says(simulator, fault, billed):
+def test_a_fault_of_the_response_leaves_the_video_as_it_says(simulator, fault, billed):
     simulator.fault("video", **fault)
     try:
-        answer = submit(simulator)
-        assert fault["kind"] != "answer" or answer.json()["status"] == "queued"
+        response = submit(simulator)
+        assert fault["kind"] != "response" or response.json()["status"] == "queued"
     except httpx.TransportError:
         pass
     simulator.eventually(lambda post: post["outcome"] is not None and post["billed"] == billed)
@@ -182,7 +182,7 @@ def test_a_fault_of_the_answer_leaves_the_video_as_it_says(simulator, fault, bil
 def test_a_fault_of_the_state_is_gone_at_the_next_question(simulator):
     video_id = made(simulator)["id"]
     simulator.fault("video_status", "status", status=503)
-    simulator.fault("video_status", "answer", merge={"data": None})
+    simulator.fault("video_status", "response", merge={"data": None})
     assert simulator.http.get(f"{PATH}/{video_id}").status_code == 503
     assert "data" not in state(simulator, video_id)
     assert state(simulator, video_id)["data"]

@@ -84,9 +84,9 @@ def test_everything_passes_through_unchanged(
     key = "folder/a b+c%20é=&?#.png"
     client.put_object(Bucket=bucket, Key=key, Body=BODY, ContentType="image/png", Metadata={"id": "42"})
     assert client.head_object(Bucket=bucket, Key=key)["ContentLength"] == len(BODY)
-    answer = client.get_object(Bucket=bucket, Key=key)
-    assert answer["Body"].read() == BODY
-    assert (answer["ContentType"], answer["Metadata"]) == ("image/png", {"id": "42"})
+    response = client.get_object(Bucket=bucket, Key=key)
+    assert response["Body"].read() == BODY
+    assert (response["ContentType"], response["Metadata"]) == ("image/png", {"id": "42"})
     assert client.get_object(Bucket=bucket, Key=key, Range="bytes=10-19")["Body"].read() == BODY[10:20]
     assert [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]] == [key]
     client.copy_object(Bucket=bucket, Key="copy", CopySource={"Bucket": bucket, "Key": key})
@@ -184,8 +184,8 @@ def test_status_sends_the_given_code_and_message(client: S3Client, proxy: S3Faul
 
 def test_status_can_have_no_body(proxy: S3FaultProxy) -> None:
     proxy.set_faults([{"kind": "status", "status": 412, "is_empty": True}])
-    answer = httpx.put(f"{proxy.url}/bucket/a", content=b"x", trust_env=False)
-    assert (answer.status_code, answer.content) == (412, b"")
+    response = httpx.put(f"{proxy.url}/bucket/a", content=b"x", trust_env=False)
+    assert (response.status_code, response.content) == (412, b"")
 
 
 @pytest.mark.parametrize("header", ["If-None-Match", "If-None-Match: *"])
@@ -204,15 +204,15 @@ def test_fault_hits_only_requests_with_its_header(
     client.put_object(Bucket=bucket, Key="b", Body=b"x")
 
 
-def test_rewrite_changes_the_headers_of_the_servers_answer(
+def test_rewrite_changes_the_headers_of_the_servers_response(
     client: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
 ) -> None:
     proxy.set_faults(
         [{"kind": "rewrite", "response_headers": {"etag": None, "X-Amz-Version-Id": "7", "X-New": "1"}}]
     )
-    answer = client.put_object(Bucket=bucket, Key="a", Body=BODY)
-    assert "ETag" not in answer
-    assert (answer["VersionId"], answer["ResponseMetadata"]["HTTPHeaders"]["x-new"]) == ("7", "1")
+    response = client.put_object(Bucket=bucket, Key="a", Body=BODY)
+    assert "ETag" not in response
+    assert (response["VersionId"], response["ResponseMetadata"]["HTTPHeaders"]["x-new"]) == ("7", "1")
     assert seaweedfs.client().get_object(Bucket=bucket, Key="a")["Body"].read() == BODY
 
 
@@ -274,7 +274,7 @@ def test_lost_response_makes_a_retry_meet_its_own_object(
 
 
 @pytest.mark.parametrize("kind", ["lost_response", "reset_mid_response"])
-def test_answer_to_an_upload_breaks_after_the_server_has_done_it(
+def test_response_to_an_upload_breaks_after_the_server_has_done_it(
     client: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str, kind: str
 ) -> None:
     proxy.set_faults([{"kind": kind}])
@@ -386,10 +386,10 @@ def test_multipart_upload_completes_after_a_broken_part(
     upload = persistent.create_multipart_upload(Bucket=bucket, Key="big")["UploadId"]
     parts: list[Any] = []
     for number, body in enumerate((b"a" * PART, b"b" * PART, b"c"), start=1):
-        answer = persistent.upload_part(
+        response = persistent.upload_part(
             Bucket=bucket, Key="big", UploadId=upload, PartNumber=number, Body=body
         )
-        parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+        parts.append({"PartNumber": number, "ETag": response["ETag"]})
     persistent.complete_multipart_upload(
         Bucket=bucket, Key="big", UploadId=upload, MultipartUpload={"Parts": parts}
     )
@@ -410,8 +410,8 @@ def test_body_is_sent_once_the_server_has_asked_for_it(
 
 def test_chunked_body_arrives(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
     link = client.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "a"})
-    answer = httpx.put(link, content=iter([b"one ", b"two"]), trust_env=False)
-    assert answer.status_code == 200, answer.text
+    response = httpx.put(link, content=iter([b"one ", b"two"]), trust_env=False)
+    assert response.status_code == 200, response.text
     assert "content-length" not in proxy.requests[0].headers
     assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"one two"
 

@@ -72,10 +72,10 @@ def test_a_deferred_task_goes_on_in_the_run(run_dag, getimg_simulator, getimg_co
             deferrable=True,
             poll_interval=0.1,
         )
-    answer = run_dag(dag).xcoms["film"]
-    assert (answer["status"], answer["request"]["labels"]) == ("completed", {"sku": "A-17"})
+    response = run_dag(dag).xcoms["film"]
+    assert (response["status"], response["request"]["labels"]) == ("completed", {"sku": "A-17"})
     [entry] = getimg_simulator.ledger
-    assert (entry.id, entry.outcome) == (answer["id"], "delivered")
+    assert (entry.id, entry.outcome) == (response["id"], "delivered")
 
 
 def test_retries_follow_at_once_whatever_delays_them(run_dag, getimg_simulator, getimg_conn):

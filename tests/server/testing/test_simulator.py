@@ -47,8 +47,8 @@ def test_the_ledger_says_the_rate_the_refusals_and_the_shares(getimg_simulator):
     getimg_simulator.settings(rpm=4, time_scale=60)
     prompts = ["one: 1", "two: 1", "one: 2", "one: 3", "two: 2"]
     for prompt in prompts:
-        while (answer := generate(getimg_simulator, prompt)).status_code == 429:
-            time.sleep(float(answer.headers["Retry-After"]))
+        while (response := generate(getimg_simulator, prompt)).status_code == 429:
+            time.sleep(float(response.headers["Retry-After"]))
 
     ledger = list(getimg_simulator.ledger)
     served = [entry for entry in ledger if entry.status == 200]
@@ -114,7 +114,7 @@ def test_a_rate_limit_names_a_time_or_none(getimg_simulator, seconds, header):
 
 @pytest.mark.parametrize(("billed", "cost"), [(True, 0.04), (False, 0)])
 @pytest.mark.parametrize("kind", ["dropped", "timeout"])
-def test_a_lost_answer_is_billed_or_not(getimg_simulator, kind, billed, cost):
+def test_a_lost_response_is_billed_or_not(getimg_simulator, kind, billed, cost):
     getattr(getimg_simulator.faults, kind)(billed=billed)
     with pytest.raises(httpx.TransportError):
         httpx.post(
@@ -133,16 +133,16 @@ def test_a_download_fails_so_often_and_then_works(getimg_simulator, queue, statu
     assert [httpx.get(url).status_code for _ in range(3)] == [status, status, 200]
 
 
-def test_an_odd_answer_and_an_odd_file_hit_so_often(getimg_simulator):
-    getimg_simulator.faults.odd_answer(
+def test_an_odd_response_and_an_odd_file_hit_so_often(getimg_simulator):
+    getimg_simulator.faults.odd_response(
         merge={"status": "succeeded", "usage": {"total_cost": float("nan")}},
         data=[{"$file": 0, "mime_type": None}, None],
         headers={"X-Odd": "1"},
         encoding="gzip",
     )
-    answer = generate(getimg_simulator)
-    assert (answer.json()["status"], answer.headers["x-odd"]) == ("succeeded", "1")
-    good, other = answer.json()["data"]
+    response = generate(getimg_simulator)
+    assert (response.json()["status"], response.headers["x-odd"]) == ("succeeded", "1")
+    good, other = response.json()["data"]
     assert (good["mime_type"], other) == (None, None)
     assert getimg_simulator.ledger.total_cost == 0.04
     getimg_simulator.faults.odd_file(bytes="html", status=203, length="chunked", times=2)
@@ -211,7 +211,7 @@ def test_one_that_is_gone_is_told_of():
         process.end()
         process.end()
         assert not process.running
-        with pytest.raises(SimulatorError, match=r"The simulator at 127\.0\.0\.1:\d+ doesn't answer"):
+        with pytest.raises(SimulatorError, match=r"The simulator at 127\.0\.0\.1:\d+ doesn't respond"):
             simulator.ledger.total_cost  # noqa: B018
         with pytest.raises(SimulatorError, match=r"^The simulator has died \(exit code 0\)"):
             simulator.reset()

@@ -133,7 +133,7 @@ def test_a_long_text_is_cut():
 
 
 def test_a_reason_is_one_printable_line():
-    assert reason(OSError("no\x1b[31m\nanswer from https://h.test/f?sig=SECRET1.")) == (
-        "no [31m answer from https://h.test/f?"
+    assert reason(OSError("no\x1b[31m\nresponse from https://h.test/f?sig=SECRET1.")) == (
+        "no [31m response from https://h.test/f?"
     )
     assert reason(OSError()) == "OSError"

@@ -12,7 +12,7 @@ from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.api.signed_urls import without_query
 from airflow_provider_getimg.api.types import Generation, Model
 
-ANSWER = {
+RESPONSE = {
     "id": "img_1",
     "status": "completed",
     "model": "seedream-5-lite",
@@ -123,37 +123,37 @@ def test_a_reference_is_https_or_a_data_url_and_a_signature_is_not_quoted(url):
     assert "secret" not in str(error.value)
 
 
-def test_an_answer_keeps_unknown_fields_and_its_json_as_it_came():
-    generation = Generation.from_json(ANSWER)
-    assert generation.to_json() == ANSWER
+def test_a_response_keeps_unknown_fields_and_its_json_as_it_came():
+    generation = Generation.from_json(RESPONSE)
+    assert generation.to_json() == RESPONSE
     assert generation.usage is not None
     assert generation.usage.total_cost == Decimal("0.04")
     assert generation.data[0].blurhash == "new field"
 
 
 @pytest.mark.parametrize("missing", ["usage", "model"])
-def test_an_answer_without_figures_still_holds_paid_files(missing):
-    generation = Generation.from_json({name: value for name, value in ANSWER.items() if name != missing})
+def test_a_response_without_figures_still_holds_paid_files(missing):
+    generation = Generation.from_json({name: value for name, value in RESPONSE.items() if name != missing})
     assert generation.data[0].width == 1024
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
-        {**ANSWER, "data": []},
-        {**ANSWER, "data": None},
-        {**ANSWER, "data": [{**ANSWER["data"][0], "url": "file:///etc/passwd"}]},
-        {**ANSWER, "data": [{**ANSWER["data"][0], "url": "https://"}]},
-        [ANSWER],
+        {**RESPONSE, "data": []},
+        {**RESPONSE, "data": None},
+        {**RESPONSE, "data": [{**RESPONSE["data"][0], "url": "file:///etc/passwd"}]},
+        {**RESPONSE, "data": [{**RESPONSE["data"][0], "url": "https://"}]},
+        [RESPONSE],
     ],
     ids=["no files", "null", "no web address", "no host", "a list"],
 )
-def test_an_answer_without_any_url_is_refused(answer):
+def test_a_response_without_any_url_is_refused(response):
     with pytest.raises(ValueError, match="it "):
-        Generation.from_json(answer)
+        Generation.from_json(response)
 
 
-FILE = ANSWER["data"][0]
+FILE = RESPONSE["data"][0]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ FILE = ANSWER["data"][0]
     ids=["error", "null", "empty url", "text", "no list", "by name"],
 )
 def test_no_file_is_lost_to_its_neighbours(data, indexes):
-    generation = Generation.from_json({**ANSWER, "data": data})
+    generation = Generation.from_json({**RESPONSE, "data": data})
     assert [file.index for file in generation.data] == indexes
     assert {file.url for file in generation.data} == {FILE["url"]}
     lost = set(range(len(data))) - set(indexes) if isinstance(data, list) else set()
@@ -191,13 +191,13 @@ def test_no_file_is_lost_to_its_neighbours(data, indexes):
     ids=str,
 )
 def test_an_expiry_that_can_t_be_read_is_not_known(deletes_at):
-    [file] = Generation.from_json({**ANSWER, "data": [{**FILE, "deletes_at": deletes_at}]}).data
+    [file] = Generation.from_json({**RESPONSE, "data": [{**FILE, "deletes_at": deletes_at}]}).data
     assert file.deletes_at is None
 
 
 @pytest.mark.parametrize("cost", [None, "free", -1, True, 1e300, "NaN", [], {}], ids=str)
 def test_a_cost_that_can_t_be_read_is_not_known(cost):
-    generation = Generation.from_json({**ANSWER, "usage": {"total_cost": cost}})
+    generation = Generation.from_json({**RESPONSE, "usage": {"total_cost": cost}})
     assert generation.cost is None
     assert "its cost is not given" in generation.oddities
 
@@ -208,18 +208,18 @@ def test_a_cost_that_can_t_be_read_is_not_known(cost):
     ids=["text", "number", "controls", "white space"],
 )
 def test_an_id_has_no_control_characters(given, used):
-    assert Generation.from_json({**ANSWER, "id": given}).id == used
+    assert Generation.from_json({**RESPONSE, "id": given}).id == used
 
 
 @pytest.mark.parametrize("given", [None, "", {}, True, "\x00"], ids=str)
-def test_an_answer_without_an_id_gets_the_same_one_each_time(given):
-    ids = {Generation.from_json({**ANSWER, "id": given}).id for _ in range(2)}
+def test_a_response_without_an_id_gets_the_same_one_each_time(given):
+    ids = {Generation.from_json({**RESPONSE, "id": given}).id for _ in range(2)}
     assert len(ids) == 1
     assert ids.pop().startswith("no-id-")
 
 
 def test_a_long_id_is_cut_and_stays_distinct():
-    ids = {Generation.from_json({**ANSWER, "id": "x" * 5000 + end}).id for end in "ab"}
+    ids = {Generation.from_json({**RESPONSE, "id": "x" * 5000 + end}).id for end in "ab"}
     assert len(ids) == 2
     assert {len(name) for name in ids} == {128}
 

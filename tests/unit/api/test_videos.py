@@ -62,7 +62,7 @@ def test_whatever_is_no_end_is_still_being_made(status):
 
 
 @pytest.mark.parametrize("status", ["completed", "done", "failed"])
-def test_an_answer_with_a_file_is_completed_whatever_it_is_called(status):
+def test_a_response_with_a_file_is_completed_whatever_it_is_called(status):
     usage = {"total_cost": 0.25, "billable_unit": "video_second"}
     received = {"id": "req-1", "status": status, "model": "m", "data": [FILE], "usage": usage}
     video = Video.from_json(received)
@@ -99,7 +99,7 @@ def test_a_failed_video_says_why(error, failure):
     ],
     ids=["list", "no id", "empty id", "control", "long", "no file"],
 )
-def test_what_can_t_be_asked_for_is_no_answer(received, why):
+def test_what_can_t_be_asked_for_is_no_response(received, why):
     with pytest.raises(ValueError, match=why):
         Video.from_json(received)
 

@@ -42,7 +42,7 @@ def refusal(requests: object, s3_key: object = "s3://b/{row}.{extension}", **def
     return error.value.message
 
 
-def answer(files: int = 1, **fields: Any) -> dict[str, Any]:
+def response(files: int = 1, **fields: Any) -> dict[str, Any]:
     media = {"url": "https://api.test/f", "mime_type": "image/jpeg", "deletes_at": "2100-01-01T00:00:00Z"}
     return {"id": "img_1", "status": "completed", "model": "m", "data": [media] * files} | fields
 
@@ -155,7 +155,7 @@ class TestAKey:
     def test_has_the_extension_of_the_format_that_is_asked_for(self, fields, expected, said):
         [row] = read([fields])
         [copy] = row.items(
-            Generation.from_json(answer(data=[{"url": "https://api.test/f", "mime_type": said}]))
+            Generation.from_json(response(data=[{"url": "https://api.test/f", "mime_type": said}]))
         )
         assert copy.key == row.expected_key == f"0.{expected}"
 
@@ -213,7 +213,7 @@ class TestAKey:
             "s3_key gives rows 0 and 1 the same key '99999.jpg': tell them apart with {row}, "
         )
 
-    def test_is_known_beforehand_unless_the_answer_tells_it(self):
+    def test_is_known_beforehand_unless_the_response_tells_it(self):
         [row] = read(
             [{"prompt": "p", "resolution": "2K"}], "s3://b/{model}/{prompt}-{resolution}-{row:03}.jpg"
         )
@@ -238,21 +238,21 @@ class TestAfterThePayment:
         ],
         ids=["slashes", "climbs", "no size", "no size to format", "another model"],
     )
-    def test_an_odd_answer_gets_a_key(self, s3_key, fields, expected):
+    def test_an_odd_response_gets_a_key(self, s3_key, fields, expected):
         [row] = read([{}], f"s3://b/{s3_key}")
-        assert [copy.key for copy in row.items(Generation.from_json(answer(**fields)))] == [expected]
+        assert [copy.key for copy in row.items(Generation.from_json(response(**fields)))] == [expected]
 
-    def test_an_answer_that_makes_the_key_too_long_gets_a_shorter_one(self):
+    def test_a_response_that_makes_the_key_too_long_gets_a_shorter_one(self):
         room = KEY_MAX_BYTES - 28 - 8 - 1
         [row] = read([{}], "s3://b/" + "x" * room + "{generation_id}-{index}{width}")
-        keys = [copy.key for copy in row.items(Generation.from_json(answer(12, id="ä" * 128)))]
+        keys = [copy.key for copy in row.items(Generation.from_json(response(12, id="ä" * 128)))]
         assert len(set(keys)) == 12
         for made in keys:
             check_key(made)
 
     def test_several_files_of_one_row_are_told_apart(self):
         [row] = read([{}])
-        assert [copy.key for copy in row.items(Generation.from_json(answer(3)))] == [
+        assert [copy.key for copy in row.items(Generation.from_json(response(3)))] == [
             "0.jpg",
             "0-1.jpg",
             "0-2.jpg",
@@ -260,7 +260,7 @@ class TestAfterThePayment:
 
     def test_a_file_carries_what_its_object_is_known_by(self):
         [row] = read([{}])
-        [copy] = row.items(Generation.from_json(answer()))
+        [copy] = row.items(Generation.from_json(response()))
         assert copy.prompt_sha256 == row.prompt_sha256
         assert copy.request_sha256 == row.request.fingerprint
 
@@ -275,13 +275,13 @@ class TestAfterThePayment:
         size=st.none() | st.integers() | st.text() | st.floats(),
         files=st.integers(1, 3),
     )  # fmt: skip
-    def test_no_answer_makes_a_key_that_can_t_be_used(self, s3_key, id, size, files):
+    def test_no_response_makes_a_key_that_can_t_be_used(self, s3_key, id, size, files):
         try:
             [row] = read([{}], f"s3://b/{s3_key}")
         except InvalidInputError:
             return
         media = {"url": "https://api.test/f", "width": size, "height": size}
-        copies = row.items(Generation.from_json(answer(id=id, data=[media] * files)))
+        copies = row.items(Generation.from_json(response(id=id, data=[media] * files)))
         keys = [copy.key or copy.located("ab" * 32, "image/avif").key for copy in copies]
         assert len(keys) == files
         assert len(set(keys)) == files or "{sha256}" in s3_key

@@ -96,8 +96,8 @@ def run(
                 batch.in_flight += 1
                 took = chance.uniform(*seconds) if held < account else None
                 held += took is not None
-                answer_at = now + (took or ROUND_TRIP * seconds[0])
-                heapq.heappush(events, (answer_at, next(number), batch, took, len(batch.images)))
+                response_at = now + (took or ROUND_TRIP * seconds[0])
+                heapq.heappush(events, (response_at, next(number), batch, took, len(batch.images)))
 
 
 def last_row_sent(batches: list[Batch]) -> float:

@@ -126,8 +126,8 @@ def test_what_was_written_before_a_clear_does_not_count():
     assert {key: store.values[key] for key in before} == before
 
 
-PAID = {"state": "answered", "answer": {"id": "req-1"}}
-PAID_AGAIN = {"state": "answered", "answer": {"id": "req-2"}}
+PAID = {"state": "completed", "response": {"id": "req-1"}}
+PAID_AGAIN = {"state": "completed", "response": {"id": "req-2"}}
 SENT = {"state": "submitted"}
 NOTE = saved_key("row")
 

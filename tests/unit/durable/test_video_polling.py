@@ -35,11 +35,11 @@ def test_those_that_begin_together_are_not_polled_together():
     ],
     ids=["429 that says when", "429", "5xx", "no connection"],
 )
-def test_a_poll_without_an_answer_is_repeated(error, least):
+def test_a_poll_without_a_response_is_repeated(error, least):
     assert Polling(10.0, time.time() + 1000).pause(error) >= least
 
 
-def test_the_pauses_grow_until_an_answer_comes():
+def test_the_pauses_grow_until_a_response_comes():
     polling = Polling(10.0, time.time() + 1000)
     for _ in range(5):
         grown = polling.pause(errors.UnavailableError("x"))

@@ -36,7 +36,7 @@ def url(mark: str) -> str:
         ("g7", url("g7").replace("https", "HTTPS")),
         ("h8", ({"deep": [[{"er": url("h8")}]]},)),
     ],
-    ids=["url", "answers", "their repr", "json", "escaped json", "in a sentence", "upper case", "deep"],
+    ids=["url", "responses", "their repr", "json", "escaped json", "in a sentence", "upper case", "deep"],
 )
 def test_a_signature_is_masked_wherever_it_stands(mark, value):
     query = QUERY.format(mark * 8)
@@ -84,12 +84,12 @@ def test_masks_are_few_however_many_urls_there_are():
 
 def test_a_concealed_value_is_shown_without_its_signatures():
     odd = "https://user:pw@h.test/it's a.png?sig=x"
-    answers = [{"id": "img_1", "data": [{"url": url("zz"), "width": 7}, {"url": odd}]}]
-    redacted = Redacted(answers)
+    responses = [{"id": "img_1", "data": [{"url": url("zz"), "width": 7}, {"url": odd}]}]
+    redacted = Redacted(responses)
     shown = serialize_template_field(redacted, "generation")
     assert "sig=" not in json.dumps(shown)
     assert shown[0]["data"][0]["url"] == "https://api.getimg.ai/v2/downloads/img_1/0?..."
     assert shown[0]["data"][1]["url"] == "https://***@h.test/it's a.png?..."
     assert "sig=" not in repr(redacted)
-    assert unwrap(redacted) is answers
-    assert unwrap(answers) is answers
+    assert unwrap(redacted) is responses
+    assert unwrap(responses) is responses

@@ -176,7 +176,7 @@ def test_a_key_is_told_by_the_parameter_that_it_comes_from():
     ],
     ids=ascii,
 )
-def test_what_an_answer_tells_can_t_harm_a_key(value, cleaned):
+def test_what_a_response_tells_can_t_harm_a_key(value, cleaned):
     assert clean_value(value) == cleaned
 
 
@@ -225,7 +225,7 @@ def test_whatever_the_template_it_gives_a_sound_key_or_is_refused(template, mode
 
 @settings(deadline=None)
 @given(value=TEXT, index=st.integers(0, 10**9), folder=st.sampled_from(["", "a/", "a.b/", "x" * 1023 + "/"]))
-def test_whatever_an_answer_tells_makes_a_sound_key(value, index, folder):
+def test_whatever_a_response_tells_makes_a_sound_key(value, index, folder):
     cleaned = clean_value(value)
     check_key(f"a/{cleaned}")
     check_key(numbered(f"{folder}{cleaned}", index))

@@ -45,7 +45,7 @@ def numbered(count: int) -> list[Any]:
 
 
 class Asked:
-    """Airflow's supervisor, which knows assets by their URIs; None answers that the API server is away."""
+    """Airflow's supervisor, which knows assets by their URIs; None says that the API server is away."""
 
     def __init__(self, names: dict[str, str] | None) -> None:
         self.names = names

@@ -10,24 +10,24 @@ from hypothesis import strategies as st
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.s3.keys import KEY_MAX_BYTES
-from airflow_provider_getimg.s3.plan import TransferItem, generations, plan, total_cost
+from airflow_provider_getimg.s3.plan import TransferItem, parse_generations, plan, total_cost
 
 SHA256 = "ab" * 32
 
 
-def answer(id: str = "img_1", files: int = 1, mime_type: object = "image/png", **fields: object) -> dict:
+def response(id: str = "img_1", files: int = 1, mime_type: object = "image/png", **fields: object) -> dict:
     media = {"url": "https://api.test/f", "mime_type": mime_type, "deletes_at": "2100-01-01T00:00:00Z"}
     return {"id": id, "status": "completed", "model": "seedream-5-lite", "data": [media] * files, **fields}
 
 
 def of_types(*mime_types: object, id: str = "img_1") -> dict:
-    """Return an answer with a file of each type."""
-    return {**answer(id), "data": [{"url": "https://api.test/f", "mime_type": each} for each in mime_types]}
+    """Return a response with a file of each type."""
+    return {**response(id), "data": [{"url": "https://api.test/f", "mime_type": each} for each in mime_types]}
 
 
 def copies(generation: object, s3_key: object, s3_bucket: object = "bucket") -> list[TransferItem]:
-    answers, _ = generations(generation)
-    return plan(answers, s3_key, s3_bucket)
+    responses, _ = parse_generations(generation)
+    return plan(responses, s3_key, s3_bucket)
 
 
 def keys(generation: object, s3_key: object, s3_bucket: object = "bucket") -> list[str]:
@@ -40,8 +40,8 @@ def located(generation: object, s3_key: object, *mime_types: str) -> list[str]:
     return [copy.located(SHA256, found).key for copy, found in zip(planned, mime_types, strict=True)]
 
 
-def test_one_answer_with_two_files_is_two_copies():
-    first, second = copies(answer(files=2), "a/{generation_id}-{index}.{extension}")
+def test_one_response_with_two_files_is_two_copies():
+    first, second = copies(response(files=2), "a/{generation_id}-{index}.{extension}")
     assert (first.uri, second.uri) == ("s3://bucket/a/img_1-0.png", "s3://bucket/a/img_1-1.png")
 
 
@@ -61,11 +61,11 @@ class Lazy(Sequence):
 @pytest.mark.parametrize(
     ("generation", "ids", "gaps"),
     [
-        (answer("a"), ["a"], 0),
-        ([answer("a"), answer("b")], ["a", "b"], 0),
-        ((answer("a"),), ["a"], 0),
-        (Lazy(answer("a"), None, answer("b")), ["a", "b"], 1),
-        ([answer("a"), None, Lazy(answer("b"), None, answer("c"))], ["a", "b", "c"], 2),
+        (response("a"), ["a"], 0),
+        ([response("a"), response("b")], ["a", "b"], 0),
+        ((response("a"),), ["a"], 0),
+        (Lazy(response("a"), None, response("b")), ["a", "b"], 1),
+        ([response("a"), None, Lazy(response("b"), None, response("c"))], ["a", "b", "c"], 2),
         ([], [], 0),
         ([[]], [], 0),
         (None, [], 1),
@@ -73,9 +73,9 @@ class Lazy(Sequence):
     ],
     ids=["one", "list", "tuple", "mapped", "both", "none", "no mapped ones", "skipped", "all skipped"],
 )
-def test_the_outputs_of_tasks_are_answers_and_gaps(generation, ids, gaps):
-    answers, left_out = generations(generation)
-    assert ([answer.id for answer in answers], left_out) == (ids, gaps)
+def test_the_outputs_of_tasks_are_responses_and_gaps(generation, ids, gaps):
+    responses, left_out = parse_generations(generation)
+    assert ([response.id for response in responses], left_out) == (ids, gaps)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_the_outputs_of_tasks_are_answers_and_gaps(generation, ids, gaps):
     ],
 )
 def test_the_extension_is_that_of_the_promised_type(mime_type, extension):
-    assert keys(answer(mime_type=mime_type), "x.{extension}") == [f"x.{extension}"]
+    assert keys(response(mime_type=mime_type), "x.{extension}") == [f"x.{extension}"]
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,18 @@ def test_the_extension_is_that_of_the_promised_type(mime_type, extension):
     [("image/jpeg", "jpg"), ("image/avif", "avif"), ("application/octet-stream", "bin")],
 )
 def test_the_extension_is_that_of_the_bytes_where_no_known_type_is_promised(mime_type, found, extension):
-    [copy] = copies(answer(mime_type=mime_type), "x.{extension}")
+    [copy] = copies(response(mime_type=mime_type), "x.{extension}")
     assert copy.key == ""
     assert copy.located(SHA256, found).key == f"x.{extension}"
 
 
 def test_the_extension_is_the_promised_one_though_the_bytes_say_otherwise():
-    [copy] = copies(answer(), "{sha256}.{extension}")
+    [copy] = copies(response(), "{sha256}.{extension}")
     assert copy.located(SHA256, "image/jpeg").key == f"{SHA256}.png"
 
 
 def test_placeholders_take_a_format():
-    assert keys(answer(files=2), "{model}/{index:03d}") == ["seedream-5-lite/000", "seedream-5-lite/001"]
+    assert keys(response(files=2), "{model}/{index:03d}") == ["seedream-5-lite/000", "seedream-5-lite/001"]
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_placeholders_take_a_format():
     ],
 )
 def test_a_file_may_be_named_by_its_size_in_pixels(width, height, key):
-    sized = answer()
+    sized = response()
     sized["data"] = [{**sized["data"][0], "width": width, "height": height}]
     assert keys(sized, "{width:04}x{height}.{extension}") == [key]
 
 
-def test_an_index_is_the_file_s_place_in_the_answer_whatever_stands_beside_it():
-    odd = answer()
+def test_an_index_is_the_file_s_place_in_the_response_whatever_stands_beside_it():
+    odd = response()
     odd["data"] = [None, odd["data"][0], {"error": {}}, odd["data"][0]]
     assert keys(odd, "{index}") == ["1", "3"]
 
@@ -145,14 +145,14 @@ def test_an_index_is_the_file_s_place_in_the_answer_whatever_stands_beside_it():
     [("a/../b", "a-..-b"), ("..", "-"), ("a\x1b\u202eb", "ab"), ("ä" * 3000, None)],
     ids=["folders", "parent", "controls", "long"],
 )
-def test_what_the_answer_says_is_made_to_fit_into_a_key(id, part):
-    [key] = keys(answer(id=id), "x/{generation_id}/y.png")
+def test_what_the_response_says_is_made_to_fit_into_a_key(id, part):
+    [key] = keys(response(id=id), "x/{generation_id}/y.png")
     assert key.count("/") == 2
     assert part is None or key == f"x/{part}/y.png"
 
 
 def test_a_key_made_of_the_content_is_filled_in_once_the_content_is_known():
-    first, second = copies(answer(files=2), "by-content/{sha256}.{extension}")
+    first, second = copies(response(files=2), "by-content/{sha256}.{extension}")
     assert first.key == ""
     assert first.located(SHA256, "image/png").key == f"by-content/{SHA256}.png"
     # Of the same content, they are one object.
@@ -161,7 +161,7 @@ def test_a_key_made_of_the_content_is_filled_in_once_the_content_is_known():
 
 class TestFilesOfOneGenerationThatWouldShareAKey:
     def test_are_told_apart_by_their_index(self):
-        assert keys(answer(files=3), "poster.png") == ["poster.png", "poster-1.png", "poster-2.png"]
+        assert keys(response(files=3), "poster.png") == ["poster.png", "poster-1.png", "poster-2.png"]
 
     @pytest.mark.parametrize("promised", [(None, None), ("image/png", None), (None, "image/png")], ids=str)
     @pytest.mark.parametrize("found", [("image/png", "image/png"), ("image/png", "image/jpeg")], ids=str)
@@ -177,32 +177,40 @@ class TestFilesOfOneGenerationThatWouldShareAKey:
         (
             "{'id': 1}",
             "k",
-            "generation must be the answer of a generation (a dict), or a list of them, got str.",
+            "generation must be the response of a generation (a dict), or a list of them, got str.",
         ),
-        (7, "k", "generation must be the answer of a generation (a dict), or a list of them, got int."),
+        (7, "k", "generation must be the response of a generation (a dict), or a list of them, got int."),
         (
-            [answer(), 7],
+            [response(), 7],
             "{generation_id}",
-            "generation[1] must be the answer of a generation (a dict), got int.",
+            "generation[1] must be the response of a generation (a dict), got int.",
         ),
-        ([[answer(), "x"]], "k", "generation[0][1] must be the answer of a generation (a dict), got str."),
-        ([{"id": "x"}], "k", "generation[0] must be the answer of a generation: it has no file with a URL."),
-        (answer(), "", "s3_key must be a key or a full s3://bucket/key"),
         (
-            answer(),
+            [[response(), "x"]],
+            "k",
+            "generation[0][1] must be the response of a generation (a dict), got str.",
+        ),
+        (
+            [{"id": "x"}],
+            "k",
+            "generation[0] must be the response of a generation: it has no file with a URL.",
+        ),
+        (response(), "", "s3_key must be a key or a full s3://bucket/key"),
+        (
+            response(),
             "{nope}",
             "s3_key has the unknown placeholder '{nope}'. Known placeholders: {generation_id},",
         ),
-        (answer(), "{generation_id:d}", "s3_key has {generation_id:d}, which can't format 'img_1'."),
-        (answer(), "a/../b", "s3_key gives the key 'a/../b': no part of a key"),
+        (response(), "{generation_id:d}", "s3_key has {generation_id:d}, which can't format 'img_1'."),
+        (response(), "a/../b", "s3_key gives the key 'a/../b': no part of a key"),
         (
-            [answer("a"), answer("b")],
+            [response("a"), response("b")],
             "{index}",
             "s3_key gives file 0 of generation a and file 0 of generation b the same key '0': tell them apart with "
             "{generation_id} and {index}.",
         ),
         (
-            [answer("a", mime_type=None), answer("b")],
+            [response("a", mime_type=None), response("b")],
             "{index}.{extension}",
             "s3_key gives file 0 of generation a and file 0 of generation b the same key",
         ),
@@ -216,13 +224,13 @@ def test_a_plan_that_can_t_be_carried_out_is_one_sentence(generation, s3_key, se
 
 
 def test_an_output_that_is_passed_twice_is_saved_once():
-    assert keys([answer("a"), [answer("b"), answer("a")]], "{generation_id}") == ["a", "b"]
+    assert keys([response("a"), [response("b"), response("a")]], "{generation_id}") == ["a", "b"]
 
 
 def test_a_stranger_in_a_list_reports_what_the_others_had_cost():
-    paid = answer("a", usage={"total_cost": 0.04})
+    paid = response("a", usage={"total_cost": 0.04})
     with pytest.raises(InvalidInputError) as error:
-        generations([paid, "a"])
+        parse_generations([paid, "a"])
     assert str(error.value).startswith(
         "Generation a was billed (0.04 USD) and is not saved. generation[1] must"
     )
@@ -237,8 +245,8 @@ def test_a_stranger_in_a_list_reports_what_the_others_had_cost():
     ("costs", "total"), [([], 0), ([0.04, 0.1], "0.14"), ([0.04, None], None)], ids=["none", "two", "unknown"]
 )
 def test_the_total_cost_is_known_where_each_cost_is(costs, total):
-    answers, _ = generations([answer(usage={"total_cost": cost}) for cost in costs])
-    assert total_cost(answers) == (None if total is None else Decimal(total))
+    responses, _ = parse_generations([response(usage={"total_cost": cost}) for cost in costs])
+    assert total_cost(responses) == (None if total is None else Decimal(total))
 
 
 @given(
@@ -263,7 +271,7 @@ def test_whatever_the_template_a_plan_is_sound_or_refused(parts, mime_types):
 
 
 def labelled(id: str, **labels: object) -> dict:
-    return answer(id, request={"prompt": "A red fox", "labels": labels})
+    return response(id, request={"prompt": "A red fox", "labels": labels})
 
 
 def test_labels_are_placeholders():
@@ -282,8 +290,8 @@ def test_a_label_names_no_placeholder_of_a_file():
             [labelled("img_1", sku="A-17"), labelled("img_2")],
             "Generation img_2 has no label 'sku', which s3_key names.",
         ),
-        (answer(), "s3_key has the unknown placeholder '{sku}'."),
-        (answer(request={"labels": "A-17"}), "s3_key has the unknown placeholder '{sku}'."),
+        (response(), "s3_key has the unknown placeholder '{sku}'."),
+        (response(request={"labels": "A-17"}), "s3_key has the unknown placeholder '{sku}'."),
         (labelled("img_1", sku=None), "s3_key has the unknown placeholder '{sku}'."),
     ],
     ids=["of-one-alone", "of-none", "no-labels", "no-text"],

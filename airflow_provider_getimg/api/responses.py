@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an HTTP answer that is no success to the error that says what it means and what it cost."""
+"""From an HTTP response that is no success to the error that says what it means and what it cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Redact = Callable[[str], str]
 
 # Documented as refusals, and so as not billed. Any other status on a generation is an unknown outcome, but for those that
-# say that another server than the API answered (_MOVED), or a proxy that wants a password (407).
+# say that another server than the API responded (_MOVED), or a proxy that wants a password (407).
 _REFUSALS: dict[int, type[RequestRefusedError]] = {
     400: InvalidRequestError,
     401: AuthenticationError,
@@ -56,12 +56,12 @@ MAX_WAIT = 6 * 3600.0
 
 
 def generation_error(response: httpx.Response, content: bytes, redact: Redact) -> GetimgError:
-    """Return the error for the answer to a billed POST."""
+    """Return the error for the response to a billed POST."""
     return _error(response, content, redact, OutcomeUnknownError)
 
 
 def free_call_error(response: httpx.Response, content: bytes, redact: Redact) -> GetimgError:
-    """Return the error for the answer to a call that costs nothing."""
+    """Return the error for the response to a call that costs nothing."""
     return _error(response, content, redact, UnavailableError)
 
 
@@ -148,7 +148,7 @@ def _reason_phrase(response: httpx.Response, redact: Redact) -> str:
     return one_line(response.reason_phrase, _EXCERPT_CHARACTERS, redact)
 
 
-# What reads headers never raises: beside a header that makes no sense there may be an answer that is paid for.
+# What reads headers never raises: beside a header that makes no sense there may be a response that is paid for.
 
 
 def wait_before_next(response: httpx.Response) -> float | None:
@@ -168,7 +168,7 @@ def wait_before_next(response: httpx.Response) -> float | None:
 
 
 def rate_limit(response: httpx.Response) -> RateLimit | None:
-    """Return what an answer says about the limit on requests per minute; None if absent."""
+    """Return what a response says about the limit on requests per minute; None if absent."""
     remaining = _seconds(response.headers.get("x-ratelimit-remaining"))
     reset = _seconds(response.headers.get("x-ratelimit-reset"))
     if remaining is None or reset is None:
@@ -201,8 +201,8 @@ def _moment(text: str) -> float | None:
 
 
 def excerpt(content: bytes, redact: Redact) -> str:
-    """Quote the start of an answer, on one line, with nothing secret in it."""
-    # A part of it first: an answer may be megabytes, and the end is not quoted anyway.
+    """Quote the start of a response, on one line, with nothing secret in it."""
+    # A part of it first: a response may be megabytes, and the end is not quoted anyway.
     start = content[: 40 * _EXCERPT_CHARACTERS].decode("utf-8", errors="replace")
     return repr(one_line(start, _EXCERPT_CHARACTERS, redact))
 

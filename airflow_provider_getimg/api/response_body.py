@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The body of an answer, decoded within a limit."""
+"""The body of a response, decoded within a limit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(chunks: Iterator[bytes], content_encoding: str, max_bytes: int) -> byte
     """
     Read a body and decompress it.
 
-    Requests ask for an uncompressed answer. One that comes as gzip or deflate is paid for all the same, and so is one whose
+    Requests ask for an uncompressed response. One that comes as gzip or deflate is paid for all the same, and so is one whose
     ``Content-Encoding`` is something else than what its bytes are: the bytes decide.
 
     :param chunks: The body as it was sent.

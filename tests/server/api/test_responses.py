@@ -15,7 +15,7 @@ from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.printable import printable
 from airflow_provider_getimg.api.requests import ImageRequest
-from tests.support.raw_servers import RawServer, answer
+from tests.support.raw_servers import RawServer, response
 
 REQUEST = ImageRequest(model="m", prompt="p")
 PAID = json.dumps(
@@ -57,14 +57,14 @@ NUMBERS = ["9e11", "1e400", "-1e400", "nan", "-5", "1" * 400, "0x10", "１", "",
 @pytest.mark.parametrize("date", DATES, ids=repr)
 def test_no_date_costs_a_paid_image(date):
     headers = [f"Date: {date}".encode(), b"X-RateLimit-Remaining: 1", b"X-RateLimit-Reset: 9e11"]
-    assert generate(answer(PAID, *headers)).id == "req-1"
+    assert generate(response(PAID, *headers)).id == "req-1"
 
 
 @pytest.mark.parametrize("reset", NUMBERS, ids=lambda text: repr(text)[:9])
 @pytest.mark.parametrize("remaining", NUMBERS, ids=lambda text: repr(text)[:9])
 def test_no_number_costs_a_paid_image(served, remaining, reset):
     server, client = served
-    server.answer = answer(
+    server.response = response(
         PAID, f"X-RateLimit-Remaining: {remaining}".encode(), f"X-RateLimit-Reset: {reset}".encode()
     )
     assert client.generate_image(REQUEST).id == "req-1"
@@ -81,7 +81,7 @@ def served():
 )
 def test_a_429_is_free_whatever_it_asks_to_wait(served, header):
     server, client = served
-    server.answer = answer(b"{}", f"Retry-After: {header}".encode(), status="429 Too Many Requests")
+    server.response = response(b"{}", f"Retry-After: {header}".encode(), status="429 Too Many Requests")
     with pytest.raises(errors.RateLimitError) as error:
         client.generate_image(REQUEST)
     assert error.value.billed == "no"
@@ -91,7 +91,7 @@ def test_a_429_is_free_whatever_it_asks_to_wait(served, header):
 def test_a_date_without_a_zone_is_in_utc(served):
     server, client = served
     moment = time.strftime("%a, %d %b %Y %H:%M:%S", time.gmtime(time.time() + 60))
-    server.answer = answer(b"", f"Retry-After: {moment}", status="429 Too Many Requests")
+    server.response = response(b"", f"Retry-After: {moment}", status="429 Too Many Requests")
     with pytest.raises(errors.RateLimitError) as error:
         client.generate_image(REQUEST)
     assert 50 < error.value.retry_after <= 60
@@ -114,7 +114,7 @@ def test_a_date_without_a_zone_is_in_utc(served):
 )
 def test_a_redirect_of_a_generation_is_a_refusal_wherever_it_leads(status, location):
     headers = [] if location is None else [f"Location: {location}".encode("latin-1")]
-    error = refused(answer(b"", *headers, status=f"{status} Moved"))
+    error = refused(response(b"", *headers, status=f"{status} Moved"))
     assert type(error) is errors.RequestRefusedError
     assert error.billed == "no"
     assert str(error).startswith(f"The request was redirected ({status}, to ")
@@ -123,7 +123,7 @@ def test_a_redirect_of_a_generation_is_a_refusal_wherever_it_leads(status, locat
 
 def test_a_redirect_says_where_it_leads_without_secrets():
     location = "https://user:pw@b.test/v2?sig=secret&key=sk_secret"
-    error = refused(answer(b"", f"Location: {location}", status="308 Permanent Redirect"))
+    error = refused(response(b"", f"Location: {location}", status="308 Permanent Redirect"))
     assert "(308, to https://***@b.test/v2)" in str(error)
 
 
@@ -154,14 +154,14 @@ def test_a_redirect_says_where_it_leads_without_secrets():
         {PAID: "as it is"}.get(value, "compressed") if isinstance(value, bytes) else repr(value)
     ),
 )
-def test_a_paid_answer_is_read_however_it_is_encoded(encoding, body):
+def test_a_paid_response_is_read_however_it_is_encoded(encoding, body):
     headers = [] if encoding is None else [f"Content-Encoding: {encoding}"]
-    assert generate(answer(body, *headers)).id == "req-1"
+    assert generate(response(body, *headers)).id == "req-1"
 
 
-def test_answers_are_asked_for_unencoded(served):
+def test_responses_are_asked_for_unencoded(served):
     server, client = served
-    server.answer = answer(PAID)
+    server.response = response(PAID)
     client.generate_image(REQUEST)
     assert "accept-encoding: identity" in server.heads[-1].lower()
 
@@ -183,12 +183,12 @@ def bomb(size: int, layers: int) -> bytes:
     ],
     ids=["gzip", "gzip twice", "deflate", "plain"],
 )
-def test_an_answer_is_cut_off_at_its_decoded_size(encoding, body):
-    with RawServer(answer(body, f"Content-Encoding: {encoding}")) as server:
+def test_a_response_is_cut_off_at_its_decoded_size(encoding, body):
+    with RawServer(response(body, f"Content-Encoding: {encoding}")) as server:
         tracemalloc.start()
         with (
             GetimgClient("sk_x", base_url=server.url, timeout=30) as client,
-            pytest.raises(errors.OutcomeUnknownError, match="answered 200 with more than 16777216 bytes"),
+            pytest.raises(errors.OutcomeUnknownError, match="returned 200 with more than 16777216 bytes"),
         ):
             client.generate_image(REQUEST)
         _, peak = tracemalloc.get_traced_memory()
@@ -201,13 +201,14 @@ def test_an_answer_is_cut_off_at_its_decoded_size(encoding, body):
     [gzip.compress(PAID)[:-20], gzip.compress(PAID, 0)[:40] + b"\xff" * 99],
     ids=["cut off", "corrupt"],
 )
-def test_a_broken_compression_is_an_unreadable_answer(body):
-    assert type(refused(answer(body, "Content-Encoding: gzip"))) is errors.OutcomeUnknownError
+def test_a_broken_compression_is_an_unreadable_response(body):
+    assert type(refused(response(body, "Content-Encoding: gzip"))) is errors.OutcomeUnknownError
 
 
 def test_three_layers_are_not_taken_apart():
     assert (
-        type(refused(answer(bomb(10, 3), "Content-Encoding: gzip, gzip, gzip"))) is errors.OutcomeUnknownError
+        type(refused(response(bomb(10, 3), "Content-Encoding: gzip, gzip, gzip")))
+        is errors.OutcomeUnknownError
     )
 
 
@@ -219,7 +220,7 @@ def test_control_characters_of_the_api_are_in_no_message():
     body = error_body(
         message="a\x1b[31m\r\nb\x00\u202ec\u2066d\u2028e\ud800 sk_secret", code="c\x07\ne", param="p\u202eq"
     )
-    error = refused(answer(body, status="400 Bad Request"))
+    error = refused(response(body, status="400 Bad Request"))
     assert str(error) == (
         "getimg.ai refused the request (400 c e, pq): a [31m b cd e ***. Nothing was billed."
     )
@@ -241,11 +242,11 @@ def test_what_is_printable_has_no_control_characters(text):
     ],
 )
 def test_a_status_is_told_once(status, code, where):
-    assert f"{where}: No." in str(refused(answer(error_body(code=code), status=status)))
+    assert f"{where}: No." in str(refused(response(error_body(code=code), status=status)))
 
 
-def test_an_answer_without_a_body_is_told_by_its_status():
-    assert str(refused(answer(status="304 Not Modified"))) == (
+def test_a_response_without_a_body_is_told_by_its_status():
+    assert str(refused(response(status="304 Not Modified"))) == (
         "getimg.ai failed (304): Not Modified. It may have been billed."
     )
 
@@ -268,7 +269,7 @@ def test_an_answer_without_a_body_is_told_by_its_status():
     ids=lambda value: str(value)[:40],
 )
 def test_the_api_s_page_on_an_error_is_shown(url, shown):
-    error = refused(answer(error_body(doc_url=url), status="422 Unprocessable"))
+    error = refused(response(error_body(doc_url=url), status="422 Unprocessable"))
     assert error.doc_url == shown
     assert str(error) == (
         f"getimg.ai refused the request (422): No.{f' See {shown}.' if shown else ''} Nothing was billed."
@@ -276,7 +277,7 @@ def test_the_api_s_page_on_an_error_is_shown(url, shown):
 
 
 def test_an_empty_account_is_told_what_it_is_filled_with():
-    error = refused(answer(error_body(code="quota_exceeded"), status="402 Payment Required"))
+    error = refused(response(error_body(code="quota_exceeded"), status="402 Payment Required"))
     assert str(error) == (
         "getimg.ai refused the request (402 quota_exceeded): No. API credits are prepaid and separate from the "
         "consumer plans. Nothing was billed."
