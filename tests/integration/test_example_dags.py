@@ -201,11 +201,14 @@ def review(airflow_stack: Airflow, simulator: GetimgSimulator):
         # the process had been lost. No person is so fast.
         ended = f"task_id='review', run_id='{run_id}', try_number={task['try_number']}, "
         events = (line for line in airflow_stack.log.open() if "Received executor event" in line)
-        return task["state"] == "awaiting_input" and any(ended in line for line in events)
+        return task["state"] in ("awaiting_input", "deferred") and any(ended in line for line in events)
 
     def response(option: str, leave_out: list[str] | None = None) -> dict[str, str]:
         assert airflow_stack.poll(is_waiting, 120)
-        body = {"chosen_options": [option], "params_input": {"leave_out": leave_out}}
+        # As the form does: before Airflow 3.2 it has the DAG's params, too.
+        form = airflow_stack.request("GET", f"{path}/-1/hitlDetails")["params"]
+        params = {name: param["value"] for name, param in form.items()}
+        body = {"chosen_options": [option], "params_input": {**params, "leave_out": leave_out}}
         airflow_stack.request("PATCH", f"{path}/-1/hitlDetails", body=body)
         assert airflow_stack.wait(dag_id, run_id) == "success", airflow_stack.failed_log(dag_id, run_id)
         return {task["task_id"]: task["state"] for task in airflow_stack.task_instances(dag_id, run_id)}
