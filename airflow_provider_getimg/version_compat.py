@@ -140,6 +140,8 @@ def with_retry_policy(method: MethodT) -> MethodT:
             if self.retry_policy is not None and error is not self._decided_on:
                 self._decided_on = error
                 ti = context["ti"]
+                # 3.1.2: the context has the task as it was before its templates were rendered.
+                context = {**context, "task": self}
                 _apply(self.retry_policy.evaluate(error, ti.try_number, ti.max_tries, context), error, self)
             raise
 
