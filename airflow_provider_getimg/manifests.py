@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read what a batch wrote down of its rows, in a task downstream."""
+"""Read a batch's manifest in a downstream task."""
 
 from __future__ import annotations
 

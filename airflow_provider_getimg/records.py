@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What tasks record in XCom beside what they return: who lists images and costs finds the tasks by it.
+What tasks record in XCom besides what they return, so that lists of images and costs can find them.
 
 Imported while DAGs are parsed: it imports nothing heavy.
 """

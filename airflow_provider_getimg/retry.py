@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The one table from an error to a retry decision.
+The one table of retry decisions, by error.
 
-What keeps an image from being paid twice is the ledger, not this table: a policy of your own can
-change when and how often a task is tried, and a try that must not pay still won't.
+The ledger, not this table, keeps an image from being paid for twice: your own policy can change when
+and how often a task is tried, and a try that must not pay still won't.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class GetimgRetryPolicy(RetryPolicy):
             ):
                 return RetryDecision.fail(reason=f"{name}: another try would fail again")
             case errors.TransferIncompleteError() | errors.BatchIncompleteError():
-                # Worth another try while one of the files is, and not before each that has to wait may be tried.
+                # Retry if any failure is worth it, after the longest wait that any of them needs.
                 decisions = [
                     self.evaluate(error, try_number, max_tries, context) for error in exception.failures
                 ]
@@ -132,14 +132,14 @@ def wait_out_rate_limits(seconds: float, log: Logger, killed: threading.Event) -
             return poll_interval(state.seconds_since_start or 0.0)
         return max(asked, MIN_WAIT * state.attempt_number)
 
-    def tell(state: RetryCallState) -> None:
+    def log_wait(state: RetryCallState) -> None:
         log.info("Rate limited, nothing was billed: asking again in %.1f seconds.", state.upcoming_sleep)
 
     return Retrying(
         retry=retry_if_exception_type(RateLimitError),
         wait=wait,
         stop=stop_before_delay(seconds),
-        before_sleep=tell,
+        before_sleep=log_wait,
         sleep=sleep_using_event(killed),
         reraise=True,
     )

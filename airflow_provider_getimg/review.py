@@ -86,9 +86,9 @@ def images_markdown(ti: RuntimeTaskInstanceProtocol, task_id: str) -> str:
     """
     Return Markdown that shows the images that a task of this run saved, each with its number and its prompt.
 
-    For a template, such as ``body`` of Airflow's ``ApprovalOperator``. Each links to its page in the gallery, and comes
-    through it: nothing expires, and whoever looks must have the right to read the DAG's XComs. Parameters and errors are
-    those of :func:`saved_images`.
+    For a template, such as ``body`` of Airflow's ``ApprovalOperator``. Each links to its page in the gallery, which serves
+    it too: nothing expires, and viewers need permission to read the DAG's XComs. Parameters and errors are those of
+    :func:`saved_images`.
     """
     images = saved_images(ti, task_id)
     if not images:

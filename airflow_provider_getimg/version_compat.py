@@ -125,8 +125,8 @@ def with_retry_policy(method: MethodT) -> MethodT:
     """
     Ask the operator's retry policy about an error of a method that Airflow calls with the task's context.
 
-    Airflow does so from 3.3 on. Before, an error that is not to be retried becomes an ``AirflowFailException`` as well, and stays
-    what it is; the delay that a policy wants can't be kept.
+    Airflow does so from 3.3 on. Before, an error that must not be retried also becomes an ``AirflowFailException``, and
+    stays what it is; a policy's delay is not applied.
     """
     if HAS_RETRY_POLICY:
         return method

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A DAG that runs whenever new pictures lie in S3.
+A DAG that runs whenever new pictures are in S3.
 
 It shows asset scheduling: ``getimg_daily_image`` declares ``AssetAlias("getimg_pictures")`` as an outlet of its
-transfer, each object that is saved becomes an asset event of that alias, and this DAG is scheduled by it. The
-events tell the object's URI, its generation, cost, size and SHA-256, and never a signed URL.
+transfer, each saved object becomes an asset event of that alias, and this DAG is scheduled on it. The events
+hold the object's URI, its generation, cost, size and SHA-256, but never a signed URL.
 
 It needs nothing but a run of ``getimg_daily_image``. Safe to run twice: it only reads the events that triggered
 it, and returns a line for each picture.

@@ -2,8 +2,8 @@
 """
 Pictures for the rows of a SQL table that have none.
 
-It shows ``@task.getimg_images_to_s3``, whose function returns the requests, and ``read_manifest``, which tells a task downstream what
-became of each: rows without a picture are read, their images generated and saved, and the URIs written back into the table.
+It shows ``@task.getimg_images_to_s3``, whose function returns the requests, and ``read_manifest``, which gives a downstream
+task each one's outcome: rows without a picture are read, their images generated and saved, and the URIs written back.
 
 It needs:
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A product photo that lies in S3 guides the new image.
+A product photo in S3 guides the new image.
 
 It shows an ``s3://`` reference: the worker reads it with ``aws_conn_id`` and sends it inside the request, so
 the bucket stays private.

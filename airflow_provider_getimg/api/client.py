@@ -127,9 +127,9 @@ class GetimgClient:
 
     def create_video(self, request: VideoRequest) -> Video:
         """
-        Submit a video, which :meth:`get_video` then waits for. Billed; sent once.
+        Submit a video, to be polled with :meth:`get_video`. Billed; sent once.
 
-        :return: Its id, and in all likelihood nothing more yet.
+        :return: Its id, and usually nothing more yet.
         :raises InvalidInputError: The body would be over the API's 25 MiB. Nothing was sent.
         :raises NoConnectionError: No connection was made. Nothing was sent.
         :raises RequestRefusedError: The API refused the request. Nothing was billed.
@@ -162,7 +162,7 @@ class GetimgClient:
         return made, response
 
     def _made_nevertheless(self, response: httpx.Response, content: bytes, kind: type[PaidT]) -> PaidT:
-        """Return what comes with a status that doesn't say that it was made, and can't but have been."""
+        """Return a response that was evidently made, though its status doesn't say so; else raise."""
         error = responses.generation_error(response, content, self._redact)
         if not isinstance(error, OutcomeUnknownError):
             raise error
@@ -266,7 +266,7 @@ class GetimgClient:
         method: str,
         timeout: float,
     ) -> bytes:
-        """Return what came of a body that broke off, if it is a whole response that was paid for; otherwise quote it."""
+        """Return a body that broke off if it still holds a whole paid response; otherwise raise, quoting it."""
         cause = cut.__cause__
         if method != "POST" or not isinstance(cause, Exception):
             raise cause or cut

@@ -2,9 +2,8 @@
 """
 What can go wrong, one class per outcome.
 
-Each error's message says what happened and what it cost; ``billed``, ``cost`` and ``generation_ids`` say the latter
-without words. The classes know nothing of retries: ``airflow_provider_getimg.retry`` is the table from these classes to a
-decision.
+Each error's message says what happened and what it cost; ``billed``, ``cost`` and ``generation_ids`` hold the latter as
+data. The classes know nothing about retries: the table in ``airflow_provider_getimg.retry`` decides on those.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class GetimgError(Exception):
         """Tell what the failure cost, for the end of the message."""
         return BILLED_SENTENCE[self.billed]
 
-    def of_unsaved(self, generation_ids: Sequence[str], cost: Decimal | None) -> Self:
+    def with_unsaved_bill(self, generation_ids: Sequence[str], cost: Decimal | None) -> Self:
         """
         Return this error with the bill of the generations whose files it kept from being saved.
 
@@ -128,7 +127,7 @@ class LedgerError(GetimgError):
 
 
 class KilledError(GetimgError):
-    """The task was terminated before a request was sent, or a file was saved."""
+    """The task was terminated before a request was sent, a video was made, or a file was saved."""
 
 
 class RequestRefusedError(GetimgError):
@@ -165,17 +164,17 @@ class UnavailableError(GetimgError):
 
 class OutcomeUnknownError(GetimgError):
     """
-    A generation was sent and its fate is unknown: it may have been made and billed.
+    A generation was requested and its outcome is unknown: it may have been made and billed.
 
-    A time-out, a dropped connection, 408, 409, 5xx or a response that can't be read. The API has no
-    way to look a generation up and no idempotency key, so only the user can decide to send it again.
+    A time-out, a dropped connection, 408, 409, 5xx or an unreadable response. The API can't look up a
+    generation and has no idempotency key, so only the user can decide to send it again.
     """
 
     billed: Billed = "unknown"
 
 
 class PaidFilesGoneError(GetimgError):
-    """An earlier try paid for an image, and its files were deleted before a later try could return it."""
+    """An earlier try paid for an image or a video whose files were deleted before it could be returned."""
 
     billed: Billed = "yes"
 
@@ -205,7 +204,7 @@ class FileGoneError(TransferError):
 
 
 class FileRefusedError(TransferError):
-    """The file must not be saved: its URL leads where it may not, it is larger than allowed, or it is no image."""
+    """The file must not be saved: its URL is refused, it is too large, or it is text or empty."""
 
 
 class NetworkRefusedError(FileRefusedError):

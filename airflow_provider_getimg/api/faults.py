@@ -10,7 +10,7 @@ from airflow_provider_getimg.api.quote import quote
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-# What pydantic found instead of it, by the beginning of its name for the fault.
+# What was expected, by the first word of pydantic's name for the fault.
 _EXPECTED = {
     "string": "a text",
     "int": "a whole number",

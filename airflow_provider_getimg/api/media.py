@@ -113,10 +113,10 @@ def type_of(head: bytes) -> str | None:
 
 def text_in(head: bytes) -> str | None:
     """
-    Return what a text is, for a message: ``a web page``, ``JSON``, ``a text``; None if it is none.
+    Return what kind of text it is, for a message: ``a web page``, ``JSON``, ``a text``; None if it isn't text.
 
-    A page is one however it begins: with a byte order mark, white space or NUL characters, as browsers look over them. A
-    drawing (SVG) is a text by its bytes and an image by what it is: it is one here if it runs scripts.
+    A web page may begin with a byte order mark, white space or NUL characters: browsers skip those. A drawing (SVG) is text
+    by its bytes and an image by its use: here it counts as text if it runs scripts.
     """
     plain = head.replace(b"\x00", b"")
     for mark in _BYTE_ORDER_MARKS:

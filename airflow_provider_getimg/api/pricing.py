@@ -21,7 +21,7 @@ def image_price(model: Model, resolution: str | None) -> Decimal | None:
     :param model: The model, with its rates.
     :param resolution: The requested resolution; None for the model's default, its first.
     """
-    return _dearest(_rates(model, "image", resolution))
+    return _highest_price(_rates(model, "image", resolution))
 
 
 def video_price(
@@ -40,7 +40,7 @@ def video_price(
     rates = _rates(model, "video_second", resolution)
     wanted = {True: ("sound_on",), False: ("sound_off",), None: ("sound_on", "sound_off")}[sound]
     # A rate that doesn't depend on sound is for what has none of its own.
-    price = _dearest(
+    price = _highest_price(
         [rate for rate in rates if rate.sound in wanted]
         or [rate for rate in rates if rate.sound in ("not_applicable", None)]
     )
@@ -48,7 +48,7 @@ def video_price(
 
 
 def _rates(model: Model, billable_unit: str, resolution: str | None) -> list[Rate]:
-    """Return the rates of a resolution, or else those of all of them."""
+    """Return a resolution's own rates, or else those for any resolution."""
     if model.pricing.currency != CURRENCY:
         return []
     if resolution is None and model.supported_resolutions:
@@ -58,7 +58,7 @@ def _rates(model: Model, billable_unit: str, resolution: str | None) -> list[Rat
     return exact or [rate for rate in rates if rate.resolution is None]
 
 
-def _dearest(rates: list[Rate]) -> Decimal | None:
+def _highest_price(rates: list[Rate]) -> Decimal | None:
     """Return the highest price: two rates for the same thing are not documented, and this one is no surprise."""
     return max((rate.unit_price for rate in rates), default=None)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def references_beyond_documented(request: ImageRequest | VideoRequest) -> bool:
-    """Tell whether a request has more references than every model is documented to take: the catalogue knows if its does."""
+    """Return whether a request has more references than documented: only the catalogue knows if its model accepts them."""
     return len(request.images or ()) > MAX_REFERENCE_IMAGES
 
 

@@ -26,7 +26,7 @@ _LENGTH = re.compile(rb"[0-9]{1,20}")
 
 class ResponseHeads:
     """
-    Reads from a new connection, and repairs the heads of the responses that come.
+    Reads from a connection, and repairs the heads of the responses that come.
 
     :param read: The ``read`` of httpcore's stream.
     """
@@ -40,27 +40,27 @@ class ResponseHeads:
         received = self._read(max_bytes, timeout)
         if self._is_past_head:
             return received
-        mended = b""
+        sanitized = b""
         while True:
             start = received.lstrip(b"\r\n")
             # Before a response comes what a SOCKS proxy says.
             if not start.startswith(_HEAD_BEGINS[: len(start)]) or len(received) > _MAX_BYTES:
-                return mended + received
+                return sanitized + received
             if start and (end := _HEAD_ENDS.search(start)):
-                mended += mended_head(start[: end.start()])
+                sanitized += sanitized_head(start[: end.start()])
                 received = start[end.end() :]
                 self._is_past_head = _INTERIM.match(start) is None
                 if self._is_past_head or not received:
-                    return mended + received
+                    return sanitized + received
                 continue
             more = self._read(max_bytes, timeout)
             if not more:
-                return mended + received
+                return sanitized + received
             received += more
 
 
-def mended_head(head: bytes) -> bytes:
-    """Return the head of a response with its end, and without headers that are none."""
+def sanitized_head(head: bytes) -> bytes:
+    """Return a response's head and the blank line after it, without invalid headers."""
     status, *lines = [line.removesuffix(b"\r") for line in head.split(b"\n")]
     kept: list[bytes] = []
     lengths: set[bytes] = set()

@@ -148,7 +148,7 @@ def _reason_phrase(response: httpx.Response, redact: Redact) -> str:
     return one_line(response.reason_phrase, _EXCERPT_CHARACTERS, redact)
 
 
-# What reads headers never raises: beside a header that makes no sense there may be a response that is paid for.
+# Functions that read headers never raise: a nonsensical header may come with a paid response.
 
 
 def wait_before_next(response: httpx.Response) -> float | None:

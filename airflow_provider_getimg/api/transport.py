@@ -14,7 +14,7 @@ from airflow_provider_getimg.api.proxies import Proxies, Proxy
 
 #: The trace event that tells a request's proxy (``info["proxy"]``) before a connection is made.
 ROUTE_EVENT = "getimg.route"
-#: The trace event that tells, before a request goes out on a connection that was used before, where it leads.
+#: The trace event before a request goes out on a reused connection; it has the peer.
 REUSE_EVENT = "getimg.reuse"
 #: The response extension that names the proxy which it came through.
 PROXY_EXTENSION = "getimg_proxy"

@@ -160,8 +160,8 @@ class Generation(_PaidMedia):
     """
     The response to a generation: one or more files, and what they cost.
 
-    It was paid, so that it is read as leniently as can be: an entry of ``data`` with a URL is a file whatever else is odd
-    about it, and no entry is lost to its neighbours.
+    It was paid for, so it is read as leniently as possible: an entry of ``data`` with a URL is a file, whatever else is odd
+    about it, and a bad entry affects no other.
     """
 
     id: str

@@ -80,8 +80,8 @@ class Breakers:
         Let nothing be sent before one of these rows is saved, or none of them is left.
 
         :param owed: The rows, by index, that earlier tries paid for and did not save.
-        :param is_saving_proven: Whether a page in the place of one file may not hold up the rest: saving works, or a user has
-            cleared the task since.
+        :param is_saving_proven: Whether one refused file must not hold up the rest: saving works, or a user has cleared the
+            task since.
         """
         self._owed = set(owed)
         if is_saving_proven:
@@ -122,9 +122,9 @@ class Breakers:
 
     def check_refused(self, row: Row) -> None:
         """
-        Refuse what the API would refuse as it refused another row; a list of hundreds would be sent for nothing.
+        Refuse a row that the API would refuse as it did another: hundreds might be sent for nothing.
 
-        :raises RequestRefusedError: It would.
+        :raises RequestRefusedError: The API would refuse it.
         """
         for what, kind in (("model", _model(row)), ("settings", _settings(row))):
             with self._lock:
@@ -201,7 +201,7 @@ def _settings(row: Row) -> tuple[str | None, ...]:
 
 
 def _is_of_the_model(error: GetimgError) -> bool:
-    """Tell whether a refusal is of the model, in any of the words that an API has for that, and so of all its rows."""
+    """Return whether a refusal, however it is worded, concerns the model itself, and so all rows with it."""
     if not isinstance(error, RequestRefusedError) or error.status not in (400, 403, 404):
         return False
     # Nothing else of a generation can be missing.

@@ -71,11 +71,11 @@ class Budget:
             )
         return price
 
-    def spent_before(self, amount: Decimal) -> None:
+    def add_earlier_cost(self, amount: Decimal) -> None:
         """Count what earlier tries paid."""
         self.billed += amount
 
-    def doubtful_before(self, price: Decimal, requests: int) -> None:
+    def add_earlier_unknown(self, price: Decimal, requests: int) -> None:
         """Count requests of earlier tries that may have been billed, at this price each."""
         self._set_aside += price * requests
         self.unknown_outcomes += requests

@@ -72,7 +72,7 @@ class Existing:
                 "or set if_exists='replace'.",
                 billed="no",
             )
-        copy = row.made_before(
+        copy = row.existing_item(
             stored.metadata.get(GENERATION_ID), stored.metadata.get(MODEL), stored.mime_type
         )
         sha256 = stored.sha256 or self._store.sha256_of(copy)

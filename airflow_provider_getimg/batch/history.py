@@ -120,13 +120,13 @@ class History:
         states = [(row, state) for row in self._rows if (state := self.state(row)).entry is not None]
         # What is known first: the catalogue, which is asked for the rest, may be out of reach.
         for _, state in states:
-            budget.spent_before((state.result and state.result.cost) or Decimal(0))
+            budget.add_earlier_cost((state.result and state.result.cost) or Decimal(0))
         for row, state in states:
             entry = cast("Entry", state.entry)
             price = budget.price(row.request.checked)
-            budget.doubtful_before(price, entry.sent_before + (entry.response is None))
+            budget.add_earlier_unknown(price, entry.sent_before + (entry.response is None))
             if state.result is not None and state.result.cost is None:
-                budget.spent_before(price)
+                budget.add_earlier_cost(price)
 
     def results(self, error: GetimgError) -> BatchResults:
         """Return what earlier tries left of all rows, where this try can't begin."""

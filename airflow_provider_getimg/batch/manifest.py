@@ -62,7 +62,7 @@ def _given(manifest_key: object, s3_bucket: str) -> tuple[str, str]:
 
 def write(store: S3Store, bucket: str, key: str, content: bytes) -> None:
     """
-    Write the manifest over the one of an earlier try, as a picture is written.
+    Write the manifest, as images are written, over the one of an earlier try.
 
     :raises GetimgError: S3 refused it, or could not be asked.
     """

@@ -2,7 +2,7 @@
 """
 Rows through two stages, many at once: senders take a row each, uploaders do what then remains.
 
-It knows nothing of money or of S3, but when to end: all rows are done, or the task is terminated and its grace is over.
+It knows nothing of money or S3. It ends when all rows are done, or the task is terminated and its grace period is over.
 """
 
 from __future__ import annotations

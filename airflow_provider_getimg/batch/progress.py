@@ -33,7 +33,7 @@ class Progress:
         self._told = self._started
         self._lately = (self._started, 0)
 
-    def tell(
+    def report(
         self, done: int, failed: int, in_flight: int, billed: Decimal, *, limit: int, waiting_for: str = ""
     ) -> None:
         """

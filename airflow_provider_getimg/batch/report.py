@@ -260,7 +260,7 @@ def checked_max_failures(value: object, requested: int) -> int:
     """
     Return how many rows may fail.
 
-    :param value: A number of rows, or a share below 1 such as ``0.05`` or ``"5%"``.
+    :param value: A number of rows, or a share up to 1 such as ``0.05`` or ``"5%"``.
     :raises InvalidInputError: It is neither.
     """
     text = str(value).strip()

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.stop import Stop
     from airflow_provider_getimg.s3.copier import Copier, Saved
 
-#: A row whose request found no connection is sent so often within a try.
+#: How often a request that gets no connection is sent within a try.
 CONNECTION_ATTEMPTS = 5
 
 

@@ -39,7 +39,7 @@ _KNOWN_FROM_RESPONSE = frozenset({"generation_id", "sha256", "width", "height"})
 _ANY_ID = "0" * 28
 _ANY_RESPONSE = {"generation_id": _ANY_ID, "index": 0, "width": 99999, "height": 99999, "sha256": "0" * 64}
 _NO_SIZE = {"width": UNKNOWN, "height": UNKNOWN}
-# Faults that are told one by one: the rest is a number.
+# How many faults are listed; the rest are only counted.
 _FAULTS_TOLD = 3
 
 
@@ -153,7 +153,7 @@ class Row:
             )
         )
 
-    def made_before(
+    def existing_item(
         self, generation_id: str | None, model: str | None, mime_type: str | None
     ) -> TransferItem:
         """Return the file that exists at its key, with what the object itself says."""

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.settings import BatchSettings
 
-# Rows that are not sent, for a response of theirs was lost, come after those with files that expire.
+# Rows that are not sent because their response was lost come after those with files that expire.
 _LAST = datetime.max.replace(tzinfo=UTC)
-# What expires at a time that is not known may do so soon.
+# Files with an unknown expiry may expire soon.
 _FIRST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -95,7 +95,7 @@ class BatchRun:
         limiter, budget = self._account.limiter, self._account.budget
 
         def tick(done: int, failed: int) -> None:
-            progress.tell(
+            progress.report(
                 done,
                 failed,
                 limiter.in_flight,

@@ -24,8 +24,8 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
     Call a function for the request, then do as :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` does.
 
     :param python_callable: Returns the request: a prompt, or a dict of the operator's ``model``, ``prompt``,
-        ``aspect_ratio``, ``resolution``, ``output_format``, ``images`` and ``labels``. It is called in each try, and what it
-        returns is no template.
+        ``aspect_ratio``, ``resolution``, ``output_format``, ``images`` and ``labels``. It is called in each try, and its
+        result is not templated.
     :param model: For a request that names none. (templated)
     """
 

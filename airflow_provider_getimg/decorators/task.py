@@ -60,7 +60,7 @@ def make_task(
     kwargs: dict[str, Any],
 ) -> TaskDecorator:
     """
-    Return the task that a function becomes; without one, what makes it of a function.
+    Return the task for a function; without one, a decorator that makes it.
 
     :param operator_class: Calls the function.
     :param name: How the decorator is written.

@@ -2,10 +2,10 @@
 """
 Many entries in the state of one task, written together.
 
-It has no list call, and a write takes some 10 ms however little is written. So the entries of a batch's rows are
-kept in numbered segments: a commit rewrites the last one with all changes that came up since the commit before, and
-each change waits for one commit only. A segment that is full is left as it is, also after a Clear. Reading goes through
-the segments in order; what is said later of a row holds.
+The state has no list call, and each write takes some 10 ms, however small. So the entries of a batch's rows are kept in
+numbered segments: a commit rewrites the last one with all changes since the previous commit, and each change waits for
+one commit only. A full segment is not written again, even after a Clear. Segments are read in order; the last entry for
+a row wins.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Journal:
     The entries of a batch. Use it as a context manager: leaving it writes the rest.
 
     :param state: The task's state.
-    :param epoch: ``ti.max_tries``. Of what was written in another epoch, before a Clear, only that counts which is owed: an
-        response that was paid for, without a note that its files are saved.
+    :param epoch: ``ti.max_tries``. Entries of another epoch, from before a Clear, only count if they are owed: a paid
+        response without a note that its files are saved.
     :param log: The task's log.
     :raises LedgerError: On entering: the store, or what is in it, could not be read.
     """

@@ -59,7 +59,7 @@ class Entry:
     :param response: The API's response, once ``completed``.
     :param failure: What the try that sent it saw instead of a response, if it lived to see it.
     :param received: A response that could not be read, as it came.
-    :param sent_before: How many earlier requests of this epoch were, or may have been, billed to no avail.
+    :param sent_before: How many earlier requests were, or may have been, billed to no avail: of this epoch, or for an image that is owed.
     :param delivered: Whether the response reached the task's XCom: a Clear then asks for another.
     :param video_id: The id of a video that was submitted.
     """
@@ -118,7 +118,7 @@ class Entry:
 
 
 class Place(Protocol):
-    """Where one entry is kept. What can't be read or written raises what it likes."""
+    """Where one entry is kept. A failed read or write may raise anything."""
 
     @property
     def store(self) -> str:

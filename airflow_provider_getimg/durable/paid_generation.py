@@ -27,8 +27,8 @@ class PaidGeneration(PaidRequest[ImageRequest]):
         """
         Return the response that an earlier try paid for; None if the request is to be sent.
 
-        :raises OutcomeUnknownError: An earlier try sent it and saw no response, and that is to fail.
-        :raises PaidFilesGoneError: An earlier try paid for it, its files are gone, and that is to fail.
+        :raises OutcomeUnknownError: Under ``fail``: an earlier try sent it and saw no response.
+        :raises PaidFilesGoneError: Under ``fail``: an earlier try paid for it, and its files are gone.
         :raises LedgerError: What earlier tries did is not known.
         """
         entry = self._previous()

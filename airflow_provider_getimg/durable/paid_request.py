@@ -38,8 +38,8 @@ class PaidRequest(Generic[RequestT]):
     :param on_unknown_outcome: ``fail`` or ``resubmit``.
     :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
     :param killed: Set when the task is terminated: nothing is sent after that.
-    :param all_gone: Tells whether all files of a response are deleted, by its times and by the server.
-    :param slot: Makes a context that is entered before a request is noted and sent, and left when it was answered.
+    :param all_gone: Returns whether all files of a response are deleted, by its times and by the server.
+    :param slot: Returns a context, entered before a request is recorded and sent, and left after its response.
     """
 
     #: What it makes, in messages.
@@ -73,8 +73,8 @@ class PaidRequest(Generic[RequestT]):
         """
         Return the entry of an earlier try whose response is still good; None if the request is to be sent.
 
-        :raises OutcomeUnknownError: An earlier try sent it and saw no response, and that is to fail.
-        :raises PaidFilesGoneError: An earlier try paid for it, its files are gone, and that is to fail.
+        :raises OutcomeUnknownError: Under ``fail``: an earlier try sent it and saw no response.
+        :raises PaidFilesGoneError: Under ``fail``: an earlier try paid for it, and its files are gone.
         :raises LedgerError: What earlier tries did is not known.
         """
         entry = self._ledger.previous()
@@ -202,9 +202,9 @@ class PaidRequest(Generic[RequestT]):
 @contextmanager
 def alarm_postponed() -> Iterator[None]:
     """
-    Let ``execution_timeout`` wait until the block is through.
+    Delay ``execution_timeout`` until the block ends.
 
-    Airflow raises it from SIGALRM, at whatever line the task is: a paid response is first recorded.
+    Airflow raises it from SIGALRM, at any line of the task: a paid response is recorded first.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

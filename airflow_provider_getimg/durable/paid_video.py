@@ -53,9 +53,9 @@ class PaidVideo(PaidRequest[VideoRequest]):
         """
         Find the video that an earlier try submitted, and tell whether there is one.
 
-        :raises OutcomeUnknownError: An earlier try sent the request and saw no response, and that is to fail.
-        :raises VideoFailedError: It could not be made, and that is to fail.
-        :raises PaidFilesGoneError: It was paid for, its files are gone, and that is to fail.
+        :raises OutcomeUnknownError: Under ``fail``: an earlier try sent the request and saw no response.
+        :raises VideoFailedError: Under ``fail``: it could not be made.
+        :raises PaidFilesGoneError: Under ``fail``: it was paid for, and its files are gone.
         :raises LedgerError: What earlier tries did is not known.
         """
         entry = self._previous()
@@ -91,7 +91,7 @@ class PaidVideo(PaidRequest[VideoRequest]):
         for oddity in video.oddities:
             self._log.warning("The response of video %s is not as documented: %s.", video.id, oddity)
 
-    def look(self, client: VideoClient) -> Video:
+    def poll(self, client: VideoClient) -> Video:
         """
         Poll the video once, and record its end. :attr:`generation` is the response, once it is completed.
 

@@ -9,10 +9,10 @@ An entry is one object::
 Nothing there is deleted with the run, and two deployments may share the folder. So the entries of each run are in a folder
 of their own, which is named for the moment the run was started and for the deployment (a digest of ``[api] base_url``):
 
-- A retry finds it by the very moment.
-- After a Clear the run has another start. The task then goes on in the latest folder of its deployment.
-- A first try takes none but that of its moment: a run that was deleted and made again under the same id is a new run. Where
-  there are others, it leaves a mark, so that its own retries and Clears find the right one.
+- A retry finds it by that exact moment.
+- After a Clear, the run has another start. The task continues in the latest folder of its deployment.
+- A first try only uses the one of its moment: a run that was deleted and recreated under the same id is a new run. If there
+  are others, it leaves a marker, so that its own retries and Clears find the right one.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class S3TaskState:
     """
     The state of one task instance. Opens no connection by itself.
 
-    An entry that isn't there is written on the condition that it still isn't, where the store knows conditions: of two
-    processes that take each other for dead, one sends nothing.
+    A new entry is written on condition that there still is none, if the store supports that: of two processes that take
+    each other for dead, one sends nothing.
 
     :param folder: The connection's ``state_folder``.
     :param aws_conn_id: The AWS connection, where the folder names none.

@@ -22,7 +22,7 @@ class TaskState(Protocol):
     """
     JSON by key, of one task instance, over all its tries.
 
-    What can't be read or written raises what it likes.
+    A failed read or write may raise anything.
     """
 
     #: What it is, as a sentence begins.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.types import Video
 
 #: What a poll may fail with and is worth another.
-PASSING = (RateLimitError, UnavailableError, NoConnectionError)
+TRANSIENT_ERRORS = (RateLimitError, UnavailableError, NoConnectionError)
 # Seconds between two lines of the log on a video that is still being made.
 _LOG_INTERVAL = 60.0
 # The longest wait after a question that failed, unless poll_interval is longer.
@@ -56,7 +56,7 @@ class Polling:
         """
         Return the seconds until the next poll.
 
-        :param error: Why the last poll got no response, one of :data:`PASSING`; None if it was.
+        :param error: Why the last poll failed, one of :data:`TRANSIENT_ERRORS`; None if it didn't.
         """
         if error is None:
             self._failed = 0

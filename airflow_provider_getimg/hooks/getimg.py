@@ -43,16 +43,16 @@ class GetimgHook(BaseHook):
     - **API key** (password): required.
     - **Base URL** (host): with scheme; empty means ``https://api.getimg.ai``.
     - **Timeout** (extra ``timeout``): seconds that a generation may take, default 300.
-    - **Proxy** (extra ``proxy``): URL of a proxy; empty means what the environment says.
-    - **Allowed networks** (extra ``allowed_networks``): networks that downloads may reach though they are not the
-      internet, such as ``10.0.0.0/8``.
+    - **Proxy** (extra ``proxy``): URL of a proxy; empty means the environment's settings.
+    - **Allowed networks** (extra ``allowed_networks``): networks outside the public internet that downloads may reach,
+      such as ``10.0.0.0/8``.
     - **State folder** (extra ``state_folder``): ``s3://bucket/prefix``, where tasks keep what they have paid for; empty means
-      Airflow's task state store, which there is from 3.3 on.
+      Airflow's task state store, from Airflow 3.3 on.
 
     Any other name in the extra is an error. One hook holds one client; close it with
     :meth:`close`, or use the hook as a context manager.
 
-    What the API offers for free has methods here: models, prices, the balance and costs. They raise a
+    The API's free calls have methods here: models, prices, the balance and costs. They raise a
     :class:`~airflow_provider_getimg.api.errors.GetimgError`.
 
     :param getimg_conn_id: The connection. Default ``getimg_default``.
@@ -225,7 +225,7 @@ class GetimgHook(BaseHook):
         return video_price(self.get_model(model), resolution, duration, sound)
 
     def video_states(self) -> VideoStates:
-        """Return what reads states of videos from an event loop. Opens no connection by itself; close it."""
+        """Return an async reader of video states, to be closed. It connects only when it is used."""
         from airflow_provider_getimg.api.video_states import VideoStates
 
         settings = self.settings

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 else:
     BaseOperator = object
 
-# Airflow's masker compiles all its patterns anew with each that is added: a thousand would take minutes. So many cover
-# any rendered field that Airflow shows, which it cuts at 4096 characters.
+# Airflow's masker recompiles all its patterns with each that is added: a thousand would take minutes. This many cover
+# any rendered field that Airflow shows, as it cuts them at 4096 characters.
 _MASKS_AT_MOST = 100
 _masks: set[str] = set()
 

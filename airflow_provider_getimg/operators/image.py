@@ -32,15 +32,15 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     themselves stay at getimg.ai until ``deletes_at``: hand the response to
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` to keep them.
 
-    Each generation is billed, and the API can't be asked again for one that was lost. So each try writes what it
-    sends, and each response, into the task's state (Airflow's task state store, or the connection's ``state_folder``):
+    Each generation is billed, and a lost response can't be fetched again. So each try records what it sends, and each
+    response, in the task's state (Airflow's task state store, or the connection's ``state_folder``):
 
     - A **retry** after a paid response returns that response, without a request. A retry after a refusal, a 429 or a
-      connection that was never made asks again: nothing was billed.
+      failed connection sends the request again: nothing was billed.
     - Where a request was sent and no response was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
       billed: ``on_unknown_outcome`` decides.
-    - A **Clear** means "make a new one" in the place of one that was delivered: it generates, and is billed, again. So
-      does a changed request. An image that was paid for and never reached XCom is delivered first.
+    - A **Clear** after delivery means "make a new one": it generates, and is billed, again. So does a changed request.
+      An image that was paid for but never reached XCom is delivered first.
 
     Invalid input is rejected before any request is sent. Every failure says whether it was billed.
 
@@ -49,19 +49,19 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     :param aspect_ratio: Such as ``16:9``. Default: the model's. (templated)
     :param resolution: Such as ``2K``. Default: the model's. (templated)
     :param output_format: ``png``, ``jpeg`` or ``webp``. Default: the API's, ``jpeg``. (templated)
-    :param images: Reference images, at most 8, or as many as the catalogue says that the model takes: a list of
-        ``{"url": ..., "role": ...}``, or of plain URLs, whose role is ``reference_image``. A URL is ``https://``, a ``data:`` URL, or ``s3://bucket/key``, which is
-        read with ``aws_conn_id`` and sent as a data URL. PNG, JPEG or WebP, at most 10 MiB each and 25 MiB
-        for the whole request, base64-encoded. (templated)
-    :param labels: Names of your own for the image, such as ``{"sku": "A-17"}``. They are not sent: they are in the XCom's
-        ``request``, and placeholders of the transfer's ``s3_key``. (templated)
+    :param images: Reference images, at most 8, or as many as the catalogue states for the model: a list of
+        ``{"url": ..., "role": ...}``, or of plain URLs, whose role is ``reference_image``. A URL is ``https://``, ``data:``
+        or ``s3://bucket/key``, which is read with ``aws_conn_id`` and sent as a data URL. PNG, JPEG or WebP, at most 10 MiB
+        each and 25 MiB for the whole request, base64-encoded. (templated)
+    :param labels: Your own names for the image, such as ``{"sku": "A-17"}``. Not sent to the API: part of the XCom's
+        ``request``, and placeholders in the transfer's ``s3_key``. (templated)
     :param on_unknown_outcome: ``"fail"`` (default) stops the task, without further retries, when a request may have
         been billed and its response was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
         (templated)
     :param max_cost: The most that the image may cost, in USD, such as ``"0.05"``. The price is read from the
-        catalogue before the request; one that is higher, or not known, fails. Default: no limit. (templated)
-    :param rate_limit_wait: Seconds to wait, within a try, for rate limits to pass. What takes longer is a retry, which
-        frees the worker slot. Default 120. (templated)
+        catalogue before the request; if it is higher or unknown, the task fails. Default: no limit. (templated)
+    :param rate_limit_wait: Seconds to wait out rate limits within a try. A longer wait becomes a retry, which frees the
+        worker slot. Default 120. (templated)
     :param retries: Default 3.
     :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
     :param getimg_conn_id: The getimg.ai connection. (templated)

@@ -38,33 +38,33 @@ GIB = 1024**3
 
 class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixin, BaseOperator):
     """
-    Generate an image for each row of a list, many at once, and save each to S3 the moment it is there.
+    Generate an image for each row of a list, many at once, and save each to S3 as soon as it arrives.
 
     One task, one worker slot, and no signed URL in XCom. It does for each row what
     :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` and
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` do for one image.
 
     The XCom is a summary: ``requested``, ``saved`` (rows whose files are in S3), ``reused`` (of these, the ones that an earlier
-    try paid for, or that were there already), ``failed``, ``total_cost`` (in USD, over all tries since the last Clear, with
-    images from before it that were still owed), ``manifest`` (the URI of a JSON Lines object with a line for each row:
+    try paid for, or that already existed), ``failed``, ``total_cost`` (in USD, over all tries since the last Clear, plus
+    images billed but not saved before it), ``manifest`` (the URI of a JSON Lines object with a line for each row:
     ``row``, ``outcome``, ``request``, ``uri``, ``sha256``, ``bytes``, ``mime_type``, ``generation_id``, ``cost``, ``error``),
     ``aws_conn_id``, and, for up to 100 files, ``uris``. Beside it, ``getimg_images`` is how many images are saved, and
     ``getimg_cost`` what was billed, as for one image. A batch that fails pushes them, too.
 
     Each row is billed. What each try sends, receives and saves is written into the task's state as it happens:
 
-    - A **retry**, also after a killed worker, continues: saved images stay, billed ones are only saved, and
+    - A **retry**, even after a killed worker, resumes: saved images stay, billed ones only need saving, and
       ``on_unknown_outcome`` decides about requests whose response was lost. A retry that can save none of the billed images
       sends nothing new.
-    - A **Clear** saves the images that were billed and never saved, without another payment while their URLs work, and
-      regenerates what was delivered. With ``if_exists="skip"`` a row whose object is at its key, made from the same request,
-      is not billed; that takes a key which is known beforehand, without ``{generation_id}``, ``{sha256}``, ``{width}`` or
+    - A **Clear** saves the images that were billed but never saved, without paying again while their URLs work, and
+      regenerates those that were delivered. With ``if_exists="skip"``, a row is not billed if an object made from the same
+      request is at its key; the key must be known beforehand, without ``{generation_id}``, ``{sha256}``, ``{width}`` or
       ``{height}``.
 
-    All rows and keys are checked before the first request, and the manifest is written: where S3 refuses it, nothing is sent. A
-    row that fails stops no other. A write that S3 refuses for good, a refused key or an empty account (401, 402), five
-    consecutive responses that were lost or files that could not be saved, and ``max_cost`` stop the sending; responses that have
-    arrived are saved. A 429 fails no row: the pace follows the account's limits.
+    Before the first request, all rows and keys are checked and the manifest is written: if S3 refuses it, nothing is sent. A
+    failed row doesn't stop the others. Sending stops after a permanent refusal by S3, a rejected API key or an empty account
+    (401, 402), five consecutive lost responses or unsaved files, or at ``max_cost``; responses that have arrived are saved. A
+    429 fails no row: the pace adapts to the account's limits.
 
     :param requests: A list of dicts with the fields of ``GenerateImageOperator`` (``model``, ``prompt``, ``aspect_ratio``,
         ``resolution``, ``output_format``, ``images``) and ``labels``, a dict of names of your own; an upstream task's output;
@@ -74,10 +74,10 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         label. (templated)
     :param s3_bucket: The bucket, where ``s3_key`` is no full URI. (templated)
     :param defaults: Fields for the requests that don't have them. (templated)
-    :param concurrency: How many requests are on their way at once, at most. Default 8. (templated)
-    :param transfer_concurrency: How many downloads run at once, beside the requests. Default 8. (templated)
+    :param concurrency: The most requests in flight at once. Default 8. (templated)
+    :param transfer_concurrency: The most downloads at once, besides the requests. Default 8. (templated)
     :param max_cost: The most that the batch may cost, in USD, over all tries since the last Clear. It is checked against the
-        catalogue before the first request, and kept up as the batch runs. Default: no limit. (templated)
+        catalogue before the first request, and enforced as the batch runs. Default: no limit. (templated)
     :param check_balance: Whether to compare the price of all rows that are to be sent with the account's balance before the first
         request. Default False. (templated)
     :param max_failures: How many rows may fail without failing the task: a number, or a share such as ``0.05`` or
@@ -88,8 +88,8 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         the last try waits itself. Default 300. (templated)
     :param if_exists: What to do if an object is at a row's key already, as for ``TransferToS3Operator``. Under ``"skip"``
         (default) and ``"fail"`` it is found before the request is sent, where the key is known beforehand. (templated)
-    :param manifest_key: The manifest's key, or a full URI. Default: ``manifests/<dag>/<run>/<task>.jsonl`` in the folder that the keys share, with the
-        map index of a mapped task. (templated)
+    :param manifest_key: The manifest's key, or a full URI. Default: ``manifests/<dag>/<run>/<task>.jsonl``, with a mapped
+        task's map index, in the folder that the keys share. (templated)
     :param max_bytes: The largest file to accept, in bytes. Default 2 GiB. (templated)
     :param extra_args: Options of S3's ``PutObject`` for each object, as for ``TransferToS3Operator``. (templated)
     :param aws_conn_id: The AWS connection; None for boto3's own credentials. (templated)
@@ -202,7 +202,9 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
                 place = manifest.place(self.manifest_key, self.s3_key, self.s3_bucket, context)
             except GetimgError as error:
                 owed = unsaved(journal)
-                raise error.of_unsaved([generation.id for generation in owed], total_cost(owed)) from None
+                raise error.with_unsaved_bill(
+                    [generation.id for generation in owed], total_cost(owed)
+                ) from None
             uri = f"s3://{place[0]}/{place[1]}"
             history = History(rows, context, journal, self.log)
             results, manifest_error = self._run(context, rows, history, place)
@@ -236,7 +238,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
     def _run(
         self, context: Context, rows: list[Row], history: History, place: tuple[str, str]
     ) -> tuple[BatchResults, GetimgError | None]:
-        """Run the batch, and write its manifest, however it ends. An error is of the manifest alone."""
+        """Run the batch and write its manifest, however it ends. Return a storage or manifest error."""
         from airflow_provider_getimg.api.errors import CostLimitError, GetimgError, InsufficientBalanceError
         from airflow_provider_getimg.batch import manifest
         from airflow_provider_getimg.s3.store import S3Store
@@ -305,7 +307,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
 
     @contextlib.contextmanager
     def _batch(self, rows: list[Row], history: History, store: S3Store) -> Iterator[BatchRun]:
-        """Put together what a run needs, and put it away afterwards."""
+        """Assemble what a run needs, and close it afterwards."""
         from airflow_provider_getimg.api.balance import check_balance
         from airflow_provider_getimg.batch.budget import Budget
         from airflow_provider_getimg.batch.existing import Existing

@@ -34,15 +34,14 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     """
     Generate a video, wait until it is made, and push the API's response to XCom.
 
-    The API takes a request at once and responds with an id; the video is made in a minute or in twenty. It is billed once:
+    The API responds to a request at once, with an id; making the video takes one to twenty minutes. It is billed once:
 
-    - The **id is recorded** before anything else. From then on each try, each triggerer and each Clear before the delivery
-      only polls that video, which is free.
+    - The **id is recorded** before anything else. From then on, each try, triggerer and Clear before delivery only polls
+      that video, which is free.
     - Where a request was sent and no response was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
       submitted: ``on_unknown_outcome`` decides. A poll that gets no response is repeated.
-    - A **Clear** means "make a new one" in the place of one that was delivered: it generates, and is billed, again.
-    - The API has **no cancel**: a task that is terminated leaves its video being made, and billed. Its next try, or a Clear,
-      gets it.
+    - A **Clear** after delivery means "make a new one": it generates, and is billed, again.
+    - The API **can't cancel**: the video of a terminated task is still made, and billed. The next try, or a Clear, gets it.
 
     The XCom is the API's response as plain JSON, in the shape of an image's: ``id``, ``status``, ``model``, ``data`` (a list of
     files, each with ``url``, ``mime_type``, ``width``, ``height``, ``deletes_at``, ``duration`` in seconds, ``fps`` and
@@ -63,22 +62,22 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         whose role is ``reference_image``. A URL is ``https://``, a ``data:`` URL, or ``s3://bucket/key``, which is read with
         ``aws_conn_id`` and sent as a data URL. PNG, JPEG or WebP, at most 10 MiB each and 25 MiB for the whole request,
         base64-encoded. (templated)
-    :param labels: Names of your own for the video, such as ``{"sku": "A-17"}``. They are not sent: they are in the XCom's
-        ``request``, and placeholders of the transfer's ``s3_key``. (templated)
+    :param labels: Your own names for the video, such as ``{"sku": "A-17"}``. Not sent to the API: part of the XCom's
+        ``request``, and placeholders in the transfer's ``s3_key``. (templated)
     :param on_unknown_outcome: ``"fail"`` (default) stops the task, without further retries, when a request may have
         been billed and its response was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
         (templated)
     :param on_failed_video: ``"fail"`` (default) stops the task, without further retries, when the API could not make the
         video. ``"resubmit"`` lets a retry submit another one, which is billed. (templated)
     :param max_cost: The most that the video may cost, in USD, such as ``"0.50"``. The price is read from the catalogue before
-        the request; one that is higher, or not known, fails. Default: no limit. (templated)
-    :param rate_limit_wait: Seconds to wait, within a try, for rate limits to pass before the request is taken. What takes
-        longer is a retry, which frees the worker slot. Default 120. (templated)
+        the request; if it is higher or unknown, the task fails. Default: no limit. (templated)
+    :param rate_limit_wait: Seconds to wait out rate limits, within a try, before the request is accepted. A longer wait
+        becomes a retry, which frees the worker slot. Default 120. (templated)
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable`` of Airflow's
         configuration.
-    :param poll_interval: Seconds between two polls of the video, a fifth more or less. Default 10. (templated)
-    :param timeout: Seconds to wait for the video, in each try. Then the try fails, the video goes on being made, and a retry
-        goes on waiting for it. Default 1800. (templated)
+    :param poll_interval: Seconds between polls of the video, plus or minus up to a fifth. Default 10. (templated)
+    :param timeout: Seconds that each try waits for the video. Then the try fails, the video is still being made, and a retry
+        resumes waiting for it. Default 1800. (templated)
     :param retries: Default 3.
     :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
     :param getimg_conn_id: The getimg.ai connection. (templated)
@@ -183,15 +182,15 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
                 "poll_interval": poll_interval,
                 "record": request_record(request.checked.to_json(), labels),
             }
-            # What has just been submitted is not polled at once.
+            # A video that was just submitted is polled after a pause.
             return self._wait(context, paid, wait, poll_first=is_found)
 
     @with_retry_policy
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Look what became of the video that was waited for, and return the API's response.
+        Check on the video that was waited for, and return the API's response.
 
-        Nothing is submitted here, whatever the templates say by now.
+        Nothing is submitted here, however the templates render now.
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
@@ -241,7 +240,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     ) -> dict[str, Any]:
         """Poll the video until it is made, here or in the triggerer."""
         from airflow_provider_getimg.api.errors import GetimgError, KilledError, VideoFailedError
-        from airflow_provider_getimg.durable.video_polling import PASSING, Polling, VideoLog
+        from airflow_provider_getimg.durable.video_polling import TRANSIENT_ERRORS, Polling, VideoLog
 
         polling = Polling(wait["poll_interval"], wait["until"])
         log = VideoLog(paid.id, wait["started"], self.log)
@@ -257,9 +256,9 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
                     billed="unknown",
                 )
             try:
-                log.state(paid.look(self.hook.client))
+                log.state(paid.poll(self.hook.client))
                 pause = polling.pause()
-            except PASSING as error:
+            except TRANSIENT_ERRORS as error:
                 pause = polling.pause(error)
                 log.failed(error, pause)
             except VideoFailedError:

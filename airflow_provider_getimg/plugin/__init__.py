@@ -35,6 +35,6 @@ class GetimgPlugin(AirflowPlugin):
     @cached_property
     def fastapi_root_middlewares(self) -> list[Any]:  # type: ignore[override]
         """What tells the pages where Airflow's own API is."""
-        from airflow_provider_getimg.plugin.airflow_api import KnowsAirflow
+        from airflow_provider_getimg.plugin.airflow_api import AirflowAppMiddleware
 
-        return [{"middleware": KnowsAirflow, "args": [], "kwargs": {}, "name": "getimg"}]
+        return [{"middleware": AirflowAppMiddleware, "args": [], "kwargs": {}, "name": "getimg"}]

@@ -27,8 +27,8 @@ NEWEST_RUN_FIRST = ("-run_after", "-timestamp")
 NEWEST_FIRST = ("-timestamp",)
 
 
-class KnowsAirflow:
-    """A middleware that notes Airflow's own app, which an app mounted in it can't see."""
+class AirflowAppMiddleware:
+    """Middleware that records Airflow's own app, which an app mounted in it can't see."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAGE_SIZE = 24
 # A page of one model looks through so many tasks at most, and then offers to go on.
 _TASKS_AT_MOST = 240
-# So long a time of runs is looked through first, then so long a time before it, and at last all.
+# Runs are searched in windows of these lengths, newest first; the last one is unbounded.
 _WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=30), None)
 _INSTANT = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

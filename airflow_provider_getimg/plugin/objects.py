@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.api.media import HEAD_BYTES
 from airflow_provider_getimg.s3.connection import s3_client, s3_hook
-from airflow_provider_getimg.s3.object_options import GENERATION_ID, INDEX, ascii_value
+from airflow_provider_getimg.s3.object_options import GENERATION_ID, INDEX, MANIFEST, ascii_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 IMAGE_MAX_BYTES = 32 * 1024 * 1024
 MANIFEST_MAX_BYTES = 32 * 1024 * 1024
 PART_MAX_BYTES = 4 * 1024 * 1024
-#: Of a manifest: it holds nothing else.
-MANIFEST_MARK = "getimg-manifest"
 
 # So long a client is used again: making one takes longer than a thumbnail, and a connection may be changed.
 _CLIENT_SECONDS = 60.0
@@ -89,7 +87,7 @@ def is_of(picture: Picture) -> Callable[[Mapping[str, str]], bool]:
 
 def is_manifest(metadata: Mapping[str, str]) -> bool:
     """Tell by an object's metadata whether it is a batch's manifest."""
-    return metadata.get(MANIFEST_MARK) == "1"
+    return metadata.get(MANIFEST) == "1"
 
 
 @dataclass(frozen=True, slots=True)

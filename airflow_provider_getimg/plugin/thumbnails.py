@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of an object's bytes may go to a browser: images and videos by what they are, not by what they are called."""
+"""What a browser may be sent of an object: images and videos, as identified by their bytes, not their names."""
 
 from __future__ import annotations
 

@@ -75,10 +75,10 @@ def address_of(host: str) -> Address | None:
 
 def is_public(address: Address) -> bool:
     """Tell whether an address is on the public internet; an IPv4 address inside an IPv6 one counts as the former."""
-    return all(map(_is_public, meanings(address)))
+    return all(map(_is_public, embedded_addresses(address)))
 
 
-def meanings(address: Address) -> tuple[Address, ...]:
+def embedded_addresses(address: Address) -> tuple[Address, ...]:
     """Return the IPv4 addresses that an IPv6 address stands for, or else the address itself."""
     if isinstance(address, IPv4Address):
         return (address,)

@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTT
 
 from airflow_provider_getimg.api.errors import ConnectionConfigError, ObjectStoreError
 from airflow_provider_getimg.api.signed_urls import reason
-from airflow_provider_getimg.s3.store_errors import passes
+from airflow_provider_getimg.s3.store_errors import is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ def _faults_of_the_connection(aws_conn_id: str | None) -> Iterator[None]:
     ) as error:
         # A role is assumed with a request, which may fail this time alone.
         is_passing = isinstance(error, ConnectionError | HTTPClientError) or (
-            isinstance(error, ClientError) and passes(error)
+            isinstance(error, ClientError) and is_transient(error)
         )
         kind = ObjectStoreError if is_passing else ConnectionConfigError
         raise kind(f"The AWS connection {aws_conn_id!r} can't be used: {reason(error)}.") from None

@@ -129,7 +129,7 @@ class Copier:
             with spool:
                 return self._write(copy.located(spool.sha256, mime_type), spool, mime_type, deadline)
         except GetimgError as error:
-            raise error.of_unsaved([copy.generation_id], copy.cost) from None
+            raise error.with_unsaved_bill([copy.generation_id], copy.cost) from None
 
     def check_before_payment(self) -> None:
         """
@@ -219,9 +219,9 @@ class Copier:
         self, deadline: Deadline, copy: TransferItem | None, is_worth_it: Callable[[BaseException], bool]
     ) -> Retrying:
         """
-        Return what repeats a call.
+        Return a ``Retrying`` for a call.
 
-        :param copy: The file that has to be there still; None where it is downloaded.
+        :param copy: The file, if it must still be available; None if it is downloaded already.
         """
         ends = copy.media.deletes_at if copy is not None else None
 
@@ -240,12 +240,12 @@ class Copier:
             retry=retry_if_exception(is_worth_it),
             wait=wait,
             stop=stop_after_attempt(ATTEMPTS) | gives_up,  # type: ignore[operator]
-            before_sleep=self._tell,
+            before_sleep=self._log_retry,
             sleep=sleep_using_event(self._killed),
             reraise=True,
         )
 
-    def _tell(self, state: RetryCallState) -> None:
+    def _log_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self._log.warning(
             "%s Attempt %d of %d, again in %.1f seconds.",

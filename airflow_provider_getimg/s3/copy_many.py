@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy many files at once: those that die first go first, and one that fails stops no other."""
+"""Copy many files at once, the first to expire first; one failure doesn't stop the others."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _reported(copy: TransferItem, error: BaseException, log: Logger) -> GetimgEr
     fault = TransferError(
         f"{capital(copy.name)} was not saved: {type(error).__name__} ({reason(error)}), see the log."
     )
-    return fault.of_unsaved([copy.generation_id], copy.cost)
+    return fault.with_unsaved_bill([copy.generation_id], copy.cost)
 
 
 def _expiry(copy: TransferItem) -> datetime:

@@ -51,10 +51,10 @@ CONNECT_TIMEOUT = 10.0
 MAX_REDIRECTS = 5
 # A page that comes with a redirect has no more.
 _SMALL_BYTES = 64 * 1024
-# Compression of a compression: no server means a third.
+# Compressed twice at most: a third layer is never intended.
 _MAX_LAYERS = 2
 
-# Statuses of a URL that is expired, and as well of one that does not work yet: the time tells which.
+# Statuses of a URL that has expired, or does not work yet: the time shows which.
 _NOT_SERVED = frozenset({401, 403, 404})
 _GONE = 410
 # Successes of something else than a download.
@@ -66,9 +66,9 @@ _NOWHERE = KeyTemplate.parse("{generation_id}", "nowhere")
 
 class NotAnImageError(DownloadError):
     """
-    A download brought a page, a message or nothing in the place of the file.
+    A download returned a page, a message or nothing instead of the file.
 
-    :param sha256: Of what it brought, in hex.
+    :param sha256: Of what it returned, in hex.
     """
 
     def __init__(self, message: str, sha256: str) -> None:

@@ -45,7 +45,7 @@ class KeptConnections(Transport):
     def __init__(self, proxy: str | None, most: int) -> None:
         super().__init__(proxy)
         self._most = most
-        self._idle: list[_Line] = []
+        self._idle: list[_Connection] = []
         self._is_closed = False
 
     def close(self) -> None:
@@ -53,39 +53,39 @@ class KeptConnections(Transport):
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
-        for line in idle:
-            line.close()
+        for connection in idle:
+            connection.close()
         super().close()
 
     def _send_through(self, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
         origin = (proxy, request.url.scheme, request.url.host, request.url.port)
-        if (line := self._taken(origin)) is not None:
+        if (connection := self._taken(origin)) is not None:
             try:
-                return line.send(request, self._give_back)
+                return connection.send(request, self._give_back)
             except (httpx.NetworkError, httpx.RemoteProtocolError, OSError):
                 # The server has closed it meanwhile: that is no fault of the download's. One that was cut by us ends here.
                 request.extensions["trace"](ROUTE_EVENT, {"proxy": proxy})
-        line = _Line(origin, self._built(proxy, request.url.scheme == "https"))
-        return line.send(request, self._give_back)
+        connection = _Connection(origin, self._built(proxy, request.url.scheme == "https"))
+        return connection.send(request, self._give_back)
 
-    def _taken(self, origin: _Origin) -> _Line | None:
+    def _taken(self, origin: _Origin) -> _Connection | None:
         with self._lock:
-            for line in reversed(self._idle):
-                if line.origin == origin:
-                    self._idle.remove(line)
-                    return line
+            for connection in reversed(self._idle):
+                if connection.origin == origin:
+                    self._idle.remove(connection)
+                    return connection
         return None
 
-    def _give_back(self, line: _Line) -> None:
+    def _give_back(self, connection: _Connection) -> None:
         with self._lock:
-            self._idle.append(line)
+            self._idle.append(connection)
             surplus = self._idle if self._is_closed else self._idle[: -self._most]
             self._idle = self._idle[len(surplus) :]
         for each in surplus:
             each.close()
 
 
-class _Line:
+class _Connection:
     """
     A connection, as a pool that is used by one request at a time.
 
@@ -100,7 +100,7 @@ class _Line:
         self._stream: httpcore.NetworkStream | None = None
         self._head = _Head()
 
-    def send(self, request: httpx.Request, give_back: Callable[[_Line], None]) -> httpx.Response:
+    def send(self, request: httpx.Request, give_back: Callable[[_Connection], None]) -> httpx.Response:
         """
         Send a request.
 
@@ -117,7 +117,7 @@ class _Line:
         request.extensions = {**request.extensions, "trace": trace}
         try:
             if self._stream is not None:
-                # What reads from it is made anew for each response.
+                # Its reader is replaced for each response.
                 vars(self._stream).pop("read", None)
                 trace(REUSE_EVENT, {"url": request.url, "return_value": self._stream})
             response = self._transport.handle_request(request)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels: what users call their images, as a database, a file or another task gives it."""
+"""Labels: users' own identifiers for their images, from a database, a file or another task."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tell Airflow and OpenLineage which objects a transfer wrote. Never where from: that URL is a secret."""
+"""Report to Airflow and OpenLineage which objects a transfer wrote, but not their source: its URL is secret."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def _most_events() -> int | None:
     """
     Return how many events of a task Airflow is sure to take; None for any number.
 
-    A worker that has waited in vain for the events to be registered asks again. Other databases lock the task meanwhile; on
-    SQLite the two requests meet, and the task fails.
+    A worker whose request to register the events times out repeats it. Other databases lock the task meanwhile; on SQLite
+    the two requests collide, and the task fails.
     """
     kind, _, path = getattr(definitions, "SQL_ALCHEMY_CONN", "").partition(":///")
     # A worker that knows nothing of the database has SQLite by default, but no such file.

@@ -19,7 +19,7 @@ from airflow_provider_getimg.api.errors import FileRefusedError, NetworkRefusedE
 from airflow_provider_getimg.api.proxies import Proxies
 from airflow_provider_getimg.api.settings import DEFAULT_BASE_URL, is_loopback
 from airflow_provider_getimg.api.signed_urls import url_without_query
-from airflow_provider_getimg.s3.addresses import address_of, is_public, meanings
+from airflow_provider_getimg.s3.addresses import address_of, embedded_addresses, is_public
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +54,8 @@ class NetworkGuard:
         """
         Refuse a URL before anything is connected to.
 
-        Plain http is for this machine alone, or for all where the base URL is plain http itself. An address, ``localhost``
-        or the host of the proxy itself is refused where :meth:`check_peer` would, though the request go through a proxy.
+        Plain http is for this machine only, unless the base URL is plain http itself. An address, ``localhost`` or the
+        proxy's own host is refused if :meth:`check_peer` would refuse it, even if the request goes through a proxy.
 
         :raises FileRefusedError: The URL may not be requested.
         """
@@ -127,7 +127,9 @@ class NetworkGuard:
 
     def _is_allowed(self, address: Address) -> bool:
         return any(
-            meaning in network for meaning in (address, *meanings(address)) for network in self._allowed
+            meaning in network
+            for meaning in (address, *embedded_addresses(address))
+            for network in self._allowed
         )
 
     @cached_property
@@ -152,5 +154,7 @@ def _resolved(host: str) -> list[Address]:
 
 
 def _shown(address: Address | None) -> str:
-    inside = [str(meaning) for meaning in meanings(address) if meaning != address] if address else []
+    inside = (
+        [str(meaning) for meaning in embedded_addresses(address) if meaning != address] if address else []
+    )
     return f"{address} ({', '.join(inside)})" if inside else str(address)

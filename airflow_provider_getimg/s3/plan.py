@@ -208,7 +208,7 @@ def parse_generations(generation: object) -> tuple[list[Generation], int]:
             else:
                 generations.append(_parse(value, name))
     except InvalidInputError as error:
-        raise error.of_unsaved(
+        raise error.with_unsaved_bill(
             [generation.id for generation in generations], total_cost(generations)
         ) from None
     return generations, gaps

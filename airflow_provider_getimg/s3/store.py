@@ -2,8 +2,8 @@
 """
 What the provider asks of S3: a look at an object, one write, and a listing.
 
-Stores that speak S3 know less of it than Amazon's. What one refuses that isn't needed (a checksum header, a condition on a
-write) is left out from then on, and what it was good for is done by other means.
+S3-compatible stores support less than Amazon's. If one refuses something optional (a checksum header, a condition on a
+write), it is left out from then on, and its purpose is served by other means.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from airflow_provider_getimg.s3.object_options import (
     ObjectOptions,
     ascii_value,
 )
-from airflow_provider_getimg.s3.store_errors import PASSING, status_of, store_error
+from airflow_provider_getimg.s3.store_errors import TRANSIENT_CODES, status_of, store_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,7 +123,7 @@ class S3Store:
         self, bucket: str, key: str, content: bytes, content_type: str, *, replaces: bool = True
     ) -> None:
         """
-        Write a small object of our own: as a picture is written, with the user's options but for what describes their files.
+        Write a small object of our own as images are written, with the user's options except those that describe files.
 
         :param replaces: Whether an object at the key is replaced; otherwise S3 itself refuses, atomically.
         :raises OccupiedKeyError: An object is there already, and it must not be replaced.
@@ -202,7 +202,7 @@ class S3Store:
             except ClientError as error:
                 if status_of(error) == 412 and condition and not self._is_free(bucket, key):
                     raise OccupiedKeyError from None
-                if not self._does_without(error, bool(condition), checksums):
+                if not self._disables_unsupported(error, bool(condition), checksums):
                     raise self._error("store", bucket, uri, error) from None
             except BotoCoreError as error:
                 raise self._error("store", bucket, uri, error) from None
@@ -212,14 +212,14 @@ class S3Store:
                     raise ObjectStoreError(f"S3 accepted {uri}, but the object is not there.")
                 return etag
 
-    def _does_without(self, error: ClientError, condition: bool, checksums: bool) -> bool:
+    def _disables_unsupported(self, error: ClientError, condition: bool, checksums: bool) -> bool:
         """Decide whether a store refused what a write can do without: it is left out from now on."""
         status = status_of(error)
         said = error.response.get("Error", {})
         # Not all that it says: it repeats the key, which may hold any of these words.
         text = " ".join(str(said.get(name)) for name in ("Code", "Message", "ArgumentName", "Header")).lower()
         # A body that broke on the way is not a header that is refused, though its message names the checksum.
-        if status not in (400, 411, 412, 501) or said.get("Code") in PASSING:
+        if status not in (400, 411, 412, 501) or said.get("Code") in TRANSIENT_CODES:
             return False
         names_checksum = any(word in text for word in ("checksum", "trailer", "chunked", "content-sha256"))
         names_condition = any(word in text for word in ("if-none-match", "ifnonematch", "condition"))
@@ -318,8 +318,9 @@ class S3Store:
         """
         Return which of many keys exist, with a call for a thousand of them.
 
-        :param keys: None among them for one that is not known.
-        :return: None if listing is denied, or far more objects share the prefix: the caller then checks each key.
+        :param keys: None stands for one that is not known.
+        :return: None if there are few keys, one is unknown, listing is denied, or far more objects share the prefix: the
+            caller then checks each key.
         """
         if len(keys) < _LIST_FROM or None in keys:
             return None

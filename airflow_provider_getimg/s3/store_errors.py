@@ -21,7 +21,7 @@ from airflow_provider_getimg.api.errors import (
 )
 
 # Refusals (4xx) that another request may not meet: a clock, a token, too much at once, a body that broke on the way.
-PASSING = frozenset(
+TRANSIENT_CODES = frozenset(
     {
         "BadDigest",
         "ConditionalRequestConflict",
@@ -39,7 +39,7 @@ PASSING = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
-_PASSING_STATUSES = frozenset({408, 409, 412, 425, 429})
+_TRANSIENT_STATUSES = frozenset({408, 409, 412, 425, 429})
 
 
 def store_error(
@@ -65,7 +65,7 @@ def store_error(
         )
     message = " ".join((said.get("Message") or "no reason given").split()).rstrip(".")
     where = f"({status})" if code == str(status) else f"({status} {code})"
-    return (ObjectStoreError if passes(error) else StoreRefusedError)(
+    return (ObjectStoreError if is_transient(error) else StoreRefusedError)(
         f"S3 refused to {action} {uri} {where}: {message}.", status=status, code=code
     )
 
@@ -75,9 +75,9 @@ def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def passes(error: ClientError) -> bool:
+def is_transient(error: ClientError) -> bool:
     """Tell whether another request may not meet this refusal."""
     status, code = status_of(error), error.response.get("Error", {}).get("Code") or ""
-    if code in PASSING or "throttl" in code.lower() or status in _PASSING_STATUSES:
+    if code in TRANSIENT_CODES or "throttl" in code.lower() or status in _TRANSIENT_STATUSES:
         return True
     return (status >= 500 and status != 501) or not status

@@ -77,7 +77,7 @@ def getimg_simulator_server() -> Iterator[GetimgSimulator]:
 
 @pytest.fixture
 def getimg_simulator(getimg_simulator_server: GetimgSimulator) -> GetimgSimulator:
-    """Return the API in a box as if just started: nothing asked, nothing billed, no faults, 100 USD."""
+    """Return the simulator as if just started: nothing requested, nothing billed, no faults, 100 USD."""
     from airflow_provider_getimg.testing.server import SimulatorError
 
     try:
@@ -89,7 +89,7 @@ def getimg_simulator(getimg_simulator_server: GetimgSimulator) -> GetimgSimulato
 
 @pytest.fixture
 def getimg_conn(getimg_simulator: GetimgSimulator, monkeypatch: pytest.MonkeyPatch) -> GetimgConnection:
-    """Lead the connection ``getimg_default`` to ``getimg_simulator`` until the end of the test."""
+    """Point connection ``getimg_default`` at ``getimg_simulator`` until the end of the test."""
     from airflow_provider_getimg.testing.connection import ForeignConnectionError, GetimgConnection
 
     try:

@@ -36,10 +36,10 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixi
     temporary file beyond, verified as a whole, and written with one ``PutObject`` each: an object appears complete or not
     at all, and S3 itself compares the SHA-256.
 
-    The images are paid for, so that only bytes that are not an image keep one from being saved: odd headers, types and
-    missing fields are warnings in the log. Saving is free. Downloads that fail are repeated within the try, and a retry
-    resumes: what is already saved is not downloaded again. One file that fails stops no other; the task fails at the end,
-    with a table of all files in the log. A file that the server says is gone (410, or 401, 403, 404 after its
+    The files are paid for, so odd headers, odd types and missing fields are only logged as warnings; a download that is text
+    or empty is not saved. Saving is free. Failed downloads are repeated within the try, and a retry resumes: what is already
+    saved is not downloaded again. One failed file doesn't stop the others; the task fails at the end, with a table of all
+    files in the log. A file that the server says is gone (410, or 401, 403, 404 after its
     ``deletes_at``) is not retried: only the upstream task can regenerate it, and that is billed.
 
     The XCom is a list with one row per file: ``uri``, ``bucket``, ``key``, ``bytes``, ``sha256``, ``etag``,
@@ -49,29 +49,28 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixi
     rows. Where every upstream task was skipped, so is this one.
 
     Each object carries metadata: ``getimg-generation-id``, ``getimg-index``, ``getimg-model``, ``getimg-deletes-at`` and
-    ``getimg-sha256``. Each is an event of the outlets: of an ``AssetAlias`` an asset
-    ``s3://bucket/key`` of its own, of an ``Asset`` an entry in the event's ``extra["files"]``; with generation id, cost, bytes
-    and SHA-256.
+    ``getimg-sha256``. Each is in the outlets' events, with generation id, cost, bytes and SHA-256: for an ``AssetAlias``, as
+    its own asset ``s3://bucket/key``; for an ``Asset``, as an entry in ``extra["files"]``.
 
     :param generation: What :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` returned,
         or a list of it: the output of a mapped task. (templated)
     :param s3_key: The object's key, or a full ``s3://bucket/key``. Beside Jinja it may hold the placeholders
         ``{generation_id}``, ``{index}`` (0 for the first file of a generation), ``{extension}`` (``png``, ``jpg``,
-        ``webp``; as the API promises, and as the bytes say where it promises no such type), ``{model}``, ``{width}``,
+        ``webp``; by the response's MIME type, or by the bytes if it gives no known one), ``{model}``, ``{width}``,
         ``{height}`` (in pixels; ``unknown`` where the API doesn't say), ``{sha256}``, and each of the generation's
         ``labels``. (templated)
-    :param s3_bucket: The bucket, where ``s3_key`` is no full URI. (templated)
-    :param if_exists: What to do where an object is at the key. ``"skip"`` (default): identical content is already saved,
-        different content is an error that names both. ``"replace"``: write over it; needs no permission to read.
-        ``"fail"``: an error, unless this very file was saved there. Where the store knows conditional writes, no object can
-        slip in between. (templated)
+    :param s3_bucket: The bucket, if ``s3_key`` is not a full URI. (templated)
+    :param if_exists: What to do if an object is at the key. ``"skip"`` (default): identical content is already saved,
+        different content is an error that names both. ``"replace"``: overwrite it; needs no permission to read.
+        ``"fail"``: an error, unless this very file was saved there. Where the store supports conditional writes, the check
+        is atomic. (templated)
     :param concurrency: How many downloads run at once. Default 8. As many files may be on their way into S3 beside them,
         each in memory (up to 5 MiB) or in the worker's temporary folder. (templated)
     :param max_bytes: The largest file to accept, in bytes, at most 5 GiB. Default 2 GiB. (templated)
     :param aws_conn_id: The AWS connection; None for boto3's own credentials. (templated)
-    :param getimg_conn_id: The getimg.ai connection, for its proxy and its timeout, which holds for each file. The API key
-        is not sent: the URL itself is the credential. Private addresses are only reached where the connection's base URL
-        is at one. (templated)
+    :param getimg_conn_id: The getimg.ai connection, for its proxy and its timeout, which applies to each file. The API key
+        is not sent: the URL itself is the credential. Private addresses are refused unless they are the base URL's own or
+        in ``allowed_networks``. (templated)
     :param extra_args: Options of S3's ``PutObject`` for each object, such as ``StorageClass``,
         ``ServerSideEncryption``, ``Tagging``, ``Metadata``. ``ContentType`` is the file's MIME type unless it is given
         here. (templated)
@@ -146,7 +145,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixi
         except GetimgError as error:
             if error.generation_ids:
                 raise
-            raise error.of_unsaved(
+            raise error.with_unsaved_bill(
                 [generation.id for generation in generations], total_cost(generations)
             ) from None
         self._remember(context, saved)

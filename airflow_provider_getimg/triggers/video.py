@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wait in the triggerer until a video is no longer being made. It only polls, and may do so twice: nothing is billed."""
+"""Wait in the triggerer until a video is made or has failed. Only polls: running twice bills nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_provider_getimg.api.errors import GetimgError
-from airflow_provider_getimg.durable.video_polling import PASSING, Polling, VideoLog
+from airflow_provider_getimg.durable.video_polling import TRANSIENT_ERRORS, Polling, VideoLog
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class GetimgVideoTrigger(BaseTrigger):
             await asyncio.sleep(pause)
             try:
                 video = await states.get(video_id)
-            except PASSING as error:
+            except TRANSIENT_ERRORS as error:
                 pause = polling.pause(error)
                 log.failed(error, pause)
                 continue

@@ -207,7 +207,8 @@ def review(airflow_stack: Airflow, simulator: GetimgSimulator):
         assert airflow_stack.poll(is_waiting, 120)
         # As the form does: before Airflow 3.2 it has the DAG's params, too.
         form = airflow_stack.request("GET", f"{path}/-1/hitlDetails")["params"]
-        params = {name: param["value"] for name, param in form.items()}
+        # On 3.1.2 it has the values alone.
+        params = {name: param["value"] if isinstance(param, dict) else param for name, param in form.items()}
         body = {"chosen_options": [option], "params_input": {**params, "leave_out": leave_out}}
         airflow_stack.request("PATCH", f"{path}/-1/hitlDetails", body=body)
         assert airflow_stack.wait(dag_id, run_id) == "success", airflow_stack.failed_log(dag_id, run_id)

@@ -7,7 +7,7 @@ import pytest
 
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.requests import ImageRequest
-from airflow_provider_getimg.api.response_heads import ResponseHeads, mended_head
+from airflow_provider_getimg.api.response_heads import ResponseHeads, sanitized_head
 from tests.support.raw_servers import RawServer
 
 BODY = json.dumps({"id": "img_1", "status": "completed", "data": [{"url": "https://a.test/f"}]}).encode()
@@ -45,7 +45,7 @@ def test_no_header_costs_a_paid_response(before, headers, body):
 
 def test_what_a_head_is_right_about_stays():
     head = b"HTTP/1.1 200 OK\r\nServer: x\r\nX-Long: a\r\n b\r\nX-Empty:\r\nContent-Length: 0020"
-    assert mended_head(head).split(b"\r\n") == [
+    assert sanitized_head(head).split(b"\r\n") == [
         b"HTTP/1.1 200 OK",
         b"Server: x",
         b"X-Long: a b",
