@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.testing import GetimgSimulator
     from devstack import SeaweedFS
 
-TELL = "airflow_provider_getimg.batch.progress.Progress.tell"
+REPORT = "airflow_provider_getimg.batch.progress.Progress.report"
 MODEL = "sketch-mini"
 PRICE = 0.0025
 MANIFEST = "night/manifests/a_dag/manual__2026-01-01T00_00_00_00_00/a_task.jsonl"
@@ -660,7 +660,7 @@ class TestTheEnd:
     def test_on_kill_stops_asking_and_saves_what_has_arrived(self, bench, monkeypatch):
         bench.simulator.settings(latency=0.5)
         operator = bench.operator(rows(30), concurrency=2)
-        monkeypatch.setattr(TELL, lambda *_, **__: bench.posts() >= 2 and operator.on_kill())
+        monkeypatch.setattr(REPORT, lambda *_, **__: bench.posts() >= 2 and operator.on_kill())
         with pytest.raises(
             errors.BatchIncompleteError, match=r"The batch was stopped: The task was terminated\."
         ):
@@ -679,7 +679,7 @@ class TestTheEnd:
             if bench.posts() >= 2 and not operator._stop.event.is_set():
                 raise AirflowTaskTimeout("time is up")
 
-        monkeypatch.setattr(TELL, told)
+        monkeypatch.setattr(REPORT, told)
         with pytest.raises(AirflowTaskTimeout):
             operator.execute(bench._context())
         assert 2 <= bench.posts() < 30
