@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ else:
 
 # Airflow's masker recompiles all its patterns with each that is added: a thousand would take minutes. This many cover
 # any rendered field that Airflow shows, as it cuts them at 4096 characters.
-_MASKS_AT_MOST = 100
+_MASKS_PER_FIELD = 100
 _masks: set[str] = set()
 
 
@@ -24,11 +25,10 @@ def mask_signed_urls(value: object) -> None:
     """Register what is secret in each URL inside ``value``, however deep, with Airflow's secrets masker."""
     from airflow.sdk.log import mask_secret
 
-    for text in _texts(value):
-        for secret in secrets_in(text):
-            if secret not in _masks and len(_masks) < _MASKS_AT_MOST:
-                _masks.add(secret)
-                mask_secret(secret)
+    new = (secret for text in _texts(value) for secret in secrets_in(text) if secret not in _masks)
+    for secret in itertools.islice(new, _MASKS_PER_FIELD):
+        _masks.add(secret)
+        mask_secret(secret)
 
 
 class Redacted:

@@ -14,12 +14,6 @@ from tests.support.airflow_internals import serialize_template_field
 QUERY = "exp=1795530722&sig={}"
 
 
-@pytest.fixture(autouse=True)
-def no_masks_of_other_tests(monkeypatch):
-    # A test process runs many tasks, which fill it: a task's own process starts with none.
-    monkeypatch.setattr(masking, "_masks", set())
-
-
 def url(mark: str) -> str:
     return f"https://api.getimg.ai/v2/downloads/img_1/0?{QUERY.format(mark * 8)}"
 
@@ -77,9 +71,18 @@ def test_a_text_of_many_urls_is_rendered_at_once():
     assert time.process_time() - started < 10
 
 
-def test_masks_are_few_however_many_urls_there_are():
+def test_masks_are_few_however_many_urls_a_field_has(monkeypatch):
+    monkeypatch.setattr(masking, "_masks", set())
     mask_signed_urls([url(f"{number:04}") for number in range(1000)])
-    assert len(masking._masks) == masking._MASKS_AT_MOST
+    assert len(masking._masks) == masking._MASKS_PER_FIELD
+
+
+def test_the_fields_of_many_tasks_in_one_process_are_masked():
+    # As `airflow dags test` runs them.
+    for number in range(110):
+        mask_signed_urls(url(f"m{number:03}"))
+    query = QUERY.format("m109" * 8)
+    assert query not in redact(f"https://elsewhere?{query}")
 
 
 def test_a_concealed_value_is_shown_without_its_signatures():
