@@ -136,7 +136,7 @@ with DAG(
             raise AirflowSkipException("No image was approved.")
         for image in approved:
             mark(image, "approved")
-            # Metadata and tags are copied, too. Buckets take no ACLs any more, unless they are told to.
+            # Metadata and tags are copied, too. Buckets take no ACLs any more, unless they are configured to.
             s3(image).copy_object(
                 image.key, published_key(image), image.bucket, image.bucket, acl_policy="no-acl"
             )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Finds words that a reader stumbles over, in the docs and in the package's docstrings and messages, for ``make lint``.
+Finds words that a reader stumbles over, in the docs and in the docstrings, messages and comments of the package and the
+example DAGs, for ``make lint``.
 
 Not ``vale``, which does the same for Markdown: its package on PyPI has no binary, but downloads one when it is run.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,10 +45,14 @@ def findings(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the texts of a file with their lines: a whole page, or the strings of a module."""
+    """Yield the texts of a file with their lines: a whole page, or the strings and comments of a module."""
     if path.suffix == ".md":
         yield 1, path.read_text()
         return
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string
     for node in ast.walk(ast.parse(path.read_text())):
         # Of an f-string, what is between its fields; a word alone is a name.
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
@@ -57,7 +63,10 @@ def main() -> int:
     """Print what breaks a rule."""
     pages = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").rglob("*.md"))]
     broken = 0
-    for path in [*pages, *sorted((REPOSITORY / "airflow_provider_getimg").rglob("*.py"))]:
+    modules = sorted(
+        path for name in ("airflow_provider_getimg", "dags") for path in (REPOSITORY / name).rglob("*.py")
+    )
+    for path in [*pages, *modules]:
         for first, text in texts(path):
             for line, words, better in findings(text):
                 print(f"{path.relative_to(REPOSITORY)}:{first + line}: {words!r}: {better}")

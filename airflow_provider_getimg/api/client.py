@@ -66,7 +66,7 @@ class GetimgClient:
         self.timeout = checked.timeout
         self._watches: set[ConnectionWatch] = set()
         # A connection kept from an earlier call may be closed by the server just as the next POST
-        # goes out, and nobody could tell whether it arrived: each request opens its own.
+        # goes out, and it would be unknown whether it arrived: each request opens its own.
         self._http = settings.http_client(
             base_url=self.base_url,
             headers={

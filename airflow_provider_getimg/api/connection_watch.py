@@ -133,7 +133,7 @@ class ConnectionWatch:
             address = str(stream.get_extra_info("server_addr")[0])
             self._check_peer(Peer(host, port, address, is_proxy=self._through_proxy))
         except BaseException:
-            # Nobody else holds the new connection yet.
+            # No one else holds the new connection yet.
             stream.close()
             raise
 

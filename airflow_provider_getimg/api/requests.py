@@ -104,7 +104,7 @@ class _Request(BaseModel):
     @classmethod
     def _prompt_is_in_range(cls, prompt: str) -> str:
         _not_empty(prompt)
-        # Nobody means this word, and it would be billed.
+        # No one means this word, and it would be billed.
         if prompt.strip() == "None":
             raise ValueError("must be a description, got 'None': a template rendered nothing")
         if len(prompt) > PROMPT_MAX_CHARACTERS:

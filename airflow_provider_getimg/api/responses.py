@@ -51,7 +51,7 @@ _MOVED = frozenset({301, 307, 308})
 _EXCERPT_CHARACTERS = 300
 _MESSAGE_CHARACTERS = 500
 
-#: What a server may ask to wait, in seconds: more is taken for a mistake, and for not told.
+#: The longest wait that a server may ask for, in seconds: a longer one is a mistake, and ignored.
 MAX_WAIT = 6 * 3600.0
 
 

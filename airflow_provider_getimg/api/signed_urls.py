@@ -24,7 +24,7 @@ _AUTHORITY_BEGINS = re.compile(r":\\?/\\?/")
 _SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+.-")
 _SCHEME_CHARACTERS = 20
 # A URL ends at white space, and one that follows a quote ends at the next such quote: other quotes may be part of it.
-# Within quotes a backslash escapes what follows. Where the quote itself is escaped, nobody knows how deep: to be on the safe
+# Within quotes a backslash escapes what follows. Where the quote itself is escaped, the depth is unknown: to be on the safe
 # side the URL ends at white space.
 _UNQUOTED = re.compile(r"\S*")
 _QUOTED = {quote: re.compile(rf"[^\s\\{quote}]*(?:\\\S[^\s\\{quote}]*)*") for quote in "'\""}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.stop import Stop
 
-#: So many in a row, and nothing more is sent: it might all be billed, or all be lost. A refusal by S3 that will not pass needs
+#: After so many consecutive ones, nothing more is sent: it might all be billed, or all be lost. A refusal by S3 that will not pass needs
 #: no second one.
 MAX_CONSECUTIVE_UNKNOWN = 5
 MAX_CONSECUTIVE_UNSAVED = 5

@@ -40,7 +40,7 @@ class Budget:
         self._check_balance = check_balance
         self._prices: dict[tuple[str, str | None], Decimal | None] = {}
         self._lock = threading.Lock()
-        #: What was billed, as far as the API told.
+        #: What was billed, as far as the API said.
         self.billed = Decimal(0)
         #: How many requests were, or may have been, billed besides: what they cost is not known.
         self.unknown_outcomes = 0

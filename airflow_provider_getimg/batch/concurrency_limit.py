@@ -26,7 +26,7 @@ RAMP_SPACING = 0.04
 PROBE_SECONDS = 1.0
 #: How many requests' time passes until the next look: the first time, doubled each time, up to so many responses.
 LOOK_REQUESTS, LOOK_RESPONSES = 2.0, 40
-#: Responses after which a slot is left to others for a moment: at first, and where others are known of; and at most.
+#: Responses after which a slot is given up to others for a moment: at first, and where others are known of; and at most.
 GAP_FIRST, GAP_LAST = 4, 12
 #: That moment, as a share of the time that a request takes: while no others are known of, and once they are.
 GAP_ALONE, GAP_SHARED = 1 / 15, 1 / 6
@@ -146,7 +146,7 @@ class ConcurrencyLimit:
             # It was within the limit.
             self.on_shared(now)
         if others < self.value:
-            # What the others have is what is allowed.
+            # What the others have is the limit.
             self.value = max(1, others)
         # Of many that are refused together, one counts.
         if self._is_ramping or now >= self._next_look_at:

@@ -118,7 +118,7 @@ class History:
         :raises GetimgError: What they may have spent is not known: the catalogue is out of reach.
         """
         states = [(row, state) for row in self._rows if (state := self.state(row)).entry is not None]
-        # What is known first: the catalogue, which is asked for the rest, may be out of reach.
+        # What is known first: the catalogue, which has the rest, may be out of reach.
         for _, state in states:
             budget.add_earlier_cost((state.result and state.result.cost) or Decimal(0))
         for row, state in states:
@@ -161,7 +161,7 @@ def unsaved(journal: Journal) -> list[Generation]:
     """Return what earlier tries were billed and did not save, whatever rows it was for."""
     found = []
     for value in journal.unsaved():
-        # What can't be read is told by the ledger of its row.
+        # What can't be read is reported by its row's ledger.
         with suppress(ValueError):
             entry = Entry.from_json(value)
             if entry is not None and entry.generation is not None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SPACING = 0.04
 #: Bounds in seconds of the wait after a connection that was not made.
 BACKOFF_FIRST, BACKOFF_LIMIT = 1.0, 30.0
-# A waiting thread looks this often whether the batch was told to stop: a signal handler must not take a lock.
+# A waiting thread looks this often whether the batch is to stop: a signal handler must not take a lock.
 _LOOK_SECONDS = 0.25
 _CROWDED_OUT = "other tasks hold all concurrent requests of the account"
 

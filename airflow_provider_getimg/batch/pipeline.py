@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.settings import BatchSettings
     from airflow_provider_getimg.batch.stop import Stop
 
-#: Seconds that requests in flight get to be completed once the task was told to end. Whoever told it may kill it before: Airflow
-#: five seconds after "mark failed" or a Clear, Kubernetes at the end of the pod's grace period. Waiting loses nothing then.
+#: Seconds that requests in flight get to be completed once the task is terminated. It may be killed before: by Airflow
+#: five seconds after "mark failed" or a Clear, by Kubernetes at the end of the pod's grace period. Waiting loses nothing then.
 GRACE_SECONDS = 120.0
 #: Seconds after that until files that have arrived are given up.
 SAVE_SECONDS = 60.0

@@ -34,7 +34,7 @@ class RequestSpec(Generic[RequestT]):
         self._kind: type[RequestT] = kind
         self._images = reference_images.as_written(fields.get("images"))
         self._fields = {name: value for name, value in fields.items() if name != "images"}
-        #: The request, with stand-ins for images that lie in S3.
+        #: The request, with stand-ins for images in S3.
         self.checked: RequestT = kind.checked(
             **self._fields, images=reference_images.without_s3(self._images)
         )

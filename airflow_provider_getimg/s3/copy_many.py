@@ -57,7 +57,7 @@ def copy_many(
                 copy, error = futures[future], future.exception()
                 outcomes[copy] = future.result() if error is None else _reported(copy, error, log)
     except BaseException:
-        # A time-out, a signal or a fault of ours: nothing new begins, what runs is cut short, and nobody waits for a
+        # A time-out, a signal or a fault of ours: nothing new begins, what runs is cut short, without waiting for a
         # request to S3 to end.
         pool.shutdown(wait=False, cancel_futures=True)
         abort()

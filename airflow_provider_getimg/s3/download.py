@@ -60,7 +60,7 @@ _GONE = 410
 # Successes of something else than a download.
 _NOTHING_YET = frozenset({202, 204, 205})
 
-# Files are asked for there, and not saved.
+# Files are requested there, and not saved.
 _NOWHERE = KeyTemplate.parse("{generation_id}", "nowhere")
 
 

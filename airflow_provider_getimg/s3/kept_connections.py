@@ -191,7 +191,7 @@ class _Head:
         try:
             while left > 0:
                 filled, most = 0, min(left, len(buffer))
-                # TLS hands out 16 KiB at a time, however much is asked for.
+                # TLS hands out 16 KiB at a time, however much is requested.
                 while filled < most and (received := receive(buffer[filled:most])):
                     filled += received
                 yield bytes(buffer[:filled])

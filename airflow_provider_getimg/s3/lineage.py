@@ -81,7 +81,7 @@ def _emit_each(events: Any, saved: Sequence[Saved], log: Logger | logging.Logger
                 if _add_to_existing(events, uri, extra):
                     continue
             except ImportError:
-                # Outside of a running task there is nobody to ask.
+                # Outside of a running task there is no one to ask.
                 lookups = 0
             except Exception as error:
                 lookups = 0

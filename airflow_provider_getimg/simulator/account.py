@@ -110,7 +110,7 @@ class Limits:
         """Count a request for as long as it runs, or refuse it with a 429. One refused is not counted."""
         settings = self._settings
         if settings.concurrency and self.running >= settings.concurrency:
-            # No Retry-After: nobody knows when the others will be done.
+            # No Retry-After: it is unknown when the others will be done.
             raise ApiError(429, f"Too many concurrent requests: the limit is {settings.concurrency}.")
         self._roll()
         if settings.rpm and self._count >= settings.rpm:

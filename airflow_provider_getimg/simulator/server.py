@@ -54,7 +54,7 @@ class SimulatorServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Hang up on everybody, wake what waits, and end."""
         self._simulator.stopping.set()
-        # What is cut off now complains to nobody.
+        # What is cut off now reports to no one.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         for connection in list(self.server_state.connections):
             cast("ConnectionProtocol", connection).client_connection.abort()

@@ -84,7 +84,7 @@ def end_descendants(grace: float) -> dict[int, int]:
         if now > kill_at:
             send(left, signal.SIGKILL)
         else:
-            # Some were started only after the others had been told.
+            # Some were started only after the others had got the signal.
             send([process for process in left if process not in told], signal.SIGTERM)
             told.update(left)
         time.sleep(POLL_SECONDS)
