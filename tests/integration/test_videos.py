@@ -44,7 +44,7 @@ LOST = [
 ]
 POLLED = [
     "client.py:get_video:",
-    "paid_video.py:look:",
+    "paid_video.py:poll:",
     "ledger.py:record_response:",
     "paid_request.py:_log_made:",
     "one_generation.py:_push:",
