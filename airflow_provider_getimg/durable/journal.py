@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_getimg.api.errors import LedgerError
+from airflow_provider_getimg.api.errors import Billed, LedgerError
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.durable.ledger import Entry
 from airflow_provider_getimg.durable.task_state import StateConflictError
@@ -55,8 +55,10 @@ class Journal:
     :raises LedgerError: On entering: the store, or what is in it, could not be read.
     """
 
-    def __init__(self, state: TaskState, epoch: int, log: Logger) -> None:
+    def __init__(self, state: TaskState, epoch: int, log: Logger, *, is_first_try: bool = True) -> None:
         self._state = state
+        # What can't be read may hold bills, unless nothing was tried yet.
+        self._billed: Billed = "no" if is_first_try else "unknown"
         self._epoch = epoch
         self._log = log
         self._earlier: dict[str, Any] = {}
@@ -155,7 +157,9 @@ class Journal:
         try:
             segment = self._state.get(key)
         except Exception as error:
-            raise LedgerError(f"{self._state.name} could not be read: {reason(error)}.") from None
+            raise LedgerError(
+                f"{self._state.name} could not be read: {reason(error)}.", billed=self._billed
+            ) from None
         if segment is None:
             return None
         try:

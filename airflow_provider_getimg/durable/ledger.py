@@ -207,7 +207,11 @@ class Ledger:
                 billed="unknown",
             ) from None
         except Exception as error:
-            raise LedgerError(f"{self._place.store} could not be read: {reason(error)}.") from None
+            raise LedgerError(
+                f"{self._place.store} could not be read: {reason(error)}.",
+                # An earlier try may have paid.
+                billed="no" if self._try_number == 1 else "unknown",
+            ) from None
         if entry is None:
             return None
         is_owed = (

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_getimg.api.errors import Billed, VideoFailedError
 from airflow_provider_getimg.api.requests import VideoRequest
+from airflow_provider_getimg.api.responses import one_line
+from airflow_provider_getimg.api.signed_urls import without_query
 from airflow_provider_getimg.durable.paid_request import PaidRequest, alarm_postponed
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.durable.ledger import Entry
 
 FAILED_VIDEO = ("fail", "resubmit")
+# So much of what the API says of a failure goes into a message.
+_REASON_CHARACTERS = 500
 
 
 class VideoClient(Protocol):
@@ -100,7 +104,8 @@ class PaidVideo(PaidRequest[VideoRequest]):
         """
         video = client.get_video(self._id)
         if video.is_failed:
-            failure = f"getimg.ai could not make video {video.id} ({video.failure})."
+            reason = one_line(video.failure, _REASON_CHARACTERS, without_query)
+            failure = f"getimg.ai could not make video {video.id} ({reason})."
             self._ledger.record_failed(failure)
             raise self._failed(failure, **_bill(video))
         if video.generation is not None:

@@ -130,14 +130,13 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.api.requests import ImageRequest
         from airflow_provider_getimg.durable.paid_generation import PaidGeneration
         from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
-        from airflow_provider_getimg.durable.request_spec import RequestSpec
         from airflow_provider_getimg.s3.labels import checked_labels
 
         max_cost = checked_max_cost(self.max_cost)
         on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
         rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
         labels = checked_labels(self.labels)
-        request = RequestSpec(ImageRequest, {name: getattr(self, name) for name in ImageRequest.model_fields})
+        request = self._request(ImageRequest)
         paid = PaidGeneration(
             self._ledger(context, request.fingerprint),
             # A response that is paid already needs no reference: S3 is only read for a request that is sent.

@@ -187,7 +187,10 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         with (
             self.hook,
             Journal(
-                task_state(context, self.hook, self.aws_conn_id), int(context["ti"].max_tries), self.log
+                task_state(context, self.hook, self.aws_conn_id),
+                int(context["ti"].max_tries),
+                self.log,
+                is_first_try=context["ti"].try_number == 1,
             ) as journal,
         ):
             try:

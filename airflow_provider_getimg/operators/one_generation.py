@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls
+from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls, unwrap
 from airflow_provider_getimg.records import COST, push_record
 
 if TYPE_CHECKING:
@@ -19,19 +19,31 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.durable.ledger import Ledger
+    from airflow_provider_getimg.durable.request_spec import RequestSpec, RequestT
 
 
 class OneGenerationMixin(MaskedTemplatesMixin):
     """For an operator with ``model``, ``getimg_conn_id`` and ``aws_conn_id``."""
 
     model: str
+    images: Any
     getimg_conn_id: str
     aws_conn_id: str | None
+
+    concealed_fields = ("images",)
 
     @cached_property
     def hook(self) -> GetimgHook:
         """The hook for ``getimg_conn_id``."""
         return GetimgHook(getimg_conn_id=self.getimg_conn_id)
+
+    def _request(self, kind: type[RequestT]) -> RequestSpec[RequestT]:
+        """Return the request that the fields describe, rendered. What is signed in its references is masked in logs."""
+        from airflow_provider_getimg.durable.request_spec import RequestSpec
+
+        fields = {name: unwrap(getattr(self, name)) for name in kind.model_fields}
+        mask_signed_urls(fields["images"])
+        return RequestSpec(kind, fields)
 
     def _ledger(self, context: Context, fingerprint: str) -> Ledger:
         """Return the ledger of the task's one request."""
@@ -72,12 +84,18 @@ class OneGenerationMixin(MaskedTemplatesMixin):
         return response
 
     def _all_gone(self, generation: Generation) -> bool:
+        from airflow_provider_getimg.api.errors import ConnectionConfigError
         from airflow_provider_getimg.api.parameters import FILE_MAX_BYTES
-        from airflow_provider_getimg.s3.download import Downloads
+        from airflow_provider_getimg.s3.download import Downloads, is_past_deletion
 
-        with Downloads(
-            self.hook.settings, "", max_bytes=FILE_MAX_BYTES, concurrency=1, log=self.log
-        ) as downloads:
+        # A paid response is returned even if the connection has broken since.
+        if not is_past_deletion(generation):
+            return False
+        try:
+            settings = self.hook.settings
+        except ConnectionConfigError:
+            return False
+        with Downloads(settings, "", max_bytes=FILE_MAX_BYTES, concurrency=1, log=self.log) as downloads:
             return downloads.all_gone(generation)
 
     def _s3_client(self) -> S3Client:

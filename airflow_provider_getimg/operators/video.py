@@ -159,14 +159,13 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.api.parameters import checked_seconds
         from airflow_provider_getimg.api.pricing import checked_max_cost
         from airflow_provider_getimg.api.requests import VideoRequest
-        from airflow_provider_getimg.durable.request_spec import RequestSpec
         from airflow_provider_getimg.s3.labels import checked_labels
 
         max_cost = checked_max_cost(self.max_cost)
         labels = checked_labels(self.labels)
         timeout = checked_seconds("timeout", self.timeout)
         poll_interval = checked_seconds("poll_interval", self.poll_interval)
-        request = RequestSpec(VideoRequest, {name: getattr(self, name) for name in VideoRequest.model_fields})
+        request = self._request(VideoRequest)
         paid = self._paid_video(context, request.fingerprint, request)
         with self.hook:
             is_found = paid.find()

@@ -176,10 +176,8 @@ class Downloads:
 
         :raises KilledError: The session was aborted.
         """
-        now = datetime.now(UTC)
-        return all(
-            copy.media.deletes_at is not None and copy.media.deletes_at <= now and self._is_gone(copy)
-            for copy in copies_of(generation, _NOWHERE)
+        return is_past_deletion(generation) and all(
+            self._is_gone(copy) for copy in copies_of(generation, _NOWHERE)
         )
 
     def _is_gone(self, copy: TransferItem) -> bool:
@@ -341,6 +339,12 @@ class Downloads:
                 f"The download of {copy.name} did not finish within {self.timeout:g} seconds."
             )
         return DownloadError(f"The download of {copy.name} broke: {reason(error)}.")
+
+
+def is_past_deletion(generation: Generation) -> bool:
+    """Return whether all files of a response should be deleted by now, by this machine's clock."""
+    now = datetime.now(UTC)
+    return all(media.deletes_at is not None and media.deletes_at <= now for media in generation.data)
 
 
 def _server_time(response: httpx.Response) -> datetime:

@@ -20,6 +20,7 @@ from airflow_provider_getimg.durable.ledger import KEY
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.retry import RETRY_POLICY, GetimgRetryPolicy
 from airflow_provider_getimg.version_compat import RetryAction
+from tests.support.airflow_internals import serialize_template_field
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 
@@ -258,13 +259,48 @@ def test_a_request_that_was_not_billed_is_forgotten(getimg_default, context, sto
     assert operator().execute(context(try_number=2))["status"] == "completed"
 
 
-def test_nothing_is_sent_where_the_ledger_can_t_be_read(getimg_default, context, store):
+@pytest.mark.parametrize(
+    ("try_number", "bill"),
+    [(1, "Nothing was billed"), (2, "It may have been billed")],
+    ids=["first", "later"],
+)
+def test_nothing_is_sent_where_the_ledger_can_t_be_read(getimg_default, context, store, try_number, bill):
     store.broken = True
-    with pytest.raises(
-        errors.GetimgError, match=r"could not be read: the API server is away\. Nothing was billed"
-    ):
-        operator().execute(context())
+    with pytest.raises(errors.GetimgError, match=rf"could not be read: the API server is away\. {bill}"):
+        operator().execute(context(try_number))
     assert not getimg_default.ledger
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://a.test/x.png?X-Amz-Signature=of-the-reference", "s3://a/{b}?X-Amz-Signature=of-the-reference"],
+    ids=["https", "s3"],
+)
+@pytest.mark.parametrize(
+    "kind",
+    [str, lambda url: [url], lambda url: [{"url": url, "role": "first_frame"}]],
+    ids=["text", "list", "roles"],
+)
+def test_references_are_shown_without_their_signatures(url, kind):
+    # Airflow 3.1.2 applies no masks to rendered fields.
+    task = operator(images=kind(url))
+    task.render_template_fields({})
+    shown = serialize_template_field(task.images, "images")
+    assert url.partition("?")[0] in json.dumps(shown)
+    assert "of-the-reference" not in json.dumps(shown)
+
+
+def test_rendered_references_are_sent(getimg_default, context):
+    task = operator(images=["https://a.test/x.png?X-Amz-Signature=rendered-and-sent"])
+    task.render_template_fields({})
+    assert task.execute(context())["status"] == "completed"
+
+
+def test_a_recorded_response_needs_no_connection(getimg_default, context, monkeypatch):
+    paid = operator(do_xcom_push=False).execute(context())
+    monkeypatch.delenv("AIRFLOW_CONN_GETIMG_DEFAULT")
+    assert operator().execute(context(2))["id"] == paid["id"]
+    assert len(getimg_default.ledger) == 1
 
 
 def test_nothing_is_sent_where_the_ledger_can_t_be_written(getimg_default, context, store, monkeypatch):

@@ -379,10 +379,15 @@ class TestRetry:
         assert (summary["saved"], summary["reused"]) == (5, 4)
         assert bench.posts() == 5
 
-    def test_asks_nothing_where_the_state_store_is_away(self, bench, store):
+    @pytest.mark.parametrize(
+        ("try_number", "bill"),
+        [(1, "Nothing was billed"), (2, "It may have been billed")],
+        ids=["first", "later"],
+    )
+    def test_asks_nothing_where_the_state_store_is_away(self, bench, store, try_number, bill):
         store.broken = True
-        with pytest.raises(errors.GetimgError, match="The task state store could not be read"):
-            bench.run(rows(2))
+        with pytest.raises(errors.GetimgError, match=rf"The task state store could not be read: .*\. {bill}"):
+            bench.run(rows(2), try_number=try_number)
         assert bench.posts() == 0
 
     def test_asks_nothing_where_what_was_done_can_not_be_read(self, bench, store):

@@ -329,11 +329,13 @@ class TestThePolls:
 class TestAFailedVideo:
     @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
     def test_fails_with_the_api_s_reason_and_is_not_paid_for_again(self, api, context, deferrable):
-        api.faults.failed_video(code="moderation", message="Not this.")
+        message = "Not this:\nhttps://a.test/x.png?X-Amz-Signature=secret"
+        api.faults.failed_video(code="moderation", message=message)
         with pytest.raises(errors.VideoFailedError) as error:
             run(operator(deferrable=deferrable), context())
         assert str(error.value).startswith(
-            f"getimg.ai could not make video {api.ledger[0].id} (moderation: Not this.). To make a new one, clear"
+            f"getimg.ai could not make video {api.ledger[0].id} (moderation: Not this: https://a.test/x.png?...). To make "
+            "a new one, clear"
         )
         with pytest.raises(errors.VideoFailedError):
             operator().execute(context(2))
