@@ -13,6 +13,7 @@ of their own, which is named for the moment the run was started and for the depl
 - After a Clear, the run has another start. The task continues in the latest folder of its deployment.
 - A first try only uses the one of its moment: a run that was deleted and recreated under the same id is a new run. If there
   are others, it leaves a marker, so that its own retries and Clears find the right one.
+- A first try that resumes after a deferral continues in the latest one, too: a Clear of another task starts the run again.
 """
 
 from __future__ import annotations
@@ -54,16 +55,19 @@ class S3TaskState:
     :param folder: The connection's ``state_folder``.
     :param aws_conn_id: The AWS connection, where the folder names none.
     :param context: The task's context.
+    :param is_resumed: Whether the try was deferred, and has a state already.
     """
 
-    def __init__(self, folder: StateFolder, aws_conn_id: str | None, context: Context) -> None:
+    def __init__(
+        self, folder: StateFolder, aws_conn_id: str | None, context: Context, *, is_resumed: bool = False
+    ) -> None:
         self.name = f"The state folder {folder}"
         self._bucket = folder.bucket
         self._aws_conn_id = folder.aws_conn_id or aws_conn_id
         ti, run = context["ti"], context["dag_run"]
         names = (ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index))
         self._task_folder = "/".join(filter(None, (folder.prefix, *map(_file_name, names)))) + "/"
-        self._is_first_try = int(ti.try_number) == 1
+        self._is_new = int(ti.try_number) == 1 and not is_resumed
         started = (run.start_date or run.run_after).astimezone(UTC)
         self._started = f"{started:%Y%m%dT%H%M%S.%fZ}"
         deployment = conf.get("api", "base_url", fallback="").rstrip("/")
@@ -128,7 +132,7 @@ class S3TaskState:
             if name.startswith(f"{self._started}-"):
                 return self._task_folder + name
         earlier = [name for name in found if name.endswith(f"-{self._deployment}") and name < own]
-        if earlier and not self._is_first_try:
+        if earlier and not self._is_new:
             return self._task_folder + earlier[-1]
         folder = self._task_folder + own
         if found:

@@ -70,11 +70,14 @@ class StateStore:
         return f"{key!r} from the task's state"
 
 
-def task_state(context: Context, hook: GetimgHook, aws_conn_id: str | None) -> TaskState:
+def task_state(
+    context: Context, hook: GetimgHook, aws_conn_id: str | None, *, is_resumed: bool = False
+) -> TaskState:
     """
     Return the state of a task instance: in the connection's ``state_folder`` where it has one.
 
     :param aws_conn_id: The AWS connection for a folder that names none.
+    :param is_resumed: Whether the try was deferred, and has a state already.
     :raises ConnectionConfigError: Nothing can keep a state: there is no store, and no folder in a connection that can be used.
     """
     from airflow_provider_getimg.api.errors import ConnectionConfigError
@@ -90,7 +93,7 @@ def task_state(context: Context, hook: GetimgHook, aws_conn_id: str | None) -> T
     if folder is not None:
         from airflow_provider_getimg.durable.s3_task_state import S3TaskState
 
-        return S3TaskState(folder, aws_conn_id, context)
+        return S3TaskState(folder, aws_conn_id, context, is_resumed=is_resumed)
     if store is None:
         raise ConnectionConfigError(
             f"Airflow {AIRFLOW_VERSION} has no task state store, which keeps a retry from paying again, and connection "

@@ -45,12 +45,12 @@ class OneGenerationMixin(MaskedTemplatesMixin):
         mask_signed_urls(fields["images"])
         return RequestSpec(kind, fields)
 
-    def _ledger(self, context: Context, fingerprint: str) -> Ledger:
+    def _ledger(self, context: Context, fingerprint: str, *, is_resumed: bool = False) -> Ledger:
         """Return the ledger of the task's one request."""
         from airflow_provider_getimg.durable.ledger import Ledger, OwnPlace
         from airflow_provider_getimg.durable.task_state import task_state
 
-        state = task_state(context, self.hook, self.aws_conn_id)
+        state = task_state(context, self.hook, self.aws_conn_id, is_resumed=is_resumed)
         return Ledger(context, fingerprint, self.log, OwnPlace(state))
 
     @cached_property

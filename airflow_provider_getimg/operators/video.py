@@ -206,7 +206,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.durable.paid_video import FAILED_VIDEO, PaidVideo
 
         return PaidVideo(
-            self._ledger(context, fingerprint),
+            self._ledger(context, fingerprint, is_resumed=request is None),
             # References in S3 are only read for a request that is sent.
             None if request is None else lambda: request.resolve(self._s3_client),
             on_unknown_outcome=checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME),

@@ -50,9 +50,12 @@ class Folder:
         )
         return {"ti": ti, "dag_run": SimpleNamespace(start_date=started, run_after=STARTED)}
 
-    def state(self, started: datetime = STARTED, try_number: int = 1, **ids: Any) -> S3TaskState:
+    def state(
+        self, started: datetime = STARTED, try_number: int = 1, *, is_resumed: bool = False, **ids: Any
+    ) -> S3TaskState:
         folder = StateFolder(self.bucket, "state")
-        return S3TaskState(folder, "aws_default", self.context(started, try_number, **ids))
+        context = self.context(started, try_number, **ids)
+        return S3TaskState(folder, "aws_default", context, is_resumed=is_resumed)
 
     def keys(self) -> list[str]:
         return [entry["Key"] for entry in self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
@@ -111,6 +114,15 @@ def test_after_a_clear_it_goes_on(folder):
     cleared.set("key", 2)
     assert folder.state(CLEARED, try_number=3).get("key") == 2
     assert folder.state(CLEARED + timedelta(hours=1), try_number=4).get("key") == 2
+
+
+def test_a_first_try_that_resumes_in_a_run_that_was_started_again_goes_on(folder):
+    folder.state().set("key", "submitted")
+    # A Clear of another task.
+    resumed = folder.state(CLEARED, is_resumed=True)
+    assert resumed.get("key") == "submitted"
+    resumed.set("key", "completed")
+    assert folder.state(CLEARED, try_number=2).get("key") == "completed"
 
 
 def test_a_run_made_again_under_the_same_id_is_a_new_run(folder):

@@ -7,6 +7,8 @@ import asyncio
 import json
 import threading
 import time
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -20,6 +22,7 @@ from airflow_provider_getimg.triggers import video as triggers
 
 if TYPE_CHECKING:
     from airflow_provider_getimg.testing import GetimgSimulator
+    from devstack import SeaweedFS
 
 MODEL = "reel-sound"
 
@@ -324,6 +327,30 @@ class TestThePolls:
         assert str(error.value).endswith("It may have been billed.")
         assert operator().execute(context(2))["id"] == api.ledger[0].id
         assert paid(api) == [("delivered", 0.2)]
+
+
+def test_a_clear_of_another_task_submits_no_video_again(
+    simulator: GetimgSimulator, seaweedfs: SeaweedFS, bucket: str, context, monkeypatch
+):
+    simulator.settings(video_latency=60)
+    connection = simulator.process.connection(state_folder=f"s3://{bucket}/state")
+    monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", connection)
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+
+    def started(hour: int, try_number: int = 1) -> dict[str, Any]:
+        start = datetime(2026, 11, 29, hour, tzinfo=UTC)
+        made = context(try_number) | {"dag_run": SimpleNamespace(start_date=start, run_after=start)}
+        del made["task_state_store"]
+        return made
+
+    task = operator(deferrable=True, timeout=0.2)
+    stopped = deferred(task, started(1))
+    # The Clear starts the run again while this task is deferred.
+    with pytest.raises(errors.VideoPendingError):
+        resume(task, started(2), stopped)
+    with pytest.raises(errors.VideoPendingError):
+        operator(timeout=0.2).execute(started(2, 2))
+    assert len(simulator.ledger) == 1
 
 
 class TestAFailedVideo:
