@@ -81,8 +81,9 @@ def test_a_task_that_is_killed_gets_the_one_video_that_it_submitted(
             ids = [post["id"] for post in posts if post["prompt"] == prompt]
             assert [ended.xcom("generate", map_index=index)["id"]] == ids, where
         else:
-            assert moment in LOST, where
-            assert "It may have been billed." in ended.log("generate", try_number=2, map_index=index), where
+            log = ended.log("generate", try_number=2, map_index=index)
+            assert moment in LOST, (where, log)
+            assert "It may have been billed." in log, where
         seen[task["state"]] += 1
     assert seen["failed"] <= len(set(LOST) & set(moments))
     assert simulator.ledger.total_cost == pytest.approx(PRICE * sum(billed.values()))
