@@ -129,7 +129,7 @@ def wait_out_rate_limits(seconds: float, log: Logger, killed: threading.Event) -
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, RateLimitError) else None
         if asked is None:
-            return poll_interval(state.seconds_since_start or 0.0)
+            return slot_probe_delay(state.seconds_since_start or 0.0)
         return max(asked, MIN_WAIT * state.attempt_number)
 
     def log_wait(state: RetryCallState) -> None:
@@ -157,7 +157,7 @@ def backoff(attempt: int, first: float = BACKOFF_FIRST, limit: float = BACKOFF_L
     return full / 2 + random.uniform(0, full / 2)
 
 
-def poll_interval(waited: float) -> float:
+def slot_probe_delay(waited: float) -> float:
     """
     Return the seconds until one more look for a slot, where others hold all concurrent requests of the account.
 

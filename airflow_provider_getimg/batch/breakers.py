@@ -96,17 +96,17 @@ class Breakers:
             pass
         return not self._stop.event.is_set()
 
-    def is_generated_again(self, row: Row) -> None:
+    def on_resend(self, row: Row) -> None:
         """Note that a row has no file to save: it is sent."""
         with self._lock:
-            self._settle_owed(row, None)
+            self._note_owed(row, None)
 
-    def ended(self, result: RowResult) -> None:
+    def on_row_result(self, result: RowResult) -> None:
         """Note the result of a row."""
         with self._lock:
-            self._settle_owed(result.row, result)
+            self._note_owed(result.row, result)
 
-    def _settle_owed(self, row: Row, result: RowResult | None) -> None:
+    def _note_owed(self, row: Row, result: RowResult | None) -> None:
         if row.index not in self._owed:
             return
         self._owed.remove(row.index)

@@ -73,12 +73,14 @@ class Budget:
 
     def add_earlier_cost(self, amount: Decimal) -> None:
         """Count what earlier tries paid."""
-        self.billed += amount
+        with self._lock:
+            self.billed += amount
 
     def add_earlier_unknown(self, price: Decimal, requests: int) -> None:
         """Count requests of earlier tries that may have been billed, at this price each."""
-        self._set_aside += price * requests
-        self.unknown_outcomes += requests
+        with self._lock:
+            self._set_aside += price * requests
+            self.unknown_outcomes += requests
 
     def check(self, requests: Iterable[ImageRequest]) -> None:
         """

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 
-from airflow_provider_getimg.retry import poll_interval
+from airflow_provider_getimg.retry import slot_probe_delay
 
 #: Slots to begin with, and seconds until as many again are open, while nothing is refused.
 FIRST_SLOTS, RAMP_SECONDS = 4, 1.0
@@ -25,7 +25,7 @@ RAMP_SPACING = 0.04
 #: Seconds after which a look for one more slot has gone well, at most.
 PROBE_SECONDS = 1.0
 #: How many requests' time passes until the next look: the first time, doubled each time, up to so many responses.
-LOOK_REQUESTS, LOOK_RESPONSES = 2.0, 40
+PROBE_REQUESTS, PROBE_RESPONSES = 2.0, 40
 #: Responses after which a slot is given up to others for a moment: at first, and where others are known of; and at most.
 GAP_FIRST, GAP_LAST = 4, 12
 #: That moment, as a share of the time that a request takes: while no others are known of, and once they are.
@@ -57,8 +57,8 @@ class ConcurrencyLimit:
         # Seconds that a request takes.
         self._latency: float | None = None
         # When to look for one more slot, and how long after the last look that is.
-        self._next_look_at = math.inf
-        self._look_after = 0.0
+        self._next_probe_at = math.inf
+        self._probe_after = 0.0
         # Others use the same key: believed until then.
         self._shared_until = 0.0
         # Since when others have had all slots; None for not now.
@@ -90,7 +90,7 @@ class ConcurrencyLimit:
             self.value += 1
             self._next_slot_at = now + max(RAMP_SPACING, RAMP_SECONDS / self.value)
             return True
-        if now < self._next_look_at:
+        if now < self._next_probe_at:
             return False
         # If it is not refused, the limit was raised: the next slots follow.
         self.value += 1
@@ -102,7 +102,7 @@ class ConcurrencyLimit:
         """Return when a slot may open by itself; None for not before the next response."""
         moments = [self._gap_until]
         if self.value < self._most:
-            moments += self._next_slot_at, self._next_look_at
+            moments += self._next_slot_at, self._next_probe_at
         return min((moment for moment in moments if now < moment < math.inf), default=None)
 
     def on_response(self, seconds: float, now: float) -> None:
@@ -117,7 +117,7 @@ class ConcurrencyLimit:
         if not self.is_reached:
             return
         if is_first:
-            self._look_later(now)
+            self._delay_probe(now)
         self._until_gap -= 1
         if self._until_gap <= 0:
             self._gap_until = now + self._gap(now)
@@ -130,7 +130,7 @@ class ConcurrencyLimit:
         self._shared_until = now + SHARED_REQUESTS * (self._latency or GAP_MAX)
         if not was_shared:
             self._until_gap = min(self._until_gap, GAP_FIRST)
-            self._next_look_at = min(self._next_look_at, now + self._shared_look_after(now))
+            self._next_probe_at = min(self._next_probe_at, now + self._shared_probe_after(now))
 
     def on_refused(self, others: int, now: float) -> float:
         """
@@ -149,8 +149,8 @@ class ConcurrencyLimit:
             # What the others have is the limit.
             self.value = max(1, others)
         # Of many that are refused together, one counts.
-        if self._is_ramping or now >= self._next_look_at:
-            self._look_later(now)
+        if self._is_ramping or now >= self._next_probe_at:
+            self._delay_probe(now)
         self._is_ramping = False
         self._refused_at = now
         if others:
@@ -158,19 +158,21 @@ class ConcurrencyLimit:
         self.on_shared(now)
         if self._crowded_out_at is None:
             self._crowded_out_at = now
-        return poll_interval(now - self._crowded_out_at)
+        return slot_probe_delay(now - self._crowded_out_at)
 
-    def _look_later(self, now: float) -> None:
+    def _delay_probe(self, now: float) -> None:
         if self._is_shared(now):
-            self._look_after = self._shared_look_after(now)
+            self._probe_after = self._shared_probe_after(now)
         elif self._latency is None:
             # Known with the first response.
-            self._look_after = math.inf
+            self._probe_after = math.inf
         else:
-            longest = LOOK_RESPONSES * self._latency / self.value
-            first = min(LOOK_REQUESTS * self._latency, longest)
-            self._look_after = first if self._look_after == math.inf else min(2 * self._look_after, longest)
-        self._next_look_at = now + self._look_after
+            longest = PROBE_RESPONSES * self._latency / self.value
+            first = min(PROBE_REQUESTS * self._latency, longest)
+            self._probe_after = (
+                first if self._probe_after == math.inf else min(2 * self._probe_after, longest)
+            )
+        self._next_probe_at = now + self._probe_after
 
     def _is_shared(self, now: float) -> bool:
         return now < self._shared_until
@@ -181,6 +183,6 @@ class ConcurrencyLimit:
         share = GAP_SHARED if self._is_shared(now) else GAP_ALONE
         return min(max(share * self._latency, GAP_MIN), GAP_MAX)
 
-    def _shared_look_after(self, now: float) -> float:
+    def _shared_probe_after(self, now: float) -> float:
         # The more slots a task has, the less often it looks for another: so tasks end up with about as many each.
         return float(self._gap(now) * (1 + self.value) ** 2 / 2 * random.uniform(0.75, 1.25))

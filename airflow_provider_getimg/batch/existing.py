@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import ObjectExistsError
 from airflow_provider_getimg.batch.report import RowResult
-from airflow_provider_getimg.s3.copier import Saved
+from airflow_provider_getimg.s3.copier import SavedFile
 from airflow_provider_getimg.s3.object_options import GENERATION_ID, MODEL, REQUEST_SHA256
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ class Existing:
                 "or set if_exists='replace'.",
                 billed="no",
             )
-        copy = row.existing_item(
+        item = row.existing_item(
             stored.metadata.get(GENERATION_ID), stored.metadata.get(MODEL), stored.mime_type
         )
-        sha256 = stored.sha256 or self._store.sha256_of(copy)
-        self._log.info("%s already exists, nothing was billed: %s.", row.name, copy.uri)
-        file = Saved(copy, stored.size, sha256, stored.etag, stored.mime_type, copied=False)
-        return RowResult(row, "reused", [file], copy.generation_id)
+        sha256 = stored.sha256 or self._store.sha256_of(item)
+        self._log.info("%s already exists, nothing was billed: %s.", row.name, item.uri)
+        file = SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type)
+        return RowResult(row, "reused", [file], item.generation_id)

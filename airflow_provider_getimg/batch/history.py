@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_provider_getimg.batch.report import BatchResults, RowResult
 from airflow_provider_getimg.durable.journal import saved_key
 from airflow_provider_getimg.durable.ledger import Entry, Ledger
-from airflow_provider_getimg.s3.copier import Saved
+from airflow_provider_getimg.durable.tries import Try
+from airflow_provider_getimg.s3.copier import SavedFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,14 +75,15 @@ class History:
         self._journal = journal
         #: The task's log.
         self.log = log
-        #: Whether Airflow would try again after this try.
-        self.is_last_try = int(context["ti"].try_number) > int(context["ti"].max_tries)
-        self._places = {row.index: journal.place(row.id) for row in rows}
+        self._try = Try.of(context)
+        #: Whether Airflow won't retry after this try.
+        self.is_last_try = self._try.is_last
+        self._stores = {row.index: journal.entry_store(row.id) for row in rows}
         self._states = {row.index: self._read(row) for row in rows}
 
     def _read(self, row: Row) -> RowState:
         try:
-            entry = self._places[row.index].read()
+            entry = self._stores[row.index].read()
         except ValueError:
             return _NOTHING
         if entry is None:
@@ -104,12 +106,12 @@ class History:
 
     def is_of_this_epoch(self, entry: Entry) -> bool:
         """Tell whether no user has cleared the task since the entry was written."""
-        return entry.epoch == int(self._context["ti"].max_tries)
+        return entry.epoch == self._try.epoch
 
     def ledger(self, row: Row) -> Ledger:
         """Return the ledger of a row's request."""
         log = cast("Logger", self.log.bind(row=row.index))
-        return Ledger(self._context, row.request.fingerprint, log, self._places[row.index])
+        return Ledger(self._context, row.request.fingerprint, log, self._stores[row.index])
 
     def count(self, budget: Budget) -> None:
         """
@@ -124,7 +126,7 @@ class History:
         for row, state in states:
             entry = cast("Entry", state.entry)
             price = budget.price(row.request.checked)
-            budget.add_earlier_unknown(price, entry.sent_before + (entry.response is None))
+            budget.add_earlier_unknown(price, entry.unknown_requests)
             if state.result is not None and state.result.cost is None:
                 budget.add_earlier_cost(price)
 
@@ -136,15 +138,15 @@ class History:
             results,
             error,
             sum((result.cost for result in results if result.cost is not None), Decimal(0)),
-            sum(entry.sent_before + (entry.response is None) for entry in entries),
+            sum(entry.unknown_requests for entry in entries),
         )
 
-    def note_saved(self, row: Row, files: Sequence[Saved]) -> None:
+    def note_saved(self, row: Row, files: Sequence[SavedFile]) -> None:
         """Record where a row's files are."""
         # Nothing waits for this: should it be lost, the object itself tells.
         self._journal.write_later(
             saved_key(row.id),
-            [[file.copy.uri, file.size, file.sha256, file.etag, file.mime_type] for file in files],
+            [[file.item.uri, file.size, file.sha256, file.etag, file.mime_type] for file in files],
         )
 
     def forget_saved(self, row: Row) -> None:
@@ -169,14 +171,14 @@ def unsaved(journal: Journal) -> list[Generation]:
     return found
 
 
-def _saved_before(items: Sequence[TransferItem], noted: Any) -> list[Saved] | None:
+def _saved_before(items: Sequence[TransferItem], noted: Any) -> list[SavedFile] | None:
     """Return the files as an earlier try noted them; None if it didn't, or if they belong elsewhere now."""
     if not isinstance(noted, list) or len(noted) != len(items):
         return None
     files = []
     for item, (uri, size, sha256, etag, mime_type) in zip(items, noted, strict=True):
-        located = item.located(sha256, mime_type)
-        if located.uri != uri:
+        known = item.with_key(sha256, mime_type)
+        if known.uri != uri:
             return None
-        files.append(Saved(located, size, sha256, etag, mime_type, copied=False))
+        files.append(SavedFile(known, size, sha256, etag, mime_type))
     return files

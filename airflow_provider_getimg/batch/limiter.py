@@ -67,7 +67,7 @@ class RateLimiter:
         self._completed = 0
         # Nothing is sent before that, and why.
         self._opens_at = 0.0
-        self._closed_because = ""
+        self._close_reason = ""
         # Once a limit was met: when the next request may follow the last one.
         self._is_spaced = False
         self._next_send_at = 0.0
@@ -96,7 +96,7 @@ class RateLimiter:
                 return f"waiting for a slot ({_CROWDED_OUT})"
             if wait < 1:
                 return ""
-            why = self._closed_because if self._opens_at > self._clock() else "getimg.ai limits requests"
+            why = self._close_reason if self._opens_at > self._clock() else "getimg.ai limits requests"
             return f"waiting for {timedelta(seconds=math.ceil(wait))} more ({why})"
 
     @property
@@ -178,7 +178,7 @@ class RateLimiter:
                     "%s: looking for a free one again and again. Nothing was billed.", _CROWDED_OUT
                 )
 
-    def unreachable(self) -> None:
+    def on_unreachable(self) -> None:
         """Note that no connection was made, from within its slot."""
         with self._changed:
             now = self._clock()
@@ -216,31 +216,31 @@ class RateLimiter:
                 "%s: asking again in %.0f seconds. Nothing was billed.", why, moment - self._clock()
             )
         if moment > self._opens_at:
-            self._opens_at, self._closed_because = moment, why
+            self._opens_at, self._close_reason = moment, why
 
 
-class PacedClient:
+class RateLimitedClient:
     """
-    A client whose responses set the pace.
+    A client whose responses teach the limiter.
 
     :param client: Sends the requests.
-    :param pace: Learns from the responses.
+    :param limiter: Learns from the responses.
     """
 
-    def __init__(self, client: GetimgClient, pace: RateLimiter) -> None:
+    def __init__(self, client: GetimgClient, limiter: RateLimiter) -> None:
         self._client = client
-        self._pace = pace
+        self._limiter = limiter
 
     def generate_image(self, request: ImageRequest) -> Generation:
         """Generate an image, as the client does; within a slot."""
-        began, completed = time.monotonic(), self._pace.completed
+        began, completed = time.monotonic(), self._limiter.completed
         try:
             generation = self._client.generate_image(request)
         except RateLimitError as error:
-            self._pace.on_rate_limited(error, self._pace.completed - completed)
+            self._limiter.on_rate_limited(error, self._limiter.completed - completed)
             raise
         except NoConnectionError:
-            self._pace.unreachable()
+            self._limiter.on_unreachable()
             raise
-        self._pace.on_response(time.monotonic() - began, generation.rate_limit)
+        self._limiter.on_response(time.monotonic() - began, generation.rate_limit)
         return generation

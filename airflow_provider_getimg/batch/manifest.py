@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.quote import quote
-from airflow_provider_getimg.s3.keys import KeyTemplate, check_key
+from airflow_provider_getimg.s3.keys import check_key
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_getimg.s3.keys import KeyTemplate
     from airflow_provider_getimg.s3.store import S3Store
 
 #: The name of an empty object that is written beside the images, and deleted, before the first request.
@@ -22,15 +23,16 @@ WRITE_CHECK = ".getimg-write-check"
 _UNSAFE = re.compile(r"[^A-Za-z0-9!_.*'()=-]")
 
 
-def place(manifest_key: object, s3_key: object, s3_bucket: object, context: Context) -> tuple[str, str]:
+def location(manifest_key: object, template: KeyTemplate, context: Context) -> tuple[str, str]:
     """
     Return the bucket and the key of the manifest.
 
     By default it is beside the files: in the folder that their keys share, whatever their placeholders say.
 
+    :param template: The keys of the files.
+
     :raises InvalidInputError: They name no object.
     """
-    template = KeyTemplate.parse(s3_key, s3_bucket)
     if manifest_key is None:
         ti = context["ti"]
         mapped = ti.map_index is not None and ti.map_index >= 0

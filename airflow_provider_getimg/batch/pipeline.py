@@ -47,7 +47,7 @@ class Steps(Protocol):
         """Return the result of a row one of whose steps raised an error."""
         ...
 
-    def ended(self, result: RowResult) -> None:
+    def on_row_result(self, result: RowResult) -> None:
         """Note the result of a row."""
         ...
 
@@ -145,7 +145,7 @@ class Pipeline:
         with self._lock:
             self._results[row.index] = result
             self._failed += not result.is_saved
-            self._steps.ended(result)
+            self._steps.on_row_result(result)
             if len(self._results) == self._total:
                 self._finished.set()
 

@@ -30,7 +30,7 @@ class Progress:
         self._log = log
         self._clock = clock
         self._started = clock()
-        self._told = self._started
+        self._logged_at = self._started
         self._lately = (self._started, 0)
 
     def report(
@@ -42,7 +42,7 @@ class Progress:
         :param waiting_for: What the next request waits for; empty for nothing but a slot.
         """
         now = self._clock()
-        if now - self._told < SECONDS:
+        if now - self._logged_at < SECONDS:
             return
         since, done_then = self._lately
         # Of the last line's time alone: a pause, or rows that were there before, say nothing of the pace.
@@ -66,5 +66,5 @@ class Progress:
             left,
             waiting_for and f", {waiting_for}",
         )
-        self._told = now
+        self._logged_at = now
         self._lately = (now, done)

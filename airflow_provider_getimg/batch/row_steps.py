@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import (
@@ -26,7 +26,7 @@ from airflow_provider_getimg.api.errors import (
     PaidFilesGoneError,
     RateLimitError,
 )
-from airflow_provider_getimg.batch.limiter import PacedClient
+from airflow_provider_getimg.batch.limiter import RateLimitedClient
 from airflow_provider_getimg.batch.report import RowResult, without_traceback
 from airflow_provider_getimg.durable.paid_generation import PaidGeneration
 
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.settings import BatchSettings
     from airflow_provider_getimg.batch.stop import Stop
-    from airflow_provider_getimg.s3.copier import Copier, Saved
+    from airflow_provider_getimg.s3.copier import Copier, SavedFile
 
 #: How often a request that gets no connection is sent within a try.
 CONNECTION_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
-class Account:
+class ApiAccess:
     """
     The getimg.ai side of a batch.
 
@@ -90,7 +90,7 @@ class RowSteps:
     What is done with a row, in any thread.
 
     :param settings: What holds for all rows.
-    :param account: Takes the requests.
+    :param api: Takes the requests.
     :param storage: Takes the files.
     :param history: What earlier tries did.
     :param breakers: What a row's outcome means for the others.
@@ -99,14 +99,14 @@ class RowSteps:
     def __init__(
         self,
         settings: BatchSettings,
-        account: Account,
+        api: ApiAccess,
         storage: Storage,
         history: History,
         breakers: Breakers,
     ) -> None:
         self._settings = settings
-        self._account = account
-        self._client = PacedClient(account.client, account.limiter)
+        self._api = api
+        self._client = RateLimitedClient(api.client, api.limiter)
         self._storage = storage
         self._history = history
         self._breakers = breakers
@@ -130,7 +130,7 @@ class RowSteps:
         if generation is not None:
             self._breakers.on_billed()
             return partial(self.save, row, generation, is_new=False)
-        self._breakers.is_generated_again(row)
+        self._breakers.on_resend(row)
         if not self._breakers.wait_until_open():
             return RowResult(row, "not_sent")
         self._breakers.check_refused(row)
@@ -151,7 +151,7 @@ class RowSteps:
         :param is_new: Whether this try generated them.
         """
         unsaved: GetimgError | None = None
-        files: list[Saved] | None = None
+        files: list[SavedFile] | None = None
         try:
             files = self._saved(row, generation, is_new)
         except GetimgError as error:
@@ -171,18 +171,18 @@ class RowSteps:
         # An earlier try may have paid for it.
         return replace(self._history.result(row), outcome="failed", error=error)
 
-    def ended(self, result: RowResult) -> None:
+    def on_row_result(self, result: RowResult) -> None:
         """Note the result of a row."""
-        self._breakers.ended(result)
+        self._breakers.on_row_result(result)
 
     @property
     def in_flight(self) -> int:
         """How many requests are in flight."""
-        return self._account.client.in_flight
+        return self._api.client.in_flight
 
     def abort_requests(self) -> int:
         """End the requests in flight, and return how many there were."""
-        return self._account.client.abort()
+        return self._api.client.abort()
 
     def abort_uploads(self) -> None:
         """End the copies in flight."""
@@ -191,19 +191,15 @@ class RowSteps:
     def _paid_generation(self, row: Row) -> PaidGeneration:
         return PaidGeneration(
             self._history.ledger(row),
-            # Read once, however often a rate limit sends it back.
-            cache(lambda: row.request.resolve(self._storage.s3_client)),
             on_unknown_outcome=self._settings.on_unknown_outcome,
-            rate_limit_wait=0,
-            killed=self._account.stop.event,
+            killed=self._api.stop.event,
             all_gone=self._storage.copier.all_gone,
-            slot=partial(self._slot, row),
         )
 
     @contextmanager
     def _slot(self, row: Row) -> Iterator[None]:
         """Wait for a slot. What a response means for the other rows is noted before the slot is another's."""
-        with self._account.limiter.acquire():
+        with self._api.limiter.acquire():
             self._breakers.check_refused(row)
             try:
                 yield
@@ -215,7 +211,8 @@ class RowSteps:
 
     def _generate(self, paid: PaidGeneration, row: Row) -> Generation:
         """Send the row's request, however often rate limits send it back."""
-        budget, stop = self._account.budget, self._account.stop
+        budget, stop = self._api.budget, self._api.stop
+        request = row.request.resolve(self._storage.s3_client)
         price = budget.price(row.request.checked)
         try:
             budget.reserve(price)
@@ -225,7 +222,7 @@ class RowSteps:
         unreachable = 0
         while True:
             try:
-                generation = paid.generate(self._client)
+                generation = paid.generate(self._client, request, slot=partial(self._slot, row))
             except RateLimitError as error:
                 if (
                     error.retry_after or 0
@@ -254,9 +251,9 @@ class RowSteps:
                 self._breakers.on_response()
                 return generation
 
-    def _saved(self, row: Row, generation: Generation, is_new: bool) -> list[Saved]:
+    def _saved(self, row: Row, generation: Generation, is_new: bool) -> list[SavedFile]:
         """Save the files of a generation, and note that they are saved."""
-        files: list[Saved] = []
+        files: list[SavedFile] = []
         failures: list[GetimgError] = []
         for item in row.items(generation):
             try:

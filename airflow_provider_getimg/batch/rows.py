@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.media import extension
@@ -17,16 +17,17 @@ from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.batch.requests_file import listed
 from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec
 from airflow_provider_getimg.s3.keys import PLACEHOLDERS as FILE_PLACEHOLDERS
-from airflow_provider_getimg.s3.keys import UNKNOWN, KeyTemplate
+from airflow_provider_getimg.s3.keys import UNKNOWN
 from airflow_provider_getimg.s3.labels import LABELS, ROW_PLACEHOLDERS, checked_labels
-from airflow_provider_getimg.s3.plan import KnownMedia, TransferItem, copies_of
+from airflow_provider_getimg.s3.plan import KnownMedia, TransferItem, items_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mypy_boto3_s3 import S3Client
 
-    from airflow_provider_getimg.api.types import Generation, MediaFile
+    from airflow_provider_getimg.api.types import Generation
+    from airflow_provider_getimg.s3.keys import KeyTemplate
 
 #: The API's own default.
 _DEFAULT_FORMAT = "jpeg"
@@ -37,10 +38,10 @@ _FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 _KNOWN_FROM_RESPONSE = frozenset({"generation_id", "sha256", "width", "height"})
 #: What stands for these while keys are checked.
 _ANY_ID = "0" * 28
-_ANY_RESPONSE = {"generation_id": _ANY_ID, "index": 0, "width": 99999, "height": 99999, "sha256": "0" * 64}
+_LONGEST_VALUES = {"generation_id": _ANY_ID, "index": 0, "width": 99999, "height": 99999, "sha256": "0" * 64}
 _NO_SIZE = {"width": UNKNOWN, "height": UNKNOWN}
 # How many faults are listed; the rest are only counted.
-_FAULTS_TOLD = 3
+_MAX_FAULTS_SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +109,7 @@ class Row:
 
         :raises InvalidInputError: There won't, or it promises another format than the requested one.
         """
-        self.template.render({**self._values, **_ANY_RESPONSE, **_NO_SIZE})
+        self.template.render({**self._values, **_LONGEST_VALUES, **_NO_SIZE})
         key = self._planned_key()
         _, dot, suffix = key.lower().rpartition(".")
         if dot and _FORMATS.get(suffix, self.output_format) != self.output_format:
@@ -119,17 +120,17 @@ class Row:
             )
 
     def _planned_key(self) -> str:
-        return self.template.render({**self._values, **_ANY_RESPONSE})
+        return self.template.render({**self._values, **_LONGEST_VALUES})
 
     def items(self, generation: Generation) -> list[TransferItem]:
         """Return where the files of its generation go. It is paid for: no key can be refused any more."""
         try:
-            items = copies_of(generation, self.template, self._values)
+            items = items_of(generation, self.template, self._values)
         except InvalidInputError:
             # What the response says makes no key, or one that is too long. With these values it was checked.
             digest = hashlib.sha256(generation.id.encode(errors="replace")).hexdigest()
             safe = {"generation_id": digest[: len(_ANY_ID)], "index": 0, **_NO_SIZE}
-            items = copies_of(generation, self.template, {**self._values, **safe})
+            items = items_of(generation, self.template, {**self._values, **safe})
         return [self._named(item) for item in items]
 
     def _named(self, item: TransferItem) -> TransferItem:
@@ -147,7 +148,7 @@ class Row:
                 _ANY_ID,
                 0,
                 self.request.checked.model,
-                cast("MediaFile", KnownMedia(f"image/{self.output_format}", None)),
+                KnownMedia(f"image/{self.output_format}", None),
                 self.bucket,
                 self._planned_key(),
             )
@@ -157,9 +158,9 @@ class Row:
         self, generation_id: str | None, model: str | None, mime_type: str | None
     ) -> TransferItem:
         """Return the file that exists at its key, with what the object itself says."""
-        copy = self.expected_item()
-        media = cast("MediaFile", KnownMedia(mime_type or copy.media.mime_type, None))
-        return replace(copy, generation_id=generation_id or "unknown", model=model, media=media)
+        item = self.expected_item()
+        media = KnownMedia(mime_type or item.media.mime_type, None)
+        return replace(item, generation_id=generation_id or "unknown", model=model, media=media)
 
     def redacted(self) -> dict[str, Any]:
         """Return the request for people."""
@@ -171,14 +172,14 @@ class Row:
 class _Faults:
     """What is wrong with rows: the first faults, so that they can be fixed at once, and the number of all."""
 
-    told: list[str] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
     count: int = 0
 
     def add(self, fault: str) -> None:
         """Add one."""
         self.count += 1
-        if len(self.told) < _FAULTS_TOLD:
-            self.told.append(fault)
+        if len(self.shown) < _MAX_FAULTS_SHOWN:
+            self.shown.append(fault)
 
     def check(self) -> None:
         """
@@ -187,15 +188,14 @@ class _Faults:
         :raises InvalidInputError: Something is.
         """
         if self.count:
-            more = f" And {self.count - len(self.told)} more." if self.count > len(self.told) else ""
-            raise InvalidInputError(" ".join(self.told) + more)
+            more = f" And {self.count - len(self.shown)} more." if self.count > len(self.shown) else ""
+            raise InvalidInputError(" ".join(self.shown) + more)
 
 
 def read_rows(
     requests: object,
     defaults: object,
-    s3_key: object,
-    s3_bucket: object,
+    template: KeyTemplate,
     s3_client: Callable[[], S3Client],
 ) -> list[Row]:
     """
@@ -203,11 +203,11 @@ def read_rows(
 
     :param requests: A list of dicts, or the ``s3://bucket/key`` of a JSON Lines file.
     :param defaults: Fields that they share; None for none.
+    :param template: The keys of their files.
     :param s3_client: Called for a client where a file is to be read.
     :raises InvalidInputError: Any row, or any key, can't be used. It names the first ones.
     :raises UnavailableError: S3 could not be reached.
     """
-    template = KeyTemplate.parse(s3_key, s3_bucket)
     shared, shared_labels = _checked_defaults(defaults)
     faults, unlabelled = _Faults(), _Faults()
     rows: list[Row] = []

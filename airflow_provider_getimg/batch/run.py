@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.requests import ImageRequest
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.batch.history import History
-    from airflow_provider_getimg.batch.row_steps import Account, Storage
+    from airflow_provider_getimg.batch.row_steps import ApiAccess, Storage
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.settings import BatchSettings
 
@@ -37,7 +37,7 @@ class BatchRun:
 
     :param rows: What to generate.
     :param settings: What holds for all of them.
-    :param account: Takes the requests.
+    :param api: Takes the requests.
     :param storage: Takes the files.
     :param history: What earlier tries did.
     """
@@ -46,30 +46,30 @@ class BatchRun:
         self,
         rows: Sequence[Row],
         settings: BatchSettings,
-        account: Account,
+        api: ApiAccess,
         storage: Storage,
         history: History,
     ) -> None:
         self._rows = rows
         self._settings = settings
-        self._account = account
+        self._api = api
         self._storage = storage
         self._history = history
         # Enough for all slots' images at once, on top of what the uploaders have in hand.
         max_backlog = 2 * (settings.senders + settings.uploaders)
-        self._breakers = Breakers(account.stop, account.limiter, max_backlog)
-        steps = RowSteps(settings, account, storage, history, self._breakers)
-        self._pipeline = Pipeline(steps, settings, account.stop, history.log)
+        self._breakers = Breakers(api.stop, api.limiter, max_backlog)
+        steps = RowSteps(settings, api, storage, history, self._breakers)
+        self._pipeline = Pipeline(steps, settings, api.stop, history.log)
         #: Why S3 takes no write, if so: no request was sent.
         self.store_error: GetimgError | None = None
 
     @property
     def results(self) -> BatchResults:
         """What became of the rows, so far."""
-        budget = self._account.budget
+        budget = self._api.budget
         return BatchResults(
             [self._pipeline.result(row) or self._history.result(row) for row in self._rows],
-            self._account.stop.reason,
+            self._api.stop.reason,
             budget.billed,
             budget.unknown_outcomes,
         )
@@ -89,10 +89,10 @@ class BatchRun:
             check_store(self.results)
         except GetimgError as error:
             self.store_error = error
-            self._account.stop.set(error)
+            self._api.stop.set(error)
             return self.results
         progress = Progress(len(self._rows), self._history.log)
-        limiter, budget = self._account.limiter, self._account.budget
+        limiter, budget = self._api.limiter, self._api.budget
 
         def tick(done: int, failed: int) -> None:
             progress.report(
@@ -137,7 +137,7 @@ class BatchRun:
 
         :raises GetimgError: A check failed, and there is nothing of earlier tries to save or to report.
         """
-        budget = self._account.budget
+        budget = self._api.budget
         try:
             self._history.count(budget)
             self._check_references(row.request.checked for row in to_send)
@@ -146,11 +146,11 @@ class BatchRun:
             if not (paid or budget.billed or budget.unknown_outcomes):
                 raise
             # Billed images are saved all the same, and the bill is reported.
-            self._account.stop.set(error)
+            self._api.stop.set(error)
 
     def _check_references(self, requests: Iterable[ImageRequest]) -> None:
         """Let the catalogue say whether a model takes more references than are documented."""
-        get_model = cache(self._account.client.get_model)
+        get_model = cache(self._api.client.get_model)
         for request in requests:
             if references_beyond_documented(request):
                 check_references(get_model(request.model), request)

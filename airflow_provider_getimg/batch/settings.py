@@ -16,7 +16,7 @@ from airflow_provider_getimg.api.parameters import (
 from airflow_provider_getimg.api.pricing import checked_max_cost
 from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
 from airflow_provider_getimg.s3.copier import IF_EXISTS
-from airflow_provider_getimg.s3.copy_many import threads_for
+from airflow_provider_getimg.s3.save_many import threads_for
 
 if TYPE_CHECKING:
     from decimal import Decimal

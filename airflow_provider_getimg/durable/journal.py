@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_provider_getimg.durable.task_state import TaskState
+    from airflow_provider_getimg.durable.tries import Try
 
 #: Keys of the segments in the task's state.
 KEY = "getimg_batch_{number:04}"
@@ -49,17 +50,17 @@ class Journal:
     The entries of a batch. Use it as a context manager: leaving it writes the rest.
 
     :param state: The task's state.
-    :param epoch: ``ti.max_tries``. Entries of another epoch, from before a Clear, only count if they are owed: a paid
-        response without a note that its files are saved.
+    :param this_try: The try that runs. Entries of another epoch, from before a Clear, only count if they are owed: a paid response
+        without a note that its files are saved.
     :param log: The task's log.
     :raises LedgerError: On entering: the store, or what is in it, could not be read.
     """
 
-    def __init__(self, state: TaskState, epoch: int, log: Logger, *, is_first_try: bool = True) -> None:
+    def __init__(self, state: TaskState, this_try: Try, log: Logger) -> None:
         self._state = state
         # What can't be read may hold bills, unless nothing was tried yet.
-        self._billed: Billed = "no" if is_first_try else "unknown"
-        self._epoch = epoch
+        self._billed: Billed = "no" if this_try.is_first else "unknown"
+        self._epoch = this_try.epoch
         self._log = log
         self._earlier: dict[str, Any] = {}
         self._number = 0
@@ -69,9 +70,6 @@ class Journal:
         self._queue: deque[_Change] = deque()
         self._closing = False
         self._writer = threading.Thread(target=self._write_queued, name="getimg-journal", daemon=True)
-        #: How many commits were made, and how many bytes the segments hold together.
-        self.commits = 0
-        self.bytes = 0
 
     def __enter__(self) -> Self:
         self._read()
@@ -119,9 +117,9 @@ class Journal:
             self._changed.notify_all()
         return change.written
 
-    def place(self, key: str) -> JournalPlace:
-        """Return the place of one entry, for a :class:`~airflow_provider_getimg.durable.ledger.Ledger`."""
-        return JournalPlace(self, key, self._state)
+    def entry_store(self, key: str) -> JournalEntryStore:
+        """Return the store of one entry, for a :class:`~airflow_provider_getimg.durable.ledger.Ledger`."""
+        return JournalEntryStore(self, key, self._state)
 
     def _read(self) -> None:
         latest: dict[str, tuple[int, Any]] = {}
@@ -134,7 +132,6 @@ class Journal:
             if segment is not None:
                 epoch, entries = segment
                 latest |= {key: (epoch, value) for key, value in entries.items()}
-                self.bytes += len(json.dumps(entries))
         # What is there already is never written again: a commit that fails can't spoil it.
         self._number = number - missing
         owed = {
@@ -208,8 +205,6 @@ class Journal:
             self._number, self._segment, self._segment_bytes = number + 1, {}, 0
             raise
         self._number, self._segment, self._segment_bytes = number, segment, held + size
-        self.commits += 1
-        self.bytes += size
 
 
 def saved_key(key: str) -> str:
@@ -227,11 +222,11 @@ def _is_owed(key: str, latest: dict[str, tuple[int, Any]], now: int) -> bool:
     return note is None or noted_in < epoch or noted_in == now
 
 
-class JournalPlace:
-    """The place of one entry in a journal. What earlier tries wrote is read once."""
+class JournalEntryStore:
+    """The store of one entry in a journal. What earlier tries wrote is read once."""
 
     def __init__(self, journal: Journal, key: str, state: TaskState) -> None:
-        self.store = state.name
+        self.description = state.name
         self._journal = journal
         self._key = key
         self._state = state

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What this task has asked and paid for, across its tries.
+What this task has requested and paid for, across its tries.
 
 The task's state (:mod:`~airflow_provider_getimg.durable.task_state`) outlives a try, a killed worker and, unlike XCom, the
 start of the next try. The ledger writes to it before a generation is sent and right after its response, so that the next try
@@ -34,6 +34,7 @@ from tenacity import Retrying, stop_after_attempt, wait_exponential
 from airflow_provider_getimg.api.errors import LedgerError
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.api.types import Generation
+from airflow_provider_getimg.durable.tries import Try
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -106,6 +107,11 @@ class Entry:
         """The response, read; None without one."""
         return None if self.response is None else Generation.from_json(self.response)
 
+    @property
+    def unknown_requests(self) -> int:
+        """How many requests were, or may have been, billed to no avail."""
+        return self.sent_before + (self.response is None)
+
     def to_json(self) -> dict[str, Any]:
         """Return it as it is written."""
         return {name: part for name, part in asdict(self).items() if part is not None and part is not False}
@@ -117,11 +123,11 @@ class Entry:
         return str(age).partition(".")[0]
 
 
-class Place(Protocol):
+class EntryStore(Protocol):
     """Where one entry is kept. A failed read or write may raise anything."""
 
     @property
-    def store(self) -> str:
+    def description(self) -> str:
         """What it is in, as a sentence begins."""
 
     @property
@@ -139,11 +145,11 @@ class Place(Protocol):
         """Keep a value, durably once this returns; None deletes what there is."""
 
 
-class OwnPlace:
-    """The place of the one request of a task."""
+class TaskEntryStore:
+    """The store of the entry of a task with one request."""
 
     def __init__(self, state: TaskState) -> None:
-        self.store = state.name
+        self.description = state.name
         self._state = state
 
     @property
@@ -174,23 +180,21 @@ class Ledger:
     :param context: The task's context.
     :param fingerprint: Of the request that this try is about to send.
     :param log: The task's log.
-    :param place: Where its entry is kept.
+    :param store: Where its entry is kept.
     """
 
-    def __init__(self, context: Context, fingerprint: str, log: Logger, place: Place) -> None:
-        ti = context["ti"]
-        self._place = place
+    def __init__(self, context: Context, fingerprint: str, log: Logger, store: EntryStore) -> None:
+        self._store = store
         self._fingerprint = fingerprint
-        self._epoch = int(ti.max_tries)
-        self._try_number = int(ti.try_number)
+        self._try = Try.of(context)
         #: The task's log.
         self.log = log
         self._before: Entry | None = None
         #: What is on record of the request: of an earlier try, then of this one.
         self._entry: Entry | None = None
         self._sent_before = 0
-        #: Whether Airflow would try again after this try.
-        self.is_last_try = self._try_number > self._epoch
+        #: Whether Airflow won't retry after this try.
+        self.is_last_try = self._try.is_last
 
     def previous(self) -> Entry | None:
         """
@@ -199,18 +203,18 @@ class Ledger:
         :raises LedgerError: The store, or what is in it, could not be read.
         """
         try:
-            entry = self._before = self._place.read()
+            entry = self._before = self._store.read()
         except ValueError as error:
             raise LedgerError(
                 f"What an earlier try did is not known, {reason(error)}: this try sent nothing. Delete "
-                f"{self._place.address} to go on; it may hold a paid response.",
+                f"{self._store.address} to go on; it may hold a paid response.",
                 billed="unknown",
             ) from None
         except Exception as error:
             raise LedgerError(
-                f"{self._place.store} could not be read: {reason(error)}.",
+                f"{self._store.description} could not be read: {reason(error)}.",
                 # An earlier try may have paid.
-                billed="no" if self._try_number == 1 else "unknown",
+                billed="no" if self._try.is_first else "unknown",
             ) from None
         if entry is None:
             return None
@@ -219,7 +223,7 @@ class Ledger:
             and not entry.delivered
             and entry.fingerprint == self._fingerprint
         )
-        if entry.epoch != self._epoch and not is_owed:
+        if entry.epoch != self._try.epoch and not is_owed:
             self.log.info("The task was cleared since try %d: a new one is generated.", entry.try_number)
             return None
         if entry.fingerprint != self._fingerprint:
@@ -235,7 +239,7 @@ class Ledger:
 
     def is_before_clear(self, entry: Entry) -> bool:
         """Tell whether a user has cleared the task since the entry was written."""
-        return entry.epoch != self._epoch
+        return entry.epoch != self._try.epoch
 
     def record_intent(self) -> None:
         """
@@ -247,7 +251,7 @@ class Ledger:
         try:
             self._write(entry)
         except Exception as error:
-            raise LedgerError(f"{self._place.store} could not be written: {reason(error)}.") from None
+            raise LedgerError(f"{self._store.description} could not be written: {reason(error)}.") from None
         self._entry = entry
 
     def rollback(self) -> None:
@@ -256,12 +260,12 @@ class Ledger:
         try:
             for attempt in _repeatedly():
                 with attempt:
-                    self._place.write(before)
+                    self._store.write(before)
         except Exception as error:
             # The next try will take the outcome for unknown: it stops, and pays nothing twice.
             self.log.warning(
                 "%s could not be written: %s. The next try will not know that nothing was billed.",
-                self._place.store,
+                self._store.description,
                 reason(error),
             )
 
@@ -297,9 +301,9 @@ class Ledger:
         """
         entry = None
         try:
-            entry = self._place.read()
+            entry = self._store.read()
         except Exception as error:
-            self.log.warning("%s could not be read: %s.", self._place.store, reason(error))
+            self.log.warning("%s could not be read: %s.", self._store.description, reason(error))
         if entry is None or entry.video_id != video_id:
             entry = replace(self._submitted(), state="pending", video_id=video_id)
         self._entry = entry
@@ -313,20 +317,20 @@ class Ledger:
         """
         try:
             # Of this epoch: a Clear that found it being made has got this response.
-            self._write(replace(self._last(), state="failed", failure=failure, epoch=self._epoch))
+            self._write(replace(self._last(), state="failed", failure=failure, epoch=self._try.epoch))
         except Exception as error:
-            self.log.warning("%s could not be written: %s.", self._place.store, reason(error))
+            self.log.warning("%s could not be written: %s.", self._store.description, reason(error))
 
     def delivered(self) -> None:
         """Record that the response on record is where the user can reach it. Raises nothing."""
         entry = self._last()
-        if entry.response is None or (entry.delivered and entry.epoch == self._epoch):
+        if entry.response is None or (entry.delivered and entry.epoch == self._try.epoch):
             return
         try:
-            self._write(replace(entry, epoch=self._epoch, delivered=True))
+            self._write(replace(entry, epoch=self._try.epoch, delivered=True))
         except Exception as error:
             # The next Clear will return this response once more, which costs nothing.
-            self.log.warning("%s could not be written: %s.", self._place.store, reason(error))
+            self.log.warning("%s could not be written: %s.", self._store.description, reason(error))
 
     def record_unknown(self, failure: str, received: str | None = None) -> None:
         """
@@ -342,7 +346,7 @@ class Ledger:
         try:
             self._write(replace(self._last(), failure=failure, received=kept))
         except Exception as fault:
-            self.log.warning("%s could not be written: %s.", self._place.store, reason(fault))
+            self.log.warning("%s could not be written: %s.", self._store.description, reason(fault))
 
     @property
     def sent_at(self) -> str:
@@ -357,7 +361,12 @@ class Ledger:
     def _submitted(self) -> Entry:
         now = datetime.now(UTC).isoformat()
         return Entry(
-            "submitted", self._fingerprint, self._epoch, self._try_number, now, sent_before=self._sent_before
+            "submitted",
+            self._fingerprint,
+            self._try.epoch,
+            self._try.number,
+            now,
+            sent_before=self._sent_before,
         )
 
     def _keep(self, entry: Entry, lost: str, identity: object) -> None:
@@ -371,7 +380,7 @@ class Ledger:
             self.log.error(lost, identity, reason(error))
 
     def _write(self, entry: Entry) -> None:
-        self._place.write(entry.to_json())
+        self._store.write(entry.to_json())
 
 
 def _repeatedly() -> Retrying:

@@ -3,24 +3,28 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol
 
-from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.durable.paid_request import PaidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from airflow_provider_getimg.api.requests import ImageRequest
     from airflow_provider_getimg.api.types import Generation
 
 
 class ImageClient(Protocol):
-    """What sends a request: a client, or one that minds a pace."""
+    """What sends a request: a client, or one with a rate limiter."""
 
     def generate_image(self, request: ImageRequest) -> Generation:
         """Send it once."""
         ...
 
 
-class PaidGeneration(PaidRequest[ImageRequest]):
+class PaidGeneration(PaidRequest):
     """An image. The response to its request has the files."""
 
     def recorded(self) -> Generation | None:
@@ -36,15 +40,25 @@ class PaidGeneration(PaidRequest[ImageRequest]):
             return None
         return self._reuse(entry, entry.generation)
 
-    def generate(self, client: ImageClient) -> Generation:
+    def generate(
+        self,
+        client: ImageClient,
+        request: ImageRequest,
+        rate_limit_wait: float = 0.0,
+        slot: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> Generation:
         """
         Send the request, wait out short rate limits, and return the response once it is recorded.
 
+        :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
+        :param slot: Returns a context, entered before the request is recorded and sent, and left after its response.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
-        request = self._prepared()
         generation = self._send(
-            request, client.generate_image, lambda response: self._ledger.record_response(response.to_json())
+            lambda: client.generate_image(request),
+            lambda response: self._ledger.record_response(response.to_json()),
+            rate_limit_wait,
+            slot,
         )
         self._log_made(generation, request.model)
         return generation

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_getimg.api.errors import (
     GetimgError,
@@ -25,21 +25,17 @@ if TYPE_CHECKING:
 
 UNKNOWN_OUTCOME = ("fail", "resubmit")
 
-RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 
-class PaidRequest(Generic[RequestT]):
+class PaidRequest:
     """
     A billed request that goes through the ledger.
 
     :param ledger: The task's ledger.
-    :param prepare: Makes the request, once it is to be sent; None where none is to be sent.
     :param on_unknown_outcome: ``fail`` or ``resubmit``.
-    :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
     :param killed: Set when the task is terminated: nothing is sent after that.
     :param all_gone: Returns whether all files of a response are deleted, by its times and by the server.
-    :param slot: Returns a context, entered before a request is recorded and sent, and left after its response.
     """
 
     #: What it makes, in messages.
@@ -48,22 +44,16 @@ class PaidRequest(Generic[RequestT]):
     def __init__(
         self,
         ledger: Ledger,
-        prepare: Callable[[], RequestT] | None,
         *,
         on_unknown_outcome: str,
-        rate_limit_wait: float,
         killed: threading.Event,
         all_gone: Callable[[Generation], bool],
-        slot: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._ledger = ledger
-        self._prepare = prepare
         self._resubmits = on_unknown_outcome == "resubmit"
-        self._rate_limit_wait = rate_limit_wait
         self._killed = killed
         self._all_gone = all_gone
         self._log = ledger.log
-        self._slot = slot
 
     def delivered(self) -> None:
         """Record that the response is where the user can reach it: from now on, a Clear asks for another."""
@@ -108,37 +98,38 @@ class PaidRequest(Generic[RequestT]):
         return generation
 
     def _send(
-        self, request: RequestT, post: Callable[[RequestT], ResponseT], record: Callable[[ResponseT], None]
+        self,
+        post: Callable[[], ResponseT],
+        record: Callable[[ResponseT], None],
+        rate_limit_wait: float,
+        slot: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> ResponseT:
         """
         Send the request, wait out short rate limits, and return the response once it is recorded.
 
+        :param post: Sends it once.
+        :param record: Records its response.
+        :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
+        :param slot: Returns a context, entered before the request is recorded and sent, and left after its response.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
-        sending = wait_out_rate_limits(self._rate_limit_wait, self._log, self._killed)
-        response: ResponseT = sending(self._send_once, request, post, record)
+
+        def send_once() -> ResponseT:
+            with slot():
+                response = self._post(post)
+            with alarm_postponed():
+                record(response)
+            return response
+
+        response: ResponseT = wait_out_rate_limits(rate_limit_wait, self._log, self._killed)(send_once)
         return response
 
-    def _send_once(
-        self, request: RequestT, post: Callable[[RequestT], ResponseT], record: Callable[[ResponseT], None]
-    ) -> ResponseT:
-        with self._slot():
-            response = self._post(request, post)
-        with alarm_postponed():
-            record(response)
-        return response
-
-    def _prepared(self) -> RequestT:
-        if self._prepare is None:
-            raise RuntimeError("this request is not to be sent")
-        return self._prepare()
-
-    def _post(self, request: RequestT, post: Callable[[RequestT], ResponseT]) -> ResponseT:
+    def _post(self, post: Callable[[], ResponseT]) -> ResponseT:
         self._ledger.record_intent()
         try:
             if self._killed.is_set():
                 raise KilledError("The task was terminated before the request was sent.")
-            return post(request)
+            return post()
         except OutcomeUnknownError as error:
             self._ledger.record_unknown(error.message, error.received)
             raise self._unknown(error) from None

@@ -6,17 +6,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_getimg.api.errors import Billed, VideoFailedError
-from airflow_provider_getimg.api.requests import VideoRequest
 from airflow_provider_getimg.api.responses import one_line
 from airflow_provider_getimg.api.signed_urls import without_query
 from airflow_provider_getimg.durable.paid_request import PaidRequest, alarm_postponed
 
 if TYPE_CHECKING:
+    from airflow_provider_getimg.api.requests import VideoRequest
     from airflow_provider_getimg.api.types import Generation, Video
     from airflow_provider_getimg.durable.ledger import Entry
 
 FAILED_VIDEO = ("fail", "resubmit")
-# So much of what the API says of a failure goes into a message.
+# The longest text of the API that goes into a message about a failure.
 _REASON_CHARACTERS = 500
 
 
@@ -32,7 +32,7 @@ class VideoClient(Protocol):
         ...
 
 
-class PaidVideo(PaidRequest[VideoRequest]):
+class PaidVideo(PaidRequest):
     """
     A video. The response to its request has an id, which is polled for the files.
 
@@ -63,7 +63,10 @@ class PaidVideo(PaidRequest[VideoRequest]):
         :raises LedgerError: What earlier tries did is not known.
         """
         entry = self._previous()
-        if entry is None or (entry.state == "failed" and self._is_submitted_again(entry)):
+        if entry is None:
+            return False
+        if entry.state == "failed":
+            self._check_may_resubmit(entry)
             return False
         if entry.generation is not None:
             self.generation = self._reuse(entry, entry.generation)
@@ -82,14 +85,18 @@ class PaidVideo(PaidRequest[VideoRequest]):
         self._id = video_id
         self.generation = self._ledger.resume(video_id).generation
 
-    def submit(self, client: VideoClient) -> None:
+    def submit(self, client: VideoClient, request: VideoRequest, rate_limit_wait: float) -> None:
         """
         Send the request, wait out short rate limits, and return once the id is recorded.
 
+        :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
-        request = self._prepared()
-        video = self._send(request, client.create_video, lambda video: self._ledger.record_video(video.id))
+        video = self._send(
+            lambda: client.create_video(request),
+            lambda video: self._ledger.record_video(video.id),
+            rate_limit_wait,
+        )
         self._id = video.id
         self._log.info("Submitted video %s with model %s.", video.id, request.model)
         for oddity in video.oddities:
@@ -115,12 +122,11 @@ class PaidVideo(PaidRequest[VideoRequest]):
             self._log_made(video.generation, "unknown")
         return video
 
-    def _is_submitted_again(self, entry: Entry) -> bool:
+    def _check_may_resubmit(self, entry: Entry) -> None:
         failure = entry.failure or f"getimg.ai could not make video {entry.video_id}."
         if not self._resubmits_failed:
             raise self._failed(failure)
         self._log.warning("%s on_failed_video is 'resubmit': it is submitted again now, and billed.", failure)
-        return True
 
     def _failed(self, failure: str, **bill: Any) -> VideoFailedError:
         ways_on = (

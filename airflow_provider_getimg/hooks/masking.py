@@ -86,12 +86,12 @@ class MaskedTemplatesMixin(BaseOperator):
     """
     Keeps signed URLs out of the rendered template fields that Airflow stores and shows.
 
-    Fields named in ``concealed_fields`` are shown without the query strings of their URLs. What is signed in the others is
+    Fields named in ``redacted_fields`` are shown without the query strings of their URLs. What is signed in the others is
     registered with the secrets masker, which redacts the fields before they leave the task's process (not on Airflow 3.1.2). Both
     hold for mapped tasks as well.
     """
 
-    concealed_fields: tuple[str, ...] = ()
+    redacted_fields: tuple[str, ...] = ()
 
     def render_template(
         self,
@@ -102,7 +102,7 @@ class MaskedTemplatesMixin(BaseOperator):
     ) -> Any:
         """Render as Airflow does, then see to it that nothing signed is shown."""
         rendered = super().render_template(content, context, jinja_env, seen_oids)
-        concealed = any(content is getattr(self, name, None) for name in self.concealed_fields)
+        concealed = any(content is getattr(self, name, None) for name in self.redacted_fields)
         if concealed and isinstance(rendered, dict | list | tuple | str):
             return Redacted(rendered)
         mask_signed_urls(rendered)

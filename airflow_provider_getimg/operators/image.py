@@ -139,10 +139,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         request = self._request(ImageRequest)
         paid = PaidGeneration(
             self._ledger(context, request.fingerprint),
-            # A response that is paid already needs no reference: S3 is only read for a request that is sent.
-            lambda: request.resolve(self._s3_client),
             on_unknown_outcome=on_unknown_outcome,
-            rate_limit_wait=rate_limit_wait,
             killed=self._killed,
             all_gone=self._all_gone,
         )
@@ -156,7 +153,8 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
                         resolution = request.checked.resolution
                         what = named("An image", model, resolution)
                         check_price(image_price(model, resolution), what, max_cost)
-                generation = paid.generate(self.hook.client)
+                resolved = request.resolve(self._s3_client)
+                generation = paid.generate(self.hook.client, resolved, rate_limit_wait)
         response = self._push(context, generation, request_record(request.checked.to_json(), labels))
         # Terminated by a Clear, most likely: its new run wipes the XCom, and finds this image instead of paying for another.
         if not self._killed.is_set():

@@ -14,7 +14,7 @@ from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, unwrap
 from airflow_provider_getimg.records import COST, IMAGES, push_record
 from airflow_provider_getimg.retry import RETRY_POLICY
-from airflow_provider_getimg.s3.s3_output import SavesToS3Mixin
+from airflow_provider_getimg.s3.s3_output import S3OutputMixin
 from airflow_provider_getimg.version_compat import RetryPolicyMixin, with_retry_policy
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 GIB = 1024**3
 
 
-class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixin, BaseOperator):
+class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin, BaseOperator):
     """
     Generate an image for each row of a list, many at once, and save each to S3 as soon as it arrives.
 
@@ -118,7 +118,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         "getimg_conn_id",
     )
     template_fields_renderers = {"requests": "json", "defaults": "json", "extra_args": "json"}
-    concealed_fields = ("requests", "defaults")
+    redacted_fields = ("requests", "defaults")
     ui_color = "#e0e6f3"
 
     def __init__(
@@ -178,6 +178,8 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         from airflow_provider_getimg.batch.rows import read_rows
         from airflow_provider_getimg.durable.journal import Journal
         from airflow_provider_getimg.durable.task_state import task_state
+        from airflow_provider_getimg.durable.tries import Try
+        from airflow_provider_getimg.s3.keys import KeyTemplate
         from airflow_provider_getimg.s3.plan import total_cost
 
         # Made here, and not by the signal handler that may need it first.
@@ -186,31 +188,23 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         _ = self._settings
         with (
             self.hook,
-            Journal(
-                task_state(context, self.hook, self.aws_conn_id),
-                int(context["ti"].max_tries),
-                self.log,
-                is_first_try=context["ti"].try_number == 1,
-            ) as journal,
+            Journal(task_state(context, self.hook, self.aws_conn_id), Try.of(context), self.log) as journal,
         ):
             try:
+                template = KeyTemplate.parse(self.s3_key, self.s3_bucket)
                 rows = read_rows(
-                    unwrap(self.requests),
-                    unwrap(self.defaults),
-                    self.s3_key,
-                    self.s3_bucket,
-                    self.s3_hook.get_conn,
+                    unwrap(self.requests), unwrap(self.defaults), template, self.s3_hook.get_conn
                 )
                 max_failures = checked_max_failures(self.max_failures, len(rows))
-                place = manifest.place(self.manifest_key, self.s3_key, self.s3_bucket, context)
+                location = manifest.location(self.manifest_key, template, context)
             except GetimgError as error:
                 owed = unsaved(journal)
                 raise error.with_unsaved_bill(
                     [generation.id for generation in owed], total_cost(owed)
                 ) from None
-            uri = f"s3://{place[0]}/{place[1]}"
+            uri = f"s3://{location[0]}/{location[1]}"
             history = History(rows, context, journal, self.log)
-            results, manifest_error = self._run(context, rows, history, place)
+            results, manifest_error = self._run(context, rows, history, location)
         self._remember(context, results.saved_files)
         try:
             results.check(max_failures, uri, manifest_error)
@@ -239,7 +233,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         return self._settings.senders + self._settings.uploaders
 
     def _run(
-        self, context: Context, rows: list[Row], history: History, place: tuple[str, str]
+        self, context: Context, rows: list[Row], history: History, location: tuple[str, str]
     ) -> tuple[BatchResults, GetimgError | None]:
         """Run the batch and write its manifest, however it ends. Return a storage or manifest error."""
         from airflow_provider_getimg.api.errors import CostLimitError, GetimgError, InsufficientBalanceError
@@ -260,9 +254,9 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
 
         def check_store(results: BatchResults) -> None:
             # Free, and with the options of the images: where this fails, they could not be saved.
-            manifest.write(store, *place, results.manifest())
+            manifest.write(store, *location, results.manifest())
             if rows:
-                manifest.check_writes(store, rows[0].template, *place)
+                manifest.check_writes(store, rows[0].template, *location)
 
         with stack:
             try:
@@ -276,14 +270,14 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
                 self.log.error("%s", batch.results.bill())
                 written = None
                 with contextlib.suppress(GetimgError):
-                    manifest.write(store, *place, batch.results.manifest())
-                    written = f"s3://{place[0]}/{place[1]}"
+                    manifest.write(store, *location, batch.results.manifest())
+                    written = f"s3://{location[0]}/{location[1]}"
                 self._push(context, batch.results, written)
                 raise
         if batch.store_error is not None:
             return results, batch.store_error
         try:
-            manifest.write(store, *place, results.manifest())
+            manifest.write(store, *location, results.manifest())
         except GetimgError as error:
             return results, error
         return results, None
@@ -315,7 +309,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         from airflow_provider_getimg.batch.budget import Budget
         from airflow_provider_getimg.batch.existing import Existing
         from airflow_provider_getimg.batch.limiter import RateLimiter
-        from airflow_provider_getimg.batch.row_steps import Account, Storage
+        from airflow_provider_getimg.batch.row_steps import ApiAccess, Storage
         from airflow_provider_getimg.batch.run import BatchRun
 
         settings, client = self._settings, self.hook.client
@@ -328,7 +322,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         )
         balance_check = partial(check_balance, client) if settings.check_balance else None
         budget = Budget(settings.max_cost, client.get_model, balance_check)
-        account = Account(client, limiter, budget, self._stop)
+        api = ApiAccess(client, limiter, budget, self._stop)
         with self._copier(
             store,
             if_exists=settings.if_exists,
@@ -337,7 +331,7 @@ class GenerateImagesToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPoli
         ) as copier:
             existing = Existing(store, settings.if_exists, self.log)
             storage = Storage(self.s3_hook.get_conn, existing, copier, self._abort_copies)
-            yield BatchRun(rows, settings, account, storage, history)
+            yield BatchRun(rows, settings, api, storage, history)
 
     @cached_property
     def _stop(self) -> Stop:

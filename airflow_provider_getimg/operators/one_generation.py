@@ -30,7 +30,7 @@ class OneGenerationMixin(MaskedTemplatesMixin):
     getimg_conn_id: str
     aws_conn_id: str | None
 
-    concealed_fields = ("images",)
+    redacted_fields = ("images",)
 
     @cached_property
     def hook(self) -> GetimgHook:
@@ -47,11 +47,11 @@ class OneGenerationMixin(MaskedTemplatesMixin):
 
     def _ledger(self, context: Context, fingerprint: str, *, is_resumed: bool = False) -> Ledger:
         """Return the ledger of the task's one request."""
-        from airflow_provider_getimg.durable.ledger import Ledger, OwnPlace
+        from airflow_provider_getimg.durable.ledger import Ledger, TaskEntryStore
         from airflow_provider_getimg.durable.task_state import task_state
 
         state = task_state(context, self.hook, self.aws_conn_id, is_resumed=is_resumed)
-        return Ledger(context, fingerprint, self.log, OwnPlace(state))
+        return Ledger(context, fingerprint, self.log, TaskEntryStore(state))
 
     @cached_property
     def _killed(self) -> threading.Event:

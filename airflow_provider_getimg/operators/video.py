@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from airflow.sdk import RetryPolicy
 
     from airflow_provider_getimg.api.requests import VideoRequest
+    from airflow_provider_getimg.durable.ledger import Ledger
     from airflow_provider_getimg.durable.paid_video import PaidVideo
-    from airflow_provider_getimg.durable.request_spec import RequestSpec
 
 # Airflow itself ends a wait that no triggerer has ended: so many seconds after it should have.
 _TRIGGERER_GRACE = 300.0
@@ -165,13 +165,14 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         labels = checked_labels(self.labels)
         timeout = checked_seconds("timeout", self.timeout)
         poll_interval = checked_seconds("poll_interval", self.poll_interval)
+        rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
         request = self._request(VideoRequest)
-        paid = self._paid_video(context, request.fingerprint, request)
+        paid = self._paid_video(self._ledger(context, request.fingerprint))
         with self.hook:
             is_found = paid.find()
             if not is_found:
                 self._check_model(request.checked, max_cost)
-                paid.submit(self.hook.client)
+                paid.submit(self.hook.client, request.resolve(self._s3_client), rate_limit_wait)
             now = time.time()
             wait = {
                 "video_id": paid.id,
@@ -193,25 +194,20 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
-        paid = self._paid_video(context, event["fingerprint"])
+        paid = self._paid_video(self._ledger(context, event["fingerprint"], is_resumed=True))
         paid.resume(event["video_id"])
         with self.hook:
             return self._wait(context, paid, event, poll_first=True)
 
-    def _paid_video(
-        self, context: Context, fingerprint: str, request: RequestSpec[VideoRequest] | None = None
-    ) -> PaidVideo:
-        from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
+    def _paid_video(self, ledger: Ledger) -> PaidVideo:
+        from airflow_provider_getimg.api.parameters import checked_choice
         from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
         from airflow_provider_getimg.durable.paid_video import FAILED_VIDEO, PaidVideo
 
         return PaidVideo(
-            self._ledger(context, fingerprint, is_resumed=request is None),
-            # References in S3 are only read for a request that is sent.
-            None if request is None else lambda: request.resolve(self._s3_client),
+            ledger,
             on_unknown_outcome=checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME),
             on_failed_video=checked_choice("on_failed_video", self.on_failed_video, FAILED_VIDEO),
-            rate_limit_wait=checked_seconds("rate_limit_wait", self.rate_limit_wait),
             killed=self._killed,
             all_gone=self._all_gone,
         )

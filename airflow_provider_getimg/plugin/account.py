@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _KEPT_SECONDS = 60.0
 # A page waits no longer for it.
-_PATIENCE = 10.0
+_MAX_WAIT = 10.0
 _ACCOUNTS_AT_MOST = 100
 
 
 @dataclass(frozen=True)
-class Account:
+class AccountSummary:
     """
     The account's balance and its costs by UTC day.
 
@@ -43,9 +43,9 @@ class Accounts:
     """Asks getimg.ai, and keeps what it says for a minute."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, date], tuple[float, Account]] = {}
+        self._kept: dict[tuple[str, date], tuple[float, AccountSummary]] = {}
 
-    async def read(self, user: BaseUser, conn_id: str, first: date) -> Account:
+    async def read(self, user: BaseUser, conn_id: str, first: date) -> AccountSummary:
         """
         Return what the account says, or why it doesn't.
 
@@ -53,21 +53,21 @@ class Accounts:
         """
         details = ConnectionDetails(conn_id=conn_id)
         if not get_auth_manager().is_authorized_connection(method="GET", details=details, user=user):
-            return Account("You may not read its connection.")
+            return AccountSummary("You may not read its connection.")
         key = (conn_id, first)
         until, account = self._kept.get(key, (0.0, None))
         if account is None or until < time.monotonic():
             try:
-                account = await asyncio.wait_for(asyncio.to_thread(_ask, conn_id, first), _PATIENCE)
+                account = await asyncio.wait_for(asyncio.to_thread(_ask, conn_id, first), _MAX_WAIT)
             except TimeoutError:
-                account = Account(f"getimg.ai did not respond within {_PATIENCE:g} seconds.")
+                account = AccountSummary(f"getimg.ai did not respond within {_MAX_WAIT:g} seconds.")
             if len(self._kept) >= _ACCOUNTS_AT_MOST:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = time.monotonic() + _KEPT_SECONDS, account
         return account
 
 
-def _ask(conn_id: str, first: date) -> Account:
+def _ask(conn_id: str, first: date) -> AccountSummary:
     try:
         with GetimgHook(conn_id) as hook:
             balance = hook.get_balance()
@@ -75,11 +75,11 @@ def _ask(conn_id: str, first: date) -> Account:
                 datetime(first.year, first.month, first.day, tzinfo=UTC), datetime.now(UTC)
             )
     except GetimgError as error:
-        return Account(error.message)
+        return AccountSummary(error.message)
     except Exception as error:
         # Of a secrets backend, with whatever it says.
-        return Account(f"The connection could not be read: {type(error).__name__}.")
-    return Account(
+        return AccountSummary(f"The connection could not be read: {type(error).__name__}.")
+    return AccountSummary(
         balance=str(balance.balance),
         currency=balance.currency,
         by_day={day.date: float(day.cost) for day in costs.data},

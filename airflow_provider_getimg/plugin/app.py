@@ -21,7 +21,7 @@ from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.plugin.account import Accounts
 from airflow_provider_getimg.plugin.airflow_api import AirflowApi, Filter, Task
 from airflow_provider_getimg.plugin.costs import CostRecords, bars, largest
-from airflow_provider_getimg.plugin.gallery import Gallery, Place
+from airflow_provider_getimg.plugin.gallery import Cursor, Gallery
 from airflow_provider_getimg.plugin.pictures import Picture  # noqa: TC001
 from airflow_provider_getimg.plugin.render import page
 from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, SORTS_XCOMS
@@ -98,7 +98,7 @@ Query = Annotated[dict[str, str], Depends(_query)]
 @router.get("/images/", dependencies=[Depends(_needs_sorted_lists)])
 async def images(request: Request, api: Api, gallery: Shared, query: Query, start: str = "") -> Response:
     """Show the newest images."""
-    found = await gallery.page(api, _filter(query), query.get("model", ""), Place.parse(start))
+    found = await gallery.page(api, _filter(query), query.get("model", ""), Cursor.parse(start))
     return page(
         request,
         "images.html",
@@ -130,7 +130,7 @@ async def image(
         query = _query(**{name: text for name, text in given.items() if name in _FILTERS})
         link = following_link = _back(query, start)
         which, model = _filter(query), query.get("model", "")
-        listed = await gallery.page(api, which, model, Place.parse(start))
+        listed = await gallery.page(api, which, model, Cursor.parse(start))
         paths = [one.path for one in listed.pictures]
         if picture.path in paths:
             here = paths.index(picture.path)

@@ -28,18 +28,18 @@ _TASKS_AT_MOST = 240
 _WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=30), None)
 _INSTANT = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PLACE = re.compile(r"(-?[0-9]{1,18})\.([0-9]{1,9})\.(-?[0-9]{1,18})\.([0-9]{1,9})", re.ASCII)
+_CURSOR = re.compile(r"(-?[0-9]{1,18})\.([0-9]{1,9})\.(-?[0-9]{1,18})\.([0-9]{1,9})", re.ASCII)
 _THUMBNAILS_BYTES = 64 * 1024 * 1024
 _MANIFESTS_BYTES = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Cursor:
     """
     Where a page begins. It stays the same when newer tasks come.
 
     :param run_after: Of the task's run.
-    :param offset: How many tasks of runs of that very time came before it when the place was noted.
+    :param offset: How many tasks of runs of that very time came before it when it was made.
     :param saved_at: Of the task: those that came later are passed over.
     :param index: Of the picture among those of the task.
     """
@@ -50,9 +50,9 @@ class Place:
     index: int
 
     @classmethod
-    def parse(cls, text: str) -> Place | None:
-        """Return the place that a URL names; None if it names none."""
-        if (match := _PLACE.fullmatch(text)) is None:
+    def parse(cls, text: str) -> Cursor | None:
+        """Return the cursor that a URL names; None if it names none."""
+        if (match := _CURSOR.fullmatch(text)) is None:
             return None
         run_after, offset, saved_at, index = map(int, match.groups())
         try:
@@ -69,7 +69,7 @@ class Page:
     """Pictures, and where the next page begins, if there is one."""
 
     pictures: list[Picture]
-    following: Place | None
+    following: Cursor | None
 
 
 class Gallery:
@@ -80,10 +80,10 @@ class Gallery:
         self._thumbnails = objects.Cache(_THUMBNAILS_BYTES)
         self._manifests = objects.Cache(_MANIFESTS_BYTES)
 
-    async def page(self, api: AirflowApi, which: Filter, model: str, place: Place | None) -> Page:
-        """Return the pictures from a place on, of one model if one is given."""
+    async def page(self, api: AirflowApi, which: Filter, model: str, cursor: Cursor | None) -> Page:
+        """Return the pictures from a cursor on, of one model if one is given."""
         found: list[Picture] = []
-        async with aclosing(self._tasks(api, which, place)) as batches:
+        async with aclosing(self._tasks(api, which, cursor)) as batches:
             looked_at = 0
             async for batch in batches:
                 if len(found) == PAGE_SIZE or looked_at >= _TASKS_AT_MOST:
@@ -91,7 +91,7 @@ class Gallery:
                 looked_at += len(batch)
                 values = await asyncio.gather(*(self._value(api, task) for task, _ in batch))
                 for (task, at), (value, _) in zip(batch, values, strict=True):
-                    first = place.index if place is not None and at.saved_at == place.saved_at else 0
+                    first = cursor.index if cursor is not None and at.saved_at == cursor.saved_at else 0
                     for picture in await self._pictures(task, value):
                         if picture.index < first or (model and picture.model != model):
                             continue
@@ -101,20 +101,20 @@ class Gallery:
         return Page(found, None)
 
     async def _tasks(
-        self, api: AirflowApi, which: Filter, place: Place | None
-    ) -> AsyncGenerator[list[tuple[Task, Place]]]:
+        self, api: AirflowApi, which: Filter, cursor: Cursor | None
+    ) -> AsyncGenerator[list[tuple[Task, Cursor]]]:
         """
-        Yield tasks from a place on, with the place of each.
+        Yield tasks from a cursor on, with the cursor of each.
 
         Airflow counts and sorts all that a filter leaves, so the runs of a short time are requested first.
         """
-        if place is not None:
-            before = place.run_after + _INSTANT
+        if cursor is not None:
+            before = cursor.run_after + _INSTANT
         elif newest := await _newest_run(api, which):
             before = newest + _INSTANT
         else:
             return
-        run_after, count = (place.run_after, place.offset) if place is not None else (None, 0)
+        run_after, count = (cursor.run_after, cursor.offset) if cursor is not None else (None, 0)
         for window in (None,) if which.run_id else _WINDOWS:
             after = _before(before, window)
             oldest = which.after and datetime.fromisoformat(which.after)
@@ -125,15 +125,15 @@ class Gallery:
             while True:
                 tasks, total = await api.list_tasks(part, offset=offset, limit=PAGE_SIZE)
                 offset += len(tasks)
-                batch: list[tuple[Task, Place]] = []
+                batch: list[tuple[Task, Cursor]] = []
                 for task in tasks:
                     of_run, saved_at = (
                         datetime.fromisoformat(text) for text in (task.run_after, task.saved_at)
                     )
                     if of_run != run_after:
                         run_after, count = of_run, 0
-                    if place is None or of_run != place.run_after or saved_at <= place.saved_at:
-                        batch.append((task, Place(of_run, count, saved_at, 0)))
+                    if cursor is None or of_run != cursor.run_after or saved_at <= cursor.saved_at:
+                        batch.append((task, Cursor(of_run, count, saved_at, 0)))
                     count += 1
                 if batch:
                     yield batch

@@ -36,44 +36,42 @@ if TYPE_CHECKING:
 
 IF_EXISTS = ("skip", "replace", "fail")
 
-#: A download is free to repeat: so often within a try, waiting at most so many seconds in between.
+#: A download is free to repeat: attempts within a try, and bounds in seconds of the wait between them.
 ATTEMPTS = 5
 BACKOFF_FIRST = 0.5
 BACKOFF_LIMIT = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedFile:
     """
     A file that is in S3.
 
     :param mime_type: Its content type, as its bytes say.
     :param etag: As S3 gave it; empty where it gave none.
-    :param copied: False where it was there already.
     """
 
-    copy: TransferItem
+    item: TransferItem
     size: int
     sha256: str
     etag: str
     mime_type: str | None
-    copied: bool
 
     def row(self) -> dict[str, Any]:
         """Return the file's row of the XCom."""
         return {
-            "uri": self.copy.uri,
-            "bucket": self.copy.bucket,
-            "key": self.copy.key,
+            "uri": self.item.uri,
+            "bucket": self.item.bucket,
+            "key": self.item.key,
             "bytes": self.size,
             "sha256": self.sha256,
             "etag": self.etag,
             "mime_type": self.mime_type,
-            "width": self.copy.media.width,
-            "height": self.copy.media.height,
-            "generation_id": self.copy.generation_id,
-            "index": self.copy.index,
-            "model": self.copy.model,
+            "width": self.item.media.width,
+            "height": self.item.media.height,
+            "generation_id": self.item.generation_id,
+            "index": self.item.index,
+            "model": self.item.model,
         }
 
 
@@ -105,12 +103,12 @@ class Copier:
         # Keys at which objects were when they were listed; None where that is asked key by key.
         self._listed: frozenset[str] | None = None
 
-    def list(self, copies: Sequence[TransferItem]) -> None:
+    def list(self, items: Sequence[TransferItem]) -> None:
         """List what is at the keys of these files, all in one bucket, where that takes less than a look at each."""
-        if copies and self._if_exists != "replace":
-            self._listed = self._store.keys_among([copy.key or None for copy in copies], copies[0].bucket)
+        if items and self._if_exists != "replace":
+            self._listed = self._store.keys_among([item.key or None for item in items], items[0].bucket)
 
-    def save(self, copy: TransferItem, *, is_new: bool = False) -> Saved:
+    def save(self, item: TransferItem, *, is_new: bool = False) -> SavedFile:
         """
         Save a file, or find that it is saved. Downloads that fail are repeated, within the connection's timeout.
 
@@ -120,16 +118,16 @@ class Copier:
         """
         deadline = Deadline(self._downloads.timeout)
         try:
-            is_free = is_new or (self._listed is not None and copy.key not in self._listed)
-            if copy.key and self._if_exists != "replace" and not is_free:
-                stored = self._store.head(copy.bucket, copy.key)
+            is_free = is_new or (self._listed is not None and item.key not in self._listed)
+            if item.key and self._if_exists != "replace" and not is_free:
+                stored = self._store.head(item.bucket, item.key)
                 if stored is not None:
-                    return self._settle(copy, stored, None, deadline)
-            spool, mime_type = self._downloaded(copy, deadline)
+                    return self._resolve_existing(item, stored, None, deadline)
+            spool, mime_type = self._downloaded(item, deadline)
             with spool:
-                return self._write(copy.located(spool.sha256, mime_type), spool, mime_type, deadline)
+                return self._write(item.with_key(spool.sha256, mime_type), spool, mime_type, deadline)
         except GetimgError as error:
-            raise error.with_unsaved_bill([copy.generation_id], copy.cost) from None
+            raise error.with_unsaved_bill([item.generation_id], item.cost) from None
 
     def check_before_payment(self) -> None:
         """
@@ -143,68 +141,68 @@ class Copier:
         """Tell whether all files of a response are deleted, by its times and by the server."""
         return self._downloads.all_gone(generation)
 
-    def _write(self, copy: TransferItem, spool: Spool, mime_type: str, deadline: Deadline) -> Saved:
+    def _write(self, item: TransferItem, spool: Spool, mime_type: str, deadline: Deadline) -> SavedFile:
         try:
             etag: str = self._retrying(deadline, None, _is_conflict)(
                 self._store.put,
-                copy,
+                item,
                 spool.body(),
                 spool.sha256,
                 mime_type,
                 replaces=self._if_exists == "replace",
             )
         except OccupiedKeyError:
-            return self._settle_occupied(copy, spool, deadline)
-        self._log.info("Saved %s: %s, %d bytes.", copy.name, copy.uri, spool.size)
-        return Saved(copy, spool.size, spool.sha256, etag, mime_type, copied=True)
+            return self._resolve_occupied(item, spool, deadline)
+        self._log.info("Saved %s: %s, %d bytes.", item.name, item.uri, spool.size)
+        return SavedFile(item, spool.size, spool.sha256, etag, mime_type)
 
-    def _settle_occupied(self, copy: TransferItem, spool: Spool, deadline: Deadline) -> Saved:
+    def _resolve_occupied(self, item: TransferItem, spool: Spool, deadline: Deadline) -> SavedFile:
         """Look at what S3 refused to replace: it may be our own write, whose response was lost."""
-        stored = self._store.head(copy.bucket, copy.key)
+        stored = self._store.head(item.bucket, item.key)
         if stored is None:
             raise ObjectExistsError(
-                f"{copy.uri} already exists, but cannot be read (s3:GetObject denied), so {copy.name} was not saved. Permit "
+                f"{item.uri} already exists, but cannot be read (s3:GetObject denied), so {item.name} was not saved. Permit "
                 "s3:GetObject, or set if_exists='replace'."
             )
-        return self._settle(copy, stored, spool.sha256, deadline)
+        return self._resolve_existing(item, stored, spool.sha256, deadline)
 
-    def _settle(
-        self, copy: TransferItem, stored: StoredObject, sha256: str | None, deadline: Deadline
-    ) -> Saved:
+    def _resolve_existing(
+        self, item: TransferItem, stored: StoredObject, sha256: str | None, deadline: Deadline
+    ) -> SavedFile:
         """Decide about an object that is at the key. ``sha256`` is the file's, where it is known already."""
-        theirs = stored.sha256 or self._store.sha256_of(copy)
+        theirs = stored.sha256 or self._store.sha256_of(item)
 
-        def found() -> Saved:
-            return Saved(copy, stored.size, theirs, stored.etag, stored.mime_type, copied=False)
+        def found() -> SavedFile:
+            return SavedFile(item, stored.size, theirs, stored.etag, stored.mime_type)
 
-        if stored.is_copy_of(copy) and sha256 in (None, theirs):
-            self._log.info("%s is already saved: %s.", capital(copy.name), copy.uri)
+        if stored.is_copy_of(item) and sha256 in (None, theirs):
+            self._log.info("%s is already saved: %s.", capital(item.name), item.uri)
             return found()
         if self._if_exists == "fail":
             raise ObjectExistsError(
-                f"{copy.uri} already exists, and if_exists is 'fail': {copy.name} was not saved."
+                f"{item.uri} already exists, and if_exists is 'fail': {item.name} was not saved."
             )
         if sha256 is None:
-            spool, _ = self._downloaded(copy, deadline)
+            spool, _ = self._downloaded(item, deadline)
             with spool:
                 sha256 = spool.sha256
         if sha256 != theirs:
             raise ObjectExistsError(
-                f"{copy.uri} already exists with different content: its SHA-256 is {theirs}, that of {copy.name} is "
+                f"{item.uri} already exists with different content: its SHA-256 is {theirs}, that of {item.name} is "
                 f"{sha256}. Give the file another key, or set if_exists='replace'."
             )
-        self._log.info("%s already exists with identical content: %s.", capital(copy.name), copy.uri)
+        self._log.info("%s already exists with identical content: %s.", capital(item.name), item.uri)
         return found()
 
-    def _downloaded(self, copy: TransferItem, deadline: Deadline) -> tuple[Spool, str]:
+    def _downloaded(self, item: TransferItem, deadline: Deadline) -> tuple[Spool, str]:
         """Download a file, repeatedly where that may help."""
         seen: set[str] = set()
 
         def fetch() -> tuple[Spool, str]:
             if self._killed.is_set():
-                raise KilledError(f"The task was terminated before {copy.name} was saved.")
+                raise KilledError(f"The task was terminated before {item.name} was saved.")
             try:
-                return self._downloads.fetch(copy, deadline)
+                return self._downloads.fetch(item, deadline)
             except NotAnImageError as error:
                 # A page that says "wait" may be followed by the file; the same page again won't.
                 if error.sha256 in seen:
@@ -212,18 +210,18 @@ class Copier:
                 seen.add(error.sha256)
                 raise
 
-        fetched: tuple[Spool, str] = self._retrying(deadline, copy, _is_download_error)(fetch)
+        fetched: tuple[Spool, str] = self._retrying(deadline, item, _is_download_error)(fetch)
         return fetched
 
     def _retrying(
-        self, deadline: Deadline, copy: TransferItem | None, is_worth_it: Callable[[BaseException], bool]
+        self, deadline: Deadline, item: TransferItem | None, is_worth_it: Callable[[BaseException], bool]
     ) -> Retrying:
         """
         Return a ``Retrying`` for a call.
 
-        :param copy: The file, if it must still be available; None if it is downloaded already.
+        :param item: The file, if it must still be available; None if it is downloaded already.
         """
-        ends = copy.media.deletes_at if copy is not None else None
+        ends = item.media.deletes_at if item is not None else None
 
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None

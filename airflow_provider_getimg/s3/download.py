@@ -34,7 +34,7 @@ from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.s3.kept_connections import KeptConnections
 from airflow_provider_getimg.s3.keys import KeyTemplate
 from airflow_provider_getimg.s3.network_guard import NetworkGuard
-from airflow_provider_getimg.s3.plan import copies_of
+from airflow_provider_getimg.s3.plan import items_of
 from airflow_provider_getimg.s3.spool import Spool, TooLargeError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Downloads:
         for watch in list(self._watches):
             watch.cut()
 
-    def fetch(self, copy: TransferItem, deadline: Deadline) -> tuple[Spool, str]:
+    def fetch(self, item: TransferItem, deadline: Deadline) -> tuple[Spool, str]:
         """
         Download a file once one of the slots is free, and verify it.
 
@@ -147,17 +147,17 @@ class Downloads:
         :raises DownloadError: Any other failure: a cut-off body, a time-out, a status that is no success, a full disk.
         :raises KilledError: The session was aborted.
         """
-        with self._request(copy, deadline) as (response, watch):
-            spool = Spool(copy.name, self._max_bytes)
+        with self._request(item, deadline) as (response, watch):
+            spool = Spool(item.name, self._max_bytes)
             may_be_deflate = "deflate" in response.headers.get("content-encoding", "").lower()
             try:
-                self._receive(copy, response, watch, spool)
+                self._receive(item, response, watch, spool)
                 for _ in range(_MAX_LAYERS):
                     spool = spool.decoded(is_deflate=may_be_deflate and type_of(spool.head) is None)
-                return spool, self._content_type(copy, spool)
+                return spool, self._content_type(item, spool)
             except TooLargeError:
                 spool.close()
-                raise self._too_large(copy, f"more than {self._max_bytes} bytes") from None
+                raise self._too_large(item, f"more than {self._max_bytes} bytes") from None
             except BaseException:
                 spool.close()
                 raise
@@ -177,17 +177,17 @@ class Downloads:
         :raises KilledError: The session was aborted.
         """
         return is_past_deletion(generation) and all(
-            self._is_gone(copy) for copy in copies_of(generation, _NOWHERE)
+            self._is_gone(item) for item in items_of(generation, _NOWHERE)
         )
 
-    def _is_gone(self, copy: TransferItem) -> bool:
+    def _is_gone(self, item: TransferItem) -> bool:
         """
         Try to download a file whose time should be over. What can't be asked is not gone.
 
         :raises KilledError: The session was aborted.
         """
         try:
-            spool, _ = self.fetch(copy, Deadline(self.timeout))
+            spool, _ = self.fetch(item, Deadline(self.timeout))
         except (FileGoneError, NotAnImageError):
             return True
         except KilledError:
@@ -199,7 +199,7 @@ class Downloads:
 
     @contextmanager
     def _request(
-        self, copy: TransferItem, deadline: Deadline
+        self, item: TransferItem, deadline: Deadline
     ) -> Iterator[tuple[httpx.Response, ConnectionWatch]]:
         """Open the download, and check its head."""
         with self._slots, ExitStack() as stack:
@@ -208,68 +208,68 @@ class Downloads:
             stack.callback(self._watches.discard, watch)
             # After the watch is known to abort(): either it sees the watch, or we see that it was called.
             if self._aborted:
-                raise KilledError(f"The task was terminated before {copy.name} was saved.")
+                raise KilledError(f"The task was terminated before {item.name} was saved.")
             stack.enter_context(watch)
-            with self._faults_of(copy, watch):
-                response = stack.enter_context(self._open(copy, watch))
+            with self._faults_of(item, watch):
+                response = stack.enter_context(self._open(item, watch))
             yield response, watch
 
     @contextmanager
-    def _faults_of(self, copy: TransferItem, watch: ConnectionWatch) -> Iterator[None]:
+    def _faults_of(self, item: TransferItem, watch: ConnectionWatch) -> Iterator[None]:
         """Turn the faults of a connection, and of a URL or a host that can't be parsed, into ours."""
         try:
             yield
         except (GetimgError, TooLargeError):
             raise
         except httpx.InvalidURL as error:
-            raise FileRefusedError(f"The URL of {copy.name} can't be used: {reason(error)}.") from None
+            raise FileRefusedError(f"The URL of {item.name} can't be used: {reason(error)}.") from None
         except Exception as error:
-            raise self._broken(copy, error, watch) from None
+            raise self._broken(item, error, watch) from None
 
     @contextmanager
-    def _open(self, copy: TransferItem, watch: ConnectionWatch) -> Iterator[httpx.Response]:
-        url = copy.media.url
+    def _open(self, item: TransferItem, watch: ConnectionWatch) -> Iterator[httpx.Response]:
+        url = item.media.url
         for _ in range(MAX_REDIRECTS + 1):
             self._guard.check_url(url)
             timeout = httpx.Timeout(self.timeout, connect=CONNECT_TIMEOUT)
             with self._http.stream("GET", url, timeout=timeout, extensions=watch.extensions) as response:
                 location = response.headers.get("location")
                 if not (response.is_redirect and location):
-                    self._check_head(copy, response)
+                    self._check_head(item, response)
                     yield response
                     return
                 url = urljoin(url, location)
                 if (_announced(response) or 0) <= _SMALL_BYTES and not _is_chunked(response):
                     # Read to its end, its connection can be used again.
                     response.read()
-        raise DownloadError(f"The URL of {copy.name} redirects more than {MAX_REDIRECTS} times.")
+        raise DownloadError(f"The URL of {item.name} redirects more than {MAX_REDIRECTS} times.")
 
-    def _check_head(self, copy: TransferItem, response: httpx.Response) -> None:
+    def _check_head(self, item: TransferItem, response: httpx.Response) -> None:
         status = response.status_code
-        ends = copy.media.deletes_at
+        ends = item.media.deletes_at
         # By the server's clock, where it tells the time: a worker's may be wrong, and a URL may not work yet.
         is_over = ends is not None and ends <= _server_time(response)
         if status == _GONE or (status in _NOT_SERVED and is_over):
             when = "at a time that the API did not give" if ends is None else f"at {ends.isoformat()}"
             raise FileGoneError(
-                f"{capital(copy.name)} is no longer served ({status}); it was to be deleted {when}. {self._remedy}",
+                f"{capital(item.name)} is no longer served ({status}); it was to be deleted {when}. {self._remedy}",
                 status=status,
             )
         if not response.is_success or status in _NOTHING_YET:
             raise DownloadError(
-                f"The download of {copy.name} returned {status}.",
+                f"The download of {item.name} returned {status}.",
                 status=status,
                 retry_after=wait_before_next(response),
             )
         announced = _announced(response)
         if announced is not None and announced > self._max_bytes:
-            raise self._too_large(copy, f"{announced} bytes")
+            raise self._too_large(item, f"{announced} bytes")
 
     def _receive(
-        self, copy: TransferItem, response: httpx.Response, watch: ConnectionWatch, spool: Spool
+        self, item: TransferItem, response: httpx.Response, watch: ConnectionWatch, spool: Spool
     ) -> None:
         """Read the body; raise where it is not all of it."""
-        with self._faults_of(copy, watch):
+        with self._faults_of(item, watch):
             broken: httpx.RemoteProtocolError | None = None
             try:
                 for chunk in response.iter_raw():
@@ -284,7 +284,7 @@ class Downloads:
                 if not is_whole(spool.file(), spool.size):
                     raise broken
                 self._log.warning(
-                    "The download of %s broke off (%s), but the file is whole.", copy.name, reason(broken)
+                    "The download of %s broke off (%s), but the file is whole.", item.name, reason(broken)
                 )
                 return
             announced = _announced(response)
@@ -298,22 +298,22 @@ class Downloads:
                 # Its end may be the server's, or that of the connection alone: the file itself tells.
                 if is_whole(spool.file(), spool.size) is False:
                     raise EOFError(f"{spool.size} bytes came without a length, and the file's end is missing")
-                self._log.warning("The download of %s came without a length.", copy.name)
+                self._log.warning("The download of %s came without a length.", item.name)
 
-    def _content_type(self, copy: TransferItem, spool: Spool) -> str:
+    def _content_type(self, item: TransferItem, spool: Spool) -> str:
         """Return the content type that the bytes speak for."""
-        promised = copy.media.mime_type or "nothing"
+        promised = item.media.mime_type or "nothing"
         if not spool.size:
-            raise NotAnImageError(f"The download of {copy.name} was empty.", spool.sha256)
+            raise NotAnImageError(f"The download of {item.name} was empty.", spool.sha256)
         found = type_of(spool.head)
         if found is None and (text := text_in(spool.head)) is not None:
             raise NotAnImageError(
-                f"The download of {copy.name} brought {text} instead of an image.", spool.sha256
+                f"The download of {item.name} brought {text} instead of an image.", spool.sha256
             )
         if found is None:
             self._log.warning(
                 "The bytes of %s are of no kind that is known here; %s was promised. It is saved as %s.",
-                copy.name,
+                item.name,
                 promised,
                 OCTET_STREAM,
             )
@@ -321,24 +321,24 @@ class Downloads:
         if found != known_type(promised):
             self._log.warning(
                 "The bytes of %s are %s; %s was promised. It is saved as %s.",
-                copy.name,
+                item.name,
                 found,
                 promised,
                 found,
             )
         return found
 
-    def _too_large(self, copy: TransferItem, size: str) -> FileRefusedError:
+    def _too_large(self, item: TransferItem, size: str) -> FileRefusedError:
         return FileRefusedError(
-            f"{capital(copy.name)} is {size}, and max_bytes is {self._max_bytes}. It was not saved."
+            f"{capital(item.name)} is {size}, and max_bytes is {self._max_bytes}. It was not saved."
         )
 
-    def _broken(self, copy: TransferItem, error: Exception, watch: ConnectionWatch) -> DownloadError:
+    def _broken(self, item: TransferItem, error: Exception, watch: ConnectionWatch) -> DownloadError:
         if watch.expired or isinstance(error, httpx.TimeoutException):
             return DownloadError(
-                f"The download of {copy.name} did not finish within {self.timeout:g} seconds."
+                f"The download of {item.name} did not finish within {self.timeout:g} seconds."
             )
-        return DownloadError(f"The download of {copy.name} broke: {reason(error)}.")
+        return DownloadError(f"The download of {item.name} broke: {reason(error)}.")
 
 
 def is_past_deletion(generation: Generation) -> bool:
@@ -350,8 +350,8 @@ def is_past_deletion(generation: Generation) -> bool:
 def _server_time(response: httpx.Response) -> datetime:
     """Return the time by the server's clock, and by ours where it doesn't tell."""
     try:
-        told = parsedate_to_datetime(response.headers.get("date", ""))
-        return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)
+        date = parsedate_to_datetime(response.headers.get("date", ""))
+        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
     except Exception:
         # ValueError, OverflowError and others: its parser fails in as many ways as a date can be wrong.
         return datetime.now(UTC)

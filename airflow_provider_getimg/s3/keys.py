@@ -20,7 +20,7 @@ KEY_MAX_BYTES = 1024
 #: What a file of a generation knows of itself.
 PLACEHOLDERS = ("generation_id", "index", "extension", "model", "width", "height", "sha256")
 
-_NAMES_TOLD = 30
+_MAX_NAMES_SHOWN = 30
 # No width and no precision above this: Python would build a text of any size.
 _FORMAT_MAX = 255
 _FORMAT_MAX_CHARACTERS = 32
@@ -103,7 +103,7 @@ class KeyTemplate:
         """
         unknown = sorted(self.names - set(allowed))
         if unknown:
-            known = ", ".join(f"{{{name}}}" for name in list(allowed)[:_NAMES_TOLD])
+            known = ", ".join(f"{{{name}}}" for name in list(allowed)[:_MAX_NAMES_SHOWN])
             raise InvalidInputError(
                 f"s3_key has the unknown placeholder {quote(f'{{{unknown[0]}}}')}. Known placeholders: {known}."
             )

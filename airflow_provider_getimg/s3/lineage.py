@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk.types import Logger
 
-    from airflow_provider_getimg.s3.copier import Saved
+    from airflow_provider_getimg.s3.copier import SavedFile
 
 #: How many events of a task Airflow registers in a second on SQLite, with room to spare.
 EVENTS_PER_SECOND = 50
@@ -37,7 +37,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def emit_asset_events(
-    context: Context, outlets: Iterable[Any], saved: Sequence[Saved], log: Logger | logging.Logger = _LOG
+    context: Context, outlets: Iterable[Any], saved: Sequence[SavedFile], log: Logger | logging.Logger = _LOG
 ) -> None:
     """
     Put the saved objects into the events of the task's outlets. What Airflow can't take is a warning, never a failure.
@@ -53,14 +53,14 @@ def emit_asset_events(
                 event: Any = context["outlet_events"][outlet]
                 event.extra = {
                     "files": [
-                        {"uri": file.copy.uri, **extra} for file in saved if (extra := _extra(file, log))
+                        {"uri": file.item.uri, **extra} for file in saved if (extra := _extra(file, log))
                     ]
                 }
         except Exception as error:
             log.warning("The files are saved, but are in no asset event of %s: %s", _label(outlet), error)
 
 
-def _emit_each(events: Any, saved: Sequence[Saved], log: Logger | logging.Logger) -> None:
+def _emit_each(events: Any, saved: Sequence[SavedFile], log: Logger | logging.Logger) -> None:
     most = _most_events()
     if most is not None and len(saved) > most:
         log.warning(
@@ -72,7 +72,7 @@ def _emit_each(events: Any, saved: Sequence[Saved], log: Logger | logging.Logger
     lookups = LOOKUPS
     for file in saved[:most]:
         # Airflow would cut a key at "#", and its database takes ASCII alone.
-        uri = f"s3://{file.copy.bucket}/{quote(file.copy.key or '', safe=_PLAIN_IN_A_PATH)}"
+        uri = f"s3://{file.item.bucket}/{quote(file.item.key or '', safe=_PLAIN_IN_A_PATH)}"
         if not (extra := _extra(file, log)):
             continue
         if lookups and not _is_new(file):
@@ -92,7 +92,7 @@ def _emit_each(events: Any, saved: Sequence[Saved], log: Logger | logging.Logger
         try:
             events.add(Asset(name=_name(uri), uri=uri), extra=extra)
         except Exception as error:
-            log.warning("%s is saved, but has no asset event: %s", file.copy.uri, error)
+            log.warning("%s is saved, but has no asset event: %s", file.item.uri, error)
 
 
 def _add_to_existing(events: Any, uri: str, extra: dict[str, Any]) -> bool:
@@ -120,9 +120,9 @@ def _most_events() -> int | None:
     return int(EVENTS_PER_SECOND * conf.getfloat("workers", "execution_api_timeout", fallback=5.0))
 
 
-def _is_new(file: Saved) -> bool:
+def _is_new(file: SavedFile) -> bool:
     """Whether no DAG can have named the object before it was made."""
-    return file.copy.generation_id in file.copy.uri or file.sha256 in file.copy.uri
+    return file.item.generation_id in file.item.uri or file.sha256 in file.item.uri
 
 
 def _name(uri: str) -> str:
@@ -135,26 +135,28 @@ def _label(outlet: Asset | AssetAlias | definitions.AssetRef) -> str:
     return str(getattr(outlet, "name", None) or getattr(outlet, "uri", ""))
 
 
-def _extra(file: Saved, log: Logger | logging.Logger) -> dict[str, Any] | None:
+def _extra(file: SavedFile, log: Logger | logging.Logger) -> dict[str, Any] | None:
     """Return what an event says about an object, or None, with a warning, where it can't be sent to Airflow."""
     extra = {
-        "generation_id": file.copy.generation_id,
-        "index": file.copy.index,
-        "model": file.copy.model,
-        "cost_usd": None if file.copy.cost is None else str(file.copy.cost),
+        "generation_id": file.item.generation_id,
+        "index": file.item.index,
+        "model": file.item.model,
+        "cost_usd": None if file.item.cost is None else str(file.item.cost),
         "bytes": file.size,
         "sha256": file.sha256,
         "mime_type": file.mime_type,
     }
     try:
-        json.dumps([file.copy.uri, extra], ensure_ascii=False, allow_nan=False).encode()
+        json.dumps([file.item.uri, extra], ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        log.warning("%r is saved, but has no asset event: %s", file.copy.uri, error)
+        log.warning("%r is saved, but has no asset event: %s", file.item.uri, error)
         return None
     return extra
 
 
-def collect_hook_lineage(hook: S3Hook, saved: Sequence[Saved], log: Logger | logging.Logger = _LOG) -> None:
+def collect_hook_lineage(
+    hook: S3Hook, saved: Sequence[SavedFile], log: Logger | logging.Logger = _LOG
+) -> None:
     """Add the saved objects to what Airflow's hook lineage collector knows of this task, if it takes them."""
     try:
         from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
@@ -162,17 +164,17 @@ def collect_hook_lineage(hook: S3Hook, saved: Sequence[Saved], log: Logger | log
         collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call]
         for file in saved:
             collector.add_output_asset(
-                context=hook, scheme="s3", asset_kwargs={"bucket": file.copy.bucket, "key": file.copy.key}
+                context=hook, scheme="s3", asset_kwargs={"bucket": file.item.bucket, "key": file.item.key}
             )
     except Exception as error:
         log.warning("The files are saved, but not all of them are in Airflow's hook lineage: %s", error)
 
 
-def openlineage_outputs(saved: Sequence[Saved]) -> OperatorLineage[Any, Any]:
+def openlineage_outputs(saved: Sequence[SavedFile]) -> OperatorLineage[Any, Any]:
     """Return the saved objects as OpenLineage datasets."""
     from airflow.providers.common.compat.openlineage.facet import Dataset
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     return OperatorLineage(
-        outputs=[Dataset(namespace=f"s3://{file.copy.bucket}", name=file.copy.key or "") for file in saved]
+        outputs=[Dataset(namespace=f"s3://{file.item.bucket}", name=file.item.key or "") for file in saved]
     )

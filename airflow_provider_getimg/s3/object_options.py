@@ -60,16 +60,16 @@ class ObjectOptions:
         self._members: dict[str, frozenset[str]] = {}
         self._extra_args = self._checked(extra_args)
 
-    def of_image(self, copy: TransferItem, mime_type: str, sha256: str) -> dict[str, Any]:
+    def of_image(self, item: TransferItem, mime_type: str, sha256: str) -> dict[str, Any]:
         """Return the options for one object: its content type, where it comes from, and the user's, which win."""
-        ends = copy.media.deletes_at
+        ends = item.media.deletes_at
         ours = {
-            GENERATION_ID: copy.generation_id,
-            INDEX: str(copy.index),
-            MODEL: copy.model,
+            GENERATION_ID: item.generation_id,
+            INDEX: str(item.index),
+            MODEL: item.model,
             "getimg-deletes-at": ends.isoformat() if ends is not None else None,
-            "getimg-prompt-sha256": copy.prompt_sha256,
-            REQUEST_SHA256: copy.request_sha256,
+            "getimg-prompt-sha256": item.prompt_sha256,
+            REQUEST_SHA256: item.request_sha256,
             SHA256: sha256,
         }
         metadata = {name: ascii_value(value) for name, value in ours.items() if value}

@@ -46,7 +46,7 @@ class TransferItem:
     One file of a generation and the object that it becomes.
 
     :param index: Its place in the response's ``data``, from 0.
-    :param key: The object's key; empty where it depends on the file's content, until :meth:`located`.
+    :param key: The object's key; empty where it depends on the file's content, until :meth:`with_key`.
     :param cost: What its generation cost in USD; None where the API didn't say.
     :param prompt_sha256: Digest of the prompt, where it is known.
     :param request_sha256: Fingerprint of the request, where it is known.
@@ -63,7 +63,7 @@ class TransferItem:
     prompt_sha256: str | None = None
     request_sha256: str | None = None
     request: Mapping[str, Any] | None = None
-    _unlocated: tuple[KeyTemplate, Mapping[str, Any], bool] | None = None
+    _pending_key: tuple[KeyTemplate, Mapping[str, Any], bool] | None = None
 
     @property
     def uri(self) -> str:
@@ -75,18 +75,18 @@ class TransferItem:
         """How the file is called in messages."""
         return f"file {self.index} of generation {self.generation_id}"
 
-    def located(self, sha256: str, mime_type: str) -> TransferItem:
-        """Return the copy with its key, now that the content is known."""
-        if self._unlocated is None:
+    def with_key(self, sha256: str, mime_type: str) -> TransferItem:
+        """Return the item with its key, now that the content is known."""
+        if self._pending_key is None:
             return self
-        template, values, shared = self._unlocated
+        template, values, shared = self._pending_key
         key = template.render({"extension": extension(mime_type), **values, "sha256": sha256})
-        return replace(self, key=numbered(key, self.index) if shared else key, _unlocated=None)
+        return replace(self, key=numbered(key, self.index) if shared else key, _pending_key=None)
 
 
 def plan(generations: Sequence[Generation], s3_key: object, s3_bucket: object) -> list[TransferItem]:
     """
-    Return a copy for each file of each generation.
+    Return an item for each file of each generation.
 
     :param s3_key: A key with placeholders, or a full ``s3://bucket/key``.
     :param s3_bucket: The bucket where ``s3_key`` is no full URI; None otherwise.
@@ -110,21 +110,21 @@ def plan(generations: Sequence[Generation], s3_key: object, s3_bucket: object) -
             raise InvalidInputError(
                 f"Generation {generation.id} has no label {quote(min(missing))}, which s3_key names."
             )
-    copies = [
-        replace(copy, request=request)
+    items = [
+        replace(item, request=request)
         for generation in generations
         for request in [_request(generation, labels[generation.id])]
-        for copy in copies_of(generation, template, labels[generation.id])
+        for item in items_of(generation, template, labels[generation.id])
     ]
-    _check_distinct(copies)
-    if not all(copy.key for copy in copies):
+    _check_distinct(items)
+    if not all(item.key for item in items):
         # Those whose extension only their bytes tell may all be of one kind.
         _check_distinct(
-            copy
+            item
             for generation in generations
-            for copy in copies_of(generation, template, {**labels[generation.id], **_ONE_KIND})
+            for item in items_of(generation, template, {**labels[generation.id], **_ONE_KIND})
         )
-    return copies
+    return items
 
 
 def _request(generation: Generation, labels: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -133,31 +133,31 @@ def _request(generation: Generation, labels: Mapping[str, Any]) -> dict[str, Any
     return (request_record(request, labels) or None) if isinstance(request, Mapping) else None
 
 
-def _check_distinct(copies: Iterable[TransferItem]) -> None:
+def _check_distinct(items: Iterable[TransferItem]) -> None:
     seen: dict[str, TransferItem] = {}
-    for copy in copies:
+    for item in items:
         # Files that are named by their content share a key if, and only if, they are the same.
-        place = copy.key or copy.name
+        place = item.key or item.name
         if place in seen:
             raise InvalidInputError(
-                f"s3_key gives {seen[place].name} and {copy.name} the same key {place!r}: tell them apart with "
+                f"s3_key gives {seen[place].name} and {item.name} the same key {place!r}: tell them apart with "
                 "{generation_id} and {index}."
             )
-        seen[place] = copy
+        seen[place] = item
 
 
-def copies_of(
+def items_of(
     generation: Generation, template: KeyTemplate, values: Mapping[str, Any] | None = None
 ) -> list[TransferItem]:
     """
-    Return a copy for each file of a generation. Files that would share a key get their index appended.
+    Return an item for each file of a generation. Files that would share a key get their index appended.
 
     The response is paid for: what it says is made to fit into a key, and what it doesn't say is ``unknown`` there.
 
     :param values: The values of further placeholders, and of those that are known better than from the response.
     :raises InvalidInputError: The template gives no key that S3 takes.
     """
-    copies: dict[str, TransferItem] = {}
+    items: dict[str, TransferItem] = {}
     for media in generation.data:
         known: dict[str, Any] = {
             "generation_id": clean_value(generation.id),
@@ -171,9 +171,9 @@ def copies_of(
         known |= values or {}
         key = template.render(_ANY_CONTENT | known)
         place = template.render(_ANY_CONTENT | known | _ONE_KIND)
-        shared = place in copies
+        shared = place in items
         missing = template.names - known.keys()
-        copies[f"{place} {media.index}" if shared else place] = TransferItem(
+        items[f"{place} {media.index}" if shared else place] = TransferItem(
             generation.id,
             media.index,
             generation.model,
@@ -181,9 +181,9 @@ def copies_of(
             template.bucket,
             "" if missing else numbered(key, media.index) if shared else key,
             generation.cost,
-            _unlocated=(template, known, shared and "sha256" not in missing) if missing else None,
+            _pending_key=(template, known, shared and "sha256" not in missing) if missing else None,
         )
-    return list(copies.values())
+    return list(items.values())
 
 
 def total_cost(billed: Iterable[Generation | TransferItem]) -> Decimal | None:

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from mypy_boto3_s3 import S3Client
 
-    from airflow_provider_getimg.s3.copier import Copier, Saved
+    from airflow_provider_getimg.s3.copier import Copier, SavedFile
     from airflow_provider_getimg.s3.download import Downloads
     from airflow_provider_getimg.s3.store import S3Store
 else:
     BaseOperator = object
 
 
-class SavesToS3Mixin(BaseOperator):
+class S3OutputMixin(BaseOperator):
     """For an operator with ``getimg_conn_id`` and ``aws_conn_id``."""
 
     operator_extra_links = (ImagesLink(), OpenInS3Link())
@@ -57,7 +57,7 @@ class SavesToS3Mixin(BaseOperator):
     def _copier(
         self, store: S3Store, *, if_exists: str, max_bytes: int, concurrency: int
     ) -> Iterator[Copier]:
-        """Open what copies files into a store, until :meth:`_abort_copies`."""
+        """Open what saves files to a store, until :meth:`_abort_copies`."""
         from airflow_provider_getimg.s3.copier import Copier
         from airflow_provider_getimg.s3.download import Downloads
 
@@ -83,7 +83,7 @@ class SavesToS3Mixin(BaseOperator):
         # Not in __init__: an operator must stay copyable, and a lock is not.
         return threading.Event()
 
-    def _remember(self, context: Context, saved: Sequence[Saved]) -> None:
+    def _remember(self, context: Context, saved: Sequence[SavedFile]) -> None:
         """Report what was saved to Airflow: assets, lineage, the link."""
         from airflow_provider_getimg.s3.lineage import collect_hook_lineage, emit_asset_events
 
@@ -96,7 +96,7 @@ class SavesToS3Mixin(BaseOperator):
         # A store of one's own has no page in Amazon's console.
         if "amazonaws.com" in client.meta.endpoint_url:
             self.s3_console_url = console_url(
-                saved[0].copy.bucket, [file.copy.key for file in saved], client.meta.region_name or ""
+                saved[0].item.bucket, [file.item.key for file in saved], client.meta.region_name or ""
             )
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:

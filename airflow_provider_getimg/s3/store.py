@@ -65,10 +65,10 @@ class StoredObject:
     mime_type: str | None = None
     readable: bool = True
 
-    def is_copy_of(self, copy: TransferItem) -> bool:
+    def is_copy_of(self, item: TransferItem) -> bool:
         """Tell whether an earlier try saved this very file here."""
-        told = (self.metadata.get(GENERATION_ID), self.metadata.get(INDEX))
-        return told == (ascii_value(copy.generation_id), str(copy.index))
+        found = (self.metadata.get(GENERATION_ID), self.metadata.get(INDEX))
+        return found == (ascii_value(item.generation_id), str(item.index))
 
 
 class S3Store:
@@ -100,7 +100,7 @@ class S3Store:
 
     def put(
         self,
-        copy: TransferItem,
+        item: TransferItem,
         body: bytes | BinaryIO,
         sha256: str,
         mime_type: str,
@@ -116,8 +116,8 @@ class S3Store:
         :raises OccupiedKeyError: An object is there already, and it must not be replaced.
         :raises ObjectStoreError: S3 refused it, or could not be asked.
         """
-        args = self._options.of_image(copy, mime_type, sha256)
-        return self._put(copy.bucket, copy.key, body, sha256, args, replaces=replaces)
+        args = self._options.of_image(item, mime_type, sha256)
+        return self._put(item.bucket, item.key, body, sha256, args, replaces=replaces)
 
     def put_text(
         self, bucket: str, key: str, content: bytes, content_type: str, *, replaces: bool = True
@@ -297,21 +297,21 @@ class S3Store:
     def _error(self, action: str, bucket: str, uri: str, error: ClientError | BotoCoreError) -> GetimgError:
         return store_error(self._hook.aws_conn_id, action, bucket, uri, error)
 
-    def sha256_of(self, copy: TransferItem) -> str:
+    def sha256_of(self, item: TransferItem) -> str:
         """
-        Read the object at the copy's key and return its SHA-256 in hex.
+        Read the object at the item's key and return its SHA-256 in hex.
 
         :raises ObjectStoreError: S3 could not be asked.
         """
         digest = hashlib.sha256()
         try:
             response = self.client.get_object(
-                **self._options.of_call("get_object"), Bucket=copy.bucket, Key=copy.key
+                **self._options.of_call("get_object"), Bucket=item.bucket, Key=item.key
             )
             for chunk in response["Body"].iter_chunks(_READ_BYTES):
                 digest.update(chunk)
         except (ClientError, BotoCoreError) as error:
-            raise self._error("read", copy.bucket, copy.uri, error) from None
+            raise self._error("read", item.bucket, item.uri, error) from None
         return digest.hexdigest()
 
     def keys_among(self, keys: Sequence[str | None], bucket: str) -> frozenset[str] | None:

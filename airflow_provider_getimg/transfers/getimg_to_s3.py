@@ -12,7 +12,7 @@ from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, unwrap
 from airflow_provider_getimg.records import IMAGES, push_record
 from airflow_provider_getimg.retry import RETRY_POLICY
-from airflow_provider_getimg.s3.s3_output import SavesToS3Mixin
+from airflow_provider_getimg.s3.s3_output import S3OutputMixin
 from airflow_provider_getimg.version_compat import RetryPolicyMixin, with_retry_policy
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from airflow.sdk import RetryPolicy
 
     from airflow_provider_getimg.api.types import Generation
-    from airflow_provider_getimg.s3.copier import Saved
+    from airflow_provider_getimg.s3.copier import SavedFile
     from airflow_provider_getimg.s3.plan import TransferItem
 
 GIB = 1024**3
 
 
-class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixin, BaseOperator):
+class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin, BaseOperator):
     """
     Save the files of generations to S3.
 
@@ -90,7 +90,7 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixi
         "extra_args",
     )
     template_fields_renderers = {"generation": "json", "extra_args": "json"}
-    concealed_fields = ("generation",)
+    redacted_fields = ("generation",)
     ui_color = "#e0f0e3"
 
     def __init__(
@@ -153,16 +153,16 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixi
             push_record(context, IMAGES, len(saved), self.log)
         return self._rows(saved)
 
-    def _rows(self, saved: Sequence[Saved]) -> list[dict[str, Any]]:
+    def _rows(self, saved: Sequence[SavedFile]) -> list[dict[str, Any]]:
         """Return the XCom."""
         rows, counted = [], set()
         for file in saved:
             row = file.row()
-            if file.copy.request is not None:
-                row["request"] = file.copy.request
+            if file.item.request is not None:
+                row["request"] = file.item.request
             # A generation is billed once, however many files it has.
-            cost = 0 if file.copy.generation_id in counted else file.copy.cost
-            counted.add(file.copy.generation_id)
+            cost = 0 if file.item.generation_id in counted else file.item.cost
+            counted.add(file.item.generation_id)
             row["cost"] = None if cost is None else float(cost)
             row["aws_conn_id"] = self.aws_conn_id
             rows.append(row)
@@ -170,36 +170,36 @@ class TransferToS3Operator(SavesToS3Mixin, MaskedTemplatesMixin, RetryPolicyMixi
 
     def _s3_connections(self) -> int:
         from airflow_provider_getimg.api.parameters import checked_count
-        from airflow_provider_getimg.s3.copy_many import threads_for
+        from airflow_provider_getimg.s3.save_many import threads_for
 
         return threads_for(checked_count("concurrency", self.concurrency))
 
-    def _save(self, generations: Sequence[Generation]) -> list[Saved]:
+    def _save(self, generations: Sequence[Generation]) -> list[SavedFile]:
         from airflow_provider_getimg.api.parameters import checked_choice, checked_count, checked_file_size
         from airflow_provider_getimg.s3.copier import IF_EXISTS
-        from airflow_provider_getimg.s3.copy_many import copy_many
         from airflow_provider_getimg.s3.plan import plan
+        from airflow_provider_getimg.s3.save_many import save_many
         from airflow_provider_getimg.s3.store import S3Store
 
         if_exists = checked_choice("if_exists", self.if_exists, IF_EXISTS)
         concurrency = checked_count("concurrency", self.concurrency)
         max_bytes = checked_file_size("max_bytes", self.max_bytes)
-        copies = plan(generations, self.s3_key, self.s3_bucket)
-        self._warn_of_short_time(copies)
+        items = plan(generations, self.s3_key, self.s3_bucket)
+        self._warn_of_short_time(items)
         store = S3Store(self.s3_hook, self.extra_args)
         with self._copier(store, if_exists=if_exists, max_bytes=max_bytes, concurrency=concurrency) as copier:
-            copier.list(copies)
-            return copy_many(
-                copies, copier.save, concurrency=concurrency, abort=self._abort_copies, log=self.log
+            copier.list(items)
+            return save_many(
+                items, copier.save, concurrency=concurrency, abort=self._abort_copies, log=self.log
             )
 
     def _remedy(self) -> str:
         upstream = ", ".join(sorted(self.upstream_task_ids)) or "the one upstream"
         return f"To regenerate it (billed), clear the task that generated it: {upstream}."
 
-    def _warn_of_short_time(self, copies: list[TransferItem]) -> None:
+    def _warn_of_short_time(self, items: list[TransferItem]) -> None:
         """Warn where a file will be gone before the last retry could copy it."""
-        known = [ends for copy in copies if (ends := copy.media.deletes_at) is not None]
+        known = [ends for item in items if (ends := item.media.deletes_at) is not None]
         left = min(known) - datetime.now(UTC) if known else timedelta(0)
         needed = (self.retries or 0) * self.retry_delay
         if timedelta(0) < left < needed:

@@ -537,7 +537,7 @@ def test_files_that_die_before_the_last_retry_are_warned_of(simulator, generate,
 MEASURED = """
 import json, sys
 from pathlib import Path
-from airflow_provider_getimg.s3 import copy_many
+from airflow_provider_getimg.s3 import save_many
 from airflow_provider_getimg.s3 import copier
 from airflow_provider_getimg.s3 import store as s3_store
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator

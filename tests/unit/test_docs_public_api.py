@@ -38,7 +38,7 @@ INTERNAL = {
         "quiet_loggers",
     },
     "airflow_provider_getimg.links": {"console_url"},
-    "airflow_provider_getimg.retry": {"backoff", "poll_interval", "wait_out_rate_limits"},
+    "airflow_provider_getimg.retry": {"backoff", "slot_probe_delay", "wait_out_rate_limits"},
 }
 # Only an error of it is public.
 PARTLY_PUBLIC = {"airflow_provider_getimg.durable.ledger"}

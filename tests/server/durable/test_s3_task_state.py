@@ -14,9 +14,10 @@ import pytest
 
 from airflow_provider_getimg.api.errors import ConnectionConfigError, LedgerError
 from airflow_provider_getimg.durable.journal import KEY, Journal
-from airflow_provider_getimg.durable.ledger import Ledger, OwnPlace
+from airflow_provider_getimg.durable.ledger import Ledger, TaskEntryStore
 from airflow_provider_getimg.durable.s3_task_state import S3TaskState
 from airflow_provider_getimg.durable.task_state import StateConflictError
+from airflow_provider_getimg.durable.tries import Try
 from airflow_provider_getimg.hooks.state_folder import StateFolder
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def test_a_write_that_botocore_repeats_is_no_conflict(folder):
 
 def test_of_two_processes_that_found_nothing_one_sends(folder):
     ledgers = [
-        Ledger(folder.context(try_number=number), "f", LOG, OwnPlace(folder.state(try_number=number)))
+        Ledger(folder.context(try_number=number), "f", LOG, TaskEntryStore(folder.state(try_number=number)))
         for number in (1, 2)
     ]
     assert [ledger.previous() for ledger in ledgers] == [None, None]
@@ -187,7 +188,7 @@ def test_of_two_processes_that_found_nothing_one_sends(folder):
 
 
 def test_the_ledger_of_a_zombie_still_records_a_paid_response(folder):
-    ledger = Ledger(folder.context(), "f", LOG, OwnPlace(folder.state()))
+    ledger = Ledger(folder.context(), "f", LOG, TaskEntryStore(folder.state()))
     assert ledger.previous() is None
     ledger.record_intent()
     # What the next try would write, were it told to send again.
@@ -201,8 +202,10 @@ def test_the_ledger_of_a_zombie_still_records_a_paid_response(folder):
 def test_a_paid_response_is_recorded_where_the_entry_could_not_be_read_before(folder, caplog):
     video = {"state": "pending", "video_id": "req-1"}
     folder.state().set("getimg_generation", video)
-    ledger = Ledger(folder.context(), "f", LOG, OwnPlace(folder.state()))
-    broken = OwnPlace(S3TaskState(StateFolder("no-such-bucket", "state"), "aws_default", folder.context()))
+    ledger = Ledger(folder.context(), "f", LOG, TaskEntryStore(folder.state()))
+    broken = TaskEntryStore(
+        S3TaskState(StateFolder("no-such-bucket", "state"), "aws_default", folder.context())
+    )
     place, ledger._place = ledger._place, broken
     ledger.resume("req-1")
     ledger._place = place
@@ -213,13 +216,16 @@ def test_a_paid_response_is_recorded_where_the_entry_could_not_be_read_before(fo
 
 
 def test_two_journals_lose_nothing_of_each_other(folder):
-    with Journal(folder.state(), 3, LOG) as zombie, Journal(folder.state(try_number=2), 3, LOG) as journal:
+    with (
+        Journal(folder.state(), Try(1, 3), LOG) as zombie,
+        Journal(folder.state(try_number=2), Try(1, 3), LOG) as journal,
+    ):
         journal.write("mine", 1)
         with pytest.raises(StateConflictError):
             zombie.write("its", 1)
         zombie.write("its", 2)
         journal.write("mine", 3)
-    with Journal(folder.state(try_number=3), 3, LOG) as read:
+    with Journal(folder.state(try_number=3), Try(1, 3), LOG) as read:
         assert (read.previous("mine"), read.previous("its")) == (3, 2)
 
 
@@ -228,7 +234,7 @@ def test_what_is_no_json_is_an_error_that_names_the_object(folder):
     state.set("getimg_generation", 1)
     [key] = folder.keys()
     folder.client.put_object(Bucket=folder.bucket, Key=key, Body=b"{")
-    ledger = Ledger(folder.context(try_number=2), "f", LOG, OwnPlace(folder.state(try_number=2)))
+    ledger = Ledger(folder.context(try_number=2), "f", LOG, TaskEntryStore(folder.state(try_number=2)))
     with pytest.raises(LedgerError, match=f"Delete s3://{folder.bucket}/{key} to go on"):
         ledger.previous()
     folder.client.put_object(
@@ -236,7 +242,7 @@ def test_what_is_no_json_is_an_error_that_names_the_object(folder):
     )
     with (
         pytest.raises(LedgerError, match=r"Delete s3://.*getimg_batch_0000\.json to go on"),
-        Journal(folder.state(try_number=2), 3, LOG),
+        Journal(folder.state(try_number=2), Try(1, 3), LOG),
     ):
         pass
 
@@ -245,7 +251,7 @@ def test_a_missing_bucket_is_an_error_and_not_nothing(folder):
     bucket = f"no-{uuid.uuid4()}"
     state = S3TaskState(StateFolder(bucket, "state"), "aws_default", folder.context())
     with pytest.raises(LedgerError) as error:
-        Ledger(folder.context(), "f", LOG, OwnPlace(state)).previous()
+        Ledger(folder.context(), "f", LOG, TaskEntryStore(state)).previous()
     assert re.fullmatch(
         rf"The state folder s3://{bucket}/state could not be read: S3 could not list s3://{bucket}/state/\S+: there is no bucket "
         rf"'{bucket}'\. Nothing was billed\.",

@@ -20,7 +20,7 @@ from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.batch.requests_file import MAX_REQUESTS
 from airflow_provider_getimg.batch.rows import Row, read_rows
-from airflow_provider_getimg.s3.keys import KEY_MAX_BYTES, check_key
+from airflow_provider_getimg.s3.keys import KEY_MAX_BYTES, KeyTemplate, check_key
 
 
 def no_s3() -> Any:
@@ -28,7 +28,9 @@ def no_s3() -> Any:
 
 
 def read(requests: object, s3_key: object = "s3://b/{row}.{extension}", **defaults: Any) -> list[Row]:
-    return read_rows(requests, {"model": "m", "prompt": "A fox"} | defaults, s3_key, None, no_s3)
+    return read_rows(
+        requests, {"model": "m", "prompt": "A fox"} | defaults, KeyTemplate.parse(s3_key, None), no_s3
+    )
 
 
 def key(s3_key: str, **fields: Any) -> str | None:
@@ -282,7 +284,7 @@ class TestAfterThePayment:
             return
         media = {"url": "https://api.test/f", "width": size, "height": size}
         copies = row.items(Generation.from_json(response(id=id, data=[media] * files)))
-        keys = [copy.key or copy.located("ab" * 32, "image/avif").key for copy in copies]
+        keys = [copy.key or copy.with_key("ab" * 32, "image/avif").key for copy in copies]
         assert len(keys) == files
         assert len(set(keys)) == files or "{sha256}" in s3_key
         for made in keys:
@@ -329,7 +331,7 @@ class TestRefused:
     )
     def test_defaults_that_are_none(self, defaults, sentence):
         with pytest.raises(InvalidInputError) as error:
-            read_rows([], defaults, "s3://b/{row}", None, no_s3)
+            read_rows([], defaults, KeyTemplate.parse("s3://b/{row}", None), no_s3)
         assert error.value.message.startswith(sentence)
 
 

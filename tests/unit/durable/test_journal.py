@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_getimg.api.errors import LedgerError
 from airflow_provider_getimg.durable.journal import KEY, SEGMENT_BYTES, Journal, saved_key
 from airflow_provider_getimg.durable.task_state import StateStore
+from airflow_provider_getimg.durable.tries import Try
 
 LOG = SimpleNamespace(info=lambda *_: None)
 
@@ -42,14 +43,14 @@ class MemoryStore:
 
 
 def reread(store: MemoryStore, epoch: int = 3) -> Journal:
-    journal = Journal(StateStore(store), epoch, LOG)
+    journal = Journal(StateStore(store), Try(1, epoch), LOG)
     with journal:
         return journal
 
 
 def test_what_was_written_is_read_by_the_next_try():
     store = MemoryStore()
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
         journal.write("b", {"n": 2})
         journal.write("a", {"n": 3})
@@ -59,7 +60,7 @@ def test_what_was_written_is_read_by_the_next_try():
 
 def test_a_write_is_durable_once_it_returns():
     store = MemoryStore()
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
         # As a process that is killed here leaves it.
         assert reread(store).previous("a") == {"n": 1}
@@ -67,7 +68,7 @@ def test_a_write_is_durable_once_it_returns():
 
 def test_none_takes_an_entry_back():
     store = MemoryStore()
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
         journal.write("a", None)
     assert reread(store).previous("a") is None
@@ -76,7 +77,7 @@ def test_none_takes_an_entry_back():
 def test_many_that_wait_share_a_write():
     store = MemoryStore()
     store.gate = threading.Event()
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         first = journal.write_later("first", {"n": 0})
         assert store.is_writing.wait(60)
         # They all wait now, for a write that is under way without them.
@@ -90,7 +91,7 @@ def test_many_that_wait_share_a_write():
 
 def test_a_full_segment_is_left_and_the_next_begun():
     store = MemoryStore()
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         for n in range(100):
             journal.write(f"row {n}", {"text": "x" * 1000, "n": n})
     assert len(store.values) >= 100_000 // SEGMENT_BYTES
@@ -101,10 +102,10 @@ def test_a_full_segment_is_left_and_the_next_begun():
 
 def test_the_next_try_leaves_what_was_written_untouched():
     store = MemoryStore()
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
     before = dict(store.values)
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 2})
     assert {key: store.values[key] for key in before} == before
     assert reread(store).previous("a") == {"n": 2}
@@ -112,11 +113,11 @@ def test_the_next_try_leaves_what_was_written_untouched():
 
 def test_what_was_written_before_a_clear_does_not_count():
     store = MemoryStore()
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         for n in range(60):
             journal.write(f"row {n}", {"text": "x" * 1000})
     before = dict(store.values)
-    with Journal(StateStore(store), 7, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 7), LOG) as journal:
         assert journal.previous("row 1") is None
         journal.write("new", {"n": 1})
     again = reread(store, 7)
@@ -166,7 +167,7 @@ OWED = {
 def test_after_a_clear_what_was_paid_for_and_not_saved_is_owed(written, owed, epochs_after):
     store = MemoryStore()
     for epoch, key, value in written:
-        with Journal(StateStore(store), epoch, LOG) as journal:
+        with Journal(StateStore(store), Try(1, epoch), LOG) as journal:
             journal.write(key, value)
     now = max([epoch for epoch, *_ in written], default=3) + 4
     if epochs_after:
@@ -180,9 +181,9 @@ def test_after_a_clear_what_was_paid_for_and_not_saved_is_owed(written, owed, ep
 @pytest.mark.parametrize("note", [["s3"], "gone"], ids=str)
 def test_what_a_clear_saved_of_what_was_owed_is_known_to_its_retries(note):
     store = MemoryStore()
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("row", PAID)
-    with Journal(StateStore(store), 7, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 7), LOG) as journal:
         assert journal.previous("row") == PAID
         journal.write(NOTE, note)
     again = reread(store, 7)
@@ -193,10 +194,10 @@ def test_what_a_clear_saved_of_what_was_owed_is_known_to_its_retries(note):
 def test_a_segment_that_a_user_deleted_hides_no_other(deleted):
     store = MemoryStore()
     for n in range(3):
-        with Journal(StateStore(store), 3, LOG) as journal:
+        with Journal(StateStore(store), Try(1, 3), LOG) as journal:
             journal.write(f"row {n}", {"n": n})
     del store.values[KEY.format(number=deleted)]
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         assert [journal.previous(f"row {n}") for n in range(3)] == [
             None if n == deleted else {"n": n} for n in range(3)
         ]
@@ -208,7 +209,7 @@ def test_a_segment_that_a_user_deleted_hides_no_other(deleted):
 
 def test_a_write_that_fails_is_told_to_who_waits_and_leaves_no_trace():
     store = MemoryStore()
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
         store.fails = 1
         with pytest.raises(ConnectionError):
@@ -220,7 +221,7 @@ def test_a_write_that_fails_is_told_to_who_waits_and_leaves_no_trace():
 
 def test_leaving_it_writes_what_nobody_waits_for():
     store = MemoryStore()
-    with Journal(StateStore(store), 3, LOG) as journal:
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write_later("a", {"n": 1})
     assert reread(store).previous("a") == {"n": 1}
 
@@ -231,7 +232,7 @@ def test_a_segment_that_can_not_be_read_is_an_error_that_names_it(stored):
     store.values["getimg_batch_0000"] = json.dumps(stored)
     with (
         pytest.raises(LedgerError, match=r"Delete 'getimg_batch_0000' from the task's state"),
-        Journal(StateStore(store), 3, LOG),
+        Journal(StateStore(store), Try(1, 3), LOG),
     ):
         pass
 
@@ -246,7 +247,7 @@ def test_whatever_is_written_in_whatever_tries_the_last_word_holds(entries, trie
     store = MemoryStore()
     expected: dict[str, Any] = {}
     for part in range(tries):
-        with Journal(StateStore(store), 3, LOG) as journal:
+        with Journal(StateStore(store), Try(1, 3), LOG) as journal:
             for key, value in entries[part::tries]:
                 journal.write(key, {"value": value})
                 expected[key] = {"value": value}

@@ -37,7 +37,7 @@ def saved(key: str, **fields: Any) -> Any:
         model=fields.get("model", "seedream-5-lite"),
         cost=Decimal("0.04"),
     )
-    return SimpleNamespace(copy=copy, size=7, sha256=SHA256, mime_type="image/png")
+    return SimpleNamespace(item=copy, size=7, sha256=SHA256, mime_type="image/png")
 
 
 def numbered(count: int) -> list[Any]:

@@ -37,7 +37,7 @@ def keys(generation: object, s3_key: object, s3_bucket: object = "bucket") -> li
 def located(generation: object, s3_key: object, *mime_types: str) -> list[str]:
     """Return the keys once the bytes have said of what types the files are."""
     planned = copies(generation, s3_key)
-    return [copy.located(SHA256, found).key for copy, found in zip(planned, mime_types, strict=True)]
+    return [copy.with_key(SHA256, found).key for copy, found in zip(planned, mime_types, strict=True)]
 
 
 def test_one_response_with_two_files_is_two_copies():
@@ -108,12 +108,12 @@ def test_the_extension_is_that_of_the_promised_type(mime_type, extension):
 def test_the_extension_is_that_of_the_bytes_where_no_known_type_is_promised(mime_type, found, extension):
     [copy] = copies(response(mime_type=mime_type), "x.{extension}")
     assert copy.key == ""
-    assert copy.located(SHA256, found).key == f"x.{extension}"
+    assert copy.with_key(SHA256, found).key == f"x.{extension}"
 
 
 def test_the_extension_is_the_promised_one_though_the_bytes_say_otherwise():
     [copy] = copies(response(), "{sha256}.{extension}")
-    assert copy.located(SHA256, "image/jpeg").key == f"{SHA256}.png"
+    assert copy.with_key(SHA256, "image/jpeg").key == f"{SHA256}.png"
 
 
 def test_placeholders_take_a_format():
@@ -154,9 +154,9 @@ def test_what_the_response_says_is_made_to_fit_into_a_key(id, part):
 def test_a_key_made_of_the_content_is_filled_in_once_the_content_is_known():
     first, second = copies(response(files=2), "by-content/{sha256}.{extension}")
     assert first.key == ""
-    assert first.located(SHA256, "image/png").key == f"by-content/{SHA256}.png"
+    assert first.with_key(SHA256, "image/png").key == f"by-content/{SHA256}.png"
     # Of the same content, they are one object.
-    assert second.located(SHA256, "image/png").uri == first.located(SHA256, "image/png").uri
+    assert second.with_key(SHA256, "image/png").uri == first.with_key(SHA256, "image/png").uri
 
 
 class TestFilesOfOneGenerationThatWouldShareAKey:

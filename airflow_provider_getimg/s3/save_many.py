@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk.types import Logger
 
-    from airflow_provider_getimg.s3.copier import Saved
+    from airflow_provider_getimg.s3.copier import SavedFile
     from airflow_provider_getimg.s3.plan import TransferItem
 
 _TABLE_WIDTH = 160
@@ -29,33 +29,33 @@ def threads_for(concurrency: int) -> int:
     return 2 * concurrency
 
 
-def copy_many(
-    copies: Sequence[TransferItem],
-    save: Callable[[TransferItem], Saved],
+def save_many(
+    items: Sequence[TransferItem],
+    save: Callable[[TransferItem], SavedFile],
     *,
     concurrency: int,
     abort: Callable[[], object],
     log: Logger,
-) -> list[Saved]:
+) -> list[SavedFile]:
     """
-    Save all files, ``concurrency`` downloads at once, and return them in the order of ``copies``.
+    Save all files, ``concurrency`` downloads at once, and return them in the order of ``items``.
 
     :param save: Saves one file, in any thread.
     :param abort: Ends what is in flight, if this thread is interrupted.
     :raises GetimgError: The one file's error, or :class:`TransferIncompleteError` where there are several files. The
         others are saved; the log has a table of what was and what was not.
     """
-    outcomes: dict[TransferItem, Saved | GetimgError] = {}
-    threads = min(threads_for(concurrency), len(copies))
+    outcomes: dict[TransferItem, SavedFile | GetimgError] = {}
+    threads = min(threads_for(concurrency), len(items))
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="getimg-transfer")
     try:
-        futures = {pool.submit(save, copy): copy for copy in sorted(copies, key=_expiry)}
+        futures = {pool.submit(save, item): item for item in sorted(items, key=_expiry)}
         pending = set(futures)
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
-                copy, error = futures[future], future.exception()
-                outcomes[copy] = future.result() if error is None else _reported(copy, error, log)
+                item, error = futures[future], future.exception()
+                outcomes[item] = future.result() if error is None else _reported(item, error, log)
     except BaseException:
         # A time-out, a signal or a fault of ours: nothing new begins, what runs is cut short, without waiting for a
         # request to S3 to end.
@@ -63,64 +63,64 @@ def copy_many(
         abort()
         raise
     pool.shutdown()
-    failures = {copy: outcome for copy, outcome in outcomes.items() if isinstance(outcome, GetimgError)}
+    failures = {item: outcome for item, outcome in outcomes.items() if isinstance(outcome, GetimgError)}
     if failures:
-        if len(copies) > 1:
-            log.error("%s", _table(copies, outcomes))
-        raise _failure(copies, failures)
-    return [outcome for copy in copies if not isinstance(outcome := outcomes[copy], GetimgError)]
+        if len(items) > 1:
+            log.error("%s", _table(items, outcomes))
+        raise _failure(items, failures)
+    return [outcome for item in items if not isinstance(outcome := outcomes[item], GetimgError)]
 
 
-def _reported(copy: TransferItem, error: BaseException, log: Logger) -> GetimgError:
+def _reported(item: TransferItem, error: BaseException, log: Logger) -> GetimgError:
     """Return why a file was not saved. A fault of ours, or of a library, stops no other file and hides no bill."""
     if isinstance(error, GetimgError):
         return error
-    log.error("Saving %s failed.", copy.name, exc_info=error)
+    log.error("Saving %s failed.", item.name, exc_info=error)
     fault = TransferError(
-        f"{capital(copy.name)} was not saved: {type(error).__name__} ({reason(error)}), see the log."
+        f"{capital(item.name)} was not saved: {type(error).__name__} ({reason(error)}), see the log."
     )
-    return fault.with_unsaved_bill([copy.generation_id], copy.cost)
+    return fault.with_unsaved_bill([item.generation_id], item.cost)
 
 
-def _expiry(copy: TransferItem) -> datetime:
+def _expiry(item: TransferItem) -> datetime:
     """Return when a file expires: what is not known may be soon."""
-    return copy.media.deletes_at or datetime.min.replace(tzinfo=UTC)
+    return item.media.deletes_at or datetime.min.replace(tzinfo=UTC)
 
 
-def _failure(copies: Sequence[TransferItem], failures: dict[TransferItem, GetimgError]) -> GetimgError:
-    lost = [copy for copy in copies if copy in failures]
-    errors = [failures[copy] for copy in lost]
-    if len(copies) == 1:
+def _failure(items: Sequence[TransferItem], failures: dict[TransferItem, GetimgError]) -> GetimgError:
+    lost = [item for item in items if item in failures]
+    errors = [failures[item] for item in lost]
+    if len(items) == 1:
         return errors[0]
     # A generation is billed once, however many files it has.
-    cost = total_cost({copy.generation_id: copy for copy in lost}.values())
+    cost = total_cost({item.generation_id: item for item in lost}.values())
     billed = "an amount that the API did not give" if cost is None else f"{cost} USD"
     more = f" And {len(errors) - 1} more, see the table in the log." if len(errors) > 1 else ""
     return TransferIncompleteError(
-        f"{len(copies) - len(errors)} of {len(copies)} files are saved; the other {len(errors)}, billed at {billed}, are not. "
+        f"{len(items) - len(errors)} of {len(items)} files are saved; the other {len(errors)}, billed at {billed}, are not. "
         f"{errors[0].message}{more}",
         errors,
         billed="yes",
         cost=cost,
-        generation_ids=list(dict.fromkeys(copy.generation_id for copy in lost)),
+        generation_ids=list(dict.fromkeys(item.generation_id for item in lost)),
     )
 
 
-def _table(copies: Sequence[TransferItem], outcomes: dict[TransferItem, Saved | GetimgError]) -> str:
+def _table(items: Sequence[TransferItem], outcomes: dict[TransferItem, SavedFile | GetimgError]) -> str:
     # A failure alone needs them.
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table("generation", "file", "saved", "object, or why not", title="Files", box=box.ASCII)
-    for copy in copies:
-        outcome = outcomes[copy]
+    for item in items:
+        outcome = outcomes[item]
         failed = isinstance(outcome, GetimgError)
         table.add_row(
-            copy.generation_id,
-            str(copy.index),
+            item.generation_id,
+            str(item.index),
             "no" if failed else "yes",
-            outcome.message if isinstance(outcome, GetimgError) else outcome.copy.uri,
+            outcome.message if isinstance(outcome, GetimgError) else outcome.item.uri,
         )
     # Plain text of one width, whatever terminal or log the worker writes to.
     text = io.StringIO()
