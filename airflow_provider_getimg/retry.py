@@ -28,7 +28,7 @@ BACKOFF_FIRST = 15.0
 BACKOFF_LIMIT = 600.0
 #: The shortest wait in seconds after a 429, whatever it says: a server that says 0 is not to be hammered.
 MIN_WAIT = 1.0
-#: Seconds between two looks for a free slot: at first, the share of the time waited that is added, and at most.
+#: Seconds between two probes for a free slot: at first, the share of the time waited that is added, and at most.
 POLL_FIRST, POLL_SHARE, POLL_MAX = 0.1, 0.1, 2.0
 
 
@@ -159,11 +159,11 @@ def backoff(attempt: int, first: float = BACKOFF_FIRST, limit: float = BACKOFF_L
 
 def slot_probe_delay(waited: float) -> float:
     """
-    Return the seconds until one more look for a slot, where others hold all concurrent requests of the account.
+    Return the seconds until one more probe for a slot, where others hold all concurrent requests of the account.
 
     A tenth of the time waited so far, more or less at random: slots are free for moments only, however long a request takes.
 
-    :param waited: Seconds since the first look.
+    :param waited: Seconds since the first probe.
     """
     return min(POLL_FIRST + POLL_SHARE * waited, POLL_MAX) * random.uniform(0.75, 1.25)
 

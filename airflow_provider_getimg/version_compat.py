@@ -11,7 +11,6 @@ import functools
 from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from unittest.mock import patch
 
 from airflow import __version__ as AIRFLOW_VERSION
 
@@ -205,6 +204,8 @@ def write_dag(dag: DAG, bundle: Any) -> None:
         bag = module.DagBag(collect_dags=False, bundle_path=bundle.path, bundle_name=bundle.name)
         no_interval: AbstractContextManager[object] = nullcontext()
     else:
+        from unittest.mock import patch
+
         module = import_module("airflow.models.dagbag")
         bag = module.DagBag(collect_dags=False, bundle_path=bundle.path)
         # One of the same id that was written less than 30 seconds ago would be left as it is, and run.

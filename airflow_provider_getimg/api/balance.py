@@ -3,37 +3,21 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import (
     PREPAID,
     ConnectionConfigError,
     InsufficientBalanceError,
-    InvalidInputError,
 )
 from airflow_provider_getimg.api.pricing import CURRENCY
 from airflow_provider_getimg.api.quote import quote
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from airflow_provider_getimg.api.client import GetimgClient
     from airflow_provider_getimg.api.types import Balance
-
-
-def checked_minimum(minimum: object) -> Decimal:
-    """
-    Return a minimum in USD as a decimal; a text is read as a number.
-
-    :raises InvalidInputError: It is no number, or below zero.
-    """
-    text = str(minimum).strip()
-    try:
-        amount = Decimal("NaN" if isinstance(minimum, bool) or "_" in text else text)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise InvalidInputError(f"minimum must be an amount in USD, 0 or more, got {quote(minimum)}.")
-    return amount
 
 
 def in_usd(balance: Balance) -> Decimal:

@@ -171,6 +171,7 @@ class GetimgClient:
         except ValueError:
             raise error from None
         if not made.is_made:
+            error.received = content.decode(errors="replace")
             raise error
         made._oddities += (f"its HTTP status is {response.status_code}",)
         return made
@@ -203,7 +204,7 @@ class GetimgClient:
         """
         for name, moment in (("start", start), ("end", end)):
             if moment.utcoffset() is None:
-                raise InvalidInputError(f"{name} is {moment.isoformat()}: it needs a time zone.")
+                raise InvalidInputError(f"{name} must have a time zone, got {moment.isoformat()}.")
         if not timedelta(0) < end - start <= timedelta(days=COSTS_MAX_DAYS):
             raise InvalidInputError(
                 f"end ({end.isoformat()}) must be after start ({start.isoformat()}), by at most "

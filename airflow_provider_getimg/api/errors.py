@@ -159,7 +159,15 @@ class NoConnectionError(GetimgError):
 
 
 class UnavailableError(GetimgError):
-    """A free call (models, balance, costs) failed on the way or at the server. Safe to repeat."""
+    """
+    A call that bills nothing failed (models, balance, costs, a read from S3), or a failure that may pass stopped a batch.
+
+    Safe to repeat.
+    """
+
+
+#: A call that bills nothing and failed like this is worth repeating.
+TRANSIENT_ERRORS = (RateLimitError, UnavailableError, NoConnectionError)
 
 
 class OutcomeUnknownError(GetimgError):
@@ -217,6 +225,18 @@ class ObjectExistsError(TransferError):
 
 class DownloadError(TransferError):
     """A download failed or delivered something else than the file. Safe to repeat."""
+
+
+class NotAnImageError(DownloadError):
+    """
+    A download returned a page, a message or nothing instead of the file.
+
+    :param sha256: Of what it returned, in hex.
+    """
+
+    def __init__(self, message: str, sha256: str) -> None:
+        super().__init__(message)
+        self.sha256 = sha256
 
 
 class ObjectStoreError(TransferError):

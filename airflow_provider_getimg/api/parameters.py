@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.api.errors import InvalidInputError
@@ -51,6 +52,24 @@ def checked_seconds(name: str, value: Any) -> float:
     if not 0 <= seconds < math.inf:
         raise InvalidInputError(f"{name} must be a number of seconds, 0 or more, got {quote(value)}.")
     return seconds
+
+
+def checked_amount(name: str, value: object) -> Decimal:
+    """
+    Return an amount in USD, 0 or more, as a decimal; a text is read as a number.
+
+    :raises InvalidInputError: It is no such number.
+    """
+    text = str(value).strip()
+    try:
+        amount = Decimal("NaN" if isinstance(value, bool) or "_" in text else text)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise InvalidInputError(
+            f"{name} must be an amount in USD, 0 or more, such as '0.05', got {quote(value)}."
+        )
+    return amount
 
 
 def checked_count(name: str, value: Any) -> int:

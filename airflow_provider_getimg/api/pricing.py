@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from airflow_provider_getimg.api.errors import CostLimitError, InvalidInputError
+from airflow_provider_getimg.api.errors import CostLimitError
+from airflow_provider_getimg.api.parameters import checked_amount
 
 if TYPE_CHECKING:
     from airflow_provider_getimg.api.types import Model, Rate
@@ -71,16 +72,7 @@ def checked_max_cost(max_cost: object) -> Decimal | None:
 
     :raises InvalidInputError: It is no number, or below zero.
     """
-    if max_cost is None:
-        return None
-    text = str(max_cost).strip()
-    try:
-        limit = Decimal("NaN" if isinstance(max_cost, bool) or "_" in text else text)
-    except InvalidOperation:
-        limit = Decimal("NaN")
-    if not limit.is_finite() or limit < 0:
-        raise InvalidInputError(f"max_cost must be an amount in USD, such as '0.05', got {max_cost!r}.")
-    return limit
+    return None if max_cost is None else checked_amount("max_cost", max_cost)
 
 
 def check_price(price: Decimal | None, what: str, max_cost: Decimal) -> Decimal:

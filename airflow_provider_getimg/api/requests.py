@@ -199,6 +199,9 @@ def _not_empty(text: str) -> str:
 
 
 def _encodable(text: str) -> str:
+    if "\x00" in text:
+        # PostgreSQL takes none, so that the response could not be kept with its request.
+        raise ValueError(f"must not hold NUL characters, got {quote(text)}")
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -88,7 +88,7 @@ def checked_api_key(api_key: str | None) -> str:
     for position, character in enumerate(key, start=1):
         if not "!" <= character <= "~":
             raise ConnectionConfigError(
-                f"The API key has a character at position {position} that no key has: paste it again."
+                f"The API key contains an invalid character at position {position}. Paste it again."
             )
     return key
 

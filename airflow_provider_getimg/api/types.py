@@ -321,7 +321,7 @@ def _id(received: Mapping[str, Any], files: list[MediaFile]) -> str:
         and (name := _one_line(str(value)))
     ):
         return name
-    urls = "\n".join(file.url.partition("?")[0] for file in files)
+    urls = "\n".join(file.url for file in files)
     return f"no-id-{hashlib.sha256(urls.encode(errors='replace')).hexdigest()[:16]}"
 
 

@@ -6,9 +6,9 @@ The account's limit is not known beforehand, may change, and is shared with othe
 (a 429 without ``Retry-After``) costs nothing but a round trip.
 
 - A batch begins with a few slots and opens more, one by one, until one is refused. As many as were in flight then are the limit.
-  Now and then it looks for one more: if that is not refused, slots are opened one by one again.
+  Now and then it probes for one more: if that is not refused, slots are opened one by one again.
 - A task that has all slots of the account would keep them: each is free for a round trip only. So one slot is left
-  empty for a moment after every few responses. A task without a slot looks for it that often, and one with a few less often.
+  empty for a moment after every few responses. A task without a slot probes for it that often, and one with a few less often.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from airflow_provider_getimg.retry import slot_probe_delay
 FIRST_SLOTS, RAMP_SECONDS = 4, 1.0
 #: Seconds between two slots that are opened, at least.
 RAMP_SPACING = 0.04
-#: Seconds after which a look for one more slot has gone well, at most.
+#: Seconds after which a probe for one more slot has gone well, at most.
 PROBE_SECONDS = 1.0
-#: How many requests' time passes until the next look: the first time, doubled each time, up to so many responses.
+#: How many requests' time passes until the next probe: the first time, doubled each time, up to the time of a number of responses.
 PROBE_REQUESTS, PROBE_RESPONSES = 2.0, 40
 #: Responses after which a slot is given up to others for a moment: at first, and where others are known of; and at most.
 GAP_FIRST, GAP_LAST = 4, 12
@@ -56,7 +56,7 @@ class ConcurrencyLimit:
         self._refused_at: float | None = None
         # Seconds that a request takes.
         self._latency: float | None = None
-        # When to look for one more slot, and how long after the last look that is.
+        # When to probe for one more slot, and how long after the last probe that is.
         self._next_probe_at = math.inf
         self._probe_after = 0.0
         # Others use the same key: believed until then.
@@ -78,7 +78,7 @@ class ConcurrencyLimit:
         return self._crowded_out_at is not None
 
     def allows(self, in_flight: int, now: float) -> bool:
-        """Return whether one more request may be sent. One beyond the limit is a look for one more slot."""
+        """Return whether one more request may be sent. One beyond the limit is a probe for one more slot."""
         slots = self.value - 1 if now < self._gap_until else self.value
         if in_flight < slots:
             return True
@@ -184,5 +184,5 @@ class ConcurrencyLimit:
         return min(max(share * self._latency, GAP_MIN), GAP_MAX)
 
     def _shared_probe_after(self, now: float) -> float:
-        # The more slots a task has, the less often it looks for another: so tasks end up with about as many each.
+        # The more slots a task has, the less often it probes for another: so tasks end up with about as many each.
         return float(self._gap(now) * (1 + self.value) ** 2 / 2 * random.uniform(0.75, 1.25))

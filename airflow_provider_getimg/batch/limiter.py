@@ -34,7 +34,6 @@ SPACING = 0.04
 BACKOFF_FIRST, BACKOFF_LIMIT = 1.0, 30.0
 # A waiting thread looks this often whether the batch is to stop: a signal handler must not take a lock.
 _LOOK_SECONDS = 0.25
-_CROWDED_OUT = "other tasks hold all concurrent requests of the account"
 
 
 class RateLimiter:
@@ -93,7 +92,7 @@ class RateLimiter:
             if self._held:
                 return "waiting for billed images to be saved"
             if self._limit.is_crowded_out:
-                return f"waiting for a slot ({_CROWDED_OUT})"
+                return "waiting for a slot (other tasks hold all concurrent requests of the account)"
             if wait < 1:
                 return ""
             why = self._close_reason if self._opens_at > self._clock() else "getimg.ai limits requests"
@@ -175,7 +174,7 @@ class RateLimiter:
             self._opens_at = max(self._opens_at, now + self._limit.on_refused(others, now))
             if self._limit.is_crowded_out and not was_crowded_out:
                 self._log.info(
-                    "%s: looking for a free one again and again. Nothing was billed.", _CROWDED_OUT
+                    "Other tasks hold all concurrent requests of the account. Retrying until one is free. Nothing was billed."
                 )
 
     def on_unreachable(self) -> None:

@@ -137,7 +137,10 @@ class Pipeline:
             # Ours, and so for the user to see; but what is under way is brought to its end.
             with self._lock:
                 self._fault = self._fault or fault
-            shown = UnavailableError(f"It failed with {type(fault).__name__}.", billed="unknown")
+            shown = UnavailableError(
+                f"A bug in this provider raised {type(fault).__name__}; the log has the stack trace.",
+                billed="unknown",
+            )
             self._stop.set(shown)
             result = self._steps.failed(row, shown)
         if result is None:

@@ -50,7 +50,7 @@ class Progress:
         left = (
             str(timedelta(seconds=round((self._total - done) / rate))) + " left"
             if rate
-            else "no end in sight"
+            else "time left unknown"
         )
         # Images take half a minute: less than one a second is the rule.
         pace = f"{rate:.1f} a second" if rate >= 1 else f"{60 * rate:.1f} a minute"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from airflow_provider_getimg.api.errors import InvalidInputError, UnavailableError
+from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.requests import REQUEST_MAX_BYTES
 
@@ -68,7 +68,9 @@ def read_lines(
     :raises InvalidInputError: There is no such file, or it holds too much.
     :raises UnavailableError: S3 could not be reached.
     """
-    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from airflow_provider_getimg.s3.store_errors import read_error
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or not key:
@@ -85,12 +87,7 @@ def read_lines(
             # All of it before the first is looked at: a file that is too long is refused at once.
             read = list(_lines(name, uri, file, add_fault))
     except (ClientError, BotoCoreError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else 0
-        final = isinstance(error, ParamValidationError) or status in (400, 403, 404)
-        raise (InvalidInputError if final else UnavailableError)(
-            f"{name} ({uri}) can't be read from S3: {reason}."
-        ) from None
+        raise read_error(f"{name} ({uri})", error) from None
     yield from read
 
 

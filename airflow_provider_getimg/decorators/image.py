@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import DecoratedOperator
 
 from airflow_provider_getimg.decorators.task import call, make_task
-from airflow_provider_getimg.hooks.masking import mask_signed_urls
+from airflow_provider_getimg.hooks.masking import Redacted, mask_signed_urls
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.version_compat import with_retry_policy
 
@@ -74,7 +74,7 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
                 raise InvalidInputError(
                     f"{quote(name)} is not a known field of a request. Known fields: {', '.join(known)}."
                 )
-            setattr(self, name, value)
+            setattr(self, name, Redacted(value) if name == "images" else value)
         # As is done with what is rendered.
         mask_signed_urls(request)
         response: dict[str, Any] = super().execute(context)

@@ -163,7 +163,7 @@ class Journal:
             return int(segment["epoch"]), dict(segment["entries"])
         except (TypeError, LookupError, ValueError):
             raise LedgerError(
-                f"What an earlier try did is not known, a part of it can't be read: this try sent nothing. Delete "
+                "What an earlier try did is unknown, because part of the task's state can't be read. This try sent nothing. Delete "
                 f"{self._state.address(key)} to go on; it may hold paid responses.",
                 billed="unknown",
             ) from None
@@ -203,6 +203,11 @@ class Journal:
         except StateConflictError:
             # The segment is another process's: the next commit begins one behind it.
             self._number, self._segment, self._segment_bytes = number + 1, {}, 0
+            raise
+        except BaseException:
+            # It may have been written all the same. A later segment would win over this one: what follows goes into it.
+            if number != self._number:
+                self._number, self._segment, self._segment_bytes = number, {}, 0
             raise
         self._number, self._segment, self._segment_bytes = number, segment, held + size
 

@@ -206,7 +206,7 @@ class Ledger:
             entry = self._before = self._store.read()
         except ValueError as error:
             raise LedgerError(
-                f"What an earlier try did is not known, {reason(error)}: this try sent nothing. Delete "
+                f"What an earlier try did is unknown: {reason(error)}. This try sent nothing. Delete "
                 f"{self._store.address} to go on; it may hold a paid response.",
                 billed="unknown",
             ) from None

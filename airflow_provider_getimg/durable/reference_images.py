@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_getimg.api.errors import InvalidInputError, UnavailableError
+from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.media import HEAD_BYTES, type_of
 from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.requests import REFERENCE_IMAGE, REFERENCE_IMAGE_MAX_BYTES, REQUEST_MAX_BYTES
@@ -131,7 +131,9 @@ def _is_in_s3(image: dict[str, Any]) -> bool:
 
 
 def _read(client: S3Client, url: str, position: int) -> str:
-    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from airflow_provider_getimg.s3.store_errors import read_error
 
     name = f"images[{position}] ({url})"
     bucket, _, key = url.removeprefix("s3://").partition("/")
@@ -149,12 +151,7 @@ def _read(client: S3Client, url: str, position: int) -> str:
                 )
             content = body.read()
     except (ClientError, BotoCoreError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else 0
-        final = isinstance(error, ParamValidationError) or status in (400, 403, 404)
-        raise (InvalidInputError if final else UnavailableError)(
-            f"{name} can't be read from S3: {reason}."
-        ) from None
+        raise read_error(name, error) from None
     mime_type = type_of(content[:HEAD_BYTES])
     if mime_type not in ("image/png", "image/jpeg", "image/webp"):
         raise InvalidInputError(

@@ -11,8 +11,8 @@ of their own, which is named for the moment the run was started and for the depl
 
 - A retry finds it by that exact moment.
 - After a Clear, the run has another start. The task continues in the latest folder of its deployment.
-- A first try only uses the one of its moment: a run that was deleted and recreated under the same id is a new run. If there
-  are others, it leaves a marker, so that its own retries and Clears find the right one.
+- A run that was never cleared, and a first try, only use the one of their moment: a run that was deleted and recreated under the
+  same id is a new run. If there are others, the first try leaves a marker, so that its own retries and Clears find the right one.
 - A first try that resumes after a deferral continues in the latest one, too: a Clear of another task starts the run again.
 """
 
@@ -30,6 +30,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.durable.task_state import StateConflictError
+from airflow_provider_getimg.durable.tries import Try
 from airflow_provider_getimg.s3.connection import s3_hook
 from airflow_provider_getimg.s3.store import OccupiedKeyError, S3Store
 
@@ -67,7 +68,8 @@ class S3TaskState:
         ti, run = context["ti"], context["dag_run"]
         names = (ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index))
         self._task_folder = "/".join(filter(None, (folder.prefix, *map(_file_name, names)))) + "/"
-        self._is_new = int(ti.try_number) == 1 and not is_resumed
+        # A run that was never cleared has the start that all its tries have seen.
+        self._may_go_on = bool(run.clear_number) and (is_resumed or not Try.of(context).is_first)
         started = (run.start_date or run.run_after).astimezone(UTC)
         self._started = f"{started:%Y%m%dT%H%M%S.%fZ}"
         deployment = conf.get("api", "base_url", fallback="").rstrip("/")
@@ -131,8 +133,8 @@ class S3TaskState:
             # To the microsecond: whatever a worker takes for its deployment's address.
             if name.startswith(f"{self._started}-"):
                 return self._task_folder + name
-        earlier = [name for name in found if name.endswith(f"-{self._deployment}") and name < own]
-        if earlier and not self._is_new:
+        earlier = [name for name in found if name.endswith(f"-{self._deployment}")]
+        if earlier and self._may_go_on:
             return self._task_folder + earlier[-1]
         folder = self._task_folder + own
         if found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_provider_getimg.durable.tries import Try
 from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, never_expire
 
 if TYPE_CHECKING:
@@ -46,16 +47,30 @@ class TaskState(Protocol):
 
 
 class StateStore:
-    """Airflow's task state store, of 3.3 and later: deleted with the run."""
+    """
+    Airflow's task state store, of 3.3 and later: deleted with the run.
+
+    :param elsewhere: Why it is not known whether earlier tries kept their state in a folder instead; None if they didn't.
+    """
 
     name = "The task state store"
 
-    def __init__(self, store: TaskStateStoreAccessor) -> None:
+    def __init__(self, store: TaskStateStoreAccessor, elsewhere: Exception | None = None) -> None:
         self._store = store
+        self._elsewhere = elsewhere
 
     def get(self, key: str) -> Any:
-        """Return what was written last; None for nothing."""
-        return self._store.get(key)
+        """
+        Return what was written last; None for nothing.
+
+        :raises Exception: ``elsewhere``, where there is nothing here.
+        """
+        value = self._store.get(key)
+        if value is not None:
+            self._elsewhere = None
+        elif self._elsewhere is not None:
+            raise self._elsewhere
+        return value
 
     def set(self, key: str, value: Any) -> None:
         """Keep a value, durably once this returns."""
@@ -85,11 +100,12 @@ def task_state(
     store = context.get("task_state_store")
     try:
         folder = hook.state_folder
-    except ConnectionConfigError:
-        # What earlier tries have paid for can be reported, or delivered, without a connection. No client is made of this one.
+    except ConnectionConfigError as error:
         if store is None:
             raise
-        folder = None
+        # What earlier tries have paid for can be reported, or delivered, without a connection. Nothing is sent: the hook keeps its
+        # error.
+        return StateStore(store, None if Try.of(context).is_first else OSError(error.message.rstrip(".")))
     if folder is not None:
         from airflow_provider_getimg.durable.s3_task_state import S3TaskState
 

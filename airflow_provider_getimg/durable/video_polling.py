@@ -6,15 +6,9 @@ from __future__ import annotations
 import random
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from airflow_provider_getimg.api.errors import (
-    GetimgError,
-    NoConnectionError,
-    RateLimitError,
-    UnavailableError,
-    VideoPendingError,
-)
+from airflow_provider_getimg.api.errors import GetimgError, VideoPendingError
 from airflow_provider_getimg.retry import MIN_WAIT, backoff
 
 if TYPE_CHECKING:
@@ -22,12 +16,30 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.types import Video
 
-#: What a poll may fail with and is worth another.
-TRANSIENT_ERRORS = (RateLimitError, UnavailableError, NoConnectionError)
 # Seconds between two lines of the log on a video that is still being made.
 _LOG_INTERVAL = 60.0
 # The longest wait after a question that failed, unless poll_interval is longer.
 _BACKOFF_LIMIT = 60.0
+
+
+class VideoWait(TypedDict):
+    """
+    What a task hands to the triggerer and gets back, as plain JSON.
+
+    :param video_id: The video.
+    :param fingerprint: Of its request.
+    :param started: The Unix time at which the wait began.
+    :param until: The Unix time at which it is over.
+    :param poll_interval: Seconds between two polls.
+    :param record: The request, as it is recorded.
+    """
+
+    video_id: str
+    fingerprint: str
+    started: float
+    until: float
+    poll_interval: float
+    record: dict[str, Any]
 
 
 class Polling:
@@ -56,7 +68,7 @@ class Polling:
         """
         Return the seconds until the next poll.
 
-        :param error: Why the last poll failed, one of :data:`TRANSIENT_ERRORS`; None if it didn't.
+        :param error: Why the last poll failed, one of :data:`~airflow_provider_getimg.api.errors.TRANSIENT_ERRORS`; None if it didn't.
         """
         if error is None:
             self._failed = 0

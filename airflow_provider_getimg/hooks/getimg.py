@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
     from airflow_provider_getimg.api.client import GetimgClient
+    from airflow_provider_getimg.api.errors import ConnectionConfigError
     from airflow_provider_getimg.api.settings import ClientSettings
     from airflow_provider_getimg.api.types import Balance, Costs, Model
     from airflow_provider_getimg.api.video_states import VideoStates
@@ -149,17 +150,25 @@ class GetimgHook(BaseHook):
                 proxy=settings.proxy,
             )
 
-    @cached_property
+    @property
     def _connection(self) -> Connection:
+        found = self._connection_or_error
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    @cached_property
+    def _connection_or_error(self) -> Connection | ConnectionConfigError:
+        """The connection, read once. A failure is kept, too: a task that went on without its state folder must not send."""
         from airflow_provider_getimg.api.errors import ConnectionConfigError
 
         try:
             return self.get_connection(self.getimg_conn_id)
         except AirflowNotFoundException:
-            raise ConnectionConfigError(
+            return ConnectionConfigError(
                 f"Connection {self.getimg_conn_id!r} does not exist, or can't be read: create it with the type 'getimg', or "
                 "name another one in getimg_conn_id."
-            ) from None
+            )
 
     @property
     def _name_in_messages(self) -> str:
@@ -244,12 +253,14 @@ class GetimgHook(BaseHook):
 
         :raises GetimgError: Asking again would fail again, such as for a wrong key.
         """
-        from airflow_provider_getimg.api import balance, errors
+        from airflow_provider_getimg.api.balance import in_usd
+        from airflow_provider_getimg.api.errors import TRANSIENT_ERRORS
+        from airflow_provider_getimg.api.parameters import checked_amount
 
-        amount = balance.checked_minimum(minimum)
+        amount = checked_amount("minimum", minimum)
         try:
-            has = balance.in_usd(self.client.get_balance())
-        except (errors.RateLimitError, errors.NoConnectionError, errors.UnavailableError) as error:
+            has = in_usd(self.client.get_balance())
+        except TRANSIENT_ERRORS as error:
             self.log.warning("The balance is unknown at the moment: %s", error.message)
             return None
         self.log.info("Balance: %s USD, minimum: %s USD.", has, amount)

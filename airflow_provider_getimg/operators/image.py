@@ -132,11 +132,14 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
         from airflow_provider_getimg.s3.labels import checked_labels
 
-        max_cost = checked_max_cost(self.max_cost)
-        on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
-        rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
-        labels = checked_labels(self.labels)
-        request = self._request(ImageRequest)
+        with self._reporting_earlier(context):
+            max_cost = checked_max_cost(self.max_cost)
+            on_unknown_outcome = checked_choice(
+                "on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME
+            )
+            rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
+            labels = checked_labels(self.labels)
+            request = self._request(ImageRequest)
         paid = PaidGeneration(
             self._ledger(context, request.fingerprint),
             on_unknown_outcome=on_unknown_outcome,

@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_getimg.durable.tries import Try
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls, unwrap
 from airflow_provider_getimg.records import COST, push_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from airflow.providers.common.compat.sdk import Context
     from mypy_boto3_s3 import S3Client
 
+    from airflow_provider_getimg.api.errors import InvalidInputError
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.durable.ledger import Ledger
     from airflow_provider_getimg.durable.request_spec import RequestSpec, RequestT
@@ -52,6 +55,33 @@ class OneGenerationMixin(MaskedTemplatesMixin):
 
         state = task_state(context, self.hook, self.aws_conn_id, is_resumed=is_resumed)
         return Ledger(context, fingerprint, self.log, TaskEntryStore(state))
+
+    @contextmanager
+    def _reporting_earlier(self, context: Context) -> Iterator[None]:
+        """Add to an error of the input what earlier tries paid for and did not deliver: it is delivered once that is corrected."""
+        from airflow_provider_getimg.api.errors import InvalidInputError
+
+        try:
+            yield
+        except InvalidInputError as error:
+            if Try.of(context).is_first:
+                raise
+            raise self._with_earlier_bill(context, error) from None
+
+    def _with_earlier_bill(self, context: Context, error: InvalidInputError) -> InvalidInputError:
+        from airflow_provider_getimg.durable.ledger import TaskEntryStore
+        from airflow_provider_getimg.durable.task_state import task_state
+
+        unknown = type(error)(error.message, billed="unknown")
+        try:
+            entry = TaskEntryStore(task_state(context, self.hook, self.aws_conn_id)).read()
+        except Exception:
+            return unknown
+        if entry is None or entry.delivered or entry.state == "failed":
+            return error
+        if entry.generation is None:
+            return unknown
+        return error.with_unsaved_bill([entry.generation.id], entry.generation.cost)
 
     @cached_property
     def _killed(self) -> threading.Event:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.requests import VideoRequest
     from airflow_provider_getimg.durable.ledger import Ledger
     from airflow_provider_getimg.durable.paid_video import PaidVideo
+    from airflow_provider_getimg.durable.video_polling import VideoWait
 
 # Airflow itself ends a wait that no triggerer has ended: so many seconds after it should have.
 _TRIGGERER_GRACE = 300.0
@@ -156,25 +157,33 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
-        from airflow_provider_getimg.api.parameters import checked_seconds
+        from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
         from airflow_provider_getimg.api.pricing import checked_max_cost
         from airflow_provider_getimg.api.requests import VideoRequest
+        from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
+        from airflow_provider_getimg.durable.paid_video import FAILED_VIDEO
         from airflow_provider_getimg.s3.labels import checked_labels
 
-        max_cost = checked_max_cost(self.max_cost)
-        labels = checked_labels(self.labels)
-        timeout = checked_seconds("timeout", self.timeout)
-        poll_interval = checked_seconds("poll_interval", self.poll_interval)
-        rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
-        request = self._request(VideoRequest)
-        paid = self._paid_video(self._ledger(context, request.fingerprint))
+        with self._reporting_earlier(context):
+            max_cost = checked_max_cost(self.max_cost)
+            labels = checked_labels(self.labels)
+            timeout = checked_seconds("timeout", self.timeout)
+            poll_interval = checked_seconds("poll_interval", self.poll_interval)
+            rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
+            on_unknown_outcome = checked_choice(
+                "on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME
+            )
+            on_failed_video = checked_choice("on_failed_video", self.on_failed_video, FAILED_VIDEO)
+            request = self._request(VideoRequest)
+        ledger = self._ledger(context, request.fingerprint)
+        paid = self._paid_video(ledger, on_unknown_outcome, on_failed_video)
         with self.hook:
             is_found = paid.find()
             if not is_found:
                 self._check_model(request.checked, max_cost)
                 paid.submit(self.hook.client, request.resolve(self._s3_client), rate_limit_wait)
             now = time.time()
-            wait = {
+            wait: VideoWait = {
                 "video_id": paid.id,
                 "fingerprint": request.fingerprint,
                 "started": now,
@@ -186,7 +195,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
             return self._wait(context, paid, wait, poll_first=is_found)
 
     @with_retry_policy
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: VideoWait) -> dict[str, Any]:
         """
         Check on the video that was waited for, and return the API's response.
 
@@ -194,20 +203,20 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
-        paid = self._paid_video(self._ledger(context, event["fingerprint"], is_resumed=True))
+        ledger = self._ledger(context, event["fingerprint"], is_resumed=True)
+        # As they were rendered when the video was submitted they were right. What renders now must not keep it from being delivered.
+        paid = self._paid_video(ledger, str(self.on_unknown_outcome), str(self.on_failed_video))
         paid.resume(event["video_id"])
         with self.hook:
             return self._wait(context, paid, event, poll_first=True)
 
-    def _paid_video(self, ledger: Ledger) -> PaidVideo:
-        from airflow_provider_getimg.api.parameters import checked_choice
-        from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
-        from airflow_provider_getimg.durable.paid_video import FAILED_VIDEO, PaidVideo
+    def _paid_video(self, ledger: Ledger, on_unknown_outcome: str, on_failed_video: str) -> PaidVideo:
+        from airflow_provider_getimg.durable.paid_video import PaidVideo
 
         return PaidVideo(
             ledger,
-            on_unknown_outcome=checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME),
-            on_failed_video=checked_choice("on_failed_video", self.on_failed_video, FAILED_VIDEO),
+            on_unknown_outcome=on_unknown_outcome,
+            on_failed_video=on_failed_video,
             killed=self._killed,
             all_gone=self._all_gone,
         )
@@ -231,11 +240,16 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
             check_price(price, named("A video", model, request.resolution), max_cost)
 
     def _wait(
-        self, context: Context, paid: PaidVideo, wait: Mapping[str, Any], *, poll_first: bool
+        self, context: Context, paid: PaidVideo, wait: VideoWait, *, poll_first: bool
     ) -> dict[str, Any]:
         """Poll the video until it is made, here or in the triggerer."""
-        from airflow_provider_getimg.api.errors import GetimgError, KilledError, VideoFailedError
-        from airflow_provider_getimg.durable.video_polling import TRANSIENT_ERRORS, Polling, VideoLog
+        from airflow_provider_getimg.api.errors import (
+            TRANSIENT_ERRORS,
+            GetimgError,
+            KilledError,
+            VideoFailedError,
+        )
+        from airflow_provider_getimg.durable.video_polling import Polling, VideoLog
 
         polling = Polling(wait["poll_interval"], wait["until"])
         log = VideoLog(paid.id, wait["started"], self.log)
@@ -268,12 +282,12 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
             paid.delivered()
         return response
 
-    def _defer(self, wait: Mapping[str, Any]) -> None:
+    def _defer(self, wait: VideoWait) -> None:
         from airflow_provider_getimg.triggers.video import GetimgVideoTrigger
 
         self.defer(
             # The event brings it back: ``dag.test()`` drops the kwargs of a deferral.
-            trigger=GetimgVideoTrigger(wait=dict(wait), getimg_conn_id=self.getimg_conn_id),
+            trigger=GetimgVideoTrigger(wait=wait, getimg_conn_id=self.getimg_conn_id),
             method_name="execute_complete",
             timeout=timedelta(seconds=max(0.0, wait["until"] - time.time()) + _TRIGGERER_GRACE),
         )

@@ -14,11 +14,12 @@ from airflow_provider_getimg.api.errors import (
     FileRefusedError,
     GetimgError,
     KilledError,
+    NotAnImageError,
     ObjectExistsError,
     ObjectStoreError,
 )
 from airflow_provider_getimg.retry import backoff
-from airflow_provider_getimg.s3.download import Deadline, NotAnImageError, capital
+from airflow_provider_getimg.s3.download import Deadline, capital
 from airflow_provider_getimg.s3.store import OccupiedKeyError
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ class Copier:
         self._log = log
         # Keys at which objects were when they were listed; None where that is asked key by key.
         self._listed: frozenset[str] | None = None
+        # Which file was the first to take a key: hashes of the object's URI and the file's URL. Of two that take one, as an API that
+        # repeats an id makes them, one is not to be taken for the other.
+        self._taken: dict[int, int] = {}
 
     def list(self, items: Sequence[TransferItem]) -> None:
         """List what is at the keys of these files, all in one bucket, where that takes less than a look at each."""
@@ -119,7 +123,8 @@ class Copier:
         deadline = Deadline(self._downloads.timeout)
         try:
             is_free = is_new or (self._listed is not None and item.key not in self._listed)
-            if item.key and self._if_exists != "replace" and not is_free:
+            is_first = self._is_first(item)
+            if item.key and not (is_first and (is_free or self._if_exists == "replace")):
                 stored = self._store.head(item.bucket, item.key)
                 if stored is not None:
                     return self._resolve_existing(item, stored, None, deadline)
@@ -141,6 +146,11 @@ class Copier:
         """Tell whether all files of a response are deleted, by its times and by the server."""
         return self._downloads.all_gone(generation)
 
+    def _is_first(self, item: TransferItem) -> bool:
+        """Tell whether no other file of this task has taken the item's key."""
+        url = hash(item.media.url)
+        return not item.key or self._taken.setdefault(hash(item.uri), url) == url
+
     def _write(self, item: TransferItem, spool: Spool, mime_type: str, deadline: Deadline) -> SavedFile:
         try:
             etag: str = self._retrying(deadline, None, _is_conflict)(
@@ -149,7 +159,7 @@ class Copier:
                 spool.body(),
                 spool.sha256,
                 mime_type,
-                replaces=self._if_exists == "replace",
+                replaces=self._if_exists == "replace" and self._is_first(item),
             )
         except OccupiedKeyError:
             return self._resolve_occupied(item, spool, deadline)
@@ -175,7 +185,7 @@ class Copier:
         def found() -> SavedFile:
             return SavedFile(item, stored.size, theirs, stored.etag, stored.mime_type)
 
-        if stored.is_copy_of(item) and sha256 in (None, theirs):
+        if stored.is_copy_of(item) and (sha256 == theirs or (sha256 is None and self._is_first(item))):
             self._log.info("%s is already saved: %s.", capital(item.name), item.uri)
             return found()
         if self._if_exists == "fail":
@@ -202,7 +212,7 @@ class Copier:
             if self._killed.is_set():
                 raise KilledError(f"The task was terminated before {item.name} was saved.")
             try:
-                return self._downloads.fetch(item, deadline)
+                return self._downloads.fetch(item.name, item.media, deadline)
             except NotAnImageError as error:
                 # A page that says "wait" may be followed by the file; the same page again won't.
                 if error.sha256 in seen:

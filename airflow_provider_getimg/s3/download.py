@@ -26,15 +26,15 @@ from airflow_provider_getimg.api.errors import (
     FileRefusedError,
     GetimgError,
     KilledError,
+    NotAnImageError,
 )
 from airflow_provider_getimg.api.media import OCTET_STREAM, is_whole, known_type, text_in, type_of
 from airflow_provider_getimg.api.responses import wait_before_next
 from airflow_provider_getimg.api.settings import http_client
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.s3.kept_connections import KeptConnections
-from airflow_provider_getimg.s3.keys import KeyTemplate
 from airflow_provider_getimg.s3.network_guard import NetworkGuard
-from airflow_provider_getimg.s3.plan import items_of
+from airflow_provider_getimg.s3.plan import file_name
 from airflow_provider_getimg.s3.spool import Spool, TooLargeError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_provider_getimg.api.settings import ClientSettings
-    from airflow_provider_getimg.api.types import Generation
-    from airflow_provider_getimg.s3.plan import TransferItem
+    from airflow_provider_getimg.api.types import Generation, MediaFile
+    from airflow_provider_getimg.s3.plan import KnownMedia
 
 CONNECT_TIMEOUT = 10.0
 MAX_REDIRECTS = 5
@@ -59,21 +59,6 @@ _NOT_SERVED = frozenset({401, 403, 404})
 _GONE = 410
 # Successes of something else than a download.
 _NOTHING_YET = frozenset({202, 204, 205})
-
-# Files are requested there, and not saved.
-_NOWHERE = KeyTemplate.parse("{generation_id}", "nowhere")
-
-
-class NotAnImageError(DownloadError):
-    """
-    A download returned a page, a message or nothing instead of the file.
-
-    :param sha256: Of what it returned, in hex.
-    """
-
-    def __init__(self, message: str, sha256: str) -> None:
-        super().__init__(message)
-        self.sha256 = sha256
 
 
 class Deadline:
@@ -135,10 +120,12 @@ class Downloads:
         for watch in list(self._watches):
             watch.cut()
 
-    def fetch(self, item: TransferItem, deadline: Deadline) -> tuple[Spool, str]:
+    def fetch(self, name: str, media: MediaFile | KnownMedia, deadline: Deadline) -> tuple[Spool, str]:
         """
         Download a file once one of the slots is free, and verify it.
 
+        :param name: How messages call the file.
+        :param media: Its URL, and what was promised of it.
         :param deadline: When it must have ended; it begins with the file's first slot.
         :return: The file, to be closed, and its content type as its bytes say.
         :raises FileGoneError: The server says that the file is gone, and its time is over.
@@ -147,17 +134,17 @@ class Downloads:
         :raises DownloadError: Any other failure: a cut-off body, a time-out, a status that is no success, a full disk.
         :raises KilledError: The session was aborted.
         """
-        with self._request(item, deadline) as (response, watch):
-            spool = Spool(item.name, self._max_bytes)
+        with self._request(name, media, deadline) as (response, watch):
+            spool = Spool(name, self._max_bytes)
             may_be_deflate = "deflate" in response.headers.get("content-encoding", "").lower()
             try:
-                self._receive(item, response, watch, spool)
+                self._receive(name, response, watch, spool)
                 for _ in range(_MAX_LAYERS):
                     spool = spool.decoded(is_deflate=may_be_deflate and type_of(spool.head) is None)
-                return spool, self._content_type(item, spool)
+                return spool, self._content_type(name, media, spool)
             except TooLargeError:
                 spool.close()
-                raise self._too_large(item, f"more than {self._max_bytes} bytes") from None
+                raise self._too_large(name, "more") from None
             except BaseException:
                 spool.close()
                 raise
@@ -177,17 +164,17 @@ class Downloads:
         :raises KilledError: The session was aborted.
         """
         return is_past_deletion(generation) and all(
-            self._is_gone(item) for item in items_of(generation, _NOWHERE)
+            self._is_gone(file_name(generation.id, media.index), media) for media in generation.data
         )
 
-    def _is_gone(self, item: TransferItem) -> bool:
+    def _is_gone(self, name: str, media: MediaFile) -> bool:
         """
         Try to download a file whose time should be over. What can't be asked is not gone.
 
         :raises KilledError: The session was aborted.
         """
         try:
-            spool, _ = self.fetch(item, Deadline(self.timeout))
+            spool, _ = self.fetch(name, media, Deadline(self.timeout))
         except (FileGoneError, NotAnImageError):
             return True
         except KilledError:
@@ -199,7 +186,7 @@ class Downloads:
 
     @contextmanager
     def _request(
-        self, item: TransferItem, deadline: Deadline
+        self, name: str, media: MediaFile | KnownMedia, deadline: Deadline
     ) -> Iterator[tuple[httpx.Response, ConnectionWatch]]:
         """Open the download, and check its head."""
         with self._slots, ExitStack() as stack:
@@ -208,68 +195,68 @@ class Downloads:
             stack.callback(self._watches.discard, watch)
             # After the watch is known to abort(): either it sees the watch, or we see that it was called.
             if self._aborted:
-                raise KilledError(f"The task was terminated before {item.name} was saved.")
+                raise KilledError(f"The task was terminated before {name} was saved.")
             stack.enter_context(watch)
-            with self._faults_of(item, watch):
-                response = stack.enter_context(self._open(item, watch))
+            with self._faults_of(name, watch):
+                response = stack.enter_context(self._open(name, media, watch))
             yield response, watch
 
     @contextmanager
-    def _faults_of(self, item: TransferItem, watch: ConnectionWatch) -> Iterator[None]:
+    def _faults_of(self, name: str, watch: ConnectionWatch) -> Iterator[None]:
         """Turn the faults of a connection, and of a URL or a host that can't be parsed, into ours."""
         try:
             yield
         except (GetimgError, TooLargeError):
             raise
         except httpx.InvalidURL as error:
-            raise FileRefusedError(f"The URL of {item.name} can't be used: {reason(error)}.") from None
+            raise FileRefusedError(f"The URL of {name} can't be used: {reason(error)}.") from None
         except Exception as error:
-            raise self._broken(item, error, watch) from None
+            raise self._broken(name, error, watch) from None
 
     @contextmanager
-    def _open(self, item: TransferItem, watch: ConnectionWatch) -> Iterator[httpx.Response]:
-        url = item.media.url
+    def _open(
+        self, name: str, media: MediaFile | KnownMedia, watch: ConnectionWatch
+    ) -> Iterator[httpx.Response]:
+        url = media.url
         for _ in range(MAX_REDIRECTS + 1):
             self._guard.check_url(url)
             timeout = httpx.Timeout(self.timeout, connect=CONNECT_TIMEOUT)
             with self._http.stream("GET", url, timeout=timeout, extensions=watch.extensions) as response:
                 location = response.headers.get("location")
                 if not (response.is_redirect and location):
-                    self._check_head(item, response)
+                    self._check_head(name, media, response)
                     yield response
                     return
                 url = urljoin(url, location)
                 if (_announced(response) or 0) <= _SMALL_BYTES and not _is_chunked(response):
                     # Read to its end, its connection can be used again.
                     response.read()
-        raise DownloadError(f"The URL of {item.name} redirects more than {MAX_REDIRECTS} times.")
+        raise DownloadError(f"The URL of {name} redirects more than {MAX_REDIRECTS} times.")
 
-    def _check_head(self, item: TransferItem, response: httpx.Response) -> None:
+    def _check_head(self, name: str, media: MediaFile | KnownMedia, response: httpx.Response) -> None:
         status = response.status_code
-        ends = item.media.deletes_at
+        ends = media.deletes_at
         # By the server's clock, where it tells the time: a worker's may be wrong, and a URL may not work yet.
         is_over = ends is not None and ends <= _server_time(response)
         if status == _GONE or (status in _NOT_SERVED and is_over):
             when = "at a time that the API did not give" if ends is None else f"at {ends.isoformat()}"
             raise FileGoneError(
-                f"{capital(item.name)} is no longer served ({status}); it was to be deleted {when}. {self._remedy}",
+                f"{capital(name)} is no longer served ({status}); it was to be deleted {when}. {self._remedy}",
                 status=status,
             )
         if not response.is_success or status in _NOTHING_YET:
             raise DownloadError(
-                f"The download of {item.name} returned {status}.",
+                f"The download of {name} returned {status}.",
                 status=status,
                 retry_after=wait_before_next(response),
             )
         announced = _announced(response)
         if announced is not None and announced > self._max_bytes:
-            raise self._too_large(item, f"{announced} bytes")
+            raise self._too_large(name, str(announced))
 
-    def _receive(
-        self, item: TransferItem, response: httpx.Response, watch: ConnectionWatch, spool: Spool
-    ) -> None:
+    def _receive(self, name: str, response: httpx.Response, watch: ConnectionWatch, spool: Spool) -> None:
         """Read the body; raise where it is not all of it."""
-        with self._faults_of(item, watch):
+        with self._faults_of(name, watch):
             broken: httpx.RemoteProtocolError | None = None
             try:
                 for chunk in response.iter_raw():
@@ -284,7 +271,7 @@ class Downloads:
                 if not is_whole(spool.file(), spool.size):
                     raise broken
                 self._log.warning(
-                    "The download of %s broke off (%s), but the file is whole.", item.name, reason(broken)
+                    "The download of %s broke off (%s), but the file is whole.", name, reason(broken)
                 )
                 return
             announced = _announced(response)
@@ -298,22 +285,20 @@ class Downloads:
                 # Its end may be the server's, or that of the connection alone: the file itself tells.
                 if is_whole(spool.file(), spool.size) is False:
                     raise EOFError(f"{spool.size} bytes came without a length, and the file's end is missing")
-                self._log.warning("The download of %s came without a length.", item.name)
+                self._log.warning("The download of %s came without a length.", name)
 
-    def _content_type(self, item: TransferItem, spool: Spool) -> str:
+    def _content_type(self, name: str, media: MediaFile | KnownMedia, spool: Spool) -> str:
         """Return the content type that the bytes speak for."""
-        promised = item.media.mime_type or "nothing"
+        promised = media.mime_type or "nothing"
         if not spool.size:
-            raise NotAnImageError(f"The download of {item.name} was empty.", spool.sha256)
+            raise NotAnImageError(f"The download of {name} was empty.", spool.sha256)
         found = type_of(spool.head)
         if found is None and (text := text_in(spool.head)) is not None:
-            raise NotAnImageError(
-                f"The download of {item.name} brought {text} instead of an image.", spool.sha256
-            )
+            raise NotAnImageError(f"The download of {name} brought {text} instead of an image.", spool.sha256)
         if found is None:
             self._log.warning(
                 "The bytes of %s are of no kind that is known here; %s was promised. It is saved as %s.",
-                item.name,
+                name,
                 promised,
                 OCTET_STREAM,
             )
@@ -321,24 +306,22 @@ class Downloads:
         if found != known_type(promised):
             self._log.warning(
                 "The bytes of %s are %s; %s was promised. It is saved as %s.",
-                item.name,
+                name,
                 found,
                 promised,
                 found,
             )
         return found
 
-    def _too_large(self, item: TransferItem, size: str) -> FileRefusedError:
+    def _too_large(self, name: str, size: str) -> FileRefusedError:
         return FileRefusedError(
-            f"{capital(item.name)} is {size}, and max_bytes is {self._max_bytes}. It was not saved."
+            f"{capital(name)} must be at most {self._max_bytes} bytes (max_bytes), got {size}. It was not saved."
         )
 
-    def _broken(self, item: TransferItem, error: Exception, watch: ConnectionWatch) -> DownloadError:
+    def _broken(self, name: str, error: Exception, watch: ConnectionWatch) -> DownloadError:
         if watch.expired or isinstance(error, httpx.TimeoutException):
-            return DownloadError(
-                f"The download of {item.name} did not finish within {self.timeout:g} seconds."
-            )
-        return DownloadError(f"The download of {item.name} broke: {reason(error)}.")
+            return DownloadError(f"The download of {name} did not finish within {self.timeout:g} seconds.")
+        return DownloadError(f"The download of {name} broke: {reason(error)}.")
 
 
 def is_past_deletion(generation: Generation) -> bool:

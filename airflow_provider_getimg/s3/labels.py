@@ -28,11 +28,12 @@ ROW_PLACEHOLDERS = (*(name for name in ImageRequest.model_fields if name != "ima
 _RESERVED = frozenset({*ImageRequest.model_fields, *PLACEHOLDERS, *ROW_PLACEHOLDERS})
 # Beyond it, an integer has more digits than JSON's readers take.
 _NUMBER_LIMIT = 1e300
+_INTEGER_LIMIT = 2**63
 
 
 def checked_labels(labels: object) -> dict[str, str | int | float]:
     """
-    Return labels as plain JSON: None becomes an empty text, and dates, UUIDs and decimal fractions become texts.
+    Return labels as plain JSON: None becomes an empty text; dates, UUIDs, decimal fractions and long integers become texts.
 
     :raises InvalidInputError: They are no dict, or one of them can't be used.
     """
@@ -62,6 +63,9 @@ def _checked(labels: Mapping[object, object]) -> Iterator[tuple[str, str | int |
     for name, value in labels.items():
         if not isinstance(name, str) or not name.isprintable():
             raise InvalidInputError(f"The name of a label must be a printable text, got {quote(name)}.")
+        if name.startswith("__"):
+            # Airflow's serialization keeps such names for itself.
+            raise InvalidInputError(f"The name of a label must not begin with '__', got {quote(name)}.")
         if name in _RESERVED:
             raise InvalidInputError(f"labels must not hold {quote(name)}, which is a placeholder of its own.")
         plain = _plain(value)
@@ -77,13 +81,14 @@ def _plain(value: object) -> str | int | float | None:
     if value is None:
         return ""
     if isinstance(value, str):
-        return str.__str__(value)
+        text = str.__str__(value)
+        # Neither PostgreSQL nor Airflow's own messages take these.
+        return None if "\x00" in text or text.encode(errors="replace").decode() != text else text
     # True is a flag that slipped in, rather than anybody's name for an image.
     if isinstance(value, bool):
         return None
     if isinstance(value, Integral):
-        number = int(value)
-        return number if abs(number) < _NUMBER_LIMIT else None
+        return _plain_integer(int(value))
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Decimal):
@@ -100,4 +105,11 @@ def _plain_decimal(value: Decimal) -> str | int | None:
     """Return a whole number as such, so that a format such as ``{size:03}`` fits it, and a fraction as it is written."""
     if not value.is_finite() or abs(value) >= _NUMBER_LIMIT:
         return None
-    return int(value) if value.as_tuple().exponent == 0 else str(value)
+    return _plain_integer(int(value)) if value.as_tuple().exponent == 0 else str(value)
+
+
+def _plain_integer(number: int) -> str | int | None:
+    """Return an integer as such if Airflow can hold it, in 64 bits, and a longer one as a text."""
+    if abs(number) < _INTEGER_LIMIT:
+        return number
+    return str(number) if abs(number) < _NUMBER_LIMIT else None

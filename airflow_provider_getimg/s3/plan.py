@@ -39,6 +39,11 @@ class KnownMedia:
     url: str = ""
 
 
+def file_name(generation_id: str, index: int) -> str:
+    """Return how a file is called in messages."""
+    return f"file {index} of generation {generation_id}"
+
+
 # Each is itself: two files may be alike in all that is known of them before a download.
 @dataclass(frozen=True, eq=False, slots=True)
 class TransferItem:
@@ -73,7 +78,7 @@ class TransferItem:
     @property
     def name(self) -> str:
         """How the file is called in messages."""
-        return f"file {self.index} of generation {self.generation_id}"
+        return file_name(self.generation_id, self.index)
 
     def with_key(self, sha256: str, mime_type: str) -> TransferItem:
         """Return the item with its key, now that the content is known."""

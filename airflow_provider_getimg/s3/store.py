@@ -269,9 +269,9 @@ class S3Store:
             if mode and status_of(error) in (400, 501):
                 self._asks_for_checksums = False
                 return self.head(bucket, key, list_fallback=list_fallback)
-            raise self._error("look at", bucket, uri, error) from None
+            raise self._error("read the metadata of", bucket, uri, error) from None
         except BotoCoreError as error:
-            raise self._error("look at", bucket, uri, error) from None
+            raise self._error("read the metadata of", bucket, uri, error) from None
         metadata = {name.lower(): value for name, value in response.get("Metadata", {}).items()}
         return StoredObject(
             response.get("ContentLength", 0),

@@ -18,6 +18,7 @@ from airflow_provider_getimg.api.errors import (
     InvalidInputError,
     ObjectStoreError,
     StoreRefusedError,
+    UnavailableError,
 )
 
 # Refusals (4xx) that another request may not meet: a clock, a token, too much at once, a body that broke on the way.
@@ -49,14 +50,13 @@ def store_error(
     if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
         found = " ".join(str(error).split()).rstrip(".")
         return ConnectionConfigError(
-            f"The AWS connection {aws_conn_id!r} gives no credentials for S3, and nor does the worker's "
-            f"environment: {found}."
+            f"The AWS connection {aws_conn_id!r} has no credentials for S3, nor does the worker's environment: {found}."
         )
     if not isinstance(error, ClientError):
         # A bucket's name that can't be one is found by botocore itself, and will not get better.
         kind = InvalidInputError if isinstance(error, ParamValidationError) else ObjectStoreError
         reason = " ".join(str(error).split()).rstrip(".")
-        return kind(f"S3 could not be asked to {action} {uri}: {reason}.")
+        return kind(f"S3 could not {action} {uri}: {reason}.")
     said, status = error.response.get("Error", {}), status_of(error)
     code = said.get("Code") or "no code"
     if code == "NoSuchBucket" or (status == 404 and action == "store"):
@@ -81,3 +81,11 @@ def is_transient(error: ClientError) -> bool:
     if code in TRANSIENT_CODES or "throttl" in code.lower() or status in _TRANSIENT_STATUSES:
         return True
     return (status >= 500 and status != 501) or not status
+
+
+def read_error(name: str, error: ClientError | BotoCoreError) -> InvalidInputError | UnavailableError:
+    """Return why an object that a parameter names can't be read: as wrong input, where repeating would not help."""
+    reason = " ".join(str(error).split()).rstrip(".")
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else 0
+    final = isinstance(error, ParamValidationError) or status in (400, 403, 404)
+    return (InvalidInputError if final else UnavailableError)(f"{name} can't be read from S3: {reason}.")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_provider_getimg.api.errors import GetimgError
-from airflow_provider_getimg.durable.video_polling import TRANSIENT_ERRORS, Polling, VideoLog
+from airflow_provider_getimg.api.errors import TRANSIENT_ERRORS, GetimgError
+from airflow_provider_getimg.durable.video_polling import Polling, VideoLog, VideoWait
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 
 if TYPE_CHECKING:
@@ -26,12 +26,11 @@ class GetimgVideoTrigger(BaseTrigger):
 
     The event is ``wait``, and not what was polled: the task itself polls once more, so that no signed URL is stored.
 
-    :param wait: What the task knows of the wait: the ``video_id``; ``poll_interval``, the seconds between two polls; ``started``
-        and ``until``, the Unix times at which it began and is over; and more that only the task reads.
+    :param wait: What the task knows of the wait.
     :param getimg_conn_id: The getimg.ai connection. No more of it is stored.
     """
 
-    def __init__(self, wait: dict[str, Any], getimg_conn_id: str) -> None:
+    def __init__(self, wait: VideoWait, getimg_conn_id: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.wait = wait
         self.getimg_conn_id = getimg_conn_id

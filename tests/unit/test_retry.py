@@ -48,6 +48,7 @@ KEEPS_DEFAULTS_WHEN_MAPPED = Version(airflow.__version__) >= Version("3.3.2")
         (errors.LedgerError("x"), DEFAULT),
         (errors.VideoPendingError("x"), DEFAULT),
         (errors.DownloadError("x"), DEFAULT),
+        (errors.NotAnImageError("x", "ab"), DEFAULT),
         (errors.ObjectStoreError("x"), DEFAULT),
         (
             errors.TransferIncompleteError("x", [errors.FileGoneError("x"), errors.DownloadError("x")]),

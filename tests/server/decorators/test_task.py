@@ -10,6 +10,7 @@ import pytest
 from airflow.sdk import DAG, task
 
 from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, HAS_RETRY_POLICY
 
@@ -49,6 +50,24 @@ def test_a_function_returns_the_request(run_dag, getimg_simulator, getimg_conn, 
     run = run_dag(made)
     assert run.xcoms["draw"]["request"] == request_
     assert run.xcoms["draw"]["status"] == "completed"
+
+
+def test_its_references_are_shown_without_what_signs_them(
+    run_dag, getimg_simulator, getimg_conn, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr(
+        GenerateImageOperator, "execute", lambda self, context: shown.append(self.images.serialize())
+    )
+    with dag() as made:
+
+        @task.getimg_image(model=MODEL)
+        def draw() -> dict[str, Any]:
+            return {"prompt": "A fox", "images": ["https://a.test/x.png?sig=secret"]}
+
+        draw()
+    run_dag(made)
+    assert shown == [["https://a.test/x.png?..."]]
 
 
 def test_it_takes_arguments_and_the_context(run_dag, getimg_simulator, getimg_conn):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 STARTED = datetime(2026, 11, 29, 16, 0, 0, 123456, tzinfo=UTC)
 CLEARED = STARTED + timedelta(hours=1)
-MADE_AGAIN = STARTED + timedelta(hours=2)
+MADE_AGAIN = STARTED + timedelta(days=1)
 
 
 class Folder:
@@ -49,7 +49,9 @@ class Folder:
             try_number=try_number,
             max_tries=3,
         )
-        return {"ti": ti, "dag_run": SimpleNamespace(start_date=started, run_after=STARTED)}
+        clears = int(started not in (STARTED, MADE_AGAIN))
+        run = SimpleNamespace(start_date=started, run_after=STARTED, clear_number=clears)
+        return {"ti": ti, "dag_run": run}
 
     def state(
         self, started: datetime = STARTED, try_number: int = 1, *, is_resumed: bool = False, **ids: Any
@@ -141,6 +143,16 @@ def test_a_run_made_again_that_wrote_nothing_is_a_new_run_after_a_clear_too(fold
     assert folder.state(MADE_AGAIN + timedelta(hours=1), try_number=2).get("key") is None
 
 
+def test_a_run_made_again_whose_first_try_died_at_once_is_a_new_run(folder):
+    folder.state().set("key", "old")
+    assert folder.state(MADE_AGAIN, try_number=2).get("key") is None
+
+
+def test_after_a_clear_by_a_scheduler_whose_clock_is_late_it_goes_on(folder):
+    folder.state().set("key", 1)
+    assert folder.state(STARTED - timedelta(seconds=1), try_number=2).get("key") == 1
+
+
 def test_two_deployments_may_share_a_folder(folder):
     folder.state().set("key", "production")
     folder.deployment("https://staging.example")
@@ -206,9 +218,9 @@ def test_a_paid_response_is_recorded_where_the_entry_could_not_be_read_before(fo
     broken = TaskEntryStore(
         S3TaskState(StateFolder("no-such-bucket", "state"), "aws_default", folder.context())
     )
-    place, ledger._place = ledger._place, broken
+    store, ledger._store = ledger._store, broken
     ledger.resume("req-1")
-    ledger._place = place
+    ledger._store = store
     ledger.record_failed("It can't be made.")
     assert "another process has written" in caplog.text
     ledger.record_failed("It can't be made.")

@@ -87,9 +87,19 @@ def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
         ({"images": [{"url": "s3://b/k", "roll": "x"}]}, "images[0].roll is not a known field."),
         ({"prompt": "None"}, "prompt must be a description, got 'None': a template rendered nothing."),
         ({"labels": ["A-17"]}, "labels must be a dict of names of your own, such as {'sku': 'A-17'}, got"),
+        ({"prompt": "A fox\0"}, r"prompt must not hold NUL characters, got 'A fox\x00'."),
+        ({"labels": {"__id__": "x"}}, "The name of a label must not begin with '__', got '__id__'."),
+        (
+            {"labels": {"sku": "a\0"}},
+            r"labels['sku'] must be a text, a finite number, a date, a time, a UUID or None, got 'a\x00'.",
+        ),
+        (
+            {"labels": {"sku": "\ud83d"}},
+            "labels['sku'] must be a text, a finite number, a date, a time, a UUID or None, got ",
+        ),
         ({"labels": {"model": "x"}}, "labels must not hold 'model', which is a placeholder of its own."),
-        ({"max_cost": ""}, "max_cost must be an amount in USD, such as '0.05', got ''."),
-        ({"max_cost": "1_0"}, "max_cost must be an amount in USD, such as '0.05', got '1_0'."),
+        ({"max_cost": ""}, "max_cost must be an amount in USD, 0 or more, such as '0.05', got ''."),
+        ({"max_cost": "1_0"}, "max_cost must be an amount in USD, 0 or more, such as '0.05', got '1_0'."),
         (
             {"images": ["http://a.test/x.png?sig=secret"]},
             "images[0] must be an https:// URL, the s3://bucket/key of an object, or a data URL (data:image/png;base64,... or "
@@ -103,8 +113,8 @@ def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
             {"on_unknown_outcome": "retry"},
             "on_unknown_outcome must be 'fail' or 'resubmit', got 'retry'.",
         ),
-        ({"max_cost": "cheap"}, "max_cost must be an amount in USD, such as '0.05', got 'cheap'."),
-        ({"max_cost": -1}, "max_cost must be an amount in USD, such as '0.05', got -1."),
+        ({"max_cost": "cheap"}, "max_cost must be an amount in USD, 0 or more, such as '0.05', got 'cheap'."),
+        ({"max_cost": -1}, "max_cost must be an amount in USD, 0 or more, such as '0.05', got -1."),
         (
             {"rate_limit_wait": "long"},
             "rate_limit_wait must be a number of seconds, 0 or more, got 'long'.",
@@ -119,6 +129,33 @@ def test_bad_input_is_one_sentence_before_any_request(getimg_default, context, s
     assert str(error.value).endswith(" Nothing was billed.")
     assert not getimg_default.ledger
     assert store.values == {}
+
+
+def test_an_error_of_a_later_try_s_input_begins_with_what_an_earlier_one_paid_for(getimg_default, context):
+    def undelivered(**_: Any) -> None:
+        raise ConnectionError("the API server is away")
+
+    first = context()
+    first["ti"].xcom_push = undelivered
+    with pytest.raises(ConnectionError):
+        operator().execute(first)
+    with pytest.raises(errors.InvalidInputError) as error:
+        operator(max_cost="cheap").execute(context(try_number=2))
+    [paid] = getimg_default.ledger.billed
+    assert str(error.value).startswith("Generation ")
+    assert "was billed (0.04 USD) and is not saved. max_cost must be" in str(error.value)
+    assert operator().execute(context(try_number=3))["usage"]["total_cost"] == paid.billed
+    assert len(getimg_default.ledger) == 1
+
+
+@pytest.mark.parametrize("on_record", [True, False], ids=["sent", "unreadable"])
+def test_an_error_of_a_later_try_s_input_does_not_deny_a_bill(getimg_default, context, store, on_record):
+    getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
+    with pytest.raises(errors.OutcomeUnknownError):
+        operator().execute(context())
+    store.broken = not on_record
+    with pytest.raises(errors.InvalidInputError, match=r"max_cost must be .* It may have been billed\.$"):
+        operator(max_cost="cheap").execute(context(try_number=2))
 
 
 def test_references_are_sent_with_a_role(getimg_default, context):
@@ -397,7 +434,7 @@ def test_an_entry_of_a_later_version_is_respected(getimg_default, context, store
 def test_an_entry_that_can_t_be_read_is_not_taken_for_none(getimg_default, context, store, entry):
     store.set(KEY, entry)
     with pytest.raises(
-        errors.LedgerError, match=r"What an earlier try did is not known.*It may have been billed"
+        errors.LedgerError, match=r"What an earlier try did is unknown.*It may have been billed"
     ):
         operator().execute(context())
     assert not getimg_default.ledger

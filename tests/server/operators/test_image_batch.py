@@ -104,6 +104,20 @@ class TestEveryRow:
         assert bench.billed() == [row["prompt"] for row in rows(10)]
         assert sorted(bench.files()) == [f"night/{number:03}.jpg" for number in range(10)]
 
+    @pytest.mark.parametrize("if_exists", ["skip", "replace"])
+    def test_is_saved_or_fails_where_the_api_repeats_an_id(self, bench, if_exists):
+        bench.simulator.faults.add({"on": "image", "kind": "response", "merge": {"id": "same"}, "times": 2})
+        error = bench.failure(
+            rows(2),
+            s3_key=f"s3://{bench.bucket}/night/{{generation_id}}.{{extension}}",
+            if_exists=if_exists,
+            concurrency=1,
+        )
+        assert "night/same.jpg already exists with different content" in str(error)
+        assert error.billed == "yes"
+        assert list(bench.files()) == ["night/same.jpg"]
+        assert sorted(line["outcome"] for line in bench.manifest()) == ["failed", "saved"]
+
     def test_is_a_line_of_the_manifest(self, bench):
         bench.run(rows(3, labels={"sku": "A-1"}))
         manifest = bench.manifest()
@@ -235,7 +249,10 @@ class TestBadInput:
                 {"max_failures": "many"},
                 "max_failures must be a number of rows, or a share such as 0.05 or '5%', got 'many'.",
             ),
-            ({"max_cost": "cheap"}, "max_cost must be an amount in USD, such as '0.05', got 'cheap'."),
+            (
+                {"max_cost": "cheap"},
+                "max_cost must be an amount in USD, 0 or more, such as '0.05', got 'cheap'.",
+            ),
             ({"if_exists": "ask"}, "if_exists must be 'skip', 'replace' or 'fail', got 'ask'."),
             (
                 {"on_unknown_outcome": "retry"},

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 from airflow_provider_getimg.operators.video import GenerateVideoOperator
@@ -29,7 +31,11 @@ def tries(context, store):
     def make(try_number: int = 1, max_tries: int = 3, started: datetime = STARTED) -> dict[str, Any]:
         made = context(try_number=try_number, max_tries=max_tries)
         del made["task_state_store"]
-        return made | {"dag_run": SimpleNamespace(start_date=started, run_after=STARTED)}
+        return made | {
+            "dag_run": SimpleNamespace(
+                start_date=started, run_after=STARTED, clear_number=int(started != STARTED)
+            )
+        }
 
     return make
 
@@ -97,6 +103,30 @@ def test_what_was_sent_by_a_try_that_died_is_not_sent_again(folder, operators, t
     with pytest.raises(errors.GetimgError, match="may have been billed"):
         operators[kind]().execute(tries(try_number=2))
     assert len(simulator.ledger) == sent
+
+
+@KINDS
+def test_a_connection_that_could_not_be_read_once_pays_for_nothing_again(
+    folder, operators, context, store, simulator, kind, monkeypatch
+):
+    def tries(number: int) -> dict[str, Any]:
+        run = SimpleNamespace(start_date=STARTED, run_after=STARTED, clear_number=0)
+        return context(try_number=number) | {"task_state_store": store, "dag_run": run}
+
+    operators[kind]().execute(tries(1))
+    paid = len(simulator.ledger.billed)
+    read, failures = GetimgHook.get_connection, iter([AirflowNotFoundException("a secrets backend is away")])
+
+    def flaky(conn_id: str) -> Any:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return read(conn_id)
+
+    monkeypatch.setattr(GetimgHook, "get_connection", staticmethod(flaky))
+    with pytest.raises(errors.LedgerError, match=r"can't be read.* It may have been billed\.$"):
+        operators[kind]().execute(tries(2))
+    operators[kind]().execute(tries(3))
+    assert len(simulator.ledger) == paid
 
 
 def test_a_folder_may_name_its_own_connection(monkeypatch, folder, tries, seaweedfs, simulator):

@@ -199,6 +199,13 @@ class TestOneSubmission:
         assert response["request"]["prompt"] == "A red fox"
         assert paid(api) == [("delivered", 0.2)]
 
+    def test_settings_that_render_differently_keep_no_video_from_being_delivered(self, api, context):
+        now = context()
+        stopped = deferred(operator(deferrable=True), now)
+        changed = operator(deferrable=True, on_unknown_outcome="", on_failed_video="", rate_limit_wait="")
+        assert resume(changed, now, stopped)["status"] == "completed"
+        assert paid(api) == [("delivered", 0.2)]
+
     def test_what_is_on_record_may_be_lost_while_it_is_deferred(self, api, context, store):
         now, task = context(), operator(deferrable=True)
         stopped = deferred(task, now)

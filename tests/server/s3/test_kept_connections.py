@@ -82,7 +82,7 @@ def downloads(server: RawServer, concurrency: int = 1, proxy: str | None = None,
 
 def fetch(session: Downloads, url: str) -> bytes:
     copy = TransferItem("req-1", 0, None, KnownMedia(None, None, url=url), "bucket", "key")
-    spool, _ = session.fetch(copy, Deadline(session.timeout))
+    spool, _ = session.fetch(copy.name, copy.media, Deadline(session.timeout))
     with spool:
         return bytes(spool.body())
 

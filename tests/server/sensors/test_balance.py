@@ -134,7 +134,10 @@ def test_a_minimum_that_is_no_amount_fails_before_any_request(account, minimum, 
     server = account(balance_of("100"))
     with pytest.raises(errors.InvalidInputError) as error:
         sensor(minimum=minimum, deferrable=deferrable).execute(CONTEXT)
-    assert error.value.message == f"minimum must be an amount in USD, 0 or more, got {minimum!r}."
+    assert (
+        error.value.message
+        == f"minimum must be an amount in USD, 0 or more, such as '0.05', got {minimum!r}."
+    )
     assert not server.visits
 
 

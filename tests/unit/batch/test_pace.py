@@ -232,7 +232,7 @@ def test_crowded_out_it_looks_for_a_slot_less_and_less_often():
     assert waits[0] <= 1.25 * retry.POLL_FIRST
     assert 0.75 * retry.POLL_MAX <= waits[-1] <= 1.25 * retry.POLL_MAX
     assert bench.told == [
-        "other tasks hold all concurrent requests of the account: looking for a free one again and again. Nothing was billed."
+        "Other tasks hold all concurrent requests of the account. Retrying until one is free. Nothing was billed."
     ]
     assert bench.pace.waiting_for == (
         "waiting for a slot (other tasks hold all concurrent requests of the account)"

@@ -69,6 +69,8 @@ class TestALabel:
             ("A-17", "A-17"),
             (Colour.RED, "red"),
             (7, 7),
+            (2**63 - 1, 2**63 - 1),
+            (uuid.UUID(int=2**127).int, str(2**127)),
             (1.5, 1.5),
             (Decimal("12.50"), "12.50"),
             (Decimal(7), 7),

@@ -27,6 +27,7 @@ class MemoryStore:
         self.gate: threading.Event | None = None
         self.is_writing = threading.Event()
         self.fails = 0
+        self.loses_response_to: str | None = None
 
     def get(self, key: str) -> Any:
         return json.loads(self.values[key]) if key in self.values else None
@@ -40,6 +41,9 @@ class MemoryStore:
             raise ConnectionError("the API server is away")
         self.writes += 1
         self.values[key] = json.dumps(value)
+        if key == self.loses_response_to:
+            self.loses_response_to = None
+            raise ConnectionError("the response was lost")
 
 
 def reread(store: MemoryStore, epoch: int = 3) -> Journal:
@@ -217,6 +221,26 @@ def test_a_write_that_fails_is_told_to_who_waits_and_leaves_no_trace():
         journal.write("c", {"n": 3})
     again = reread(store)
     assert [again.previous(key) for key in "abc"] == [{"n": 1}, None, {"n": 3}]
+
+
+def test_a_new_segment_that_was_written_and_reported_as_failed_hides_nothing_that_comes_later():
+    store = MemoryStore()
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
+        journal.write("filler", "x" * (SEGMENT_BYTES - 400))
+        journal.write("row", {"state": "submitted"})
+        store.gate = threading.Event()
+        store.is_writing.clear()
+        journal.write_later("busy", 1)
+        assert store.is_writing.wait(60)
+        # One commit, which opens a segment: the rollback of a 429 is in it.
+        notes, rollback = journal.write_later("notes", "x" * 400), journal.write_later("row", None)
+        store.loses_response_to = KEY.format(number=1)
+        store.gate.set()
+        for written in (notes, rollback):
+            with pytest.raises(ConnectionError):
+                written.result(60)
+        journal.write("row", PAID)
+    assert reread(store).previous("row") == PAID
 
 
 def test_leaving_it_writes_what_nobody_waits_for():
