@@ -47,7 +47,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     :param model: Model identifier, such as ``seedream-5-lite``. (templated)
     :param prompt: What to draw, 1 to 4096 characters. (templated)
     :param aspect_ratio: Such as ``16:9``. Default: the model's. (templated)
-    :param resolution: Such as ``2K``. Default: the model's. (templated)
+    :param resolution: Such as ``2K``. It decides the price of some models. Default: the model's. (templated)
     :param output_format: ``png``, ``jpeg`` or ``webp``. Default: the API's, ``jpeg``. (templated)
     :param images: Reference images, at most 8, or as many as the catalogue states for the model: a list of
         ``{"url": ..., "role": ...}``, or of plain URLs, whose role is ``reference_image``. A URL is ``https://``, ``data:``
@@ -55,17 +55,18 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         each and 25 MiB for the whole request, base64-encoded. (templated)
     :param labels: Your own names for the image, such as ``{"sku": "A-17"}``. Not sent to the API: part of the XCom's
         ``request``, and placeholders in the transfer's ``s3_key``. (templated)
-    :param on_unknown_outcome: ``"fail"`` (default) stops the task, without further retries, when a request may have
-        been billed and its response was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
-        (templated)
-    :param max_cost: The most that the image may cost, in USD, such as ``"0.05"``. The price is read from the
-        catalogue before the request; if it is higher or unknown, the task fails. Default: no limit. (templated)
+    :param on_unknown_outcome: What to do when a request may have been billed and its response was lost, or when a paid
+        response is recorded and its files are gone. ``"fail"`` (default) stops the task, without further retries.
+        ``"resubmit"`` lets a retry send the request again: it may be paid twice. (templated)
+    :param max_cost: The most that the image may cost, in USD, as a text or a number, such as ``"0.05"``. The price is read
+        from the catalogue before the request; if it is higher or unknown, the task fails. Default: no limit. (templated)
     :param rate_limit_wait: Seconds to wait out rate limits within a try. A longer wait becomes a retry, which frees the
         worker slot. Default 120. (templated)
     :param retries: Default 3.
     :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
-    :param getimg_conn_id: The getimg.ai connection. (templated)
-    :param aws_conn_id: The AWS connection for ``s3://`` reference images. (templated)
+    :param getimg_conn_id: The getimg.ai connection. Default ``getimg_default``. (templated)
+    :param aws_conn_id: The AWS connection for ``s3://`` reference images, and for a ``state_folder`` that names none; None for
+        boto3's own credentials. Default ``aws_default``. (templated)
     """
 
     template_fields: Sequence[str] = (

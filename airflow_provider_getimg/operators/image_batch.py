@@ -68,7 +68,8 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
 
     :param requests: A list of dicts with the fields of ``GenerateImageOperator`` (``model``, ``prompt``, ``aspect_ratio``,
         ``resolution``, ``output_format``, ``images``) and ``labels``, a dict of names of your own; an upstream task's output;
-        or the ``s3://bucket/key`` of a JSON Lines file, read with ``aws_conn_id``. (templated)
+        or the ``s3://bucket/key`` of a JSON Lines file with one request per line, read with ``aws_conn_id``. At most 100,000.
+        (templated)
     :param s3_key: The key of each object, or a full ``s3://bucket/key``. Placeholders: those of ``TransferToS3Operator``, and
         ``{row}`` (from 0, such as ``{row:04}``), ``{prompt}``, ``{aspect_ratio}``, ``{resolution}``, ``{output_format}`` and each
         label. (templated)
@@ -78,22 +79,25 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
     :param transfer_concurrency: The most downloads at once, besides the requests. Default 8. (templated)
     :param max_cost: The most that the batch may cost, in USD, over all tries since the last Clear. It is checked against the
         catalogue before the first request, and enforced as the batch runs. Default: no limit. (templated)
-    :param check_balance: Whether to compare the price of all rows that are to be sent with the account's balance before the first
-        request. Default False. (templated)
-    :param max_failures: How many rows may fail without failing the task: a number, or a share such as ``0.05`` or
-        ``"5%"``. Default 0. (templated)
-    :param on_unknown_outcome: ``"fail"`` (default): a row whose request may have been billed, and whose response was lost, fails.
-        ``"resubmit"``: a retry sends it again, and it may be paid twice. (templated)
+    :param check_balance: Whether the account's balance must cover the price of all rows that are to be sent, before the first
+        is. If it doesn't, or a price is unknown, the task fails. Default False. (templated)
+    :param max_failures: How many rows may fail without failing the task: a number, or a share such as ``0.02`` or
+        ``"2%"``, rounded down. Default 0. (templated)
+    :param on_unknown_outcome: What to do about a row whose request may have been billed and whose response was lost, or whose
+        paid response is recorded and its files are gone. ``"fail"`` (default): the row fails. ``"resubmit"``: a retry sends it
+        again, and it may be paid twice. (templated)
     :param rate_limit_wait: Where the API asks to wait for more seconds than this, a retry waits, which frees the worker slot;
         the last try waits itself. Default 300. (templated)
     :param if_exists: What to do if an object is at a row's key already, as for ``TransferToS3Operator``. Under ``"skip"``
         (default) and ``"fail"`` it is found before the request is sent, where the key is known beforehand. (templated)
     :param manifest_key: The manifest's key, or a full URI. Default: ``manifests/<dag>/<run>/<task>.jsonl``, with a mapped
-        task's map index, in the folder that the keys share. (templated)
-    :param max_bytes: The largest file to accept, in bytes. Default 2 GiB. (templated)
+        task's map index (``<task>-3.jsonl``), in the folder that the keys share. A key of your own must differ between mapped
+        tasks: ``{{ ti.map_index }}``. (templated)
+    :param max_bytes: The largest file to accept, in bytes, at most 5 GiB. Default 2 GiB. (templated)
     :param extra_args: Options of S3's ``PutObject`` for each object, as for ``TransferToS3Operator``. (templated)
-    :param aws_conn_id: The AWS connection; None for boto3's own credentials. (templated)
-    :param getimg_conn_id: The getimg.ai connection. (templated)
+    :param aws_conn_id: The AWS connection for all that is read from S3 and written to it; None for boto3's own credentials.
+        A ``state_folder`` may name another. Default ``aws_default``. (templated)
+    :param getimg_conn_id: The getimg.ai connection. Default ``getimg_default``. (templated)
     :param retries: Default 3.
     :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
     """

@@ -57,21 +57,22 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     :param aspect_ratio: Such as ``16:9``. Default: the model's. (templated)
     :param resolution: Such as ``1080p``. Default: the model's. (templated)
     :param duration: In whole seconds. Default: the model's. (templated)
-    :param sound: Whether the video has sound. Default: the model's. (templated)
-    :param images: References, at most 8, or as many as the catalogue says that the model takes: a list of
+    :param sound: Whether the video has sound. It may decide the price. Default: the model's. (templated)
+    :param images: Reference images, at most 8, or as many as the catalogue states for the model: a list of
         ``{"url": ..., "role": ...}`` with the role ``reference_image``, ``first_frame`` or ``last_frame``, or of plain URLs,
-        whose role is ``reference_image``. A URL is ``https://``, a ``data:`` URL, or ``s3://bucket/key``, which is read with
+        whose role is ``reference_image``. A URL is ``https://``, ``data:`` or ``s3://bucket/key``, which is read with
         ``aws_conn_id`` and sent as a data URL. PNG, JPEG or WebP, at most 10 MiB each and 25 MiB for the whole request,
         base64-encoded. (templated)
     :param labels: Your own names for the video, such as ``{"sku": "A-17"}``. Not sent to the API: part of the XCom's
         ``request``, and placeholders in the transfer's ``s3_key``. (templated)
-    :param on_unknown_outcome: ``"fail"`` (default) stops the task, without further retries, when a request may have
-        been billed and its response was lost. ``"resubmit"`` lets a retry send it again: it may be paid twice.
-        (templated)
+    :param on_unknown_outcome: What to do when a request may have been billed and its response was lost, or when a paid
+        response is recorded and its files are gone. ``"fail"`` (default) stops the task, without further retries.
+        ``"resubmit"`` lets a retry send the request again: it may be paid twice. (templated)
     :param on_failed_video: ``"fail"`` (default) stops the task, without further retries, when the API could not make the
         video. ``"resubmit"`` lets a retry submit another one, which is billed. (templated)
-    :param max_cost: The most that the video may cost, in USD, such as ``"0.50"``. The price is read from the catalogue before
-        the request; if it is higher or unknown, the task fails. Default: no limit. (templated)
+    :param max_cost: The most that the video may cost, in USD, as a text or a number, such as ``"0.50"``. The price is read
+        from the catalogue before the request, for the video's seconds, resolution and sound; if it is higher or unknown, the
+        task fails. Default: no limit. (templated)
     :param rate_limit_wait: Seconds to wait out rate limits, within a try, before the request is accepted. A longer wait
         becomes a retry, which frees the worker slot. Default 120. (templated)
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable`` of Airflow's
@@ -81,8 +82,9 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         resumes waiting for it. Default 1800. (templated)
     :param retries: Default 3.
     :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
-    :param getimg_conn_id: The getimg.ai connection. (templated)
-    :param aws_conn_id: The AWS connection for ``s3://`` references. (templated)
+    :param getimg_conn_id: The getimg.ai connection. Default ``getimg_default``. (templated)
+    :param aws_conn_id: The AWS connection for ``s3://`` reference images, and for a ``state_folder`` that names none; None for
+        boto3's own credentials. Default ``aws_default``. (templated)
     """
 
     template_fields: Sequence[str] = (

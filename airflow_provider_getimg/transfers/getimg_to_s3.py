@@ -52,8 +52,9 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
     ``getimg-sha256``. Each is in the outlets' events, with generation id, cost, bytes and SHA-256: for an ``AssetAlias``, as
     its own asset ``s3://bucket/key``; for an ``Asset``, as an entry in ``extra["files"]``.
 
-    :param generation: What :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` returned,
-        or a list of it: the output of a mapped task. (templated)
+    :param generation: The output of a :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` or
+        :class:`~airflow_provider_getimg.operators.video.GenerateVideoOperator`, mapped or not, or a list of such outputs: pass
+        ``.output``. None, the output of a skipped task, is ignored. (templated)
     :param s3_key: The object's key, or a full ``s3://bucket/key``. Beside Jinja it may hold the placeholders
         ``{generation_id}``, ``{index}`` (0 for the first file of a generation), ``{extension}`` (``png``, ``jpg``,
         ``webp``; by the response's MIME type, or by the bytes if it gives no known one), ``{model}``, ``{width}``,
@@ -67,10 +68,10 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
     :param concurrency: How many downloads run at once. Default 8. As many files may be on their way into S3 beside them,
         each in memory (up to 5 MiB) or in the worker's temporary folder. (templated)
     :param max_bytes: The largest file to accept, in bytes, at most 5 GiB. Default 2 GiB. (templated)
-    :param aws_conn_id: The AWS connection; None for boto3's own credentials. (templated)
+    :param aws_conn_id: The AWS connection; None for boto3's own credentials. Default ``aws_default``. (templated)
     :param getimg_conn_id: The getimg.ai connection, for its proxy and its timeout, which applies to each file. The API key
         is not sent: the URL itself is the credential. Private addresses are refused unless they are the base URL's own or
-        in ``allowed_networks``. (templated)
+        in ``allowed_networks``. Default ``getimg_default``. (templated)
     :param extra_args: Options of S3's ``PutObject`` for each object, such as ``StorageClass``,
         ``ServerSideEncryption``, ``Tagging``, ``Metadata``. ``ContentType`` is the file's MIME type unless it is given
         here. (templated)

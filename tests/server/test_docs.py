@@ -182,13 +182,13 @@ def test_links_lead_somewhere(page):
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub and the handbook make them."""
+    """Return the anchors of a page: of its headings, as GitHub and the handbook make them, and of the objects it documents."""
     found: dict[str, int] = {}
     for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
         anchor = anchor_of(heading.replace("`", ""), "-")
         found[anchor] = found.get(anchor, 0) + 1
     assert set(found.values()) <= {1}, f"{page.name} has a heading twice"
-    return set(found)
+    return {*found, *re.findall(r"^::: (\S+)$", prose(page), re.MULTILINE)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
