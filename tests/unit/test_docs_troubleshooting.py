@@ -46,7 +46,15 @@ def classes() -> dict[str, type[GetimgError]]:
 
 
 CLASSES = classes()
-ENTRIES = dict(re.findall(r"^### (\w+)\n\n(.+?)(?=^#)", f"{PAGE}\n#", re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^### (\w+)\n\n(.+?)(?=^#)", f"{PAGE}\n#", re.MULTILINE | re.DOTALL))
+# A row of a section's table or list may be the entry of a subclass: what the section says of bill and retries holds for it.
+ROWS = [
+    (row, name)
+    for name, section in SECTIONS.items()
+    for row in re.findall(r"^(?:- |\| )`(\w+Error)`(?:,| \|)", section, re.MULTILINE)
+    if row != name
+]
+ENTRIES = {**SECTIONS, **{row: SECTIONS[name] for row, name in ROWS}}
 
 
 def response(name: str, question: str) -> str:
@@ -81,6 +89,12 @@ def quoted() -> list[str]:
 
 def test_each_error_class_has_its_entry_and_each_entry_its_class():
     assert set(ENTRIES) == set(CLASSES)
+    assert len(ENTRIES) == len(SECTIONS) + len(ROWS)
+
+
+@pytest.mark.parametrize(("row", "section"), ROWS)
+def test_a_row_that_is_an_entry_is_in_the_section_of_its_base_class(row, section):
+    assert issubclass(CLASSES[row], CLASSES[section])
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
