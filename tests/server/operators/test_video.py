@@ -346,7 +346,9 @@ def test_a_clear_of_another_task_submits_no_video_again(
 
     def started(hour: int, try_number: int = 1) -> dict[str, Any]:
         start = datetime(2026, 11, 29, hour, tzinfo=UTC)
-        made = context(try_number) | {"dag_run": SimpleNamespace(start_date=start, run_after=start)}
+        made = context(try_number) | {
+            "dag_run": SimpleNamespace(start_date=start, run_after=start, clear_number=hour - 1)
+        }
         del made["task_state_store"]
         return made
 
