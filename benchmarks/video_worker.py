@@ -23,6 +23,7 @@ HOUR = 3600.0
 def by_triggers(job: dict[str, Any]) -> Callable[[], object]:
     """Return the work of a ``GetimgVideoTrigger`` for each video."""
     from airflow_provider_getimg.api.video_states import VideoStates
+    from airflow_provider_getimg.durable.video_polling import VideoWait
     from airflow_provider_getimg.triggers.video import GetimgVideoTrigger
 
     import_provider()
@@ -40,8 +41,15 @@ def by_triggers(job: dict[str, Any]) -> Callable[[], object]:
         nonlocal began
         began = time.monotonic()
         now = time.time()
-        wait = {"poll_interval": job["poll_interval"], "started": now, "until": now + HOUR}
-        triggers = [GetimgVideoTrigger(wait | {"video_id": each}, "getimg_default") for each in job["ids"]]
+        wait = VideoWait(
+            video_id="",
+            fingerprint="",
+            started=now,
+            until=now + HOUR,
+            poll_interval=job["poll_interval"],
+            record={},
+        )
+        triggers = [GetimgVideoTrigger({**wait, "video_id": each}, "getimg_default") for each in job["ids"]]
 
         async def wait_a_while() -> None:
             # They are cancelled: at the end of its wait each would poll a last time.

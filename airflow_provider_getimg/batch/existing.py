@@ -9,6 +9,7 @@ from airflow_provider_getimg.api.errors import ObjectExistsError
 from airflow_provider_getimg.batch.report import RowResult
 from airflow_provider_getimg.s3.copier import SavedFile
 from airflow_provider_getimg.s3.object_options import GENERATION_ID, MODEL, REQUEST_SHA256
+from airflow_provider_getimg.s3.store import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,13 +33,13 @@ class Existing:
         self._store = store
         self._if_exists = if_exists
         self._log = log
-        # Keys at which objects were when the try began; None where that is asked row by row.
-        self._listed: frozenset[str] | None = None
+        # When the try began.
+        self._listing = Listing()
 
     def list(self, rows: Sequence[Row]) -> None:
         """List what is at the keys of these rows, where one listing takes less than a look at each."""
         if rows and self._if_exists != "replace":
-            self._listed = self._store.keys_among([row.expected_key for row in rows], rows[0].bucket)
+            self._listing = self._store.listing([row.expected_key for row in rows], rows[0].bucket)
 
     def find(self, row: Row, *, refresh: bool = False) -> RowResult | None:
         """
@@ -50,7 +51,7 @@ class Existing:
         """
         if self._if_exists == "replace" or row.expected_key is None:
             return None
-        if not refresh and self._listed is not None and row.expected_key not in self._listed:
+        if not refresh and not self._listing.may_hold(row.expected_key):
             return None
         uri = row.expected_item().uri
         stored = self._store.head(row.bucket, row.expected_key, list_fallback=True)

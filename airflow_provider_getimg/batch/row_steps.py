@@ -193,7 +193,7 @@ class RowSteps:
             self._history.ledger(row),
             on_unknown_outcome=self._settings.on_unknown_outcome,
             killed=self._api.stop.event,
-            all_gone=self._storage.copier.all_gone,
+            all_gone=self._storage.copier.downloads.all_gone,
         )
 
     @contextmanager

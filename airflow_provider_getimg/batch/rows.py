@@ -15,7 +15,7 @@ from airflow_provider_getimg.api.media import extension
 from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.batch.requests_file import listed
-from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec
+from airflow_provider_getimg.durable.request_spec import FIELDS, RequestSpec, check_fields
 from airflow_provider_getimg.s3.keys import PLACEHOLDERS as FILE_PLACEHOLDERS
 from airflow_provider_getimg.s3.keys import UNKNOWN
 from airflow_provider_getimg.s3.labels import LABELS, ROW_PLACEHOLDERS, checked_labels
@@ -275,8 +275,5 @@ def _checked_defaults(defaults: object) -> tuple[Mapping[str, Any], Mapping[str,
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request proper."""
-    unknown = [name for name in fields if name not in FIELDS and name != LABELS]
-    if unknown:
-        known = ", ".join([*FIELDS, LABELS])
-        raise InvalidInputError(f"{quote(unknown[0])} is not a known field. Known fields: {known}.")
+    check_fields(fields)
     return {name: value for name, value in fields.items() if name != LABELS}

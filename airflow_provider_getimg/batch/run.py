@@ -85,7 +85,7 @@ class BatchRun:
         self._check(paid, to_send)
         self._storage.existing.list(to_send)
         try:
-            self._storage.copier.check_before_payment()
+            self._storage.copier.downloads.check_before_payment()
             check_store(self.results)
         except GetimgError as error:
             self.store_error = error

@@ -58,8 +58,7 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
         """
         from airflow_provider_getimg.api.errors import InvalidInputError
         from airflow_provider_getimg.api.quote import quote
-        from airflow_provider_getimg.durable.request_spec import FIELDS
-        from airflow_provider_getimg.s3.labels import LABELS
+        from airflow_provider_getimg.durable.request_spec import check_fields
 
         request = call(self.python_callable, self.op_args, self.op_kwargs, context)
         if isinstance(request, str):
@@ -68,12 +67,8 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
             raise InvalidInputError(
                 f"The function of @task.getimg_image must return a prompt or a dict, got {quote(request)}."
             )
-        known = (*FIELDS, LABELS)
+        check_fields(request)
         for name, value in request.items():
-            if name not in known:
-                raise InvalidInputError(
-                    f"{quote(name)} is not a known field of a request. Known fields: {', '.join(known)}."
-                )
             setattr(self, name, Redacted(value) if name == "images" else value)
         # As is done with what is rendered.
         mask_signed_urls(request)

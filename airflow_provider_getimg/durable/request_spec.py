@@ -6,9 +6,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from airflow_provider_getimg.api.errors import InvalidInputError
+from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.requests import ImageRequest, VideoRequest
 from airflow_provider_getimg.durable import reference_images
 from airflow_provider_getimg.durable.ledger import fingerprint
+from airflow_provider_getimg.s3.labels import LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +22,18 @@ RequestT = TypeVar("RequestT", ImageRequest, VideoRequest)
 
 #: What a request for an image consists of, as :class:`~airflow_provider_getimg.api.requests.ImageRequest` has it.
 FIELDS = tuple(ImageRequest.model_fields)
+
+
+def check_fields(request: Mapping[str, Any]) -> None:
+    """
+    Check that all names in a request that a user wrote for an image are known; ``labels`` is one.
+
+    :raises InvalidInputError: One is not.
+    """
+    known = (*FIELDS, LABELS)
+    for name in request:
+        if name not in known:
+            raise InvalidInputError(f"{quote(name)} is not a known field. Known fields: {', '.join(known)}.")
 
 
 class RequestSpec(Generic[RequestT]):

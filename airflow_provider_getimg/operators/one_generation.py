@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.durable.tries import Try
-from airflow_provider_getimg.hooks.getimg import GetimgHook
+from airflow_provider_getimg.hooks.hook_mixin import HookMixin
 from airflow_provider_getimg.hooks.masking import MaskedTemplatesMixin, mask_signed_urls, unwrap
 from airflow_provider_getimg.records import COST, push_record
 
@@ -25,20 +23,14 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.durable.request_spec import RequestSpec, RequestT
 
 
-class OneGenerationMixin(MaskedTemplatesMixin):
+class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
     """For an operator with ``model``, ``getimg_conn_id`` and ``aws_conn_id``."""
 
     model: str
     images: Any
-    getimg_conn_id: str
     aws_conn_id: str | None
 
     redacted_fields = ("images",)
-
-    @cached_property
-    def hook(self) -> GetimgHook:
-        """The hook for ``getimg_conn_id``."""
-        return GetimgHook(getimg_conn_id=self.getimg_conn_id)
 
     def _request(self, kind: type[RequestT]) -> RequestSpec[RequestT]:
         """Return the request that the fields describe, rendered. What is signed in its references is masked in logs."""
@@ -82,11 +74,6 @@ class OneGenerationMixin(MaskedTemplatesMixin):
         if entry.generation is None:
             return unknown
         return error.with_unsaved_bill([entry.generation.id], entry.generation.cost)
-
-    @cached_property
-    def _killed(self) -> threading.Event:
-        # Not in __init__: an operator must stay copyable, and a lock is not.
-        return threading.Event()
 
     def _push(self, context: Context, generation: Generation, request: Mapping[str, Any]) -> dict[str, Any]:
         """

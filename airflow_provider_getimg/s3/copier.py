@@ -20,7 +20,7 @@ from airflow_provider_getimg.api.errors import (
 )
 from airflow_provider_getimg.retry import backoff
 from airflow_provider_getimg.s3.download import Deadline, capital
-from airflow_provider_getimg.s3.store import OccupiedKeyError
+from airflow_provider_getimg.s3.store import Listing, OccupiedKeyError
 
 if TYPE_CHECKING:
     import threading
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
     from tenacity import RetryCallState
 
-    from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.s3.download import Downloads
     from airflow_provider_getimg.s3.plan import TransferItem
     from airflow_provider_getimg.s3.spool import Spool
@@ -97,12 +96,12 @@ class Copier:
         log: Logger,
     ) -> None:
         self._store = store
-        self._downloads = downloads
+        #: The download session.
+        self.downloads = downloads
         self._if_exists = if_exists
         self._killed = killed
         self._log = log
-        # Keys at which objects were when they were listed; None where that is asked key by key.
-        self._listed: frozenset[str] | None = None
+        self._listing = Listing()
         # Which file was the first to take a key: hashes of the object's URI and the file's URL. Of two that take one, as an API that
         # repeats an id makes them, one is not to be taken for the other.
         self._taken: dict[int, int] = {}
@@ -110,7 +109,7 @@ class Copier:
     def list(self, items: Sequence[TransferItem]) -> None:
         """List what is at the keys of these files, all in one bucket, where that takes less than a look at each."""
         if items and self._if_exists != "replace":
-            self._listed = self._store.keys_among([item.key or None for item in items], items[0].bucket)
+            self._listing = self._store.listing([item.key or None for item in items], items[0].bucket)
 
     def save(self, item: TransferItem, *, is_new: bool = False) -> SavedFile:
         """
@@ -120,9 +119,9 @@ class Copier:
             that was not among those of :meth:`list`.
         :raises GetimgError: Its message says which file failed, why, what it had cost, and what to do.
         """
-        deadline = Deadline(self._downloads.timeout)
+        deadline = Deadline(self.downloads.timeout)
         try:
-            is_free = is_new or (self._listed is not None and item.key not in self._listed)
+            is_free = is_new or not self._listing.may_hold(item.key)
             is_first = self._is_first(item)
             if item.key and not (is_first and (is_free or self._if_exists == "replace")):
                 stored = self._store.head(item.bucket, item.key)
@@ -133,18 +132,6 @@ class Copier:
                 return self._write(item.with_key(spool.sha256, mime_type), spool, mime_type, deadline)
         except GetimgError as error:
             raise error.with_unsaved_bill([item.generation_id], item.cost) from None
-
-    def check_before_payment(self) -> None:
-        """
-        Refuse, while nothing is paid yet, what every download would be refused for.
-
-        :raises NetworkRefusedError: Files are served where the connection does not allow downloads.
-        """
-        self._downloads.check_before_payment()
-
-    def all_gone(self, generation: Generation) -> bool:
-        """Tell whether all files of a response are deleted, by its times and by the server."""
-        return self._downloads.all_gone(generation)
 
     def _is_first(self, item: TransferItem) -> bool:
         """Tell whether no other file of this task has taken the item's key."""
@@ -212,7 +199,7 @@ class Copier:
             if self._killed.is_set():
                 raise KilledError(f"The task was terminated before {item.name} was saved.")
             try:
-                return self._downloads.fetch(item.name, item.media, deadline)
+                return self.downloads.fetch(item.name, item.media, deadline)
             except NotAnImageError as error:
                 # A page that says "wait" may be followed by the file; the same page again won't.
                 if error.sha256 in seen:

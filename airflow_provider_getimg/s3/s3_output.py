@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_getimg.hooks.getimg import GetimgHook
+from airflow_provider_getimg.hooks.hook_mixin import HookMixin
 from airflow_provider_getimg.links import ImagesLink, OpenInS3Link, console_url
 
 if TYPE_CHECKING:
@@ -27,20 +26,14 @@ else:
     BaseOperator = object
 
 
-class S3OutputMixin(BaseOperator):
+class S3OutputMixin(HookMixin, BaseOperator):
     """For an operator with ``getimg_conn_id`` and ``aws_conn_id``."""
 
     operator_extra_links = (ImagesLink(), OpenInS3Link())
 
-    getimg_conn_id: str
     aws_conn_id: str | None
     #: What the "Open in S3" link leads to, once something was saved.
     s3_console_url = ""
-
-    @cached_property
-    def hook(self) -> GetimgHook:
-        """The hook for ``getimg_conn_id``."""
-        return GetimgHook(getimg_conn_id=self.getimg_conn_id)
 
     @cached_property
     def s3_hook(self) -> S3Hook:
@@ -77,11 +70,6 @@ class S3OutputMixin(BaseOperator):
         downloads: Downloads | None = getattr(self, "_downloads", None)
         if downloads is not None:
             downloads.abort()
-
-    @cached_property
-    def _killed(self) -> threading.Event:
-        # Not in __init__: an operator must stay copyable, and a lock is not.
-        return threading.Event()
 
     def _remember(self, context: Context, saved: Sequence[SavedFile]) -> None:
         """Report what was saved to Airflow: assets, lineage, the link."""

@@ -71,6 +71,21 @@ class StoredObject:
         return found == (ascii_value(item.generation_id), str(item.index))
 
 
+class Listing:
+    """
+    Which keys existed at a moment.
+
+    :param found: Those that did; None if that was not looked up.
+    """
+
+    def __init__(self, found: frozenset[str] | None = None) -> None:
+        self._found = found
+
+    def may_hold(self, key: str) -> bool:
+        """Tell whether the key may have existed."""
+        return self._found is None or key in self._found
+
+
 class S3Store:
     """
     S3 with the user's options. Safe to use from several threads.
@@ -314,16 +329,16 @@ class S3Store:
             raise self._error("read", item.bucket, item.uri, error) from None
         return digest.hexdigest()
 
-    def keys_among(self, keys: Sequence[str | None], bucket: str) -> frozenset[str] | None:
+    def listing(self, keys: Sequence[str | None], bucket: str) -> Listing:
         """
-        Return which of many keys exist, with a call for a thousand of them.
+        List which of many keys exist, with a call for a thousand of them.
+
+        If there are few keys, one is unknown, listing is denied, or far more objects share the prefix, each may exist.
 
         :param keys: None stands for one that is not known.
-        :return: None if there are few keys, one is unknown, listing is denied, or far more objects share the prefix: the
-            caller then checks each key.
         """
         if len(keys) < _LIST_FROM or None in keys:
-            return None
+            return Listing()
         wanted = frozenset(keys)
         found: set[str] = set()
         # S3's prefixes are characters, as these are.
@@ -332,12 +347,12 @@ class S3Store:
         try:
             for number, page in enumerate(pages):
                 if number > len(keys) // _LIST_FROM:
-                    return None
+                    return Listing()
                 found |= {entry["Key"] for entry in page.get("Contents", [])} & wanted
         except (ClientError, BotoCoreError):
             # No permission to list, most likely: that is none of what saving needs.
-            return None
-        return frozenset(found)
+            return Listing()
+        return Listing(frozenset(found))
 
 
 def _rewound(body: bytes | BinaryIO) -> bytes | BinaryIO:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue, conf
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
+from airflow_provider_getimg.hooks.hook_mixin import HookMixin
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.version_compat import RetryPolicyMixin, with_retry_policy
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import RetryPolicy
 
 
-class GetimgBalanceSensor(RetryPolicyMixin, BaseSensorOperator):
+class GetimgBalanceSensor(HookMixin, RetryPolicyMixin, BaseSensorOperator):
     """
     Wait until the account's balance is at least ``minimum``, and push the balance to XCom.
 
@@ -58,11 +58,6 @@ class GetimgBalanceSensor(RetryPolicyMixin, BaseSensorOperator):
         self.minimum = minimum
         self.getimg_conn_id = getimg_conn_id
         self.deferrable = deferrable
-
-    @cached_property
-    def hook(self) -> GetimgHook:
-        """The hook for ``getimg_conn_id``."""
-        return GetimgHook(getimg_conn_id=self.getimg_conn_id)
 
     def poke(self, context: Context) -> PokeReturnValue:
         """

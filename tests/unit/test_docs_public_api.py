@@ -22,6 +22,7 @@ KINDS = ("decorators", "hooks", "operators", "sensors", "transfers")
 # What the rest of the package uses.
 INTERNAL_MODULES = {
     "airflow_provider_getimg.decorators.task",
+    "airflow_provider_getimg.hooks.hook_mixin",
     "airflow_provider_getimg.hooks.masking",
     "airflow_provider_getimg.hooks.state_folder",
     "airflow_provider_getimg.operators.one_generation",

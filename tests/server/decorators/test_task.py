@@ -89,7 +89,7 @@ def test_it_takes_arguments_and_the_context(run_dag, getimg_simulator, getimg_co
     ("returned", "sentence"),
     [
         (None, "The function of @task.getimg_image must return a prompt or a dict, got None."),
-        ({"prompt": "A fox", "colour": "red"}, "'colour' is not a known field of a request."),
+        ({"prompt": "A fox", "colour": "red"}, "'colour' is not a known field."),
         ("", "prompt must not be empty"),
     ],
     ids=["none", "unknown-field", "empty"],
