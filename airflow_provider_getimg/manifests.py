@@ -88,4 +88,9 @@ def _line(line: Mapping[str, Any]) -> ManifestLine | None:
         return None
     known = {field.name: line[field.name] for field in fields(ManifestLine) if field.name in line}
     files = line.get("files") or ([line] if line.get("uri") else [])
-    return ManifestLine(**{**known, "uris": tuple(file["uri"] for file in files)})
+    if not isinstance(files, list):
+        return None
+    uris = [file.get("uri") if isinstance(file, dict) else None for file in files]
+    if not all(isinstance(uri, str) for uri in [*uris, line.get("uri") or ""]):
+        return None
+    return ManifestLine(**{**known, "uris": tuple(uris)})

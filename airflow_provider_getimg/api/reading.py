@@ -56,7 +56,7 @@ class Reader:
         """
         received = self._json(response, content, unreadable)
         if not isinstance(received, list):
-            raise self._unreadable(unreadable, response, content, "it is no list.")
+            raise self._unreadable(unreadable, response, content, "it is not a list.")
         try:
             return [kind.from_json(entry) for entry in received]
         except ValueError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.s3.keys import check_key
+from airflow_provider_getimg.s3.object_options import MANIFEST, task_digest
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -62,13 +63,15 @@ def _given(manifest_key: object, s3_bucket: str) -> tuple[str, str]:
     return bucket, key
 
 
-def write(store: S3Store, bucket: str, key: str, content: bytes) -> None:
+def write(store: S3Store, bucket: str, key: str, content: bytes, context: Context) -> None:
     """
-    Write the manifest, as images are written, over the one of an earlier try.
+    Write the manifest, as images are written, over the one of an earlier try. Its metadata says which task wrote it.
 
     :raises GetimgError: S3 refused it, or could not be asked.
     """
-    store.put_text(bucket, key, content, "application/jsonl")
+    ti = context["ti"]
+    task = task_digest(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index)
+    store.put_text(bucket, key, content, "application/jsonl", metadata={MANIFEST: task})
 
 
 def check_writes(store: S3Store, template: KeyTemplate, bucket: str, key: str) -> None:

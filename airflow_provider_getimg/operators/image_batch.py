@@ -258,7 +258,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
 
         def check_store(results: BatchResults) -> None:
             # Free, and with the options of the images: where this fails, they could not be saved.
-            manifest.write(store, *location, results.manifest())
+            manifest.write(store, *location, results.manifest(), context)
             if rows:
                 manifest.check_writes(store, rows[0].template, *location)
 
@@ -274,14 +274,14 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
                 self.log.error("%s", batch.results.bill())
                 written = None
                 with contextlib.suppress(GetimgError):
-                    manifest.write(store, *location, batch.results.manifest())
+                    manifest.write(store, *location, batch.results.manifest(), context)
                     written = f"s3://{location[0]}/{location[1]}"
                 self._push(context, batch.results, written)
                 raise
         if batch.store_error is not None:
             return results, batch.store_error
         try:
-            manifest.write(store, *location, results.manifest())
+            manifest.write(store, *location, results.manifest(), context)
         except GetimgError as error:
             return results, error
         return results, None

@@ -69,6 +69,9 @@ class Accounts:
 
 def _ask(conn_id: str, first: date) -> AccountSummary:
     try:
+        # Anyone who may read a connection may name it here: no other service's key is to go to getimg.ai.
+        if GetimgHook.get_connection(conn_id).conn_type != GetimgHook.conn_type:
+            return AccountSummary(f"Connection {conn_id!r} must have the type {GetimgHook.conn_type!r}.")
         with GetimgHook(conn_id) as hook:
             balance = hook.get_balance()
             costs = hook.get_costs(

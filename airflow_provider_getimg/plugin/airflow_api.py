@@ -150,7 +150,7 @@ class AirflowApi:
         if isinstance(value, str):
             try:
                 value = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 value = None
         return value, response["timestamp"]
 

@@ -14,6 +14,7 @@ from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -22,7 +23,6 @@ from airflow_provider_getimg.plugin.account import Accounts
 from airflow_provider_getimg.plugin.airflow_api import AirflowApi, Filter, Task
 from airflow_provider_getimg.plugin.costs import CostRecords, bars, largest
 from airflow_provider_getimg.plugin.gallery import Cursor, Gallery
-from airflow_provider_getimg.plugin.pictures import Picture  # noqa: TC001
 from airflow_provider_getimg.plugin.render import page
 from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, SORTS_XCOMS
 
@@ -170,7 +170,12 @@ async def file(
     picture = await gallery.picture(api, task, index)
     # A range of another form is one that a server may ignore.
     if not picture.is_video or (match := _RANGE.fullmatch(wanted)) is None:
-        return await _shown(gallery, picture, small=False)
+        start = await gallery.part(picture, 0, None)
+        return StreamingResponse(
+            gallery.parts(picture, start),
+            media_type=start.mime_type,
+            headers=_FILE_HEADERS | {"Content-Length": str(start.size)},
+        )
     part = await gallery.part(picture, int(match[1]), int(match[2]) if match[2] else None)
     last = part.first + len(part.content) - 1
     return Response(
@@ -184,11 +189,7 @@ async def file(
 @router.get(f"{IMAGE}/thumbnail")
 async def thumbnail(api: Api, gallery: Shared, task: OneTask, index: int) -> Response:
     """Send a small copy of the image."""
-    return await _shown(gallery, await gallery.picture(api, task, index), small=True)
-
-
-async def _shown(gallery: Gallery, picture: Picture, *, small: bool) -> Response:
-    shown = await gallery.shown(picture, small=small)
+    shown = await gallery.thumbnail(await gallery.picture(api, task, index))
     return Response(shown.content, media_type=shown.mime_type, headers=_FILE_HEADERS)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import HTTPException
 
 from airflow_provider_getimg.plugin.airflow_api import NEWEST_FIRST, Filter
+from airflow_provider_getimg.plugin.pictures import amount
 from airflow_provider_getimg.records import COST
 
 if TYPE_CHECKING:
@@ -117,8 +118,10 @@ class CostRecords:
             self._kept[task] = models_of(value)
 
         await asyncio.gather(*map(read, tasks))
-        while len(self._kept) > _KEPT_RECORDS:
-            del self._kept[next(iter(self._kept))]
+        if len(self._kept) > _KEPT_RECORDS:
+            # The oldest, which drop out of the page first.
+            newest = sorted(self._kept, key=lambda task: task.saved_at, reverse=True)[:_KEPT_RECORDS]
+            self._kept = {task: self._kept[task] for task in newest}
 
 
 def models_of(value: Any) -> dict[str, float]:
@@ -131,20 +134,14 @@ def models_of(value: Any) -> dict[str, float]:
         return {}
     models = value.get("models")
     parts = {
-        str(name): amount
+        str(name): usd
         for name, part in (models.items() if isinstance(models, dict) else ())
-        if (amount := _amount(part)) is not None
+        if (usd := amount(part)) is not None
     }
-    cost = _amount(value.get("cost"))
+    cost = amount(value.get("cost"))
     if cost is not None and (rest := cost - math.fsum(parts.values())) > 1e-9:
         parts[_UNKNOWN] = parts.get(_UNKNOWN, 0.0) + rest
     return parts
-
-
-def _amount(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e9:
-        return None
-    return float(value)
 
 
 def _day(task: Task) -> date:

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
-from fastapi.concurrency import run_in_threadpool
 
 from airflow_provider_getimg.plugin import objects, pictures, thumbnails
 
@@ -31,6 +33,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR = re.compile(r"(-?[0-9]{1,18})\.([0-9]{1,9})\.(-?[0-9]{1,18})\.([0-9]{1,9})", re.ASCII)
 _THUMBNAILS_BYTES = 64 * 1024 * 1024
 _MANIFESTS_BYTES = 128 * 1024 * 1024
+_VALUES_BYTES = 32 * 1024 * 1024
+_VALUE_SECONDS = 30.0
+_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,11 @@ class Gallery:
         self._objects = objects.Objects()
         self._thumbnails = objects.Cache(_THUMBNAILS_BYTES)
         self._manifests = objects.Cache(_MANIFESTS_BYTES)
+        self._values = objects.Cache(_VALUES_BYTES)
+        # More at once are slower on SQLite, and no faster on PostgreSQL.
+        self._reading = asyncio.Semaphore(4)
+        # Of its own: a store that doesn't respond must not take the threads that serve Airflow's API.
+        self._threads = ThreadPoolExecutor(_THREADS, "getimg-gallery")
 
     async def page(self, api: AirflowApi, which: Filter, model: str, cursor: Cursor | None) -> Page:
         """Return the pictures from a cursor on, of one model if one is given."""
@@ -92,6 +102,8 @@ class Gallery:
                 values = await asyncio.gather(*(self._value(api, task) for task, _ in batch))
                 for (task, at), (value, _) in zip(batch, values, strict=True):
                     first = cursor.index if cursor is not None and at.saved_at == cursor.saved_at else 0
+                    # Of the task with which the page begins, and not of another that was saved at the same moment.
+                    cursor = None
                     for picture in await self._pictures(task, value):
                         if picture.index < first or (model and picture.model != model):
                             continue
@@ -160,25 +172,36 @@ class Gallery:
             raise HTTPException(404)
         return found
 
-    async def shown(self, picture: Picture, *, small: bool) -> thumbnails.Shown:
+    async def thumbnail(self, picture: Picture) -> thumbnails.Shown:
         """
-        Return what of a picture goes to the browser.
+        Return a small image of a picture.
 
         :raises HTTPException: The object can't be read, or isn't this picture.
         """
-        shown: thumbnails.Shown = await self._read(
+        shown: thumbnails.Shown = await self._run(
+            self._objects.read,
             picture.uri,
             picture.aws_conn_id,
             objects.is_of(picture),
             objects.IMAGE_MAX_BYTES,
-            thumbnails.thumbnail if small else thumbnails.original,
-            self._thumbnails if small else None,
+            thumbnails.thumbnail,
+            self._thumbnails,
         )
         return shown
 
+    async def parts(self, picture: Picture, first: objects.Part) -> AsyncGenerator[bytes]:
+        """Yield the content of an object, part by part, so that few of its bytes are in memory; ``first`` is the first."""
+        part = first
+        yield part.content
+        while (done := part.first + len(part.content)) < first.size:
+            part = await self.part(picture, done, None)
+            if part.etag != first.etag:
+                raise OSError("The object was replaced while it was sent.")
+            yield part.content
+
     async def part(self, picture: Picture, first: int, last: int | None) -> objects.Part:
         """
-        Return a part of a video.
+        Return a part of an image or a video.
 
         :raises HTTPException: The object can't be read, isn't this one, or has no such part.
         """
@@ -187,7 +210,7 @@ class Gallery:
             picture.uri,
             picture.aws_conn_id,
             objects.is_of(picture),
-            thumbnails.video_type,
+            thumbnails.shown_type,
             first,
             last,
         )
@@ -196,13 +219,26 @@ class Gallery:
         return part
 
     async def _value(self, api: AirflowApi, task: Task) -> tuple[Any, str]:
-        try:
-            return await api.xcom(task, "return_value")
-        except HTTPException as error:
-            # Cleared since it was listed; or a task that failed and returned nothing.
-            if error.status_code == 404:
-                return None, ""
-            raise
+        """
+        Return what a task returned, and when. The viewer may read it: Airflow listed it for them, or the URL's DAG was checked.
+
+        It is kept for a moment: each thumbnail of a page needs it again.
+        """
+        key = replace(task, saved_at="", run_after="")
+        until, found = self._values.get(key) or (0.0, None)
+        if found is not None and time.monotonic() < until:
+            return found  # type: ignore[no-any-return]
+        async with self._reading:
+            try:
+                value, saved_at = await api.xcom(task, "return_value")
+            except HTTPException as error:
+                # Cleared since it was listed; or a task that failed and returned nothing.
+                if error.status_code == 404:
+                    return None, ""
+                raise
+        until = time.monotonic() + _VALUE_SECONDS
+        self._values.put(key, (until, (value, saved_at)), 1000 + len(json.dumps(value)))
+        return value, saved_at
 
     async def _pictures(self, task: Task, value: Any) -> list[Picture]:
         manifest = pictures.manifest_of(value)
@@ -210,10 +246,11 @@ class Gallery:
             return pictures.of_transfer(task, value)
         uri, aws_conn_id = manifest
         try:
-            lines = await self._read(
+            lines = await self._run(
+                self._objects.read,
                 uri,
                 aws_conn_id,
-                objects.is_manifest,
+                objects.is_manifest_of(task),
                 objects.MANIFEST_MAX_BYTES,
                 pictures.lines_of,
                 self._manifests,
@@ -222,12 +259,9 @@ class Gallery:
             return []
         return pictures.of_manifest(task, lines, aws_conn_id)
 
-    async def _read(self, *args: Any) -> Any:
-        return await self._run(self._objects.read, *args)
-
     async def _run(self, read: Callable[..., Any], *args: Any) -> Any:
         try:
-            return await run_in_threadpool(read, *args)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, read, *args)
         except objects.NotReadableError:
             raise HTTPException(404) from None
 

@@ -8,6 +8,7 @@ read only if its own metadata names the row's generation.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -15,12 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.api.media import HEAD_BYTES
+from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.s3.connection import s3_client, s3_hook
-from airflow_provider_getimg.s3.object_options import GENERATION_ID, INDEX, MANIFEST, ascii_value
+from airflow_provider_getimg.s3.object_options import GENERATION_ID, INDEX, MANIFEST, ascii_value, task_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,17 +31,22 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
+    from airflow_provider_getimg.plugin.airflow_api import Task
     from airflow_provider_getimg.plugin.pictures import Picture
 
-#: The largest image, and the largest manifest, that is read. Of a video a part at a time is.
+#: The largest image that is made small, and the largest manifest, that is read. Of what is shown or played, a part at a time is.
 IMAGE_MAX_BYTES = 32 * 1024 * 1024
 MANIFEST_MAX_BYTES = 32 * 1024 * 1024
 PART_MAX_BYTES = 4 * 1024 * 1024
+_CONNECTIONS_AT_MOST = 100
 
 # So long a client is used again: making one takes longer than a thumbnail, and a connection may be changed.
 _CLIENT_SECONDS = 60.0
-# So many objects are in memory at once.
-_AT_ONCE = threading.BoundedSemaphore(4)
+# Of a store that is slow or gone: few threads wait for it, and not for long.
+_CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 1})
+# A fault is logged once in this time for each connection and bucket.
+_LOG_SECONDS = 60.0
+_LOG = logging.getLogger(__name__)
 
 
 class NotReadableError(Exception):
@@ -85,9 +93,14 @@ def is_of(picture: Picture) -> Callable[[Mapping[str, str]], bool]:
     return check
 
 
-def is_manifest(metadata: Mapping[str, str]) -> bool:
-    """Tell by an object's metadata whether it is a batch's manifest."""
-    return metadata.get(MANIFEST) == "1"
+def is_manifest_of(task: Task) -> Callable[[Mapping[str, str]], bool]:
+    """Return what tells by an object's metadata whether it is the manifest of just this task: others' are not for its viewers."""
+    expected = task_digest(task.dag_id, task.run_id, task.task_id, task.map_index)
+
+    def check(metadata: Mapping[str, str]) -> bool:
+        return metadata.get(MANIFEST) == expected
+
+    return check
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +110,14 @@ class Part:
 
     :param first: The place of the first of them.
     :param size: Of the whole object.
+    :param etag: Of the whole object: parts of another one don't go with it.
     """
 
     content: bytes
     mime_type: str
     first: int
     size: int
+    etag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +148,8 @@ class Objects:
 
     def __init__(self) -> None:
         self._clients: dict[str | None, tuple[S3Client, float]] = {}
+        self._logged: dict[tuple[str | None, str], float] = {}
+        self._lock = threading.Lock()
 
     def read(
         self,
@@ -154,8 +171,7 @@ class Objects:
             key = (aws_conn_id, uri, opened.etag)
             if cache is not None and (kept := cache.get(key)) is not None:
                 return kept
-            with _AT_ONCE:
-                made = make(opened.read())
+            made = make(opened.read())
         if cache is not None:
             cache.put(key, made, _size_of(made, opened.size))
         return made
@@ -175,12 +191,14 @@ class Objects:
         :param kind_of: Returns the content type for an object's first bytes, or raises ValueError.
         :raises NotReadableError: See there.
         """
-        with self._open(uri, aws_conn_id, allowed) as opened, _AT_ONCE:
-            mime_type = kind_of(opened.read(0, min(HEAD_BYTES, opened.size) - 1))
+        with self._open(uri, aws_conn_id, allowed) as opened:
             end = opened.size - 1 if last is None else min(last, opened.size - 1)
             end = min(end, first + PART_MAX_BYTES - 1)
             content = opened.read(first, end) if first <= end else b""
-        return Part(content, mime_type, first, opened.size)
+            head_size = min(HEAD_BYTES, opened.size)
+            is_head = first == 0 and len(content) >= head_size
+            mime_type = kind_of(content[:head_size] if is_head else opened.read(0, head_size - 1))
+        return Part(content, mime_type, first, opened.size, opened.etag)
 
     @contextmanager
     def _open(
@@ -196,15 +214,36 @@ class Objects:
             if not allowed(metadata):
                 raise NotReadableError
             yield _Opened(client, bucket, key, head["ETag"], head["ContentLength"])
-        except (ClientError, BotoCoreError, GetimgError, ValueError):
+        except (ClientError, BotoCoreError, GetimgError, ValueError) as error:
+            self._log(aws_conn_id, bucket, error)
             raise NotReadableError from None
 
     def _client(self, aws_conn_id: str | None) -> S3Client:
-        client, until = self._clients.get(aws_conn_id, (None, 0.0))
-        if client is None or until < time.monotonic():
-            client = s3_client(s3_hook(aws_conn_id, 8))
-            self._clients[aws_conn_id] = client, time.monotonic() + _CLIENT_SECONDS
-        return client
+        with self._lock:
+            client, until = self._clients.get(aws_conn_id, (None, 0.0))
+            if client is None or until < time.monotonic():
+                client = s3_client(s3_hook(aws_conn_id, 8, _CONFIG))
+                self._clients[aws_conn_id] = client, time.monotonic() + _CLIENT_SECONDS
+            return client
+
+    def _log(self, aws_conn_id: str | None, bucket: str, error: Exception) -> None:
+        """Say why objects can't be read to whoever runs the API server: the viewer only sees that they can't."""
+        # What an object is not is no fault of the server's.
+        if isinstance(error, ValueError) and not isinstance(error, BotoCoreError):
+            return
+        now = time.monotonic()
+        with self._lock:
+            if now < self._logged.get((aws_conn_id, bucket), 0.0):
+                return
+            if len(self._logged) >= _CONNECTIONS_AT_MOST:
+                self._logged.clear()
+            self._logged[aws_conn_id, bucket] = now + _LOG_SECONDS
+        _LOG.warning(
+            "The gallery can't read objects in bucket %r with the AWS connection %r: %s.",
+            bucket,
+            aws_conn_id,
+            reason(error),
+        )
 
 
 def _size_of(made: Any, length: int) -> int:

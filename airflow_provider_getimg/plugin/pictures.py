@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from airflow_provider_getimg.batch.requests_file import MAX_REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,8 +79,9 @@ def of_transfer(task: Task, value: Any) -> list[Picture]:
 
 
 def lines_of(manifest: bytes) -> list[dict[str, Any]]:
-    """Return the lines of a manifest that have files."""
-    return [line for line in _json_lines(manifest) if isinstance(line.get("uri"), str)]
+    """Return the lines of a manifest that have files, of as many lines as a batch has at most."""
+    lines = islice(_json_lines(manifest), MAX_REQUESTS)
+    return [line for line in lines if isinstance(line.get("uri"), str)]
 
 
 def of_manifest(task: Task, lines: Iterable[dict[str, Any]], aws_conn_id: str | None) -> list[Picture]:
@@ -102,7 +106,6 @@ def _picture(
     request = row.get("request")
     request = request if isinstance(request, dict) else {}
     labels = request.get("labels")
-    cost = row.get("cost")
     return Picture(
         task,
         index,
@@ -114,7 +117,7 @@ def _picture(
         mime_type=_text(file.get("mime_type")),
         prompt=_text(request.get("prompt")),
         model=_text(row.get("model")) or _text(request.get("model")),
-        cost=float(cost) if isinstance(cost, int | float) else None,
+        cost=amount(row.get("cost")),
         size=_number(file.get("bytes")),
         width=_number(file.get("width")),
         height=_number(file.get("height")),
@@ -128,7 +131,7 @@ def _json_lines(content: bytes) -> Iterable[dict[str, Any]]:
     for line in content.splitlines():
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             yield value
@@ -143,4 +146,11 @@ def _text_or_none(value: Any) -> str | None:
 
 
 def _number(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+
+
+def amount(value: Any) -> float | None:
+    """Return an amount in USD that was recorded, and may have been edited since; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e9:
+        return None
+    return float(value)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass
 
 from airflow_provider_getimg.api.media import HEAD_BYTES, type_of
@@ -13,7 +14,9 @@ SHOWN_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "
 PLAYED_TYPES = frozenset({"video/mp4", "video/webm"})
 _SIDE = 480
 # More pixels take more memory to unpack than a thumbnail is worth.
-_MAX_PIXELS = 50_000_000
+_MAX_PIXELS = 20_000_000
+# Unpacked, one image at a time.
+_UNPACKING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +27,15 @@ class Shown:
     mime_type: str
 
 
-def original(content: bytes) -> Shown:
+def shown_type(head: bytes) -> str:
     """
-    Return an object's content as an image or a video.
+    Return the type of an image or a video that begins so.
 
-    :raises ValueError: It is neither, whatever it is called.
-    """
-    mime_type = type_of(content[:HEAD_BYTES])
-    if mime_type not in SHOWN_TYPES | PLAYED_TYPES:
-        raise ValueError("neither an image nor a video")
-    return Shown(content, mime_type)
-
-
-def video_type(head: bytes) -> str:
-    """
-    Return the type of a video that begins so.
-
-    :raises ValueError: It is none that browsers play.
+    :raises ValueError: It is neither, or none that browsers show, whatever it is called.
     """
     mime_type = type_of(head[:HEAD_BYTES])
-    if mime_type not in PLAYED_TYPES:
-        raise ValueError("not a video")
+    if mime_type not in SHOWN_TYPES | PLAYED_TYPES:
+        raise ValueError("neither an image nor a video")
     return mime_type
 
 
@@ -54,7 +45,7 @@ def thumbnail(content: bytes) -> Shown:
 
     :raises ValueError: It is no image.
     """
-    whole = original(content)
+    whole = Shown(content, shown_type(content))
     if whole.mime_type not in SHOWN_TYPES:
         raise ValueError("not an image")
     try:
@@ -62,7 +53,7 @@ def thumbnail(content: bytes) -> Shown:
     except ImportError:
         return whole
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP", "GIF")) as picture:
+        with _UNPACKING, Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP", "GIF")) as picture:
             if picture.width * picture.height > _MAX_PIXELS:
                 return whole
             picture.draft("RGB", (_SIDE, _SIDE))

@@ -25,14 +25,18 @@ if TYPE_CHECKING:
 _READ_HEADERS = ("content-", "etag", "x-amz-checksum-", "x-amz-meta-", "x-amz-request-id", "x-amz-id-2")
 
 
-def s3_hook(aws_conn_id: str | None, connections: int) -> S3Hook:
-    """Return a hook whose client has room for so many requests at once; boto3 keeps 10 connections by default."""
+def s3_hook(aws_conn_id: str | None, connections: int, config: Config | None = None) -> S3Hook:
+    """
+    Return a hook whose client has room for so many requests at once; boto3 keeps 10 connections by default.
+
+    :param config: More settings, which win over the connection's own.
+    """
     hook = _hook_class()(aws_conn_id=aws_conn_id)
     with _faults_of_the_connection(aws_conn_id):
         own = hook.conn_config.botocore_config
-    if connections <= (own or Config()).max_pool_connections:  # type: ignore[attr-defined]
-        return hook
-    return _reconfigured(hook, Config(max_pool_connections=connections))
+    if connections > (own or Config()).max_pool_connections:  # type: ignore[attr-defined]
+        config = Config(max_pool_connections=connections).merge(config or Config())
+    return hook if config is None else _reconfigured(hook, config)
 
 
 @cache

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -27,7 +28,7 @@ INDEX = "getimg-index"
 MODEL = "getimg-model"
 SHA256 = "getimg-sha256"
 REQUEST_SHA256 = "getimg-request-sha256"
-#: Marks a manifest, with the value ``1``.
+#: Marks a manifest, with a digest of the task that wrote it.
 MANIFEST = "getimg-manifest"
 
 # Set by the write itself: a user's value would break it.
@@ -77,10 +78,10 @@ class ObjectOptions:
         args["Metadata"] = {**metadata, **self._extra_args.get("Metadata", {})}
         return args
 
-    def of_text(self, content_type: str) -> dict[str, Any]:
-        """Return the options for a manifest: the user's, but for what describes their files, and our mark."""
+    def of_text(self, content_type: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+        """Return the options for an object of our own: the user's, but for what describes their files."""
         args = {name: value for name, value in self._extra_args.items() if name not in _DESCRIPTION}
-        return {**args, "ContentType": content_type, "Metadata": {MANIFEST: "1"}}
+        return {**args, "ContentType": content_type, "Metadata": dict(metadata)}
 
     def of_call(self, operation: str) -> dict[str, Any]:
         """Return those of the user's options that an S3 operation knows, such as the key of an encryption."""
@@ -146,3 +147,9 @@ class ObjectOptions:
 def ascii_value(text: str) -> str:
     """Write a text so that a header can hold it: percent-encoded where it is not plain."""
     return quote(text, safe=" :+,/")[:_METADATA_VALUE_BYTES]
+
+
+def task_digest(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
+    """Return a digest of a task instance's name: what a task wrote is told from what another one wrote by it."""
+    names = "\n".join((dag_id, run_id, task_id, str(map_index)))
+    return hashlib.sha256(names.encode(errors="replace")).hexdigest()

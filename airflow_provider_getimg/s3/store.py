@@ -135,7 +135,14 @@ class S3Store:
         return self._put(item.bucket, item.key, body, sha256, args, replaces=replaces)
 
     def put_text(
-        self, bucket: str, key: str, content: bytes, content_type: str, *, replaces: bool = True
+        self,
+        bucket: str,
+        key: str,
+        content: bytes,
+        content_type: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        replaces: bool = True,
     ) -> None:
         """
         Write a small object of our own as images are written, with the user's options except those that describe files.
@@ -144,7 +151,7 @@ class S3Store:
         :raises OccupiedKeyError: An object is there already, and it must not be replaced.
         :raises ObjectStoreError: S3 refused it, or could not be asked.
         """
-        args = self._options.of_text(content_type)
+        args = self._options.of_text(content_type, metadata or {})
         self._put(bucket, key, content, hashlib.sha256(content).hexdigest(), args, replaces=replaces)
 
     def read(self, bucket: str, key: str) -> bytes | None:

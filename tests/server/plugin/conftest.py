@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -92,8 +92,8 @@ def _row(uri: str, generation_id: str, prompt: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def summary(put) -> dict:
-    """What a batch returns: 30 images in a manifest."""
+def manifest(put) -> bytes:
+    """The manifest of a batch: 30 images."""
     lines = []
     for index in range(30):
         name = f"batch_{index}"
@@ -103,8 +103,7 @@ def summary(put) -> dict:
             {"row": index, "outcome": "saved", "request": request, "generation_id": name, "uri": uri}
         )
     lines.append({"row": 30, "outcome": "failed", "request": {}, "generation_id": None, "error": "no"})
-    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    return {"manifest": put("batch/manifest.jsonl", text, getimg_manifest="1"), "aws_conn_id": "aws_gallery"}
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
 @pytest.fixture(scope="session")
@@ -130,12 +129,13 @@ def videos(put, clip: bytes) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def airflow_app(
-    seaweedfs: SeaweedFS, rows: list[dict], summary: dict, videos: list[dict], put
+    seaweedfs: SeaweedFS, rows: list[dict], manifest: bytes, videos: list[dict], put
 ) -> Iterator[FastAPI]:
     """Airflow's API server with one run on record."""
     from airflow.api_fastapi.app import create_app, purge_cached_app
     from airflow.sdk import DAG, get_current_context, task
 
+    from airflow_provider_getimg.s3.object_options import task_digest
     from airflow_provider_getimg.testing.database import create_database
     from tests.server.plugin.users import PerDagAuthManager
 
@@ -152,10 +152,26 @@ def airflow_app(
 
             push()
 
+        @task(task_id="batch")
+        def batch() -> dict:
+            ti = get_current_context()["ti"]
+            ti.xcom_push(key="getimg_images", value=30)
+            digest = task_digest(ti.dag_id, ti.run_id, ti.task_id, -1)
+            uri = put("batch/manifest.jsonl", manifest, getimg_manifest=digest)
+            return {"manifest": uri, "aws_conn_id": "aws_gallery"}
+
+        @task
+        def another_s_manifest(summary: dict) -> dict:
+            """Return what an XCom was edited to: the manifest of another task."""
+            get_current_context()["ti"].xcom_push(key="getimg_images", value=1)
+            return summary
+
         record("transfer", rows)
         record("videos", videos)
-        record("batch", summary)
+        another_s_manifest(batch())
         record("unmarked_manifest", unmarked)
+        odd = {"cost": -5, "bytes": 10**18, "width": -1, "height": True}
+        record("odd_numbers", [rows[0] | odd])
         record("nothing", "no record of ours")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_AWS_GALLERY", seaweedfs.aws_connection())
@@ -166,6 +182,13 @@ def airflow_app(
         DagRunner(keep_runs=True)(dag, logical_date=datetime(2026, 1, 1, tzinfo=UTC))
         yield create_app(apps="core")
         purge_cached_app()
+
+
+@pytest.fixture
+def plugin_state(airflow_app: FastAPI) -> Any:
+    """What all requests to the plugin share."""
+    mounted = next(route.app for route in airflow_app.routes if getattr(route, "path", "") == "/getimg")
+    return mounted.state
 
 
 @pytest.fixture(scope="module")

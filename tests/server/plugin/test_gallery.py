@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
 import re
+import socket
 from html.parser import HTMLParser
 from urllib.parse import quote
 
+import httpx
 import pytest
 from PIL import Image
 
+from airflow_provider_getimg.plugin import objects
 from airflow_provider_getimg.version_compat import SORTS_XCOMS
 
 DAG_ID = "gallery"
@@ -52,7 +57,7 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
         assert len(pictures) <= 24
         seen += pictures
         url = page.link("next")
-    assert len(seen) == len(set(seen)) == 44
+    assert len(seen) == len(set(seen)) == 45
     assert "/transfer/" in seen[0] or "/batch/" in seen[0]
 
 
@@ -64,7 +69,7 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
         ("dag=another", 0),
         ("task=transfer", 11),
         ("task=batch&map_index=-1", 24),
-        ("model=seedream-5-lite", 14),
+        ("model=seedream-5-lite", 15),
         ("model=unknown", 0),
         ("day=2026-01-02", 0),
         ("task=transfer&map_index=3", 0),
@@ -219,8 +224,65 @@ def test_airflow_decides_who_plays_a_video(client_of, path, role, status):
     assert played(client_of(role), path, "bytes=0-").status_code == status
 
 
-def test_a_manifest_without_its_mark_is_not_read(viewer):
-    assert Html(viewer.get("/getimg/images/?task=unmarked_manifest").text).all("img") == []
+@pytest.mark.parametrize("task", ["unmarked_manifest", "another_s_manifest"])
+def test_a_manifest_that_its_task_did_not_write_is_not_read(viewer, path, task):
+    assert viewer.get(path(task, 0)).status_code == 404
+    assert viewer.get(path(task, 0, "/file")).status_code == 404
+
+
+def test_what_is_no_number_spoils_no_page(viewer, path):
+    response = viewer.get(path("odd_numbers", 0))
+    assert response.status_code == 200
+    assert not {"Cost", "Size", "Pixels"} & set(re.findall(r"<dt>(\w+)</dt>", response.text))
+
+
+def test_a_long_video_is_sent_whole_to_who_wants_no_part(viewer, path, clip):
+    response = viewer.get(path("videos", 1, "/file"))
+    assert response.status_code == 200
+    assert response.headers["content-length"] == str(len(response.content))
+    assert response.content == clip + bytes(5 * 1024 * 1024)
+
+
+def test_a_store_that_is_silent_leaves_airflow_s_api_its_threads(
+    airflow_app, plugin_state, viewer, path, monkeypatch, caplog
+):
+    """More requests than AnyIO has threads wait for S3, while Airflow's own API responds."""
+    # What was made of the connection before, and what was returned, is not to help.
+    monkeypatch.setattr(plugin_state.gallery, "_objects", objects.Objects())
+    monkeypatch.setattr(
+        objects, "_CONFIG", objects.Config(connect_timeout=1, read_timeout=1, retries={"max_attempts": 1})
+    )
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_AWS_GALLERY",
+            json.dumps(
+                {"conn_type": "aws", "login": "x", "password": "y", "extra": {"endpoint_url": endpoint}}
+            ),
+        )
+
+        async def ask() -> tuple[list[int], float]:
+            transport = httpx.ASGITransport(app=airflow_app)
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://testserver", cookies=dict(viewer.cookies)
+            ) as client:
+                pending = [
+                    asyncio.create_task(client.get(path("transfer", 0, "/thumbnail"))) for _ in range(48)
+                ]
+                done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                health = await client.get("/api/v2/monitor/health")
+                still = sum(not task.done() for task in pending)
+                for task in pending:
+                    task.cancel()
+                return [health.status_code, *(task.result().status_code for task in done)], still
+
+        statuses, still = asyncio.run(ask())
+    assert set(statuses) == {200, 404}
+    assert still
+    assert (
+        "The gallery can't read objects in bucket 'gallery' with the AWS connection 'aws_gallery'"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
 
@@ -49,11 +50,6 @@ def view(spent, client_of):
         return client_of(role, username).get(f"/getimg/spend/?{query}")
 
     return view
-
-
-def state_of(airflow_app):
-    mounted = next(route.app for route in airflow_app.routes if getattr(route, "path", "") == "/getimg")
-    return mounted.state
 
 
 def test_what_tasks_recorded_is_summed(view):
@@ -118,10 +114,10 @@ def test_a_filter_that_names_nothing_is_refused(view, dag):
 
 
 def test_the_account_is_for_those_who_may_read_its_connection(
-    view, getimg_conn, simulator, airflow_app, monkeypatch
+    view, getimg_conn, simulator, plugin_state, monkeypatch
 ):
     # What an earlier test was told is kept for a minute.
-    monkeypatch.setattr(state_of(airflow_app).accounts, "_kept", {})
+    monkeypatch.setattr(plugin_state.accounts, "_kept", {})
     text = view(role="viewer").text
     assert "You may not read its connection." in text
     assert "Balance" not in text
@@ -136,6 +132,16 @@ def test_a_connection_that_is_missing_is_said_to_be(view):
     assert "no_such_connection" in text
     assert "Traceback" not in text
     assert "<strong>1.33 USD</strong>" in text
+
+
+def test_no_other_service_s_key_goes_to_getimg_ai(view, getimg_conn, simulator, monkeypatch, plugin_state):
+    monkeypatch.setattr(plugin_state.accounts, "_kept", {})
+    other = {"conn_type": "slack", "password": "xoxb-secret", "host": simulator.url}
+    monkeypatch.setenv("AIRFLOW_CONN_SLACK_API", json.dumps(other))
+    text = view("conn=slack_api", role="admin").text
+    assert "must have the type" in text
+    # What getimg.ai says of a wrong key would be there otherwise.
+    assert "key" not in text.split("must have the type")[1].split("</p>")[0]
 
 
 @pytest.mark.parametrize(
@@ -159,9 +165,9 @@ def test_a_record_that_was_edited_counts_what_is_an_amount(record, models):
     assert models_of(record) == models
 
 
-def test_a_view_reads_so_many_records_and_the_next_one_goes_on(view, monkeypatch, airflow_app):
+def test_a_view_reads_so_many_records_and_the_next_one_goes_on(view, monkeypatch, plugin_state):
     monkeypatch.setattr(costs, "_NEW_RECORDS_AT_MOST", 3)
-    monkeypatch.setattr(state_of(airflow_app).costs, "_kept", {})
+    monkeypatch.setattr(plugin_state.costs, "_kept", {})
     assert "Not all is counted yet" in view().text
     text = view().text
     assert "Not all is counted yet" not in text
