@@ -36,8 +36,8 @@ from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.api.pricing import image_price
 from airflow_provider_getimg.testing.server import SimulatorError, SimulatorProcess
 from devstack import Airflow, SeaweedFS, StackError
-from devstack.cluster.health import Health
 from devstack.example_dags import make_catalogue, put_photo
+from devstack.process import tail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,12 +200,11 @@ class Demo:
 
     def _start(self, airflow: Airflow, say: Any) -> None:
         """Start Airflow and wait for it; on a slow machine, say what is still missing."""
-        health = Health(airflow.url)
         next_report = time.monotonic() + REPORT_SECONDS
 
         def ready() -> bool:
             nonlocal next_report
-            missing = health.without_heartbeat()
+            missing = airflow.without_heartbeat()
             if missing and time.monotonic() > next_report:
                 # Before the API server answers, nothing is known of the others.
                 names = ["api-server"] if "postgres" in missing else sorted(missing)
@@ -252,7 +251,7 @@ class Demo:
         """Stay until Ctrl-C, or until Airflow dies."""
         assert airflow.process is not None
         airflow.process.wait()
-        raise StackError("Airflow has ended.", airflow.process.log_tail())
+        raise StackError("Airflow has ended.", tail(airflow.log))
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"

@@ -169,10 +169,6 @@ class GuardedProcess:
         os.kill(self._guard.pid, signal.SIGCONT)
         self.end(keep=True)
 
-    def log_tail(self) -> str:
-        """Return the last lines of its output."""
-        return tail(self.log)
-
     def end(self, *, keep: bool = False) -> None:
         """End the command and all its descendants, and wait for that; any number of times.
 

@@ -25,6 +25,13 @@ T = TypeVar("T")
 #: How often a request is sent that Airflow's database refuses.
 DATABASE_ATTEMPTS = 8
 FINAL_STATES = frozenset({"success", "failed"})
+# The components in the API server's health report, by their names in the compose file.
+HEARTBEATS = {
+    "postgres": "metadatabase",
+    "scheduler": "scheduler",
+    "dag-processor": "dag_processor",
+    "triggerer": "triggerer",
+}
 # Scheduler and API server share two cores and one SQLite file with the tasks.
 REQUEST_SECONDS = 60.0
 
@@ -60,43 +67,47 @@ class AirflowRest:
         response = self._request(method, f"/api/v2{path}", params=params, json=body)
         return response.json() if response.content else None
 
+    def health(self) -> dict[str, Any]:
+        """Return what the API server reports about each component; empty while it doesn't respond."""
+        try:
+            response = httpx.get(f"{self.url}/api/v2/monitor/health", trust_env=False, timeout=10)
+            report: dict[str, Any] = response.raise_for_status().json()
+        except (httpx.HTTPError, ValueError):
+            return {}
+        return report
+
+    def without_heartbeat(self) -> set[str]:
+        """Name the components that the API server doesn't report as healthy."""
+        report = self.health()
+        return {
+            name for name, key in HEARTBEATS.items() if (report.get(key) or {}).get("status") != "healthy"
+        }
+
     # DAGs and runs
 
-    def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> dict[str, Any]:
+    def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> None:
         """Wait until the DAG processor has stored the DAG.
 
         :raises devstack.StackError: It has not in time; with the import errors so far.
         """
 
-        def find() -> dict[str, Any] | None:
+        def is_stored() -> bool:
             dags = self.request("GET", "/dags", params={"dag_id_pattern": dag_id, "limit": 100})
-            return next((dag for dag in dags["dags"] if dag["dag_id"] == dag_id), None)
+            return any(dag["dag_id"] == dag_id for dag in dags["dags"])
 
-        dag = self.poll(find, timeout)
-        if dag is None:
-            errors = "\n".join(
-                f"{error['filename']}:\n{error['stack_trace']}" for error in self.import_errors()
-            )
-            raise self._failure(f"No DAG {dag_id} after {timeout:g} s.", errors)
-        return dag
+        if not self.poll(is_stored, timeout):
+            errors = self.request("GET", "/importErrors")["import_errors"]
+            traces = [f"{error['filename']}:\n{error['stack_trace']}" for error in errors]
+            raise self._failure(f"No DAG {dag_id} after {timeout:g} s.", "\n".join(traces))
 
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler run the DAG."""
         self.request("PATCH", f"/dags/{dag_id}", body={"is_paused": False})
 
-    def trigger(
-        self,
-        dag_id: str,
-        conf: dict[str, Any] | None = None,
-        logical_date: datetime | None = None,
-    ) -> str:
-        """Start a run and return its id.
-
-        :param logical_date: Now, if it is missing: without one, templates such as ``{{ ds }}``
-            would be undefined.
-        """
-        date = logical_date or datetime.now(UTC)
-        body = {"logical_date": date.isoformat(), "conf": conf or {}}
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
+        """Start a run and return its id."""
+        # Without a logical date, templates such as {{ ds }} are undefined.
+        body = {"logical_date": datetime.now(UTC).isoformat(), "conf": conf or {}}
         run_id: str = self.request("POST", f"/dags/{dag_id}/dagRuns", body=body)["dag_run_id"]
         return run_id
 
@@ -156,7 +167,6 @@ class AirflowRest:
         run_id: str,
         task_ids: Sequence[str | tuple[str, int]],
         *,
-        only_failed: bool = False,
         include_downstream: bool = False,
     ) -> None:
         """Clear task instances as the UI's button does; the run goes on.
@@ -167,16 +177,11 @@ class AirflowRest:
             "dry_run": False,
             "dag_run_id": run_id,
             "task_ids": [task if isinstance(task, str) else list(task) for task in task_ids],
-            "only_failed": only_failed,
+            "only_failed": False,
             "include_downstream": include_downstream,
             "reset_dag_runs": True,
         }
         self.request("POST", f"/dags/{dag_id}/clearTaskInstances", body=body)
-
-    def import_errors(self) -> list[dict[str, Any]]:
-        """List the DAG files that can't be imported, with file name and stack trace."""
-        errors: list[dict[str, Any]] = self.request("GET", "/importErrors")["import_errors"]
-        return errors
 
     # Task instances
 

@@ -12,8 +12,6 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import httpx
-
 from devstack.network import LOOPBACK, clean_environment, free_ports
 from devstack.process import GuardedProcess, StackError
 from devstack.rest import AirflowRest
@@ -94,7 +92,7 @@ class Airflow(AirflowRest):
         :raises devstack.StackError: It died or was not ready in time.
         """
         assert self.process is not None, "begin() comes first"
-        self.process.wait_until(self._healthy, timeout=timeout)
+        self.process.wait_until(lambda: not self.without_heartbeat(), timeout=timeout)
         self.log_in()
         return self
 
@@ -114,17 +112,6 @@ class Airflow(AirflowRest):
         self.close()
         if self.process is not None:
             self.process.end()
-
-    def _healthy(self) -> bool:
-        try:
-            health = httpx.get(f"{self.url}/api/v2/monitor/health", trust_env=False, timeout=10)
-            components = health.raise_for_status().json()
-        except (httpx.HTTPError, ValueError):
-            return False
-        return all(
-            components.get(name, {}).get("status") == "healthy"
-            for name in ("metadatabase", "scheduler", "dag_processor", "triggerer")
-        )
 
     def _settings(self, port: int, dags_folders: Sequence[Path]) -> dict[str, str]:
         bundles: list[dict[str, Any]] = [

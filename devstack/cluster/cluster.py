@@ -19,12 +19,12 @@ from airflow_provider_getimg.testing.simulator import GetimgSimulator
 from devstack.cluster.component import Component
 from devstack.cluster.compose import REPOSITORY, Addresses, Service, read_services, simulator_options
 from devstack.cluster.folder import ClusterFolder
-from devstack.cluster.health import HEARTBEATS, Health
 from devstack.cluster.memory import Memory, memory_of
 from devstack.cluster.servers import Broker, PostgreSQL
+from devstack.cluster.workers import silent_workers
 from devstack.network import LOOPBACK, clean_environment, free_ports
 from devstack.process import StackError, tail
-from devstack.rest import AirflowRest
+from devstack.rest import HEARTBEATS, AirflowRest
 from devstack.seaweedfs import SeaweedFS
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Cluster:
         self.s3: SeaweedFS
         self.simulator: GetimgSimulator
         self.rest: AirflowRest
-        self.health: Health
+        self._broker_url = ""
         self._ends: list[Callable[[], None]] = []
 
     @property
@@ -101,20 +101,6 @@ class Cluster:
     def url(self) -> str:
         """Airflow's UI."""
         return self.rest.url
-
-    def restart_broker(self, *, kill: bool = True) -> None:
-        """End Valkey, by default with SIGKILL, and start it again with what it had stored."""
-        self.components["valkey"].restart(kill=kill)
-
-    def restart_api_server(self, *, kill: bool = True) -> None:
-        """End the API server, by default with SIGKILL, and start it again."""
-        self.components["api-server"].restart(kill=kill)
-
-    def queued(self) -> int:
-        """Return how many tasks wait in the broker for a worker."""
-        broker = self.components["valkey"]
-        assert isinstance(broker, Broker)
-        return broker.waiting()
 
     def memory(self) -> dict[str, Memory]:
         """Measure the memory of each server's process tree."""
@@ -158,8 +144,8 @@ class Cluster:
     def unhealthy(self) -> list[str]:
         """Name the components that are not healthy: down, without a heartbeat, or without a response."""
         missing = {part.name for part in self.components.values() if not part.running}
-        missing = missing or self.health.without_heartbeat()
-        return sorted(missing or self.health.silent([worker.name for worker in self.workers]))
+        missing = missing or self.rest.without_heartbeat()
+        return sorted(missing or silent_workers(self._broker_url, {worker.name for worker in self.workers}))
 
     def wait_until_healthy(self, timeout: float = READY_SECONDS) -> None:
         """Wait until every component is up, has sent a heartbeat, and each worker answers.
@@ -217,8 +203,7 @@ class Cluster:
         broker.wait_until_ready()
         self.simulator = GetimgSimulator(simulator)
         addresses.seaweedfs, addresses.simulator = self.s3.endpoint_url, simulator.url
-        broker_url = addresses.rewrite(services["worker"].environment["AIRFLOW__CELERY__BROKER_URL"])
-        self.health = Health(self.url, broker_url)
+        self._broker_url = addresses.rewrite(services["worker"].environment["AIRFLOW__CELERY__BROKER_URL"])
         return addresses, services
 
     def _variables(self, api_server: int) -> dict[str, str]:
@@ -256,10 +241,10 @@ class Cluster:
 
     def _question(self, name: str) -> Callable[[], bool] | None:
         if name == "api-server":
-            return self.health.api_server_responds
+            return lambda: bool(self.rest.health())
         if name.startswith("worker-"):
-            return lambda: self.health.worker_responds(name)
-        return None if name not in HEARTBEATS else lambda: name not in self.health.without_heartbeat()
+            return lambda: not silent_workers(self._broker_url, {name})
+        return None if name not in HEARTBEATS else lambda: name not in self.rest.without_heartbeat()
 
     def _run(self, name: str, addresses: Addresses, services: Mapping[str, Service]) -> None:
         """Run a service that does one thing and ends."""

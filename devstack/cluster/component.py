@@ -100,17 +100,11 @@ class Component:
         if self.process is not None:
             self.process.end(keep=True)
 
-    def restart(self, *, kill: bool = True, timeout: float = RESTART_SECONDS) -> None:
-        """End it and start it again on its port, and wait until it is ready.
-
-        :param kill: With SIGKILL; otherwise it may take its leave.
-        """
-        if kill:
-            self.kill()
-        else:
-            self.end()
+    def restart(self) -> None:
+        """End it with SIGKILL, start it again on its port, and wait until it is ready."""
+        self.kill()
         self.start()
-        self.wait_until_ready(timeout)
+        self.wait_until_ready()
 
     def memory(self) -> Memory:
         """Measure the memory of its process tree."""

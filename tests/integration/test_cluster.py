@@ -221,8 +221,8 @@ def strike(
     left = unanswered()
     cluster.workers[0].kill()
     simulator.faults.clear()
-    cluster.restart_broker()
-    cluster.restart_api_server()
+    cluster.components["valkey"].restart()
+    cluster.components["api-server"].restart()
     return Struck(rest.wait(dag_id, run_id, RUN_SECONDS), victims, survivors, left)
 
 
@@ -369,20 +369,20 @@ def test_a_task_whose_message_is_lost_with_the_broker_is_sent_again(whole: Clust
     for worker in whole.workers:
         worker.kill()
     run_id = trigger(whole, "getimg_daily_image")
+    broker = whole.components["valkey"]
 
     def sent() -> bool:
         first = whole.rest.task_instances("getimg_daily_image", run_id)
         queued = any(task["state"] == "queued" for task in first)
-        return queued and whole.queued() > 0
+        return queued and broker.waiting() > 0
 
     assert whole.rest.poll(sent, 60)
-    broker = whole.components["valkey"]
     broker.kill()
     shutil.rmtree(whole.folder.path / "valkey")
     (whole.folder.path / "valkey").mkdir()
     broker.start()
     broker.wait_until_ready()
-    assert whole.queued() == 0
+    assert broker.waiting() == 0
     for worker in whole.workers:
         worker.start()
     wait(whole, "getimg_daily_image", run_id)
