@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pace against a clock that stands still until it is told to go on."""
+"""The rate limiter, on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from airflow_provider_getimg.batch.limiter import RateLimiter
 
 
 class Bench:
-    """A pace, its clock, and slots that are held."""
+    """A rate limiter and its clock."""
 
     def __init__(self, concurrency: int, *, is_open: bool = True) -> None:
         self.now = 100.0
         self.stopping = False
-        self.told: list[str] = []
-        log = SimpleNamespace(info=lambda text, *values: self.told.append(text % values))
-        self.pace = RateLimiter(concurrency, lambda: self.stopping, log, clock=lambda: self.now)
+        self.logged: list[str] = []
+        log = SimpleNamespace(info=lambda text, *values: self.logged.append(text % values))
+        self.limiter = RateLimiter(concurrency, lambda: self.stopping, log, clock=lambda: self.now)
         if is_open:
-            # As after a while in which nothing was refused.
-            self.pace._limit.value = concurrency
+            # As after a while without a refusal.
+            self.limiter._limit.value = concurrency
 
     def free(self) -> bool:
-        """Tell whether a slot is free now, without waiting for one."""
-        with self.pace._changed:
+        """Return whether a slot is free now, without waiting for one."""
+        with self.limiter._changed:
             return (
-                self.pace._wait() <= 0
-                and not self.pace._held
-                and self.pace._limit.allows(self.pace.in_flight, self.now)
+                self.limiter._wait() <= 0
+                and not self.limiter._held
+                and self.limiter._limit.allows(self.limiter.in_flight, self.now)
             )
 
     def take(self, slots: ExitStack) -> None:
         assert self.free()
-        slots.enter_context(self.pace.acquire())
+        slots.enter_context(self.limiter.acquire())
 
     def pass_until_free(self) -> float:
-        """Let time pass until a slot is free, and return how much."""
+        """Advance the clock until a slot is free, and return by how much."""
         since = self.now
         while not self.free():
             self.now += 0.01
@@ -52,22 +52,22 @@ class Bench:
 
     def respond(self, count: int) -> None:
         for _ in range(count):
-            self.pace.on_response(30.0, None)
+            self.limiter.on_response(30.0, None)
 
     def refuse_one(self, retry_after: float | None = None) -> None:
         assert self.free()
-        with self.pace.acquire():
-            self.pace.on_rate_limited(RateLimitError("x", retry_after=retry_after))
+        with self.limiter.acquire():
+            self.limiter.on_rate_limited(RateLimitError("x", retry_after=retry_after))
 
 
-def test_so_many_are_on_their_way_and_no_more():
+def test_no_more_requests_than_slots_are_in_flight():
     bench = Bench(3)
     with ExitStack() as slots:
         for _ in range(3):
             bench.take(slots)
         assert not bench.free()
     assert bench.free()
-    assert bench.pace.in_flight == 0
+    assert bench.limiter.in_flight == 0
 
 
 def test_slots_open_one_by_one_and_fast_while_nothing_is_refused():
@@ -83,12 +83,12 @@ def test_slots_open_one_by_one_and_fast_while_nothing_is_refused():
                 <= concurrency_limit.RAMP_SECONDS / concurrency_limit.FIRST_SLOTS + 0.01
             )
             bench.take(slots)
-        assert bench.pace.limit == 64
+        assert bench.limiter.limit == 64
         assert bench.now - began < 4
         assert not bench.free()
 
 
-def test_the_first_refusal_ends_the_opening():
+def test_the_first_refusal_stops_the_opening_of_slots():
     bench = Bench(64, is_open=False)
     with ExitStack() as slots:
         for _ in range(5):
@@ -98,10 +98,10 @@ def test_the_first_refusal_ends_the_opening():
         bench.refuse_one()
         bench.now += 600
         assert not bench.free()
-        assert bench.pace.limit == 5
+        assert bench.limiter.limit == 5
 
 
-def test_many_that_are_refused_together_count_as_one():
+def test_simultaneous_refusals_count_as_one():
     bench = Bench(32)
     with ExitStack() as slots:
         for _ in range(5):
@@ -110,21 +110,21 @@ def test_many_that_are_refused_together_count_as_one():
             for _ in range(27):
                 bench.take(refused)
             for _ in range(27):
-                bench.pace.on_rate_limited(RateLimitError("x"))
-                # As the refused request leaves its slot, one after another.
-                bench.pace._in_flight -= 1
-            bench.pace._in_flight += 27
-        assert bench.pace.limit == 5
+                bench.limiter.on_rate_limited(RateLimitError("x"))
+                # As each refused request gives back its slot.
+                bench.limiter._in_flight -= 1
+            bench.limiter._in_flight += 27
+        assert bench.limiter.limit == 5
         assert not bench.free()
         bench.respond(1)
         assert not bench.free()
         # The time of two requests.
         bench.now += 61
         assert bench.free()
-        assert bench.pace.limit == 6
+        assert bench.limiter.limit == 6
 
 
-def test_looks_that_are_refused_become_rare():
+def test_refused_probes_become_rare():
     bench = Bench(32)
     with ExitStack() as slots:
         for _ in range(5):
@@ -138,12 +138,12 @@ def test_looks_that_are_refused_become_rare():
                 bench.now += 6
                 gaps[-1] += 1
             bench.refuse_one()
-        # Of the time of a request, 30 s, five slots take six each.
+        # Five slots with requests of 30 s: a response every 6 s.
         assert gaps == [10, 20, 40, 40, 40]
-        assert bench.pace.limit == 5
+        assert bench.limiter.limit == 5
 
 
-def test_a_look_that_goes_well_is_followed_by_others():
+def test_a_successful_probe_is_followed_by_others():
     bench = Bench(32)
     with ExitStack() as slots:
         for _ in range(5):
@@ -158,17 +158,17 @@ def test_a_look_that_goes_well_is_followed_by_others():
         for _ in range(26):
             bench.pass_until_free()
             bench.take(slots)
-        assert bench.pace.limit == 32
+        assert bench.limiter.limit == 32
         assert bench.now - began < 3
 
 
-def test_a_window_takes_what_the_last_one_took():
+def test_a_window_takes_as_many_requests_as_the_last_one():
     bench = Bench(64)
     with ExitStack() as slots:
         bench.take(slots)
-        # 20 a minute, of which others have had five; and the minute began with our request.
+        # 20 a minute, five of them used by others; and the minute began with our request.
         bench.now += 30
-        bench.pace.on_response(30.0, RateLimit(remaining=14, resets_in=30, limit=20))
+        bench.limiter.on_response(30.0, RateLimit(remaining=14, resets_in=30, limit=20))
         for _ in range(14):
             bench.take(slots)
         assert not bench.free()
@@ -176,11 +176,11 @@ def test_a_window_takes_what_the_last_one_took():
         for _ in range(20):
             bench.take(slots)
         assert not bench.free()
-        assert bench.pace.wait == pytest.approx(60)
-        assert bench.pace.waiting_for == "waiting for 0:01:00 more (getimg.ai limits requests)"
+        assert bench.limiter.wait == pytest.approx(60)
+        assert bench.limiter.waiting_for == "waiting for 0:01:00 more (getimg.ai limits requests)"
 
 
-def test_once_limited_requests_follow_one_another_with_a_gap():
+def test_after_a_refusal_requests_are_spaced():
     bench = Bench(8)
     bench.refuse_one(retry_after=20)
     bench.now += 20.1
@@ -191,17 +191,17 @@ def test_once_limited_requests_follow_one_another_with_a_gap():
         bench.take(slots)
 
 
-def test_a_time_that_is_asked_for_closes_for_all():
+def test_retry_after_holds_all_requests():
     bench = Bench(4)
     bench.refuse_one(retry_after=20)
-    assert bench.pace.wait == 20
+    assert bench.limiter.wait == 20
     assert not bench.free()
     bench.now += 19.9
     assert not bench.free()
     bench.now += 0.2
     assert bench.free()
-    assert bench.pace.limit == 4
-    assert bench.told == ["getimg.ai limits requests: asking again in 20 seconds. Nothing was billed."]
+    assert bench.limiter.limit == 4
+    assert bench.logged == ["getimg.ai limits requests: asking again in 20 seconds. Nothing was billed."]
 
 
 def test_a_server_that_says_now_is_not_hammered():
@@ -210,66 +210,66 @@ def test_a_server_that_says_now_is_not_hammered():
     assert not bench.free()
 
 
-def test_nothing_is_sent_where_the_api_says_that_nothing_is_left():
+def test_nothing_is_sent_once_the_window_is_used_up():
     bench = Bench(4)
-    bench.pace.on_response(30.0, RateLimit(remaining=2, resets_in=30))
+    bench.limiter.on_response(30.0, RateLimit(remaining=2, resets_in=30))
     with ExitStack() as slots:
         bench.take(slots)
         bench.take(slots)
         assert not bench.free()
-        assert bench.pace.wait == 30
+        assert bench.limiter.wait == 30
     bench.now += 31
     assert bench.free()
 
 
-def test_crowded_out_it_looks_for_a_slot_less_and_less_often():
+def test_when_others_hold_all_slots_it_probes_less_and_less_often():
     bench = Bench(4)
     waits = []
     for _ in range(60):
         bench.refuse_one()
-        waits.append(bench.pace.wait)
+        waits.append(bench.limiter.wait)
         bench.now += waits[-1] + 0.01
     assert waits[0] <= 1.25 * retry.POLL_FIRST
     assert 0.75 * retry.POLL_MAX <= waits[-1] <= 1.25 * retry.POLL_MAX
-    assert bench.told == [
+    assert bench.logged == [
         "Other tasks hold all concurrent requests of the account. Retrying until one is free. Nothing was billed."
     ]
-    assert bench.pace.waiting_for == (
+    assert bench.limiter.waiting_for == (
         "waiting for a slot (other tasks hold all concurrent requests of the account)"
     )
 
 
-def test_what_is_held_waits_and_goes_on():
+def test_a_paused_request_waits_and_then_continues():
     bench = Bench(4)
-    bench.pace.pause(True)
+    bench.limiter.pause(True)
     assert not bench.free()
     took = threading.Event()
 
-    def ask() -> None:
-        with bench.pace.acquire():
+    def send() -> None:
+        with bench.limiter.acquire():
             took.set()
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=send)
     thread.start()
     assert not took.wait(0.3)
-    bench.pace.pause(False)
+    bench.limiter.pause(False)
     assert took.wait(10)
     thread.join()
 
 
-def test_who_waits_is_told_when_all_stops():
+def test_a_waiting_request_fails_when_the_batch_stops():
     bench = Bench(1)
     failed: list[str] = []
 
-    def ask() -> None:
+    def send() -> None:
         try:
-            with bench.pace.acquire():
+            with bench.limiter.acquire():
                 failed.append("it was sent")
         except KilledError as error:
             failed.append(error.message)
 
-    with bench.pace.acquire():
-        thread = threading.Thread(target=ask)
+    with bench.limiter.acquire():
+        thread = threading.Thread(target=send)
         thread.start()
         bench.stopping = True
         thread.join(10)
@@ -280,19 +280,19 @@ def test_who_waits_is_told_when_all_stops():
 def test_slots_are_given_back_whatever_happens(concurrency):
     bench = Bench(concurrency)
     for _ in range(20):
-        with pytest.raises(ZeroDivisionError), bench.pace.acquire():
+        with pytest.raises(ZeroDivisionError), bench.limiter.acquire():
             raise ZeroDivisionError
-    assert bench.pace.in_flight == 0
+    assert bench.limiter.in_flight == 0
 
 
-def test_a_wait_that_is_too_long_is_told_before_anything_is_noted():
+def test_a_wait_that_is_too_long_raises_before_a_slot_is_taken():
     bench = Bench(4)
-    bench.pace._max_wait = 60
-    bench.pace.on_response(30.0, RateLimit(remaining=0, resets_in=90))
+    bench.limiter._max_wait = 60
+    bench.limiter.on_response(30.0, RateLimit(remaining=0, resets_in=90))
     with (
         pytest.raises(RateLimitError, match="takes no more requests for 90 seconds") as caught,
-        bench.pace.acquire(),
+        bench.limiter.acquire(),
     ):
         pass
     assert caught.value.retry_after == 90
-    assert bench.pace.in_flight == 0
+    assert bench.limiter.in_flight == 0
