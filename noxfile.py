@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The provider's wheel, tested where this repository can't be imported: ``make test-matrix`` and ``make release-check``.
+Tests the provider's wheel where this repository can't be imported: ``make test-matrix`` and ``make release-check``.
 
-``matrix`` is a cell of ``docs/versions.md``: a Python, a set of versions, and the tests in there. It leaves its result in
-``.matrix/results/``, from where ``make versions`` writes the page. ``release`` takes the wheel in ``dist/``, and nothing else.
-What a command prints is shown if it fails. A cell that failed keeps its environment.
+A session of ``matrix`` is a cell of ``docs/versions.md``: a Python and a set of versions. It writes its result to
+``.matrix/results/``, from which ``make versions`` updates the page. ``release`` uses the wheel in ``dist/``, and nothing else.
+A command's output is shown if it fails. A cell that failed keeps its environment.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ REPOSITORY = Path(__file__).parent
 PACKAGE = "airflow_provider_getimg"
 PROJECT = nox.project.load_toml("pyproject.toml")
 RESULTS = REPOSITORY / ".matrix" / "results"
-# What `uv pip compile` is told beside the project's own bounds, and further bounds. Airflow 3.3.0 came out on 6 July 2026, 3.2.2 and
-# 3.1.8 shortly before these days; of 3.1.2's own day, in November 2025, there is no common.compat that knows enough. With PyJWT 2.11 no
-# one can log in to Airflow 3.1.2.
+# Options of `uv pip compile` and bounds, in addition to the project's own. Airflow 3.3.0 was released on 6 July 2026, 3.2.2 and 3.1.8
+# shortly before the dates here. 3.1.2 is from November 2025, when no release of common.compat was recent enough. With PyJWT 2.11,
+# logging in to Airflow 3.1.2 fails.
 MARCH = "--exclude-newer=2026-03-14T00:00:00Z"
 SETS = {
     "3.1.2": ([MARCH], "apache-airflow==3.1.2\npyjwt<2.11"),
@@ -40,7 +40,7 @@ SETS = {
     "lowest": (["--resolution=lowest-direct", MARCH], "pyjwt<2.11"),
 }
 STAGED = ("dags", "devstack", "tests")
-# What needs a file of the repository that is not in STAGED, a browser, or a whole Airflow.
+# Tests that need a file of the repository outside STAGED, a browser, or a whole Airflow.
 ELSEWHERE = (
     "devstack",
     "test_architecture.py",
@@ -55,7 +55,7 @@ found = {{package.name: package.version for package in importlib.metadata.distri
 print(json.dumps({{"python": platform.python_version(), "provider": {PACKAGE}.__file__}} | found))
 """
 
-# Nox would show what boto3 and httpx log.
+# Nox would show the logs of boto3 and httpx.
 logging.disable(logging.DEBUG)
 logging.getLogger("httpx").setLevel(logging.WARNING)
 nox.options.default_venv_backend = "uv"
@@ -101,16 +101,16 @@ def matrix(session: nox.Session, versions: str) -> None:
     cell["dags"] = example_dags(session, folder, found["apache-airflow"])
     result.write_text(json.dumps(cell | {"passed": True}))
     session.log(f"{cell['tests']} tests passed, {cell['dags']} example DAGs ran")
-    # Byte code is no hard link: nine environments would take gigabytes.
+    # Byte code is not hard-linked: nine environments would take gigabytes.
     shutil.rmtree(session.virtualenv.location)
 
 
 @nox.session
 def release(session: nox.Session) -> None:
-    """Install the wheel in dist/ with what it and the example DAGs ask for, and run these."""
+    """Install the wheel in dist/ with what it and the example DAGs require, and run the DAGs."""
     [wheel] = (REPOSITORY / "dist").glob("*.whl")
     folder = isolate(session)
-    # An example reads a table; the driver of its database is up to the user.
+    # One of them reads a table; a user would install the provider of their own database.
     session.install(f"{wheel}[simulator]", "apache-airflow-providers-sqlite")
     found = checked_versions(session)
     listed = session.run(
@@ -122,7 +122,7 @@ def release(session: nox.Session) -> None:
 
 
 def isolate(session: nox.Session) -> Path:
-    """Go to an empty folder, with an environment that leads neither back here nor to the user's accounts."""
+    """Change to an empty folder, with an environment that refers neither to this repository nor to the user's accounts."""
     folder = Path(f"{session.virtualenv.location}-files")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -132,7 +132,7 @@ def isolate(session: nox.Session) -> Path:
 
 
 def checked_versions(session: nox.Session) -> dict[str, str]:
-    """Return the versions of what is installed, which must fit each other, the provider's being the wheel's."""
+    """Return the installed versions, after checking that they are compatible and that the provider is the wheel's."""
     session.run("uv", "pip", "check", silent=True)
     found: dict[str, str] = json.loads(str(session.run("python", "-c", VERSIONS, silent=True)))
     if not Path(found.pop("provider")).is_relative_to(session.virtualenv.location):
@@ -141,7 +141,7 @@ def checked_versions(session: nox.Session) -> dict[str, str]:
 
 
 def example_dags(session: nox.Session, folder: Path, airflow: str) -> int:
-    """Run the example DAGs, and return how many there are: before Airflow 3.3, with a state folder in S3."""
+    """Run the example DAGs, before Airflow 3.3 with a state folder in S3, and return how many there are."""
     venv = Path(session.virtualenv.location)
     needs_folder = airflow.startswith(("3.1.", "3.2."))
     ran = list(run_example_dags(venv, folder / "airflow", REPOSITORY / "dags", state_folder=needs_folder))

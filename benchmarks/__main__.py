@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the benchmarks against local servers, side by side in one run: ``python -m benchmarks``.
 
-Prints tables, and writes ``NAME.png`` and ``NAME.json`` into ``benchmarks/results``. The exit code is 1 where a target
-was missed. ``--quick`` takes about two minutes, and its figures are worth nothing.
+Prints tables, and writes ``NAME.png`` and ``NAME.json`` into ``benchmarks/results``. The exit code is 1 if a target
+was missed. ``--quick`` takes about two minutes, and its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WIDTH = 150
 RESULTS = Path(__file__).parent / "results"
-#: Each takes the servers and the options. A new one is a module with a ``run`` and a line here.
+#: Each takes the servers and the options. To add one, write a module with a ``run`` and list it here.
 BENCHMARKS: dict[str, Callable[[Testbed, Options], Report]] = {
     "transfer": transfer.run,
     "network": network.run,
@@ -47,11 +47,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the order of the cases")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     arguments = parser.parse_args()
-    # SIGTERM ends it as Ctrl-C does: with everything that was started.
+    # SIGTERM ends it as Ctrl-C does, along with everything that it started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     if not console.is_terminal:
-        # In a log the tables are not broken to eighty columns.
+        # In a log, the tables are not limited to 80 columns.
         console = Console(width=WIDTH)
     started = time.monotonic()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast one task makes many images, by how much memory and CPU, beside a thread pool and beside a task for each image."""
+"""Speed, memory and CPU of one task that makes many images, compared with a thread pool and with a task for each image."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ CPU_FACTOR = 40.0
 
 @dataclass(frozen=True)
 class Size:
-    """What is made.
+    """The images to make.
 
-    :param speed: By one process, and by one task of Airflow.
-    :param memory: By one process, and the memory should be the same for all.
+    :param speed: By one process, and by one Airflow task.
+    :param memory: By one process, which should take the same memory for each.
     :param mapped: By a pair of tasks for each image.
     :param warm_up: In both ways before Airflow is measured.
-    :param idle_seconds: For how long an idle Airflow is watched, before and after.
+    :param idle_seconds: How long an idle Airflow is watched, before and after.
     """
 
     speed: Workload
@@ -60,7 +60,7 @@ QUICK = Size(
 
 
 def run(testbed: Testbed, options: Options) -> Report:
-    """Measure Airflow first: how long its task state store takes is what the processes are given for one."""
+    """Measure Airflow first: the store that the processes use is as slow as Airflow's task state store."""
     size = QUICK if options.quick else FULL
     airflow = compare(
         testbed,

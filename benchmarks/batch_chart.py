@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of the batch: time, memory, speed and CPU."""
+"""The chart of the batch: time, memory, speed and CPU."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ OURS, OTHERS = "GenerateImagesToS3Operator", "others"
 
 @dataclass(frozen=True)
 class Figures:
-    """What is drawn, each by the name of its bar; the batch's names begin with ``batch``.
+    """The figures to draw, by the name of their bar; the batch's names begin with ``batch``.
 
     :param seconds: Wall time.
-    :param memory: In MiB; all of it the batch's.
+    :param memory: In MiB, of the batch only.
     :param rates: Images per second.
     :param cpu: CPU-seconds per image.
     """

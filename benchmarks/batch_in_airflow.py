@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch, and the same kind of work as a pair of tasks for each image, in a real Airflow: time, and CPU of all of it."""
+"""Time and CPU that a real Airflow takes for a batch, and for the same work as a pair of tasks for each image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAPPED, BATCH = "benchmark_mapped", "benchmark_batch"
 CONN_IN_S3 = "getimg_in_s3"
 LIMIT_SECONDS = 600.0
 POLL_SECONDS = 1.0
-# What a run leaves behind to be done: the last tasks' processes end, their logs are written.
+# Work that goes on after a run: the last tasks' processes end, and their logs are written.
 SETTLE_SECONDS = 3.0
 
 
@@ -36,9 +36,9 @@ SETTLE_SECONDS = 3.0
 class AirflowUsage:
     """What a run took.
 
-    :param seconds: From the run's start to its end, as Airflow notes them.
-    :param cpu_seconds: Of all processes of Airflow, above what it uses when nothing runner.
-    :param idle_cpu_seconds: What was subtracted for that.
+    :param seconds: From the run's start to its end, as Airflow records them.
+    :param cpu_seconds: Of all Airflow processes, above what they use when nothing runs.
+    :param idle_cpu_seconds: What the processes use when nothing runs, already subtracted.
     """
 
     images: int
@@ -59,10 +59,10 @@ class AirflowUsage:
 
 @dataclass(frozen=True)
 class BatchTask:
-    """What the batch's ``execute`` took inside its task, with its imports.
+    """What the batch's ``execute`` took inside its task, including its imports.
 
-    :param set_seconds: The median of a write to the task's state, while the batch ran.
-    :param get_seconds: The same of a read.
+    :param set_seconds: The median time of a write to the task's state, while the batch ran.
+    :param get_seconds: The same for a read.
     """
 
     usage: Usage
@@ -98,7 +98,7 @@ def compare(
 ) -> Comparison:
     """Measure a mapped pair of tasks and a batch, one after the other.
 
-    :param warm_up: What is made before, in both ways: the first task of a fresh Airflow is slower than all later ones.
+    :param warm_up: Images to make first, in both ways: the first task of a fresh Airflow is slower than later ones.
     :raises devstack.StackError: A run failed, or did not make what it should.
     """
     env = {
@@ -110,7 +110,7 @@ def compare(
     env |= {
         f"AIRFLOW_CONN_{CONN_IN_S3.upper()}": testbed.simulator.process.connection(state_folder=folder),
         "PYTHONPATH": str(REPOSITORY),
-        # Read once: a parse now and then would be on one side's bill.
+        # Parsed once: a later parse would count against one of the two.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
     }
     progress("batch: starting Airflow")
@@ -151,7 +151,7 @@ class _Runner:
         self._last = ("", "")
 
     def run(self, dag_id: str, workload: Workload, **given: str) -> tuple[float, float, float]:
-        """Run a DAG with what is given in its conf; return the run's seconds, Airflow's CPU-seconds, and the seconds in which these were used."""
+        """Run a DAG with this conf; return the run's seconds, Airflow's CPU-seconds, and the seconds in which it used them."""
         with verified(self._testbed, workload) as bucket:
             conf: dict[str, Any] = given | {
                 "bucket": bucket,
@@ -173,7 +173,7 @@ class _Runner:
         return seconds.total_seconds(), watched[0], watched[1]
 
     def idle_rate(self, seconds: float) -> float:
-        """Return the CPU-seconds a second of an Airflow that does nothing but response this process."""
+        """Return the CPU-seconds a second of an Airflow that does nothing but respond to this process."""
         with self._watched() as watched:
             ends = time.monotonic() + seconds
             while time.monotonic() < ends:
@@ -182,7 +182,7 @@ class _Runner:
         return watched[0] / watched[1]
 
     def batch_task(self) -> BatchTask:
-        """Return what the last batch's task measured."""
+        """Return the measurements of the last batch's task."""
         result = self._airflow.xcom(*self._last, "generate_all")
         return BatchTask(
             Usage(**result["usage"]),
@@ -193,7 +193,7 @@ class _Runner:
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[list[float]]:
-        """Fill a list with the CPU-seconds and the seconds that the block took."""
+        """Yield a list that will hold the CPU-seconds and the seconds that the block took."""
         used: list[float] = []
         cpu, began = cpu_seconds(self._root), time.monotonic()
         yield used
@@ -205,7 +205,7 @@ class _Runner:
         return run
 
     def _wait_for_end(self) -> None:
-        # Not Airflow's own wait(): each question costs the API server CPU time, and while it is idle it is asked as often.
+        # Not AirflowRest.wait(): each request costs the API server CPU time, so there must be as many as while it is idle.
         ends = time.monotonic() + LIMIT_SECONDS
         while (state := self._state()["state"]) not in FINAL_STATES:
             if time.monotonic() > ends:

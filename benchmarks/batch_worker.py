@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that makes a batch and measures itself: ``python -m benchmarks.batch_worker JOB``.
 
-The clock starts when everything is imported. Clients and threads are made while it runs.
+The clock starts when everything is imported. Clients and threads are created while it runs.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ TIMEOUT_SECONDS = 60
 
 
 class SlowStore:
-    """A task state store that keeps nothing, and takes its time as Airflow's does: one call after the other.
+    """A task state store that keeps nothing, and is as slow as Airflow's: one call after the other.
 
-    :param set_seconds: What a write takes.
-    :param get_seconds: What a read takes.
+    :param set_seconds: Duration of a write.
+    :param get_seconds: Duration of a read.
     """
 
     def __init__(self, set_seconds: float, get_seconds: float) -> None:
@@ -42,7 +42,7 @@ class SlowStore:
         return default
 
     def set(self, _key: str, value: Any, **_: Any) -> None:
-        """Write, and forget."""
+        """Serialize the value, and discard it."""
         with self._channel:
             # It goes over a socket as JSON.
             json.dumps(value)
@@ -62,7 +62,7 @@ def by_operator(job: dict[str, Any]) -> Callable[[], object]:
     from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 
     import_provider()
-    # What making a client imports.
+    # For what creating a client imports.
     S3Hook(AWS_CONNECTION).get_conn()
     operator = GenerateImagesToS3Operator(
         task_id="benchmark",
@@ -84,7 +84,7 @@ def by_operator(job: dict[str, Any]) -> Callable[[], object]:
 
 
 def by_threads(job: dict[str, Any]) -> Callable[[], object]:
-    """Return the work of a plain thread pool: each thread asks, downloads and saves, and no more."""
+    """Return the work of a plain thread pool, whose threads only send requests, download and save."""
     import httpx
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 

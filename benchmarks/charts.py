@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The look of all pictures: light, few colours, each bar with its figure."""
+"""The look of all charts: light, few colours, each bar with its figure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
 
-# No window: the benchmarks run where there is no screen.
+# No window: the benchmarks also run without a screen.
 mpl.use("Agg")
 
 COLOURS = ("#2f6fdf", "#8a94a6", "#e8a33d", "#5fae7d")
@@ -40,7 +40,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Bar:
-    """One figure, with its spread where it has one."""
+    """One figure, optionally with its spread."""
 
     value: float
     low: float | None = None
@@ -48,9 +48,9 @@ class Bar:
 
 
 def save(path: Path, title: str, caption: str, draw: Callable[[FigureBase], Axes]) -> None:
-    """Draw a picture and write it, with its title above and the machine below.
+    """Draw a chart and write it, with its title above and the machine below.
 
-    :param draw: Fills the figure that it is given, and returns a panel that has all series, for the legend.
+    :param draw: Fills a figure, and returns a panel that has all series, for the legend.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -79,7 +79,7 @@ def bars(
     """Draw groups of bars side by side, each with its figure on top and a whisker for its spread.
 
     :param series: Names, and one bar for each group.
-    :param floor: No bar is drawn lower than this: a logarithmic axis has no place for nothing.
+    :param floor: No bar is drawn lower than this: a logarithmic axis has no zero.
     """
     width = 0.82 / len(series)
     axes.grid(visible=True, axis="y")

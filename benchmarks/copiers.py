@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who copies: this provider's operator, rclone, and the loop inside ``HttpToS3Operator``.
+"""The copiers: this provider's operator, rclone, and the loop inside ``HttpToS3Operator``.
 
 Each runs in a process of its own, and is measured from its first request to its last object.
 """
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 OURS, RCLONE, LOOP = "TransferToS3Operator", "rclone copyurl", "HttpToS3Operator's loop"
 COPIERS = (OURS, RCLONE, LOOP)
 RCLONE_FLAGS = (
-    # The bucket is there, and a response 200 to a PUT is enough: what the operator asks S3, and no more.
+    # The bucket exists, and a 200 for the PUT is enough: no more requests to S3 than the operator sends.
     "--s3-no-check-bucket",
     "--s3-no-head",
-    # A failure must show, not be retried.
+    # A failure must be seen, not retried.
     "--retries=1",
 )
 
@@ -40,10 +40,10 @@ def copy(
     latency: float = 0.0,
     if_exists: str = "replace",
 ) -> Usage:
-    """Let a copier save the files, check that it did, and return what that took.
+    """Let a copier save the files, check that it did, and return its usage.
 
-    :param latency: Seconds before each download answers.
-    :param if_exists: Of the operator.
+    :param latency: Seconds before the response to each download.
+    :param if_exists: The operator's parameter.
     :raises devstack.StackError: It failed, or did not copy what it should.
     """
     with testbed.bucket() as bucket:
@@ -79,7 +79,7 @@ def _by_rclone(testbed: Testbed, files: Sequence[SourceFile], bucket: str, concu
 
 @cache
 def rclone_start(testbed: Testbed) -> Usage:
-    """Return what rclone takes to copy nothing: its start, which isn't counted, as the others' imports aren't."""
+    """Return what rclone takes to copy nothing: its start, which is not counted, as the others' imports are not."""
     with testbed.bucket() as bucket:
         starts = [_rclone(testbed, [], bucket, 1) for _ in range(5)]
     return Usage(
@@ -112,7 +112,7 @@ def _rclone(testbed: Testbed, files: Sequence[SourceFile], bucket: str, concurre
     program = Path(sysconfig.get_path("scripts")) / "rclone"
     return run(
         [program, "copyurl", "--urls", urls, f"bench:{bucket}", f"--transfers={concurrency}", *RCLONE_FLAGS],
-        # A user's own configuration is not read.
+        # Ignore the user's own configuration.
         env=own | remote | {"RCLONE_CONFIG": "/dev/null"},
         log=testbed.folder / "rclone.log",
         limit=LIMIT_SECONDS,

@@ -30,8 +30,8 @@ class Detour:
     """
     The way to files and to a testbed's S3 over https. Use it as a context manager.
 
-    :param testbed: Its S3 is behind a relay that speaks TLS.
-    :param delay: Seconds that a byte takes to or from the files.
+    :param testbed: Its S3 is put behind a relay that speaks TLS.
+    :param delay: Seconds that a byte takes to or from the file server.
     :param s3_delay: The same to or from S3.
     """
 
@@ -81,7 +81,7 @@ class Detour:
         self._ends.close()
 
     def environment(self) -> dict[str, str]:
-        """Return what a process needs in addition to reach them."""
+        """Return the additional variables with which a process reaches them."""
         s3 = self._testbed.s3
         getimg = json.loads(self._testbed.simulator.process.connection())
         getimg["extra"] = {"allowed_networks": "127.0.0.0/8"}
@@ -92,7 +92,7 @@ class Detour:
         }
 
     def make_files(self, count: int, size: int) -> list[SourceFile]:
-        """Make files that differ, and return them as the API names them."""
+        """Create files that differ, and return them as the API lists them."""
         (picture,) = self._testbed.make_files(1, size)
         files = []
         for number in range(count):
@@ -107,7 +107,7 @@ class Detour:
         return files
 
     def handshakes(self) -> int:
-        """Return how many connections were made to the files since it was last asked."""
+        """Return how many connections to the file server were made since the last call."""
         made = self._count.stat().st_size if self._count.exists() else 0
         self._count.unlink(missing_ok=True)
         return made

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where and with what the figures were taken, without which they say nothing."""
+"""The machine and the versions behind the figures, without which these mean nothing."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Return the machine, the versions, the commit and the date, as JSON shows them."""
+    """Return the machine, the versions, the commit and the date, for JSON."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "cpu": _cpu_model(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
-        # Above about 0.5, other work was going on: such figures are not worth keeping.
+        # Above about 0.5, other work was running: such figures are not worth keeping.
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -63,7 +63,7 @@ def _version(name: str) -> str:
 
 
 def _commit() -> str:
-    """Return the commit that was measured, with a plus sign where files have changed since."""
+    """Return the commit that was measured, with a plus sign if files have changed since."""
     try:
         output = [
             subprocess.run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a copy takes above an idle worker, from a small file to a large one."""
+"""How much memory a copy takes above an idle worker, for small and large files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """How it is called in tables and pictures."""
+        """Its name in tables and charts."""
         size = f"{self.file_bytes // MIB} MiB" if self.file_bytes < 1024 * MIB else "1 GiB"
         return f"1 × {size}" if self.files == 1 else f"{self.files} × {size}\n{self.concurrency} at once"
 
@@ -44,7 +44,7 @@ QUICK = (Case(1, MIB, 1), Case(8, 8 * MIB, 8))
 
 
 def run(testbed: Testbed, options: Options) -> Report:
-    """Measure every case once: memory hardly depends on what else the machine does."""
+    """Measure every case once: memory hardly depends on other load on the machine."""
     cases = QUICK if options.quick else FULL
     runs: dict[tuple[Case, str], Usage] = {}
     for case in cases:

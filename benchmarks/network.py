@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast files are copied that come over TLS from far away, by how much CPU, beside rclone and ``HttpToS3Operator``'s loop."""
+"""Speed and CPU of copying files over TLS from far away, compared with rclone and ``HttpToS3Operator``'s loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Seconds each way: to the files, and to S3.
 DELAYS = ((0.04, 0.005), (0.0, 0.0))
 FAR_FACTOR, NEAR_FACTOR = 1.8, 0.95
-#: Of a file's size in bytes: seconds of CPU.
+#: Limits: seconds of CPU for a file, by its size in bytes.
 CPU_SECONDS = {MIB: 0.008, 4 * MIB: 0.010}
 
 

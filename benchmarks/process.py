@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process has used: time, CPU and memory, of this one or of a child. Needs Linux's ``/proc``."""
+"""Time, CPU and memory used by this process or by a child. Needs Linux's ``/proc``."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ LIMIT_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Usage:
-    """What one piece of work took.
+    """The resources that a piece of work used.
 
     :param seconds: Wall time.
-    :param cpu_seconds: User and system time, of all threads.
-    :param idle_bytes: Resident memory before.
-    :param peak_bytes: The most resident memory at any time.
+    :param cpu_seconds: User and system time of all threads.
+    :param idle_bytes: Resident memory before the work.
+    :param peak_bytes: Peak resident memory.
     """
 
     seconds: float
@@ -44,17 +44,17 @@ class Usage:
 
     @property
     def extra_bytes(self) -> int:
-        """The most memory that the work took above an idle process."""
+        """The peak memory above that of the idle process."""
         return max(0, self.peak_bytes - self.idle_bytes)
 
 
 class Measurement:
-    """Measures this process from entry to exit; ``usage`` is there after that."""
+    """Measures this process from entry to exit, and then sets ``usage``."""
 
     usage: Usage
 
     def __enter__(self) -> Self:
-        # Sets the high-water mark back to what is resident now: what the imports took at times is not the work's.
+        # Resets the high-water mark to what is resident now, so that peaks during the imports don't count.
         Path("/proc/self/clear_refs").write_text("5")
         self._idle = memory("VmRSS")
         self._cpu = _own_cpu()
@@ -67,9 +67,9 @@ class Measurement:
 
 
 def do_job(functions: Mapping[str, Callable[[dict[str, Any]], Callable[[], object]]]) -> None:
-    """Do the job in the file that the command line names, and write what it took to the file named in there.
+    """Do the job described in the file on the command line, and write its usage to the file that the job names.
 
-    :param functions: By name: each prepares a job, and returns what is measured.
+    :param functions: By name. Each prepares a job, and returns the work to measure.
     """
     job = json.loads(Path(sys.argv[1]).read_text())
     work = functions[job["by"]](job)
@@ -106,7 +106,7 @@ def _own_cpu() -> float:
 
 
 def run(command: Sequence[str | Path], *, env: Mapping[str, str], log: Path, limit: float) -> Usage:
-    """Run a command to its end and return what the whole of it used.
+    """Run a command to its end, and return what it used.
 
     :param log: File for its output.
     :param limit: Seconds after which it is killed.
@@ -126,8 +126,8 @@ def run(command: Sequence[str | Path], *, env: Mapping[str, str], log: Path, lim
         sampler = threading.Thread(target=_sample, args=(child.pid, ended, peaks, began + limit))
         sampler.start()
         try:
-            # Not Popen.wait: only wait4 returns what this child used. Its ru_maxrss is no use, as Linux hands
-            # on to a new program the high-water mark of the process that started it.
+            # Not Popen.wait: only wait4 returns what this child used. Its ru_maxrss is useless: on Linux, a new
+            # program inherits the high-water mark of the process that started it.
             _, status, used = os.wait4(child.pid, 0)
             seconds = time.perf_counter() - began
             child.returncode = os.waitstatus_to_exitcode(status)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU time of a process and of all that it has started, the ended ones too. Needs Linux's ``/proc``."""
+"""The CPU time of a process and all its descendants, including those that have ended. Needs Linux's ``/proc``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ AGAIN_SECONDS = 0.1
 def cpu_seconds(root: int) -> float:
     """Return the user and system time of a process and of all its descendants so far.
 
-    A process that has ended is in the time of the one that waited for it. For none to be lost, the root must be a child
-    subreaper, as the guard of :class:`devstack.GuardedProcess` is: then orphans become its children, and it waits for them.
+    A process that has ended is included in the time of the one that waited for it. For none to be lost, the root must be
+    a child subreaper, as the guard of :class:`devstack.GuardedProcess` is: orphans become its children, and it waits for them.
 
-    :raises devstack.StackError: Processes come and go without a moment's rest.
+    :raises devstack.StackError: Processes start and end too often.
     """
     for _ in range(ATTEMPTS):
         before = _tree(root)
@@ -27,7 +27,7 @@ def cpu_seconds(root: int) -> float:
             total = sum(_cpu_seconds(process) for process in before)
         except psutil.NoSuchProcess:
             total = None
-        # One that ended meanwhile would count twice, or not at all.
+        # A process that ended meanwhile would count twice, or not at all.
         if total is not None and set(before) == set(_tree(root)):
             return total
         time.sleep(AGAIN_SECONDS)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A relay to a port of this machine, which takes as long as a network: ``python -m benchmarks.relay PORT COUNT``.
+"""A relay to a port of this machine, as slow as a network: ``python -m benchmarks.relay PORT COUNT``.
 
-Each byte comes ``--delay`` seconds later, either way, and a new connection takes a round trip before that, as TCP does. With
-``--certificate`` it speaks TLS to its clients. The first line that it prints is its port; the file COUNT grows by a byte
+Each byte arrives ``--delay`` seconds later, in either direction, and a new connection first takes a round trip, as with TCP.
+With ``--certificate`` it speaks TLS to its clients. The first line that it prints is its port; the file COUNT grows by a byte
 for each connection.
 """
 
@@ -36,15 +36,17 @@ async def main() -> None:
         there, back = await asyncio.open_connection("127.0.0.1", arguments.port, limit=READ_BYTES)
         if arguments.delay:
             await asyncio.sleep(2 * arguments.delay)
-        await asyncio.gather(_carry(reader, back, arguments.delay), _carry(there, writer, arguments.delay))
+        await asyncio.gather(
+            _forward(reader, back, arguments.delay), _forward(there, writer, arguments.delay)
+        )
 
     server = await asyncio.start_server(meet, "127.0.0.1", 0, ssl=tls, limit=READ_BYTES)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
-    """Carry what comes, each piece after the delay; then close."""
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
+    """Forward each chunk after the delay, until the end of the stream; then close."""
     clock = asyncio.get_running_loop().time
     under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 

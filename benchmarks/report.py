@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark hands back, and how it is shown: tables on the console, a picture and raw figures in files."""
+"""The result of a benchmark, and its output: tables on the console, a chart and the raw figures in files."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NOT_QUOTABLE = "QUICK RUN, NOT QUOTABLE"
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says.
+    """The options of the command line.
 
-    :param quick: A smoke test with small sizes: its figures are worth nothing.
-    :param repetitions: How often each case is measured; None for a benchmark's own default.
+    :param quick: A smoke test with small sizes, whose figures mean nothing.
+    :param repetitions: How many times each case is measured; None for a benchmark's own default.
     :param files: How many files are copied; None for a benchmark's own default.
-    :param seed: Of the order of the cases.
+    :param seed: For the random order of the cases.
     :param progress: Shows a line of progress.
     """
 
@@ -42,7 +42,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Target:
-    """What was promised, and what came of it."""
+    """What was promised, and what was measured."""
 
     promise: str
     measured: str
@@ -53,13 +53,13 @@ class Target:
 class Report:
     """The outcome of one benchmark.
 
-    :param name: What its files are called.
-    :param title: One sentence: what was measured, and how.
+    :param name: The name of its files.
+    :param title: One sentence that says what was measured, and how.
     :param parameters: Sizes, counts and the like.
-    :param runs: Each single measurement.
+    :param runs: The individual measurements.
     :param summary: One row per case.
-    :param tables: The same for a reader.
-    :param draw: Draws it, as :func:`benchmarks.charts.save` asks for.
+    :param tables: The summary, for the console.
+    :param draw: Draws the chart, as :func:`benchmarks.charts.save` requires.
     """
 
     name: str
@@ -88,7 +88,7 @@ def show(report: Report, console: Console, *, quick: bool) -> None:
 
 
 def save(report: Report, folder: Path, about: dict[str, Any], *, quick: bool) -> list[Path]:
-    """Write the raw figures and the picture, and return their paths."""
+    """Write the raw figures and the chart, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"quick-{report.name}" if quick else report.name
     figures = folder / f"{stem}.json"

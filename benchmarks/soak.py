@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many images through the cluster: whether each is paid once and saved, and whether any component grows.
+"""Generates many images with the cluster, checks that each is paid once and saved, and measures each component's memory.
 
 ``python -m benchmarks.soak [--images N] [--runs N] [--concurrency N]`` runs the example DAG ``getimg_nightly_batch`` on
-processes that stand for ``docker-compose.yaml``. It prints the memory of each component before, at most and after each
-run, and fails unless every image was billed once and is in the bucket.
+the cluster of ``docker-compose.yaml`` as processes. It prints each component's memory before and after each run and its
+peak, and fails unless every image was billed once and is in the bucket.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ FILE_BYTES = 2**20
 LATENCY_SECONDS = 1.0
 SAMPLE_SECONDS = 5.0
 RUN_SECONDS = 3 * 3600.0
-# The first run of a worker's process imports what all later ones use: that is no growth.
+# The first run in a worker process imports what later ones use: that does not count as growth.
 WARM_UP_IMAGES = 32
 
 
 def soak(cluster: Cluster, images: int, console: Console) -> bool:
-    """Generate that many images, print what it took, and return whether each was paid once and saved.
+    """Generate this number of images, print what it took, and return whether each was paid once and saved.
 
     :raises devstack.StackError: The run failed.
     """
     client, rest = cluster.s3.client(), cluster.rest
-    # What already exists would not be requested.
+    # Images that already exist would not be requested.
     for key in _keys(client, cluster.bucket):
         client.delete_object(Bucket=cluster.bucket, Key=key)
     rest.wait_for_dag(DAG_ID)
@@ -49,7 +49,7 @@ def soak(cluster: Cluster, images: int, console: Console) -> bool:
     start = cluster.memory()
     peak = dict(start)
     started = time.monotonic()
-    # Of the cheap model: the simulator's account holds 100 USD.
+    # A cheap model: the simulator's account holds 100 USD.
     conf = {"articles": images, "rows_per_task": min(images, IMAGES_PER_TASK), "model": "sketch-mini"}
     run_id = rest.trigger(DAG_ID, conf=conf)
     while (state := rest.request("GET", f"/dags/{DAG_ID}/dagRuns/{run_id}")["state"]) not in FINAL_STATES:

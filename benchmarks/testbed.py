@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
     from benchmarks.detour import Detour
 
-# The cheapest of the catalogue, and the format whose pictures are smallest: the rest of a file is padding.
+# The cheapest model, and the format with the smallest files: the rest of a file is padding.
 REQUEST = {"model": "sketch-mini", "prompt": "a benchmark", "output_format": "jpeg"}
 WRITERS = 8
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file at the simulator.
+    """A file of the simulator.
 
-    :param generation: The API's response that names it.
+    :param generation: The API's response with its URL.
     """
 
     generation: dict[str, Any]
@@ -46,12 +46,12 @@ class SourceFile:
 
     @property
     def url(self) -> str:
-        """Where it is downloaded."""
+        """Its download URL."""
         return str(self.generation["data"][0]["url"])
 
     @property
     def key(self) -> str:
-        """The key that all copiers give its object."""
+        """Its object's key, which is the same for all copiers."""
         return f"{self.generation['id']}.jpg"
 
 
@@ -60,7 +60,7 @@ class Testbed:
 
     def __init__(self) -> None:
         self._ends = contextlib.ExitStack()
-        #: The way to S3, where it is not the direct one.
+        #: The way to S3, unless it is direct.
         self.detour: Detour | None = None
 
     def __enter__(self) -> Self:
@@ -78,7 +78,7 @@ class Testbed:
         self._ends.close()
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of a process that works with Airflow's hooks."""
+        """Return the environment for a process that uses Airflow's hooks."""
         return (
             clean_environment()
             | {
@@ -101,9 +101,9 @@ class Testbed:
         return httpx.get(file.url, trust_env=False).raise_for_status().content
 
     def run_worker(self, module: str, **job: Any) -> Usage:
-        """Give a job to a process of its own, which runs :func:`benchmarks.process.do_job`; return what it measured.
+        """Run a job in a new process, with :func:`benchmarks.process.do_job`, and return what it measured.
 
-        :param job: What its function takes; ``by`` names the function.
+        :param job: Parameters of its function; ``by`` names the function.
         :raises devstack.StackError: It failed or took too long.
         """
         path, result = self.folder / "job.json", self.folder / "result.json"
@@ -118,7 +118,7 @@ class Testbed:
         return Usage(**json.loads(result.read_text()))
 
     def make_files(self, count: int, size: int) -> list[SourceFile]:
-        """Generate files, and read each once, so that none is drawn while the clock runs."""
+        """Generate files, and download each once, so that none is drawn while the clock runs."""
         self.simulator.settings(file_size=size, download_latency=0.0)
         headers = {"Authorization": f"Bearer {self.simulator.api_key}"}
         files = []
@@ -146,13 +146,13 @@ class Testbed:
             self._make_volumes(name)
             yield name
         finally:
-            # With the bucket SeaweedFS deletes its volumes: single objects would still take up the disk.
+            # Deleting the bucket frees its volumes in SeaweedFS; deleting objects alone does not free the disk.
             for key in self._keys(name):
                 self.client.delete_object(Bucket=name, Key=key)
             self.client.delete_bucket(Bucket=name)
 
     def verify(self, bucket: str, files: Sequence[SourceFile]) -> None:
-        """Check that the bucket holds these files, byte for byte, and nothing else.
+        """Check that the bucket holds these files with identical content, and nothing else.
 
         :raises devstack.StackError: It does not.
         """
@@ -169,7 +169,7 @@ class Testbed:
             raise StackError("A multipart upload was left open.")
 
     def _make_volumes(self, bucket: str) -> None:
-        """Have SeaweedFS make the bucket's volumes: the first objects wait up to a second for that."""
+        """Make SeaweedFS create the bucket's volumes, for which the first objects wait up to a second."""
 
         def write(number: int) -> None:
             self.client.put_object(Bucket=bucket, Key=f"first-{number}", Body=b"0" * 2**20)

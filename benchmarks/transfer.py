@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast many files are copied to S3, by how much CPU, beside rclone and the loop of ``HttpToS3Operator``."""
+"""Speed and CPU of copying many files to S3, compared with rclone and the loop of ``HttpToS3Operator``."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Throughput:
 
 
 def run(testbed: Testbed, options: Options) -> Report:
-    """Measure every case, in another order at each repetition."""
+    """Measure every case, in a different order in each repetition."""
     size = QUICK if options.quick else FULL
     count = options.files or size.files
     repetitions = options.repetitions or size.repetitions
@@ -69,7 +69,7 @@ def run(testbed: Testbed, options: Options) -> Report:
         Case(copier, latency, concurrency)
         for copier in COPIERS
         for latency in size.latencies
-        # The loop copies one file after the other, whatever the concurrency.
+        # The loop always copies one file after the other.
         for concurrency in ((1,) if copier == LOOP else size.concurrencies)
     ]
     options.progress(f"transfer: making {count} files of {size.file_bytes / MIB:g} MiB")
@@ -92,7 +92,7 @@ def run(testbed: Testbed, options: Options) -> Report:
         "files": count,
         "repetitions": repetitions,
         "seed": options.seed,
-        # Of the whole process: it is subtracted, as the others' imports aren't counted either.
+        # Subtracted, as the others' imports are not counted either.
         "rclone_start_seconds": start.seconds,
         "rclone_flags": RCLONE_FLAGS,
     }

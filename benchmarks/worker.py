@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that copies with Airflow's hooks and measures itself: ``python -m benchmarks.worker JOB``.
 
-The clock starts when everything is imported and the S3 client is made: what any task of Airflow has behind it,
-and what stays the same however much is copied.
+The clock starts after the imports and the creation of the S3 client: any Airflow task needs these, and they take the
+same time however much is copied.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def by_provider(job: dict[str, Any]) -> Callable[[], object]:
 
 
 def by_http_to_s3(job: dict[str, Any]) -> Callable[[], object]:
-    """Return the work of ``HttpToS3Operator``, which is made for one file, in a loop over all of them."""
+    """Return the work of ``HttpToS3Operator``, which copies one file, in a loop over all of them."""
     import requests
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
@@ -46,7 +46,7 @@ def by_http_to_s3(job: dict[str, Any]) -> Callable[[], object]:
     def copy() -> None:
         for generation in job["generations"]:
             key = KEY.format(generation_id=generation["id"], extension="jpg")
-            # Not one session for all: HttpHook makes one for each request.
+            # Not one session for all: HttpHook creates one for each request.
             response = requests.get(generation["data"][0]["url"], timeout=TIMEOUT_SECONDS)
             response.raise_for_status()
             hook.load_bytes(response.content, key, job["bucket"], replace=True)

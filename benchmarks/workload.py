@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many images are made, by what kind of API, and the proof that they were."""
+"""How many images to make, how fast the API is, and the check that they were made."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from benchmarks.testbed import Testbed
 
 MIB = 2**20
-#: Where all of them put their images, and nothing else.
+#: All of them save their images here, and nothing else.
 PREFIX = "images/"
-#: What the requests share: with another prompt each, so that they differ in the ledger.
+#: What all requests share; each has its own prompt, to tell them apart in the ledger.
 SHARED = {name: value for name, value in REQUEST.items() if name != "prompt"}
 
 
@@ -28,8 +28,8 @@ SHARED = {name: value for name, value in REQUEST.items() if name != "prompt"}
 class Workload:
     """Images to make.
 
-    :param latency: Seconds that the API takes for one.
-    :param concurrency: Requests at once. It means nothing to mapped tasks.
+    :param latency: Seconds that the API takes for an image.
+    :param concurrency: Simultaneous requests; mapped tasks ignore it.
     """
 
     images: int
@@ -38,7 +38,7 @@ class Workload:
 
     @property
     def ideal_seconds(self) -> float:
-        """The time that the API alone takes, when all slots are always full."""
+        """The time that the API alone takes if all slots are always full."""
         return -(-self.images // self.concurrency) * self.latency
 
 
@@ -54,11 +54,11 @@ def requests_lines(images: int) -> bytes:
 
 @contextlib.contextmanager
 def verified(testbed: Testbed, workload: Workload) -> Iterator[str]:
-    """Yield an empty bucket, with an API of this latency, and check at the end that each image was billed once and saved.
+    """Yield an empty bucket, with the API at this latency; at the end, check that each image was billed once and saved.
 
     :raises devstack.StackError: It was not.
     """
-    # The one drawing that all files of a size share is made here.
+    # This draws the picture that all files of a size share.
     testbed.make_files(1, MIB)
     testbed.simulator.ledger.clear()
     testbed.simulator.settings(latency=workload.latency)

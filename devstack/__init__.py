@@ -2,7 +2,7 @@
 """Local servers for the demo, the tests and the benchmarks. Not part of the wheel.
 
 Each is a context manager that starts a real process on free loopback ports, waits until it
-responds, and ends it with everything that it started.
+responds, and terminates its whole process tree at the end.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the example DAG ``getimg_daily_image`` for real, and shows the images that it saved.
 
-``python -m devstack.demo [--keep] [--folder FOLDER]``, or ``make demo`` and ``make ui``. Reads the
-environment:
+``python -m devstack.demo [--keep] [--folder FOLDER]``, or ``make demo`` and ``make ui``. It reads two
+environment variables:
 
 ``GETIMG_API_KEY``
-    Generate with the real API, for its price. Without it the simulator answers, for nothing.
+    Use the real API, which bills the image. Without it, the demo uses the simulator.
 ``DEMO_S3_BUCKET``
-    Save to this bucket with your own AWS credentials. Without it SeaweedFS runs for the while.
+    Save to this bucket with your own AWS credentials. Without it, the demo starts SeaweedFS.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 DAG_ID = "getimg_daily_image"
 GENERATE, SAVE = "generate_image", "save_to_s3"
-# They fill the pages to look around in: the gallery, the spend, a table, and a review that waits for a person.
+# They give the pages something to show: the gallery, the spend, a table, and a review that waits for a person.
 SHOWN_DAGS = (
     "getimg_nightly_batch",
     "getimg_catalogue_from_sql",
@@ -57,15 +57,15 @@ SHOWN_DAGS = (
 )
 LOCAL_BUCKET = "getimg-demo"
 REAL_API = "https://api.getimg.ai"
-# Proves that the folder is ours to empty, and its lock that no other run uses it.
+# Its presence shows that the folder is the demo's to empty; the lock on it, that no other run uses the folder.
 MARKER = ".airflow-provider-getimg-demo"
-# The copies of the images: kept from run to run, as those of the real API were paid for.
+# Copies of the images, kept between runs: those from the real API were paid for.
 IMAGES = "images"
-# Half a minute on two idle cores, and several on a busy machine.
+# Half a minute on two idle cores, several minutes on a busy machine.
 START_SECONDS = 600.0
 REPORT_SECONDS = 30.0
 RUN_SECONDS = 600.0
-# Airflow's own setting `use_job_schedule` would turn off schedules by assets, too.
+# Not Airflow's setting `use_job_schedule`, which would also turn off asset schedules.
 NO_CLOCK = """\
 from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
 from airflow.sdk.definitions.timetables.simple import NullTimetable
@@ -80,12 +80,12 @@ SHOWN_STATES = {"running", "success", "failed", "up_for_retry", "upstream_failed
 class Demo:
     """One run of the demo.
 
-    :param folder: The demo's own folder; emptied first, but for the images.
+    :param folder: The demo's own folder; emptied first, except for the images.
     :param dags: The folder with the example DAGs.
     :param api_key: Key of the real API, or None for the simulator.
-    :param bucket: A bucket of the user's, or None for SeaweedFS.
+    :param bucket: The user's bucket, or None for SeaweedFS.
     :param keep: Leave Airflow running until Ctrl-C.
-    :param api_url: The real API.
+    :param api_url: URL of the real API.
     """
 
     console: Console
@@ -97,7 +97,7 @@ class Demo:
     api_url: str = REAL_API
 
     def run(self) -> None:
-        """Start everything, run the DAG, show its files, end everything.
+        """Start everything, run the DAG, show its files, and end everything.
 
         :raises devstack.StackError: A server did not start, or the run failed.
         """
@@ -128,6 +128,7 @@ class Demo:
             )
         self._show_files(airflow, run_id, client)
         if self.keep:
+            # With a real key or bucket, it is up to the user to start more DAGs.
             if self.api_key is None and self.bucket is None:
                 self._fill(airflow)
             self._say(
@@ -139,7 +140,7 @@ class Demo:
             self._watch(airflow)
 
     def _getimg(self, servers: contextlib.ExitStack, say: Any) -> str:
-        """Start the simulator, or say what the real API costs; return the connection."""
+        """Start the simulator, or print what the real API costs; return the connection."""
         if self.api_key is None:
             simulator = servers.enter_context(SimulatorProcess(log=self._log("simulator"), latency=1.0))
             say(f"Simulator of getimg.ai {simulator.url}: nothing is billed")
@@ -153,7 +154,7 @@ class Demo:
         return json.dumps(connection)
 
     def _price(self, api_key: str) -> tuple[str, Decimal]:
-        """Return the DAG's model and what its image costs, which the API says for free."""
+        """Return the DAG's model and the price of its image; asking the API for it is free."""
         [name] = re.findall(r'model="(.+?)"', (self.dags / f"{DAG_ID}.py").read_text())
         try:
             with GetimgClient(api_key, base_url=self.api_url) as client:
@@ -206,7 +207,7 @@ class Demo:
             nonlocal next_report
             missing = airflow.without_heartbeat()
             if missing and time.monotonic() > next_report:
-                # Before the API server answers, nothing is known of the others.
+                # Until the API server responds, nothing is known about the others.
                 names = ["api-server"] if "postgres" in missing else sorted(missing)
                 say(f"still waiting for {', '.join(names)}")
                 next_report = time.monotonic() + REPORT_SECONDS
@@ -236,7 +237,7 @@ class Demo:
         self._say(f"\nCopies to look at, beside those of earlier runs: {images}")
 
     def _fill(self, airflow: Airflow) -> None:
-        """Start what there is to look at, without waiting for it; with a real key or bucket, a person starts it."""
+        """Start the DAGs that give the pages something to show, without waiting for them."""
         for dag_id in SHOWN_DAGS:
             airflow.wait_for_dag(dag_id)
             airflow.unpause(dag_id)
@@ -248,7 +249,7 @@ class Demo:
         )
 
     def _watch(self, airflow: Airflow) -> None:
-        """Stay until Ctrl-C, or until Airflow dies."""
+        """Block until Ctrl-C, or until Airflow dies."""
         assert airflow.process is not None
         airflow.process.wait()
         raise StackError("Airflow has ended.", tail(airflow.log))
@@ -257,12 +258,12 @@ class Demo:
         return self.folder / "logs" / f"{name}.log"
 
     def _say(self, text: str) -> None:
-        # Whole lines: a URI that is broken in two can't be copied.
+        # Without wrapping: a URI broken across two lines can't be copied.
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     @contextlib.contextmanager
     def _step(self, title: str) -> Iterator[Any]:
-        """Show a spinner and what happens beside it, each with the seconds since the start."""
+        """Show a spinner, and yield a function that prints a line with the seconds since the step began."""
         started = time.monotonic()
 
         def say(text: str) -> None:
@@ -275,9 +276,9 @@ class Demo:
 
 @contextlib.contextmanager
 def emptied(folder: Path) -> Iterator[None]:
-    """Empty the demo's own folder, but for the images, and keep other runs out of it meanwhile.
+    """Empty the demo's own folder, except for the images, and lock out other runs meanwhile.
 
-    :raises devstack.StackError: Another run uses it, or something else made it.
+    :raises devstack.StackError: Another run uses the folder, or the demo did not create it.
     """
     marker = folder / MARKER
     if folder.is_symlink() or (folder.exists() and not marker.is_file() and any(folder.iterdir())):
@@ -303,13 +304,13 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave Airflow up until Ctrl-C")
     parser.add_argument("--folder", type=Path, default=Demo.folder, help="default: .demo")
     arguments = parser.parse_args()
-    # SIGTERM ends it as Ctrl-C does: with everything that was started.
+    # SIGTERM ends it as Ctrl-C does, along with everything that it started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     demo = Demo(
         console,
         folder=arguments.folder.absolute(),
-        # Taken out of the environment: no process gets it but through the Airflow connection.
+        # Removed from the environment: processes get it through the Airflow connection only.
         api_key=os.environ.pop("GETIMG_API_KEY", "").strip() or None,
         bucket=os.environ.get("DEMO_S3_BUCKET", "").strip() or None,
         keep=arguments.keep,

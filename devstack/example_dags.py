@@ -33,7 +33,7 @@ PHOTO = "getimg/reference/product.png"
 PRODUCTS = {"A-17": "a teapot", "B-02": "a kettle", "C-33": "a milk jug"}
 COMMAND_SECONDS = 240.0
 MAKE_NO_IMAGE = {"getimg_asset_consumer", "getimg_check_balance"}
-# The tasks that wait for a person: as no one answers here, they are marked as success, and nothing is published.
+# Tasks that wait for a person. No one responds here, so they are marked as success, and nothing is published.
 WAIT_FOR_A_PERSON = {"getimg_review_before_publish": "review"}
 
 
@@ -41,15 +41,15 @@ def run_example_dags(
     venv: Path, home: Path, dags: Path, *, state_folder: bool = False
 ) -> Iterator[tuple[str, int]]:
     """
-    Run each example DAG once, as ``airflow dags test`` does, and yield its name and how many images it saved.
+    Run each example DAG once with ``airflow dags test``, and yield its name and how many images it saved.
 
     The commands run in ``home``, where no package of this repository can be imported.
 
     :param venv: The environment with the provider and its extra ``simulator``.
-    :param home: Airflow's home, which is made: its database and logs.
+    :param home: A new folder for Airflow's database and logs.
     :param dags: The folder with the example DAGs.
-    :param state_folder: Keep what was paid for in S3, as Airflow 3.1 and 3.2 have to.
-    :raises devstack.StackError: A DAG failed, or did not save just what it paid for.
+    :param state_folder: Keep the state of paid requests in S3, as Airflow 3.1 and 3.2 must.
+    :raises devstack.StackError: A DAG failed, or did not save exactly the images that were billed.
     """
     home.mkdir(parents=True)
     program = [str(venv / "bin" / "getimg-simulator")]
@@ -95,7 +95,7 @@ def put_photo(client: S3Client, bucket: str) -> None:
 
 
 def make_catalogue(path: Path) -> str:
-    """Make the database that ``getimg_catalogue_from_sql`` reads, and return the connection to it."""
+    """Create the database that ``getimg_catalogue_from_sql`` reads, and return the connection to it."""
     with closing(sqlite3.connect(path)) as database:
         database.execute(
             "CREATE TABLE products (sku VARCHAR(100) PRIMARY KEY, name VARCHAR(500) NOT NULL, picture VARCHAR(2000))"
@@ -140,5 +140,5 @@ def _airflow(env: dict[str, str], home: Path, *arguments: str) -> None:
 
 def _keys(client: S3Client) -> set[str]:
     listed = client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-    # A batch's manifest is no image.
+    # A batch's manifest is not an image.
     return {entry["Key"] for entry in listed if not entry["Key"].endswith(".jsonl")}

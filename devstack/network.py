@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Free ports on the loopback interface, and environments that don't leak into the servers there."""
+"""Free ports on the loopback interface, and a clean environment for the servers that use them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import random
 import socket
 
 LOOPBACK = "127.0.0.1"
-# With the 10000 that SeaweedFS adds for gRPC, still below the kernel's range for outgoing
-# connections (from 32768), where a port that was free a moment ago may be taken by any client.
+# Even with the 10000 that SeaweedFS adds for gRPC, these are below the kernel's range for outgoing
+# connections (from 32768), in which any client may take a port that was free a moment ago.
 PORTS = range(10_240, 22_000)
 GRPC_OFFSET = 10_000
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen there now, on loopback and on all interfaces."""
+    """Return whether a server could listen on the port now, on loopback and on all interfaces."""
     for host in (LOOPBACK, ""):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # Servers set it too; it ignores connections in TIME_WAIT, never a listening socket.
+            # As servers do: it ignores connections in TIME_WAIT, but never a listening socket.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
@@ -34,7 +34,7 @@ def free_ports(count: int, *, with_grpc: bool = False) -> list[int]:
     :param with_grpc: Only ports whose gRPC neighbour (10000 above) is free as well.
     """
     found: list[int] = []
-    # Not of the chance that tests may have made the same everywhere.
+    # Not the shared generator, which tests may have seeded alike in every process.
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
         if is_free(port) and (not with_grpc or is_free(port + GRPC_OFFSET)):
             found.append(port)
@@ -44,11 +44,11 @@ def free_ports(count: int, *, with_grpc: bool = False) -> list[int]:
 
 
 def clean_environment(*, keep_aws: bool = False) -> dict[str, str]:
-    """Copy this process's environment without what would change or leak into a local stack.
+    """Copy this process's environment without what would leak into a local stack.
 
-    Airflow and AWS settings of the user's shell go (a stray ``AWS_PROFILE`` or
-    ``AIRFLOW__CORE__EXECUTOR`` would change what runs), API keys go, and no proxy is used for
-    loopback.
+    The Airflow and AWS settings of the user's shell are dropped (a stray ``AWS_PROFILE`` or
+    ``AIRFLOW__CORE__EXECUTOR`` would change what runs), and so are API keys. Loopback is exempt from
+    proxies.
 
     :param keep_aws: Keep the AWS variables, to use the user's own account.
     """
@@ -57,7 +57,7 @@ def clean_environment(*, keep_aws: bool = False) -> dict[str, str]:
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [host for host in env.get(name, "").split(",") if host]
         env[name] = ",".join(dict.fromkeys([*hosts, LOOPBACK, "localhost"]))
-    # Airflow starts eight interpreters; without a byte-code cache each compiles all it imports.
+    # Airflow starts eight interpreters; without a byte-code cache, each compiles everything that it imports.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     # Log files are read while they grow, and must not lose their last lines to a SIGKILL.
     env["PYTHONUNBUFFERED"] = "1"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes that become ready or say why not, and never outlive their parent.
+"""Child processes that become ready or report why not, and never outlive their parent.
 
-The guard that ends them is the package's own, under which the test kit runs its simulator. Here is what local servers
-need beyond it: to wait until one is ready, to show its last lines, to kill a whole tree at once.
+Their guard is the package's own, under which the test kit runs its simulator. This module adds what local servers need:
+waiting until one is ready, showing its last lines, and killing a whole process tree at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 POLL_SECONDS = 0.1
 KILL_POLL_SECONDS = 0.01
-# The guard's own deadline after the grace period (see airflow_provider_getimg/testing/guard.py), and a little more.
+# The guard's own deadline after the grace period (see airflow_provider_getimg/testing/guard.py), plus a margin.
 GUARD_EXIT_SECONDS = 12.0
 LOG_TAIL_LINES = 25
 
@@ -35,7 +35,7 @@ LOG_TAIL_LINES = 25
 class StackError(Exception):
     """A local server, or a DAG run on one, failed.
 
-    :param message: One sentence: what failed.
+    :param message: One sentence that says what failed.
     :param log_tail: The last lines of its log, or an empty string.
     """
 
@@ -46,7 +46,7 @@ class StackError(Exception):
 
 
 def tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
-    """Read the last lines of a log file that may not exist."""
+    """Return the last lines of a log file; empty if it doesn't exist."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -63,15 +63,15 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 class GuardedProcess:
-    """A command under a guard that ends the whole process tree when this process ends it, or dies.
+    """A command under a guard that ends the whole process tree on :meth:`end`, or when this process dies.
 
-    :param name: What messages call it.
+    :param name: Its name in messages.
     :param command: The program and its arguments; the program is looked up on ``PATH`` of ``env``.
-    :param log: File that gets standard output and standard error, appended.
+    :param log: File to append standard output and standard error to.
     :param env: The whole environment of the command.
     :param cwd: Its working directory.
     :param grace: Seconds between SIGTERM and SIGKILL.
-    :param remove: Files and directories to delete at the end, also if this process is killed.
+    :param remove: Files and directories to delete at the end, even if this process is killed.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class GuardedProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the command (or what it left behind) still runs."""
+        """Whether the command, or a process that it left behind, still runs."""
         return self._guard.poll() is None
 
     def wait_until(self, check: Callable[[], T | None], *, timeout: float) -> T:
@@ -122,7 +122,7 @@ class GuardedProcess:
 
         :param check: Asks the server; None or False means "not yet".
         :param timeout: Seconds.
-        :raises StackError: The process died meanwhile, or time is up; both with its last lines.
+        :raises StackError: The process died meanwhile, or time is up; with the last lines of its log.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -140,7 +140,7 @@ class GuardedProcess:
     def wait(self, timeout: float | None = None) -> int:
         """Block until the command has exited by itself, and return its exit code.
 
-        :raises devstack.StackError: It has not in ``timeout`` seconds.
+        :raises devstack.StackError: It did not exit within ``timeout`` seconds.
         """
         try:
             return self._guard.wait(timeout)
@@ -156,10 +156,10 @@ class GuardedProcess:
         return found
 
     def kill(self) -> None:
-        """End the command and all its descendants with SIGKILL, without a warning. Nothing is deleted."""
+        """Kill the command and all its descendants with SIGKILL, without SIGTERM first. Nothing is deleted."""
         if not self.running:
             return
-        # Halted, or it would send a SIGTERM to the children of what it sees die.
+        # The guard is halted: it would send SIGTERM to the children of each process that dies.
         os.kill(self._guard.pid, signal.SIGSTOP)
         while alive := [process for process in self.descendants() if is_alive(process)]:
             for process in alive:
@@ -170,7 +170,7 @@ class GuardedProcess:
         self.end(keep=True)
 
     def end(self, *, keep: bool = False) -> None:
-        """End the command and all its descendants, and wait for that; any number of times.
+        """End the command and all its descendants, and wait for that. It may be called more than once.
 
         :param keep: Delete nothing.
         """
@@ -178,7 +178,7 @@ class GuardedProcess:
         if keep and self.running:
             self._guard.terminate()
         if stdin is not None and not stdin.closed:
-            # From here on the guard works by itself: a second Ctrl-C can't stop the clean-up.
+            # From here on the guard works on its own: a second Ctrl-C can't stop the clean-up.
             stdin.close()
         try:
             self._guard.wait(self._grace + GUARD_EXIT_SECONDS)
@@ -186,7 +186,7 @@ class GuardedProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._guard.pid, signal.SIGKILL)
             self._guard.wait()
-        # Once more: the guard leaves them alone where the command died by itself, or the guard did.
+        # Again, as the guard deletes nothing if the command or the guard itself died on its own.
         for path in () if keep else self._remove:
             with contextlib.suppress(OSError):
                 path.unlink()

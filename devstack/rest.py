@@ -2,9 +2,9 @@
 """
 A client of Airflow's public REST API, for the demo and the tests.
 
-Not ``apache-airflow-client``: most of this is waiting, and repeating what SQLite refused. A request is one line here,
-returns the plain JSON that the tests compare, and works with every Airflow that the provider supports; the client's
-models are those of one release, and take a line each to build and another to read.
+Not ``apache-airflow-client``: most of this module waits, or repeats requests that SQLite refused. A request is one line
+here, returns the plain JSON that the tests compare, and works with every Airflow that the provider supports. The client's
+models are those of a single release, and take a line each to build and another to read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How often a request is sent that Airflow's database refuses.
+#: How many times a request is sent while Airflow's database refuses it.
 DATABASE_ATTEMPTS = 8
 FINAL_STATES = frozenset({"success", "failed"})
 # The components in the API server's health report, by their names in the compose file.
@@ -49,7 +49,7 @@ class AirflowRest:
         self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS, trust_env=False)
 
     def log_in(self) -> None:
-        """Fetch a token; it lasts for a day."""
+        """Fetch a token, which is valid for a day."""
         token = self._request("GET", "/auth/token").json()["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
 
@@ -62,7 +62,7 @@ class AirflowRest:
     ) -> Any:
         """Call ``/api/v2`` + ``path`` and return the JSON of the response, or None if it has no content.
 
-        :raises devstack.StackError: Airflow refused, or could not be reached.
+        :raises devstack.StackError: Airflow refused the request, or could not be reached.
         """
         response = self._request(method, f"/api/v2{path}", params=params, json=body)
         return response.json() if response.content else None
@@ -88,7 +88,7 @@ class AirflowRest:
     def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> None:
         """Wait until the DAG processor has stored the DAG.
 
-        :raises devstack.StackError: It has not in time; with the import errors so far.
+        :raises devstack.StackError: It did not in time; with the import errors so far.
         """
 
         def is_stored() -> bool:
@@ -147,7 +147,7 @@ class AirflowRest:
 
         def final_state() -> str | None:
             state: str = self.request("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"]
-            # After the run's state: so the last changes are in, too.
+            # After the run's state, so that the last changes are included.
             if on_change is not None:
                 for label, task_state in self._task_states(dag_id, run_id).items():
                     if seen.get(label) != task_state:
@@ -169,7 +169,7 @@ class AirflowRest:
         *,
         include_downstream: bool = False,
     ) -> None:
-        """Clear task instances as the UI's button does; the run goes on.
+        """Clear task instances as the UI's button does; the run continues.
 
         :param task_ids: Task ids, or pairs of task id and map index.
         """
@@ -232,7 +232,7 @@ class AirflowRest:
         )["value"]
 
     def task_state(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
-        """Return what the task instance has in the task state store, by key."""
+        """Return the task instance's entries in the task state store, by key."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/state-store"
         response = self.request("GET", path, params={"map_index": map_index, "limit": 100})
         return {entry["key"]: entry["value"] for entry in response["task_state_store"]}
@@ -257,7 +257,7 @@ class AirflowRest:
                 response = self._client.request(method, path, **options)
             except httpx.HTTPError as error:
                 raise self._failure(f"{method} {path}: {error!r}") from None
-            # SQLite, while another process of Airflow's writes: the request was rolled back as a whole.
+            # Another of Airflow's processes was writing to SQLite: the request was rolled back as a whole.
             if response.status_code != 500 or "Database error" not in response.text:
                 break
             time.sleep(POLL_SECONDS * 3 * (attempt + 1))
@@ -266,7 +266,7 @@ class AirflowRest:
         return response
 
     def poll(self, check: Callable[[], T | None], timeout: float) -> T | None:
-        """Call ``check`` until it returns something true, and return that; None once ``timeout`` seconds are over."""
+        """Call ``check`` until it returns something true, and return that; None after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             if result := check():
@@ -285,13 +285,13 @@ def _label(task: dict[str, Any]) -> str:
 
 
 def _log_line(entry: dict[str, Any] | str) -> str:
-    """Write one structured log entry as one line (an exception as several)."""
+    """Format a structured log entry as one line, an exception as several."""
     if isinstance(entry, str):
         return entry
     parts = [str(entry.get("timestamp") or ""), str(entry.get("level") or "").upper()]
     line = " ".join(part for part in [*parts, str(entry.get("event", ""))] if part)
     for error in entry.get("error_detail") or []:
-        # Airflow's own twenty frames would push what matters out of the last lines.
+        # Airflow's own twenty frames would push the ones that matter out of the last lines.
         frames = [f for f in error.get("frames") or [] if "site-packages" not in f["filename"]]
         for frame in frames:
             line += f"\n  {frame['filename']}:{frame['lineno']} in {frame['name']}"

@@ -29,9 +29,9 @@ READY_SECONDS = 30.0
 class SeaweedFS:
     """An empty S3 server that enforces signatures, checksums and conditional writes.
 
-    Every start has random credentials and an empty store in a temporary directory, which is
-    deleted after the server's exit, also when this process is killed. Telemetry and the creation
-    of buckets on first use are off.
+    It has random credentials and an empty store in a temporary directory, which is deleted after the
+    server's exit, even if this process is killed. Telemetry and the creation of buckets on first use
+    are off.
 
     :param log: File for the server's output; by default in the temporary directory.
     """
@@ -42,7 +42,7 @@ class SeaweedFS:
         self.endpoint_url = ""
         self.process: GuardedProcess | None = None
         self._log = log
-        # boto3's sessions are not safe to share between threads; the clients that they make are.
+        # boto3's sessions are not safe to share between threads; the clients that they create are.
         self._session_lock = threading.Lock()
         self._sessions: dict[str, boto3.session.Session] = {}
 
@@ -76,8 +76,8 @@ class SeaweedFS:
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
             "master.telemetry": "false",
-            # As many as the disk has room for, and each bucket takes seven at once: of 1 GiB, ten buckets filled a disk
-            # with 70 GB left.
+            # As many volumes as the disk has room for, but small ones: each bucket takes seven at once, and with 1 GiB
+            # each, ten buckets filled a disk with 70 GB left.
             "master.volumeSizeLimitMB": 64,
             "volume.max": 0,
             "volume.preStopSeconds": 0,
@@ -93,9 +93,9 @@ class SeaweedFS:
             log=self._log or home / "weed.log",
             env=clean_environment()
             | {
-                # It would read a user's own configuration from ~/.seaweedfs.
+                # Otherwise it would read the user's own configuration from ~/.seaweedfs.
                 "HOME": str(home),
-                # Without it anyone who reaches the gRPC port of S3 can make themselves a key.
+                # Without it, anyone who reaches the gRPC port of S3 can create an access key.
                 "WEED_JWT_FILER_SIGNING_KEY": self.secret_key,
             },
             cwd=home,
@@ -121,7 +121,7 @@ class SeaweedFS:
     def client(self, *, secret_key: str | None = None, **config: Any) -> S3Client:
         """Make a boto3 client for this server.
 
-        :param secret_key: Another secret than the right one.
+        :param secret_key: A secret to use instead of the right one.
         :param config: Further settings for ``botocore.config.Config``.
         """
         settings: dict[str, Any] = {"s3": {"addressing_style": "path"}, "proxies": {}} | config
@@ -131,9 +131,9 @@ class SeaweedFS:
         return client
 
     def _session(self, secret_key: str) -> boto3.session.Session:
-        # Kept: each new session reads botocore's description of S3, which takes a fifth of a second.
+        # Cached: each new session reads botocore's description of S3, which takes a fifth of a second.
         if secret_key not in self._sessions:
-            # Of its own: the default one reads the user's profiles.
+            # Not the default session, which reads the user's profiles.
             self._sessions[secret_key] = boto3.session.Session(
                 aws_access_key_id=self.access_key, aws_secret_access_key=secret_key, region_name=REGION
             )
@@ -161,7 +161,7 @@ class SeaweedFS:
 
     @staticmethod
     def _sockets(**ports: int) -> list[Path]:
-        # Their paths can't be changed, and only some exits delete them.
+        # Their paths can't be configured, and not every exit deletes them.
         return [Path(f"/tmp/seaweedfs-{name}-grpc-{port + GRPC_OFFSET}.sock") for name, port in ports.items()]
 
     def _identities(self) -> dict[str, Any]:

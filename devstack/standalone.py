@@ -24,7 +24,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 # ``airflow standalone`` starts its components as ``airflow scheduler`` and so on from PATH. Their
 # log servers listen on all interfaces, which no setting changes; on one machine they are not needed,
-# since the API server reads the log files themselves. This stands before the real one on PATH.
+# since the API server reads the log files themselves. This script comes before the real one on PATH.
 LAUNCHER = """\
 #!/bin/sh
 case "$1" in
@@ -39,9 +39,9 @@ class Airflow(AirflowRest):
 
     Anyone who can connect to loopback is an administrator of it.
 
-    :param home: ``AIRFLOW_HOME``: database, configuration and task logs. Made if it is missing.
+    :param home: ``AIRFLOW_HOME``: database, configuration and task logs. Created if it is missing.
     :param dags_folders: Folders with DAG files; each becomes a DAG bundle.
-    :param path: Where Airflow is on its host, such as ``/airflow``; by default at its root.
+    :param path: The path of Airflow's base URL, such as ``/airflow``; by default the root.
     :param env: Further environment variables, such as ``AIRFLOW_CONN_…`` and ``AIRFLOW_VAR_…``.
     :param keep_aws: Pass the shell's AWS settings on (see
         :func:`devstack.network.clean_environment`).
@@ -64,14 +64,14 @@ class Airflow(AirflowRest):
         self.log = log or self.home / "airflow.log"
         self.process: GuardedProcess | None = None
         settings = self._settings(port, [folder.absolute() for folder in dags_folders])
-        #: Environment of every component; also good for an ``airflow`` command beside them.
+        #: Environment of every component; also suits an ``airflow`` command beside them.
         self.env = clean_environment(keep_aws=keep_aws) | settings | dict(env or {})
         self.env["PATH"] = os.pathsep.join(
             [str(self.home / "bin"), str(SCRIPTS), self.env.get("PATH", os.defpath)]
         )
 
     def begin(self) -> Self:
-        """Start the processes without waiting for them."""
+        """Start the processes without waiting until they are ready."""
         launcher = self.home / "bin" / "airflow"
         launcher.parent.mkdir(parents=True, exist_ok=True)
         launcher.write_text(LAUNCHER.format(airflow=shlex.quote(str(SCRIPTS / "airflow"))))
@@ -87,7 +87,7 @@ class Airflow(AirflowRest):
         return self
 
     def wait_until_ready(self, timeout: float = READY_SECONDS) -> Self:
-        """Wait until the API answers and every component has sent a heartbeat.
+        """Wait until the API server responds and every component has sent a heartbeat.
 
         :raises devstack.StackError: It died or was not ready in time.
         """
@@ -133,14 +133,14 @@ class Airflow(AirflowRest):
             "api_auth": {"jwt_secret": secrets.token_urlsafe(48)},
             "core": {
                 "executor": "LocalExecutor",
-                # SQLite: more writers than this, and "database is locked".
+                # With more writers, SQLite fails with "database is locked".
                 "parallelism": 4,
                 "load_examples": False,
                 "dags_folder": dags_folders[0],
                 "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
                 "simple_auth_manager_all_admins": True,
                 "test_connection": "Enabled",
-                # A file that was changed is visible again at its next parsing.
+                # A changed file takes effect the next time it is parsed.
                 "min_serialized_dag_update_interval": 1,
             },
             "database": {

@@ -2,9 +2,9 @@
 """
 Turns the reStructuredText of the package's docstrings into the handbook's Markdown.
 
-An extension of griffe, which reads the docstrings for mkdocstrings and parses ``:param x:`` and the like itself. What is
-left are roles, code blocks and tables. No package on PyPI does this: griffe-sphinx reads the ``#:`` comments of
-attributes alone.
+An extension of griffe, which reads the docstrings for mkdocstrings and parses ``:param x:`` and the like itself. This module
+converts the rest: roles, code blocks and tables. No package on PyPI does this: griffe-sphinx reads only the ``#:`` comments
+of attributes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import griffe
 
-# :class:`~package.module.Name`: known by its last part, and linked. A short name is code and no more.
+# :class:`~package.module.Name` is shown as its last part, and linked. A short name is just code.
 _ROLE = re.compile(r":(?:class|meth|func|attr|mod|data):`(~?)([^`]+)`")
 _CODE_BLOCK = re.compile(r"^\.\. code-block:: (\w+)\n\n((?:(?: {4}.*)?\n)+(?: {4}.*)?)", re.MULTILINE)
 _TABLE = re.compile(r"^(=+ +=+\n.*?\n)=+ +=+$", re.MULTILINE | re.DOTALL)
@@ -27,7 +27,7 @@ class Markdown(griffe.Extension):
         """Rewrite the docstring of each object that has one."""
         if obj.docstring is not None:
             obj.docstring.value = markdown(obj.docstring.value)
-            # pydantic makes the signature of its models while the program runs: griffe sees fields.
+            # pydantic creates the signatures of its models at run time: griffe sees only fields.
             if (
                 isinstance(obj, griffe.Class)
                 and "__init__" not in obj.members
@@ -37,7 +37,7 @@ class Markdown(griffe.Extension):
 
 
 def markdown(text: str) -> str:
-    """Return a docstring's text with roles as links or code, and with blocks that are fenced."""
+    """Return a docstring's text with roles as links or code, and with fenced code blocks."""
     text = _CODE_BLOCK.sub(_fenced, text)
     text = _TABLE.sub(lambda table: _table(table[1]), text)
     return _ROLE.sub(_link, text)
@@ -49,7 +49,7 @@ def _fenced(block: re.Match[str]) -> str:
 
 
 def _table(table: str) -> str:
-    """Write a simple table of two columns; a line with one of them goes on with the row before it."""
+    """Write a simple table of two columns; a line with only one continues the row before it."""
     border, *lines = table.splitlines()
     second = border.index(" =") + 1
     rows: list[list[str]] = []

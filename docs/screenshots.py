@@ -3,7 +3,7 @@
 
 It runs some of the example DAGs on a real Airflow, against the simulator and SeaweedFS, and takes the pictures
 with Chromium. It writes ``docs/images/``: a run's page, a mapped task, the XCom of both operators, the gallery, the spend,
-a review, and the images themselves. (The connection form's picture is ``tests/browser``'s, with ``SCREENSHOTS=1``.)
+a review, and the images themselves. (``tests/browser`` takes the connection form's picture, with ``SCREENSHOTS=1``.)
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ WIDTH = 1400
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 TIMEOUT_MS = 30_000
-# In the strip of images.
+# Of the strip of images, in pixels.
 HEIGHT, GAP = 240, 12
-# A picture of a UI needs no more.
+# A screenshot of a UI needs no more.
 COLOURS = 256
 
 
@@ -89,7 +89,7 @@ def _images(client: S3Client, rows: Sequence[dict[str, Any]]) -> list[Image.Imag
 
 
 def _strip(images: Sequence[Image.Image], target: Path) -> None:
-    """Put images side by side, all of one height."""
+    """Put images side by side, all at the same height."""
     scaled = [
         image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Image.Resampling.LANCZOS)
         for image in images

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what the cells of ``noxfile.py`` left in ``.matrix/results/`` into ``docs/versions.md``: ``make versions``."""
+"""Updates ``docs/versions.md`` with the results of ``noxfile.py`` in ``.matrix/results/``: ``make versions``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The same images in two ways: a pair of tasks for each, and one task for all.
+Two ways to make the same images: a pair of tasks for each, and one task for all.
 
-A run's conf holds ``bucket``, and ``images`` (mapped) or ``requests``, ``concurrency`` and perhaps ``conn`` (batch).
+A run's conf holds ``bucket``, and ``images`` (mapped) or ``requests``, ``concurrency`` and optionally ``conn`` (batch).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 START = datetime(2026, 1, 1)
-# A task that a busy machine starts too late is tried again soon, and not after the five minutes of Airflow's default.
+# A task that a busy machine starts too late is retried soon, not after Airflow's default of five minutes.
 TRIES = {"retries": 2, "retry_delay": timedelta(seconds=1)}
 REQUEST: dict[str, Any] = {"model": "sketch-mini", "output_format": "jpeg"}
 
 
 class TimedState:
-    """The state of a task that notes how long each call takes."""
+    """A task's state, with the time that each call takes."""
 
     def __init__(self, state: Any) -> None:
         self._state = state
@@ -58,7 +58,7 @@ class TimedState:
 
 
 class MeasuredBatch(GenerateImagesToS3Operator):
-    """The operator, which returns what its ``execute`` took, imports and all."""
+    """The operator, returning what its ``execute`` took, including imports."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Generate and save all images."""

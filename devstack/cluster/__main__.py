@@ -2,7 +2,7 @@
 """Starts the cluster of ``docker-compose.yaml`` as processes, and runs an example DAG on its workers.
 
 ``python -m devstack.cluster [--exit] [--workers N] [--slots N] [--concurrency N] [--folder FOLDER]``,
-or ``make cluster``. The simulator answers for getimg.ai: nothing is billed. It stays up until Ctrl-C.
+or ``make cluster``. It uses the simulator of getimg.ai: nothing is billed. It stays up until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from devstack.cluster.cluster import Cluster
 from devstack.cluster.memory import memory_table
 from devstack.process import StackError, tail
 
-# One without a schedule: unpausing another starts a run of its own, beside the one that is triggered here.
+# A DAG without a schedule: unpausing a scheduled one would start a second run beside the one triggered here.
 EXAMPLE = "getimg_mapped_prompts"
 BATCH = "getimg_nightly_batch"
 
@@ -37,7 +37,7 @@ def run_example(cluster: Cluster, console: Console) -> None:
 
 
 def watch(cluster: Cluster) -> None:
-    """Stay until Ctrl-C, or until a component dies."""
+    """Block until Ctrl-C, or until a component dies."""
     while all(part.running for part in cluster.components.values()):
         time.sleep(0.5)
     dead = next(part for part in cluster.components.values() if not part.running)
@@ -59,7 +59,7 @@ def show(cluster: Cluster, console: Console) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    # Whole lines: a URL that is broken in two can't be copied.
+    # Without wrapping: a URL broken across two lines can't be copied.
     console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=4, help="slots of the pool getimg (default: 4)")
     parser.add_argument("--folder", type=Path, help="a new folder for logs and data, which is kept")
     arguments = parser.parse_args()
-    # SIGTERM ends it as Ctrl-C does: with everything that was started.
+    # SIGTERM ends it as Ctrl-C does, along with everything that it started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     started = time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole cluster: what starts after what, and when it is healthy."""
+"""The whole cluster: the order in which its services start, and when it is healthy."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-# Half a minute on two idle cores, and several on a busy machine.
+# Half a minute on two idle cores, several minutes on a busy machine.
 READY_SECONDS = 300.0
 REPORT_SECONDS = 30.0
 LASTING = ("api-server", "scheduler", "dag-processor", "triggerer", "worker")
-# Airflow asks it for the machine's name: as with containers, each component has one of its own.
+# Airflow calls this for the host name, so that each component has its own, as a container does.
 HOSTNAME_MODULE = """\
 import os
 def hostname():
@@ -46,20 +46,20 @@ def hostname():
 class Cluster:
     """Airflow with Celery workers, and everything around it, on free loopback ports.
 
-    A context manager; it ends with the process that started it, also if that is killed. Anyone who
+    A context manager. It ends with the process that started it, even if that is killed. Anyone who
     can connect to loopback is an administrator of this Airflow.
 
     :param dags: Folders with DAG files.
     :param workers: Celery workers.
     :param slots: Tasks that each worker runs at once.
     :param concurrency: Slots of the pool ``getimg``.
-    :param env: Settings of Airflow's components that differ from the compose file.
-    :param simulator: Options of the simulator that differ from the compose file, such as
+    :param env: Settings of Airflow's components, instead of those in the compose file.
+    :param simulator: Options of the simulator, instead of those in the compose file, such as
         ``{"latency": 0.5}``.
-    :param folder: A new folder for logs and data, which is left there; by default a temporary one.
+    :param folder: A new folder for logs and data, which is kept; by default a temporary one.
     """
 
-    #: The bucket that the compose file makes, and that the Variable ``getimg_bucket`` names.
+    #: The bucket that the compose file creates, and that the Variable ``getimg_bucket`` names.
     bucket = "getimg"
 
     def __init__(
@@ -84,7 +84,7 @@ class Cluster:
             "AIRFLOW_PARALLELISM": workers * slots,
             "GETIMG_CONCURRENCY": concurrency,
         }
-        #: Every server but ``s3`` and ``simulator``, by its name in the compose file; ``worker-1`` and so on.
+        #: Every server except ``s3`` and ``simulator``, by its name in the compose file; workers are ``worker-1`` and so on.
         self.components: dict[str, Component] = {}
         self.s3: SeaweedFS
         self.simulator: GetimgSimulator
@@ -119,8 +119,8 @@ class Cluster:
         try:
             addresses, services = self._start_servers()
             self._run("migrate", addresses, services)
-            # Compose keeps more of an order. Here they start at once, beside what makes the
-            # connections: nothing uses those before a DAG is triggered, and it takes half the time.
+            # Compose orders these more strictly. Here they start at once, alongside `init`, which creates the
+            # connections: no connection is used before a DAG is triggered, and this takes half the time.
             for name in LASTING:
                 self._start_component(services[name], addresses)
             self._run("init", addresses, services)
@@ -135,22 +135,22 @@ class Cluster:
         """End everything, and delete the folder if it is a temporary one."""
         servers = {"postgres", "valkey"}
         run_concurrently([part.end for name, part in self.components.items() if name not in servers])
-        # After all that would complain that they are gone.
+        # Last: the other components would log errors without them.
         run_concurrently(
             [*self._ends, *(part.end for name, part in self.components.items() if name in servers)]
         )
         self.folder.close()
 
     def unhealthy(self) -> list[str]:
-        """Name the components that are not healthy: down, without a heartbeat, or without a response."""
+        """Name the components that are down, have sent no heartbeat, or don't respond."""
         missing = {part.name for part in self.components.values() if not part.running}
         missing = missing or self.rest.without_heartbeat()
         return sorted(missing or silent_workers(self._broker_url, {worker.name for worker in self.workers}))
 
     def wait_until_healthy(self, timeout: float = READY_SECONDS) -> None:
-        """Wait until every component is up, has sent a heartbeat, and each worker answers.
+        """Wait until every component is up and has sent a heartbeat, and every worker responds.
 
-        If that takes long, it prints what it is waiting for.
+        Print what is missing every 30 seconds.
 
         :raises devstack.StackError: One has died, or is not healthy in time.
         """
@@ -207,7 +207,7 @@ class Cluster:
         return addresses, services
 
     def _variables(self, api_server: int) -> dict[str, str]:
-        """Return what takes the place of ``.env``, with secrets of this cluster's own."""
+        """Return the variables to use instead of ``.env``, with new secrets."""
         return {
             "AIRFLOW_FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             "AIRFLOW_JWT_SECRET": secrets.token_urlsafe(64),
@@ -232,14 +232,14 @@ class Cluster:
                 self._environment(service, addresses, name),
                 self.folder.log(name),
                 cwd=self.folder.path,
-                responds=self._question(name),
+                responds=self._probe(name),
                 remove=self.folder.temporary,
                 healthcheck=addresses.healthcheck(service),
             )
             self.components[name] = part
             part.start()
 
-    def _question(self, name: str) -> Callable[[], bool] | None:
+    def _probe(self, name: str) -> Callable[[], bool] | None:
         if name == "api-server":
             return lambda: bool(self.rest.health())
         if name.startswith("worker-"):
@@ -247,7 +247,7 @@ class Cluster:
         return None if name not in HEARTBEATS else lambda: name not in self.rest.without_heartbeat()
 
     def _run(self, name: str, addresses: Addresses, services: Mapping[str, Service]) -> None:
-        """Run a service that does one thing and ends."""
+        """Run a one-off service to its end."""
         service = services[name]
         addresses.write_configs(service)
         once = Component(
@@ -268,7 +268,7 @@ class Cluster:
         return env
 
     def _write_hostname_module(self) -> None:
-        # Airflow has this folder on its path.
+        # Airflow adds this folder to sys.path.
         config = self.folder.path / "airflow" / "config"
         config.mkdir(parents=True)
         (config / "cluster_hostname.py").write_text(HOSTNAME_MODULE)

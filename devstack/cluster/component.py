@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One server of the cluster: it can be killed, ended and started again, on the same port."""
+"""One server of the cluster, which can be killed, stopped, and restarted on the same port."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ RESTART_SECONDS = 60.0
 class Component:
     """A server of the cluster.
 
-    :param name: As in the compose file; a worker's has its number behind it.
-    :param log: Gets its output, that of all its lives.
-    :param responds: Whether it does what it is for.
-    :param remove: A folder to delete should this process be killed.
+    :param name: Its name in the compose file; for a worker, with its number appended.
+    :param log: File to append its output to, at every start.
+    :param responds: Checks whether it is ready; by default it is as soon as it runs.
+    :param remove: A folder to delete if this process is killed.
     :param healthcheck: The command line of its health check.
     """
 
@@ -53,11 +53,11 @@ class Component:
         return self.process is not None and self.process.running
 
     def responds(self) -> bool:
-        """Whether it does what it is for, as seen from outside."""
+        """Whether it is ready, as seen from outside."""
         return self.running if self._responds is None else self._responds()
 
     def start(self) -> None:
-        """Start it without waiting for it."""
+        """Start it without waiting until it is ready."""
         if self.running:
             raise StackError(f"{self.name} runs already.")
         self.process = GuardedProcess(
@@ -71,7 +71,7 @@ class Component:
         )
 
     def wait_until_ready(self, timeout: float = RESTART_SECONDS) -> None:
-        """Wait until it does what it is for.
+        """Wait until it is ready.
 
         :raises devstack.StackError: It died or was not ready in time.
         """
@@ -81,7 +81,7 @@ class Component:
     def run(self, timeout: float) -> int:
         """Run it to its end, and return its exit code.
 
-        :raises devstack.StackError: It has not ended in time.
+        :raises devstack.StackError: It did not end in time.
         """
         self.start()
         assert self.process is not None
@@ -91,17 +91,17 @@ class Component:
             self.end()
 
     def kill(self) -> None:
-        """End it and all its descendants with SIGKILL at once, as if its machine had lost power."""
+        """Kill it and all its descendants at once with SIGKILL, as a power failure would."""
         if self.process is not None:
             self.process.kill()
 
     def end(self) -> None:
-        """End it: SIGTERM, and SIGKILL to what is left three seconds later."""
+        """Send SIGTERM, and three seconds later SIGKILL to what still runs."""
         if self.process is not None:
             self.process.end(keep=True)
 
     def restart(self) -> None:
-        """End it with SIGKILL, start it again on its port, and wait until it is ready."""
+        """Kill it, start it again on its port, and wait until it is ready."""
         self.kill()
         self.start()
         self.wait_until_ready()

