@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures for all tests: real local servers, started when the first test asks for one.
+"""Fixtures for all tests: real local servers, started when the first test needs one.
 
-Before anything else, an environment of the tests' own: no ``~/airflow``, no credentials or keys of
-whoever runs them.
+Before anything else, it isolates the tests' environment: no ``~/airflow``, and no credentials or keys of
+the user who runs them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from airflow_provider_getimg.testing.isolation import isolate_airflow
 
 
 def isolate_environment() -> None:
-    """Point Airflow and boto3 away from the user's own files; Airflow reads it on import."""
+    """Point Airflow and boto3 away from the user's own files, before Airflow is imported."""
     home = isolate_airflow()
     for name in list(os.environ):
         if name.startswith(("AWS_", "GETIMG_", "DEMO_S3_")):
@@ -37,8 +37,7 @@ def isolate_environment() -> None:
 
 isolate_environment()
 
-# A shell makes what it runs in the background ignore SIGINT, and so would every child of the tests: some of
-# those are sent one.
+# A shell makes its background jobs ignore SIGINT, and all their children inherit that. Some tests send SIGINT to a child.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -63,7 +62,7 @@ STATE_BUCKET = "getimg-stack-state"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-# botocore's description of S3 is read once, and not in a fifth of a second by each test that makes a session.
+# botocore's description of S3 is cached: reading it takes a fifth of a second for each test that creates a session.
 _read_json = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
 JSONFileLoader.load_file = lambda self, file_path: _read_json(file_path)
 
@@ -73,20 +72,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--state-folder",
         action="store_true",
         default=not HAS_TASK_STATE_STORE,
-        help="let the real Airflow's tasks keep what they have paid for in S3, as Airflow 3.1 and 3.2 have to",
+        help="let the real Airflow's tasks keep the state of paid requests in S3, as Airflow 3.1 and 3.2 must",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test by its tier, and say which belong together where several processes run the tests.
+    """Mark each test with its tier, and group tests for runs in several processes.
 
-    What needs the Airflow of ``airflow_stack`` is dealt by files to two groups, each with an Airflow of its own: they
-    take longest, so they come first. For the rest, a file is a group.
+    The files that need ``airflow_stack`` are split between two groups, each with its own Airflow. They take longest, so
+    they come first. Every other file is a group.
     """
     for item in items:
         item.add_marker(TIERS[item.path.relative_to(TESTS).parts[0]])
-    # What pytest-xdist tells its workers of `--dist loadgroup`.
+    # An option that pytest-xdist sets in its workers under `--dist loadgroup`.
     if config.getoption("loadgroup", False):
         stack_files = sorted({item.path for item in items if _needs_stack(item)})
         for item in items:
@@ -109,7 +108,7 @@ def seaweedfs() -> Iterator[SeaweedFS]:
 
 @pytest.fixture
 def bucket(seaweedfs: SeaweedFS) -> Iterator[str]:
-    """A new, empty bucket on ``seaweedfs``, deleted in the end: each takes room of its own there."""
+    """A new, empty bucket on ``seaweedfs``, deleted after the test because each takes up disk space."""
     name = seaweedfs.create_bucket(f"test-{uuid.uuid4().hex[:12]}")
     yield name
     client = seaweedfs.client()
@@ -119,8 +118,8 @@ def bucket(seaweedfs: SeaweedFS) -> Iterator[str]:
     client.delete_bucket(Bucket=name)
 
 
-# The simulator and its connection are the test kit's (airflow_provider_getimg.testing.plugin, which pytest loads by
-# its entry point), by shorter names.
+# Shorter names for the test kit's simulator and connection (airflow_provider_getimg.testing.plugin, which pytest loads
+# through its entry point).
 @pytest.fixture(scope="session")
 def simulator_server(getimg_simulator_server: GetimgSimulator) -> GetimgSimulator:
     """The session's simulator; tests take ``simulator``."""
@@ -135,7 +134,7 @@ def simulator(getimg_simulator: GetimgSimulator) -> GetimgSimulator:
 
 @pytest.fixture(scope="session")
 def state_extra(pytestconfig: pytest.Config, seaweedfs: SeaweedFS) -> dict[str, str]:
-    """What the extra of a connection in ``airflow_stack`` says of where the state is kept."""
+    """The extra of a connection in ``airflow_stack`` that sets where the state is kept."""
     if not pytestconfig.getoption("state_folder"):
         return {}
     return {"state_folder": f"s3://{seaweedfs.create_bucket(STATE_BUCKET)}/state"}
@@ -150,7 +149,7 @@ def airflow_stack(
 ) -> Iterator[Airflow]:
     """The session's one Airflow, with the example DAGs and those in ``tests/integration/dags``.
 
-    Its connections lead to ``simulator`` (ask for that too: it resets the ledger) and
+    Its connections lead to ``simulator`` (request that fixture too: it resets the ledger) and
     ``seaweedfs``; its Variable ``getimg_bucket`` names ``STACK_BUCKET``; nothing is scheduled.
     """
     seaweedfs.create_bucket(STACK_BUCKET)
@@ -163,7 +162,7 @@ def airflow_stack(
             "AIRFLOW_CONN_GETIMG_DEFAULT": simulator_server.process.connection(**state_extra),
             "AIRFLOW_VAR_GETIMG_BUCKET": STACK_BUCKET,
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
-            # Parsed once, and again if changed: all of them every 20 seconds would take half of a core.
+            # Parsed only when changed: parsing all of them every 20 seconds would take half a core.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         },
     ) as airflow:
@@ -173,7 +172,7 @@ def airflow_stack(
 
 @pytest.fixture(scope="session")
 def chromium_path() -> str:
-    """The browser for the browser tests; without one they are skipped, in CI they fail."""
+    """The browser for the browser tests. Without one they are skipped, or fail in CI."""
     for name in CHROMIUM_NAMES:
         if path := shutil.which(name):
             return path
@@ -184,7 +183,7 @@ def chromium_path() -> str:
 
 
 class Store:
-    """Airflow's task state store in memory: JSON in, JSON out. The real one is in ``tests/integration``."""
+    """Airflow's task state store in memory: JSON in, JSON out. ``tests/integration`` uses the real one."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
@@ -214,7 +213,7 @@ def store() -> Store:
 
 @pytest.fixture
 def context(store: Store):
-    """Make the context of a try: what an operator reads of it, over one store."""
+    """Return a function that makes the context of a try; all tries share a store."""
 
     from airflow.sdk.execution_time.context import OutletEventAccessors
 
@@ -238,5 +237,5 @@ def context(store: Store):
 
 @pytest.fixture
 def getimg_default(getimg_conn: GetimgConnection, simulator: GetimgSimulator) -> GetimgSimulator:
-    """Lead the connection ``getimg_default`` to the simulator."""
+    """Make the connection ``getimg_default`` lead to the simulator."""
     return simulator

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Finds words that a reader stumbles over, in the docs and in the docstrings, messages and comments of the package and the
-example DAGs, for ``make lint``.
+Finds words that a reader stumbles over, in the docs and in the docstrings, strings, comments and test names of the
+code, for ``make lint``.
 
 Not ``vale``, which does the same for Markdown: its package on PyPI has no binary, but downloads one when it is run.
 """
@@ -54,8 +54,10 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
             if token.type == tokenize.COMMENT:
                 yield token.start[0], token.string
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            yield node.lineno, node.name.replace("_", " ")
         # Of an f-string, what is between its fields; a word alone is a name.
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
             yield node.lineno, node.value
 
 
@@ -63,9 +65,11 @@ def main() -> int:
     """Print what breaks a rule."""
     pages = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").rglob("*.md"))]
     broken = 0
-    modules = sorted(
-        path for name in ("airflow_provider_getimg", "dags") for path in (REPOSITORY / name).rglob("*.py")
-    )
+    modules = [REPOSITORY / "noxfile.py"]
+    for name in ("airflow_provider_getimg", "dags", "tests", "devstack", "benchmarks", "docs"):
+        modules += sorted((REPOSITORY / name).rglob("*.py"))
+    # The rules themselves.
+    modules.remove(Path(__file__).resolve())
     for path in [*pages, *modules]:
         for first, text in texts(path):
             for line, words, better in findings(text):

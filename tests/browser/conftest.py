@@ -26,11 +26,11 @@ ARGUMENTS = [
 ]
 
 
-# Not for the session: Playwright's event loop would go on in this thread, and `asyncio.run()` of a
-# later test would be refused.
+# Not for the session: Playwright's event loop would keep running in this thread, and a later test could not
+# call `asyncio.run()`.
 @pytest.fixture(scope="module")
 def browser(chromium_path: str) -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+    """The installed Chromium, headless."""
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path, headless=True, args=ARGUMENTS)
@@ -40,7 +40,7 @@ def browser(chromium_path: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """An empty page of a user who was never here: no cookies, English, light theme."""
+    """An empty page for a new user: no cookies, English, light theme."""
     context = browser.new_context(
         viewport={"width": 1280, "height": 900},
         device_scale_factor=2,

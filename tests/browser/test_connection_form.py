@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A connection of type getimg.ai in Airflow's own UI: added, tested, and its key never shown.
 
-The README's picture of the form is made anew with ``SCREENSHOTS=1``.
+With ``SCREENSHOTS=1`` it updates the README's picture of the form.
 """
 
 from __future__ import annotations

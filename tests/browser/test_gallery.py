@@ -44,7 +44,7 @@ def requested(page: Page) -> Iterator[list[str]]:
 
 
 def expect_drawn(images: Locator, count: int) -> None:
-    """Check that there are so many images, and that each was loaded."""
+    """Check that there are ``count`` images, and that each was loaded."""
     expect(images).to_have_count(count)
     for number in range(count):
         images.nth(number).scroll_into_view_if_needed()

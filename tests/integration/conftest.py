@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """A DAG run that has come to its end."""
+    """A DAG run that has ended."""
 
     airflow: Airflow
     dag_id: str
@@ -34,7 +34,7 @@ class Run:
         return sorted(found, key=lambda task: task["map_index"])
 
     def tries(self, task_id: str = "generate") -> int:
-        """Return how often the task was tried."""
+        """Return the number of the task's tries."""
         return self.tasks(task_id)[0]["try_number"]
 
     def log(self, task_id: str = "generate", try_number: int = 1, map_index: int = -1) -> str:
@@ -46,7 +46,7 @@ class Run:
         return self.airflow.xcom(self.dag_id, self.run_id, task_id, map_index)
 
     def clear(self, *task_ids: str) -> Run:
-        """Clear the tasks as a user would, and wait for the end."""
+        """Clear the tasks as a user would, and wait for the end of the run."""
         self.airflow.clear(self.dag_id, self.run_id, task_ids)
         self.state = self.airflow.wait(self.dag_id, self.run_id, timeout=180)
         return self
@@ -54,7 +54,7 @@ class Run:
 
 @pytest.fixture
 def run(airflow_stack: Airflow) -> Callable[..., Run]:
-    """Run a DAG to its end, with what is given as the run's conf."""
+    """Run a DAG to its end; further arguments are the run's conf."""
 
     def run_dag(dag_id: str, *, timeout: float = 180, **conf: Any) -> Run:
         airflow_stack.wait_for_dag(dag_id)
@@ -100,7 +100,7 @@ def key(prefix: str) -> str:
 
 @pytest.fixture
 def begin(airflow_stack: Airflow) -> Iterator[Callable[..., str]]:
-    """Start a run of a DAG, and return the run's id. One that a failed test left is ended."""
+    """Start a DAG run, and return its id. A run that a failed test leaves behind is ended."""
     begun: list[tuple[str, str]] = []
 
     def start(dag_id: str, **conf: Any) -> str:

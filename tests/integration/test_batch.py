@@ -155,7 +155,7 @@ def undisturbed(times: int, on: str = "image") -> dict[str, Any]:
     return {"on": on, "kind": "slow_first_byte", "seconds": 0, "times": times}
 
 
-# Longer than the connection's time-out: it is left to the next try.
+# Longer than the connection's time-out, so that the next try has to download the file.
 NOT_NOW = {"on": "download", "kind": "status", "status": 503, "headers": {"Retry-After": "3000"}}
 
 
@@ -186,7 +186,7 @@ class TestALaterTry:
         assert (summary["saved"], summary["reused"], summary["failed"]) == (6, 5, 0)
         assert set(billed_prompts(simulator).values()) == {1}
 
-    def test_saves_what_is_paid_though_the_budget_is_used_up(self, simulator, seaweedfs, bucket, execute):
+    def test_saves_paid_images_although_the_budget_is_used_up(self, simulator, seaweedfs, bucket, execute):
         simulator.faults.add(undisturbed(4), {"on": "image", "kind": "drop_after_billing"})
         simulator.faults.add(undisturbed(2, "download"), NOT_NOW)
         fields = {"max_cost": "0.32", "on_unknown_outcome": "resubmit", "concurrency": 1}
@@ -195,7 +195,7 @@ class TestALaterTry:
             match=r"^6 of 8 rows are saved, 7 were billed \(0\.28 USD in all\), 1 more request may have been billed, 2 f",
         ):
             execute(rows(8), **fields)
-        # The row whose response was lost may have been billed: to ask for it again may cost more than is allowed.
+        # The row whose response was lost may have been billed: requesting it again could exceed max_cost.
         with pytest.raises(errors.GetimgError, match="max_cost"):
             execute(rows(8), try_number=2, **fields)
         assert len(simulator.ledger) == 8
@@ -264,7 +264,7 @@ def test_what_arrives_at_once_is_cut_to_fit_into_the_state_store(
 def check_complete(
     simulator: GetimgSimulator, seaweedfs: SeaweedFS, prefix: str, summary: dict[str, Any]
 ) -> None:
-    """Check that every row is saved and was billed once, and that nothing else lies there."""
+    """Check that every row is saved and was billed once, and that there are no other objects."""
     lines = manifest_of(seaweedfs, summary["manifest"])
     assert (summary["requested"], summary["saved"], summary["failed"]) == (len(lines), len(lines), 0)
     assert {line["outcome"] for line in lines} <= {"saved", "reused"}
@@ -322,7 +322,7 @@ def test_a_batch_returns_a_summary_and_leaves_a_manifest(simulator, seaweedfs, r
 @pytest.mark.parametrize(("max_failures", "state"), [(0, "failed"), (1, "success"), ("10%", "success")])
 def test_one_refused_row_stops_no_other(simulator, seaweedfs, run, prefix, key, max_failures, state):
     ended = run("batch", requests=rows(12, {5: {"prompt": "gore"}}), key=key, max_failures=max_failures)
-    # Refused again it would be: Airflow is told not to retry, and asks once.
+    # The API would refuse it again: Airflow does not retry, and one request is sent.
     assert ended.state == state
     assert posts_by_status(simulator) == {200: 11, 422: 1}
     run_id = ended.run_id.replace(":", "_").replace("+", "_")
@@ -410,7 +410,7 @@ def test_a_batch_that_can_not_save_pays_nothing_and_reports_it(
     assert json.loads(witness.read_text()) == {"billed": "no", "cost": "0", "generation_ids": []}
 
 
-def test_a_batch_that_s3_refuses_midway_owes_what_was_paid(
+def test_a_batch_that_s3_refuses_midway_still_owes_its_paid_images(
     simulator, seaweedfs, refusing, run, prefix, tmp_path
 ):
     refusing.set_faults([denied(".jpg", skip=4)])
@@ -432,7 +432,7 @@ def test_a_batch_that_s3_refuses_midway_owes_what_was_paid(
         f"4 of 40 rows are saved, {len(posts)} were billed ({PRICE * len(posts):.2f} USD in all), "
         in last_log(ended)
     )
-    # Tasks downstream, and callbacks, are told.
+    # Downstream tasks and callbacks get the report.
     reported = ended.xcom("report")
     assert (reported["requested"], reported["saved"], reported["failed"]) == (40, 4, 36)
     assert reported["total_cost"] == pytest.approx(PRICE * len(posts))
@@ -443,7 +443,7 @@ def test_a_batch_that_s3_refuses_midway_owes_what_was_paid(
     delivered = {line["request"]["prompt"] for line in lines if line["outcome"] == "saved"}
     assert len(delivered) == 4
 
-    # Cleared before anything was mended: nothing is paid for.
+    # Cleared before the bucket is fixed: nothing is billed.
     refusing.set_faults([denied(prefix)])
     ended.clear("generate")
     assert ended.tasks("generate")[0]["state"] == "failed"
@@ -492,11 +492,11 @@ def test_a_batch_that_is_marked_failed_asks_no_more_and_saves_what_arrives(
     airflow_stack.request(
         "PATCH", f"/dags/batch/dagRuns/{run_id}/taskInstances/generate", body={"new_state": "failed"}
     )
-    # The supervisor hears of it with its next heartbeat.
+    # The supervisor learns of it with its next heartbeat.
     worker.wait(60)
     posts = simulator.ledger.raw()["posts"]
     assert len(posts) < len(requests)
-    # The latency is shorter than the time that is left to responses in flight.
+    # The latency is shorter than the time for which a killed task waits for responses.
     assert Counter(post["outcome"] for post in posts) == {"delivered": len(posts)}
     saved = saved_objects(seaweedfs, prefix)
     arrived = [int(post["prompt"].split()[1]) for post in posts]

@@ -47,7 +47,7 @@ def faults() -> list[dict[str, Any]]:
     """
     Return what the simulator plays over all tries: refusals, lost responses, and broken downloads.
 
-    Apart from each other, as five lost responses in a row stop a batch.
+    They are spread out, as five consecutive lost responses stop a batch.
     """
     image: list[dict[str, Any]] = [
         {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}, "times": 2},
@@ -114,7 +114,7 @@ def spread(lines: int, moments: int) -> list[int]:
 
 @pytest.fixture
 def killed_batch(simulator: GetimgSimulator, seaweedfs: SeaweedFS, run, tmp_path: Path):
-    """Run a batch whose tries die at the given moments, and check what was paid and what lies where."""
+    """Run a batch whose tries die at the given moments, and check the bill and the objects."""
 
     def play(
         moments: list[int | str],
@@ -135,7 +135,7 @@ def killed_batch(simulator: GetimgSimulator, seaweedfs: SeaweedFS, run, tmp_path
             requests=rows(ROWS, REFUSED),
             key=f"{prefix}/{{row:04}}.{{extension}}",
             concurrency=CONCURRENCY,
-            # Under "resubmit" what was lost is asked for again, until the rows that are refused alone are left.
+            # Under "resubmit", lost requests are sent again, until only the refused rows are left.
             max_failures=len(REFUSED) if resubmits else ROWS // 2,
             on_unknown_outcome=on_unknown_outcome,
             moments=moments,
@@ -275,7 +275,7 @@ def refusing(airflow_stack: Airflow, seaweedfs: SeaweedFS) -> Iterator[S3FaultPr
 def test_a_killed_batch_whose_bucket_refuses_pays_after_a_clear_for_what_was_delivered_alone(
     simulator, seaweedfs, refusing, run, tmp_path, moments
 ):
-    """S3 refuses midway, a Clear finds it refusing all, and the next one finds it mended; processes die all the while."""
+    """S3 starts refusing midway. After a Clear it refuses everything, after the next one it works; processes die all along."""
     simulator.settings(latency=0.1, file_size=FILE_BYTES)
     refusing.set_faults([denied(".jpg", skip=12)])
     prefix = f"{tmp_path.name}/images"

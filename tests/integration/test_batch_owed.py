@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A batch that can't save must not pay, and what was paid and not saved is still owed: also after a Clear.
+A batch that can't save must not pay, and images that were paid but not saved are still owed, even after a Clear.
 
 A real S3 server behind a proxy that refuses what a test says; the simulator's ledger is the witness.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MODEL = "seedream-5-lite"
 PRICE = Decimal("0.04")
 FILE_BYTES = 100_000
-# A key that is known beforehand, and one that only the response tells.
+# A key that is known beforehand, and one that depends on the response.
 BY_ROW, BY_ID = "{row:03}.{extension}", "{row:03}-{generation_id}.{extension}"
 ACCESS_DENIED = {"kind": "status", "code": "AccessDenied", "operation": "PutObject", "times": 9999}
 IMAGES_DENIED = ACCESS_DENIED | {"key_contains": ".jpg"}
@@ -327,7 +327,7 @@ class TestARefusalMidway:
         assert "The batch was stopped: The download of file 0 of generation" in str(error)
         assert batches.posts() == 3
 
-    def test_leaves_to_the_next_try_what_is_missing(self, batches):
+    def test_lets_the_next_try_make_the_missing_images(self, batches):
         batches.refuse(IMAGES_DENIED | {"skip": 5})
         batches.failure(20)
         batches.refuse()

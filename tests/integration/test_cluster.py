@@ -134,7 +134,7 @@ def test_both_connections_are_there_and_the_key_is_good(whole: Cluster):
     assert response["status"], response
 
 
-def test_the_pool_has_the_slots_that_were_asked_for(whole: Cluster):
+def test_the_pool_has_the_configured_slots(whole: Cluster):
     assert whole.rest.request("GET", "/pools/getimg")["slots"] == IN_FLIGHT
 
 
@@ -191,8 +191,8 @@ def strike(
     """Kill all three with tasks at work on both workers, and wait for the end of the run.
 
     :param task_of: The map index of the task that asks for a prompt.
-    :param between_requests: At a moment when all tasks wait out a rate limit. While a request is under way, nobody
-        can tell whether it will be billed: such a row is reported, and not paid again.
+    :param between_requests: At a moment when all tasks wait out a rate limit. While a request is in flight, it is
+        unknown whether it will be billed: such a row is reported, and not paid again.
     """
     rest, simulator = cluster.rest, cluster.simulator
     at_least = len(billed(cluster)) + 6
@@ -270,7 +270,7 @@ def test_a_batch_on_both_workers_is_paid_once_though_all_three_are_killed(
     whole: Cluster, between_requests: bool
 ):
     dag_id, size = "getimg_nightly_batch", 40
-    # The keys are made of the day: what lies there from an earlier run would not be asked for.
+    # The keys contain the day: images of an earlier run would not be requested again.
     client = whole.s3.client()
     for entry in client.list_objects_v2(Bucket=whole.bucket).get("Contents", []):
         client.delete_object(Bucket=whole.bucket, Key=entry["Key"])

@@ -166,7 +166,7 @@ def test_reference_images(airflow_stack: Airflow, simulator: GetimgSimulator, se
 
 def test_nightly_batch(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
     client = seaweedfs.client()
-    # The keys are made of the day: what an earlier run left is not asked for.
+    # The keys contain the day: images of an earlier run are not requested again.
     for entry in client.list_objects_v2(Bucket=STACK_BUCKET, Prefix="getimg/nightly/").get("Contents", []):
         client.delete_object(Bucket=STACK_BUCKET, Key=entry["Key"])
     run_id = run("getimg_nightly_batch", articles=5, rows_per_task=3)

@@ -4,7 +4,7 @@ Task processes killed with SIGKILL at moments spread over everything that a gene
 
 A moment is a line of the provider's code, or of Airflow's task runner after it (the push of the XCom): the
 process of the first try dies right before executing it. Airflow then retries by itself, and the simulator's
-ledger tells what was paid.
+ledger shows what was billed.
 """
 
 from __future__ import annotations
@@ -177,9 +177,7 @@ def test_a_task_that_is_killed_while_the_image_is_made(
         assert "it is sent again now, and may be paid twice." in log
 
 
-def test_a_task_that_is_told_to_end_says_what_that_may_cost(
-    airflow_stack: Airflow, simulator: GetimgSimulator
-):
+def test_a_terminated_task_says_what_that_may_cost(airflow_stack: Airflow, simulator: GetimgSimulator):
     simulator.faults.add({"on": "image", "kind": "hang", "seconds": 120})
     airflow_stack.wait_for_dag("paying_once")
     airflow_stack.unpause("paying_once")

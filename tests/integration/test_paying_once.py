@@ -195,7 +195,7 @@ def test_a_clear_after_a_lost_response_makes_a_new_image(simulator, run):
 @pytest.mark.parametrize(
     ("on_unknown_outcome", "state", "images"), [("fail", "failed", 1), ("resubmit", "success", 2)]
 )
-def test_files_that_expired_before_the_retry_are_told_of(simulator, run, on_unknown_outcome, state, images):
+def test_files_that_expired_before_the_retry_are_reported(simulator, run, on_unknown_outcome, state, images):
     simulator.settings(media_lifetime=1)
     ended = run("expired_on_retry", on_unknown_outcome=on_unknown_outcome)
     assert (ended.state, posts(simulator)) == (state, images)
@@ -206,7 +206,7 @@ def test_files_that_expired_before_the_retry_are_told_of(simulator, run, on_unkn
     assert ends[on_unknown_outcome] in log
 
 
-def test_a_price_over_max_cost_is_not_asked_for(simulator, run):
+def test_a_request_over_max_cost_is_not_sent(simulator, run):
     ended = run("paying_once", max_cost="0.01")
     assert (ended.state, ended.tries(), posts(simulator)) == ("failed", 1, 0)
     assert (

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Saving to a store that refuses what Amazon's takes, or leaves out what Amazon's tells.
+Saving to a store that refuses what Amazon's accepts, or leaves out what Amazon's returns.
 
 Behind the refusals is a real server, which checks signatures, checksums and conditions: what is saved was sent right.
 """
@@ -146,7 +146,7 @@ def saving(
     monkeypatch, connect, getimg_default: GetimgSimulator, seaweedfs: SeaweedFS, own_bucket: str, context
 ) -> Saving:
     connect()
-    # The pauses between attempts, not their number: nobody wants to wait for them here.
+    # Shorter pauses between attempts, to save time; their number stays the same.
     monkeypatch.setattr(copier, "BACKOFF_FIRST", 0.01)
     getimg_default.settings(file_size=50_000)
     return Saving(getimg_default, seaweedfs.client(), own_bucket, context)

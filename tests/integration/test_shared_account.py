@@ -54,14 +54,14 @@ def test_two_batches_and_single_images_share_the_limit(
         name: [datetime.fromisoformat(post["received_at"]) for post in made if name in post["prompt"]]
         for name in ("first", "second")
     }
-    # From when both sent until one of them had nothing more to send.
+    # From the moment when both were sending, until one of them had sent its last request.
     since, until = max(map(min, moments.values())), min(map(max, moments.values()))
     for name in moments:
         held = sum(seconds(post, since, until) for post in made if name in post["prompt"])
         # Half of its share, which is half, and less for the time to find it: a batch takes but 20 s.
         print(f"{name}: {held / (until - since).total_seconds():.2f} of {SLOTS} slots")
         assert held / (until - since).total_seconds() > SLOTS / 5
-    # Until nothing was left to send.
+    # Until the last request was sent.
     since, until = min(map(min, moments.values())), max(map(max, moments.values()))
     used = sum(seconds(post, since, until) for post in made) / (until - since).total_seconds()
     print(f"all: {used:.2f} of {SLOTS} slots")

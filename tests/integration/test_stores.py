@@ -121,7 +121,7 @@ def test_a_file_is_saved_as_it_is(saving, key):
 
 def test_it_has_its_content_type_and_says_where_it_comes_from(saving):
     response = saving.generate(output_format="png")
-    # The key says nothing of a PNG: a server must have been told.
+    # The key has no extension: the server must have got the type from the upload.
     [row] = saving.transfer(response, "picture")
     head = saving.client.head_object(Bucket=saving.bucket, Key=row["key"])
     assert (head["ContentType"], row["mime_type"]) == ("image/png", "image/png")
@@ -155,7 +155,7 @@ def test_other_bytes_are_left_alone(saving, if_exists):
     assert saving.content("key") == b"theirs"
 
 
-def test_other_bytes_are_replaced_where_that_is_asked_for(saving):
+def test_different_content_is_replaced_under_replace(saving):
     saving.put("key", b"theirs")
     response = saving.generate()
     saving.transfer(response, "key", if_exists="replace")
@@ -190,7 +190,7 @@ class TestTheTable:
     """What the handbook says of each server is what it does."""
 
     @pytest.fixture
-    def told(self, name: str) -> dict[str, str]:
+    def listed(self, name: str) -> dict[str, str]:
         rows = [
             [cell.strip() for cell in line.strip("| \n").split("|")]
             for line in PAGE.read_text().splitlines()
@@ -210,23 +210,23 @@ class TestTheTable:
             return False
         return True
 
-    def test_conditional_writes(self, saving, told):
+    def test_conditional_writes(self, saving, listed):
         assert self.accepts(saving, "new", IfNoneMatch="*")
         is_replaced = self.accepts(saving, "new", IfNoneMatch="*")
-        assert told["`If-None-Match`"] == ("ignored" if is_replaced else "yes")
+        assert listed["`If-None-Match`"] == ("ignored" if is_replaced else "yes")
 
     @pytest.mark.parametrize(
         ("heading", "option", "algorithm"),
         [("SHA-256", "ChecksumSHA256", hashlib.sha256), ("`Content-MD5`", "ContentMD5", hashlib.md5)],
         ids=["sha256", "md5"],
     )
-    def test_checksums(self, saving, told, heading, option, algorithm):
+    def test_checksums(self, saving, listed, heading, option, algorithm):
         right, wrong = (base64.b64encode(algorithm(of).digest()).decode() for of in (b"content", b"other"))
         assert self.accepts(saving, "right", **{option: right})
         is_taken = self.accepts(saving, "wrong", **{option: wrong})
-        assert told[heading] == ("ignored" if is_taken else "yes")
+        assert listed[heading] == ("ignored" if is_taken else "yes")
 
-    def test_version(self, name, told):
+    def test_version(self, name, listed):
         if name in PACKAGES:
-            assert re.fullmatch(r"[\d.]+", told["Version"])
-            assert told["Version"] == version(PACKAGES[name])
+            assert re.fullmatch(r"[\d.]+", listed["Version"])
+            assert listed["Version"] == version(PACKAGES[name])

@@ -41,7 +41,7 @@ SIZES = [pytest.param(0, id="in memory"), pytest.param(LARGE, id="on disk")]
 @pytest.fixture(autouse=True)
 def _connections(monkeypatch, getimg_default, seaweedfs):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
-    # The pauses between attempts, not their number: nobody wants to wait for them here.
+    # Shorter pauses between attempts, to save time; their number stays the same.
     monkeypatch.setattr(copier, "BACKOFF_FIRST", 0.01)
 
 
@@ -201,7 +201,7 @@ def test_a_server_that_drips_does_not_hold_the_task(
     assert stored(seaweedfs, bucket) == {}
 
 
-def test_a_file_that_the_server_calls_gone_is_not_asked_for_twice(
+def test_a_file_that_the_server_calls_gone_is_requested_once(
     simulator, seaweedfs, bucket, generate, transfer
 ):
     [response] = generate()
@@ -415,7 +415,7 @@ class TestWhereADownloadMayGo:
 
     @pytest.fixture
     def elsewhere(self):
-        """Listen on another address of this machine, and check that nobody connects to it."""
+        """Listen on another address of this machine, and check that there is no connection to it."""
         with socket.create_server(("127.0.0.2", 0)) as server:
             yield f"http://127.0.0.2:{server.getsockname()[1]}"
             server.setblocking(False)
@@ -475,7 +475,7 @@ def test_waiting_for_a_slot_is_not_held_against_a_file(
     assert len(transfer(responses, concurrency=1)) == 4
 
 
-def test_nothing_is_asked_for_after_a_kill(simulator, seaweedfs, bucket, generate, context):
+def test_nothing_is_requested_after_a_kill(simulator, seaweedfs, bucket, generate, context):
     simulator.faults.add({"on": "download", "kind": "hang", "seconds": 60, "times": 9})
     operator = TransferToS3Operator(
         task_id="save", generation=generate(6), s3_bucket=bucket, s3_key=KEY, concurrency=2

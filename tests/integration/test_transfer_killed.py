@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Transfers killed with SIGKILL: Airflow retries by itself, and then every file is there once, byte for byte.
+Transfers killed with SIGKILL: Airflow retries by itself, and then every file is saved once, with identical content.
 
 A moment is a line of the transfer, in any of its threads, or of Airflow's task runner after it (the push of the
 XCom): the process of the first try dies right before executing it.
@@ -48,7 +48,7 @@ def generate(simulator: GetimgSimulator, path: Path, sizes: tuple[int, ...] = SI
 def check_saved(
     seaweedfs: SeaweedFS, prefix: str, responses: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> None:
-    """Check that each file lies below the prefix as it is, nothing else does, and that each has its row."""
+    """Check that the objects below the prefix are these files, unchanged, and that each has its row."""
     client = seaweedfs.client()
     wanted = {
         f"{prefix}/{response['id']}-0.jpg": httpx.get(response["data"][0]["url"], trust_env=False).content
@@ -65,7 +65,7 @@ def check_saved(
 
 
 def turning_points(places: list[str]) -> list[str]:
-    """Return the places before which what is known, or what lies in S3, changes; of each the first line met."""
+    """Return the first line of each step that changes what is known or what is stored in S3."""
 
     def first(*starts: str) -> str:
         place = next((place for place in places if place.startswith(starts)), None)
@@ -76,12 +76,14 @@ def turning_points(places: list[str]) -> list[str]:
         return first(*[place for place in reversed(places) if place.startswith(start)][:1])
 
     return [
-        first("download.py:_request:"),  # looked, nothing downloaded
+        first("download.py:_request:"),  # looked up, nothing downloaded
         first("spool.py:seal:"),  # downloaded, not verified
         first("store.py:_put:"),  # verified, not written
-        last("copier.py:_write:"),  # one is written, nothing told
-        first("lineage.py:"),  # all saved, nothing told
-        first("task_runner.py:_xcom_push:", "task_runner.py:_push_xcom_if_needed:"),  # all told but the XCom
+        last("copier.py:_write:"),  # one is written, nothing reported
+        first("lineage.py:"),  # all saved, nothing reported
+        first(
+            "task_runner.py:_xcom_push:", "task_runner.py:_push_xcom_if_needed:"
+        ),  # everything reported except the XCom
     ]
 
 
@@ -186,7 +188,7 @@ def test_a_second_try_downloads_only_what_the_first_did_not_save(simulator, seaw
         return 1000 - due[-1]["times"]
 
     simulator.faults.add(
-        # Longer than the connection's time-out: it is left to Airflow's next try.
+        # Longer than the connection's time-out, so that Airflow's next try has to download the file.
         {"on": "download", "kind": "status", "status": 503, "headers": {"Retry-After": "3000"}},
         {"on": "download", "kind": "slow_first_byte", "seconds": 0, "times": 1000},
     )

@@ -46,7 +46,7 @@ def _connections(monkeypatch, simulator: GetimgSimulator, seaweedfs: SeaweedFS):
     # For servers beside the simulator.
     connection["extra"] = {"allowed_networks": ["127.0.0.1/32"]}
     monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", json.dumps(connection))
-    # The pauses between attempts, not their number: nobody wants to wait for them here.
+    # Shorter pauses between attempts, to save time; their number stays the same.
     monkeypatch.setattr(copier, "BACKOFF_FIRST", 0.01)
 
 
@@ -157,7 +157,7 @@ class TestHowABodyComes:
     @pytest.mark.parametrize("size", [0, LARGE], ids=["in memory", "on disk"])
     @pytest.mark.parametrize("length", ["padded", "none", "chunked"])
     @pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
-    def test_its_length_may_be_told_in_many_ways(
+    def test_its_length_may_be_sent_in_several_ways(
         self, simulator, saving, size, length, output_format, capsys
     ):
         simulator.settings(file_size=size)
@@ -433,7 +433,7 @@ class TestWhatKindOfPictureItIs:
             )
         assert server.visits == 2
 
-    def test_pages_that_differ_are_asked_for_again(self, simulator, saving):
+    def test_differing_pages_are_requested_again(self, simulator, saving):
         generation = saving.generate()
         content = bytes_of(generation)
         kinds = ["html", "json", "text", "nothing"]
@@ -463,7 +463,7 @@ class TestAUrlThatDoesNotWork:
 
     @pytest.mark.parametrize("status", [401, 403, 404])
     @pytest.mark.parametrize("deletes_at", [None, "2100-01-01T00:00:00Z", "some day"], ids=str)
-    def test_long_before_its_end_is_left_to_the_next_try(self, simulator, saving, status, deletes_at):
+    def test_long_before_its_end_fails_and_may_be_retried(self, simulator, saving, status, deletes_at):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = deletes_at
         simulator.faults.add({"on": "download", "kind": "status", "status": status, "times": OFTEN})
@@ -507,7 +507,7 @@ class TestAUrlThatDoesNotWork:
         check_not_saved(saving, generation, errors.DownloadError, r"The download of .* returned 500\.$")
 
     @pytest.mark.parametrize("past", [timedelta(seconds=3), timedelta(days=400)], ids=str)
-    def test_by_our_clock_alone_is_asked_for(self, saving, past):
+    def test_by_our_clock_alone_is_requested_all_the_same(self, saving, past):
         generation = saving.generate()
         content = bytes_of(generation)
         generation["data"][0]["deletes_at"] = (datetime.now(UTC) - past).isoformat()
@@ -528,8 +528,8 @@ class TestAUrlThatDoesNotWork:
     def test_is_judged_by_the_server_s_own_clock_where_it_has_one(self, simulator, saving, date, is_over):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
-        told = format_datetime(date, usegmt=True) if isinstance(date, datetime) else date
-        play(simulator, status=403, headers={"Date": told})
+        header = format_datetime(date, usegmt=True) if isinstance(date, datetime) else date
+        play(simulator, status=403, headers={"Date": header})
         check_not_saved(
             saving,
             generation,
@@ -543,8 +543,10 @@ class TestAUrlThatDoesNotWork:
     def test_of_a_worker_with_a_wrong_clock_is_no_loss(self, simulator, saving, date, saved):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = datetime.now(UTC).isoformat()
-        told = {"Date": format_datetime(datetime.now(UTC) + date, usegmt=True)}
-        simulator.faults.add({"on": "download", "kind": "status", "status": 404, "headers": told, "times": 2})
+        headers = {"Date": format_datetime(datetime.now(UTC) + date, usegmt=True)}
+        simulator.faults.add(
+            {"on": "download", "kind": "status", "status": 404, "headers": headers, "times": 2}
+        )
         if saved:
             assert len(saving.transfer(generation)) == 1
         else:
@@ -687,7 +689,7 @@ class TestAnAwsConnectionThatCanNotBeUsed:
             saving.transfer(saving.generate())
         assert GetimgRetryPolicy().evaluate(error.value, 1, 3).action is not RetryAction.FAIL
 
-    def test_in_a_way_that_nobody_foresaw_hides_no_bill(self, saving, monkeypatch, seaweedfs, capsys):
+    def test_in_an_unforeseen_way_still_reports_the_bill(self, saving, monkeypatch, seaweedfs, capsys):
         connection = json.loads(seaweedfs.aws_connection())
         connection["extra"]["aws_session_token"] = 7
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
@@ -699,7 +701,7 @@ class TestAnAwsConnectionThatCanNotBeUsed:
         assert "Traceback" in capsys.readouterr().out
 
 
-# Two tries: in the first, no file may become larger than so many bytes, as on a full disk.
+# Two tries: in the first, no file may grow beyond a limit, as on a full disk.
 LIMITED = """
 import json, resource, signal, sys
 from airflow_provider_getimg.api.errors import GetimgError

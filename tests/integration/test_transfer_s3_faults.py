@@ -53,7 +53,7 @@ def running(seaweedfs: SeaweedFS) -> Iterator[S3FaultProxy]:
 
 @pytest.fixture(scope="module")
 def own_bucket(seaweedfs: SeaweedFS) -> str:
-    """A bucket for all of these tests: SeaweedFS has room for so many, as each takes a volume."""
+    """One bucket for all of these tests: each takes a volume in SeaweedFS, which has room for a limited number."""
     return seaweedfs.create_bucket(f"s3-faults-{uuid.uuid4().hex[:12]}")
 
 
@@ -86,7 +86,7 @@ def _connections(monkeypatch, getimg_default, seaweedfs: SeaweedFS, proxy: S3Fau
         "read_timeout": 2,
     }
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
-    # The pauses between attempts, not their number: nobody wants to wait for them here.
+    # Shorter pauses between attempts, to save time; their number stays the same.
     monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setattr(copier, "BACKOFF_FIRST", 0.01)
 
@@ -143,7 +143,7 @@ class Bench:
         kind: type[errors.GetimgError] = errors.StoreRefusedError,
         **fields: Any,
     ) -> str:
-        """Return the message of a transfer that fails, after checking how it is told."""
+        """Return the message of a transfer that fails, after checking the error and its bill."""
         with pytest.raises(kind) as caught:
             self.transfer(response, **fields)
         error = caught.value
@@ -216,7 +216,7 @@ class TestRefused:
             "AccessDenied."
         )
         assert bench.stored() == {}
-        # Once it is permitted, the next try does all that is left to do.
+        # Once writing is permitted, the next try saves the file.
         bench.check_saved(response, bench.transfer(response, try_number=2))
 
     @each_size
@@ -258,7 +258,7 @@ class TestRefused:
 
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
-    def test_what_lies_there_unseen_is_left_alone(self, proxy, bench, size, if_exists):
+    def test_an_object_that_can_not_be_read_is_not_overwritten(self, proxy, bench, size, if_exists):
         response = bench.generate(size)
         bench.client.put_object(Bucket=bench.bucket, Key=bench.key(response), Body=b"theirs")
         proxy.set_faults(
@@ -268,7 +268,7 @@ class TestRefused:
         assert "already exists, but cannot be read (s3:GetObject denied)" in message
         assert bench.stored() == {bench.key(response): b"theirs"}
 
-    def test_a_look_that_fails_is_no_leave_to_write(self, proxy, bench):
+    def test_a_failed_lookup_does_not_permit_a_write(self, proxy, bench):
         response = bench.generate()
         proxy.set_faults([{"kind": "status", "status": 500, "operation": "HeadObject", "times": ALWAYS}])
         assert bench.failure(response, errors.ObjectStoreError).startswith("S3 refused to look at s3://")

@@ -27,7 +27,7 @@ def run(run_dag, getimg_conn, seaweedfs, bucket, database):
     connection = make_catalogue(database)
 
     def run(**fields: Any):
-        # Anew, as Airflow reads the file for each run.
+        # Loaded for each run, as Airflow does.
         dag = runpy.run_path(str(DAG_FILE))["dag"]
         return run_dag(
             dag,

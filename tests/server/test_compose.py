@@ -392,7 +392,7 @@ def connects(host: str, port: int) -> bool:
     return True
 
 
-def test_seaweedfs_lets_nobody_make_a_key_for_themselves(
+def test_seaweedfs_lets_no_one_create_a_key_for_themselves(
     config: dict[str, Any], seaweedfs_ports: dict[str, int]
 ) -> None:
     def field(number: int, content: bytes) -> bytes:

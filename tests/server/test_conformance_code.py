@@ -164,10 +164,10 @@ def test_an_operator_says_which_parameters_are_templated(operator):
 @pytest.mark.parametrize("value", CLASSES, ids=name_of)
 def test_a_class_that_users_make_documents_each_parameter(value):
     init = init_of(value)
-    told = documented(value.__doc__) | (documented(ast.get_docstring(init)) if init else set())
+    described = documented(value.__doc__) | (documented(ast.get_docstring(init)) if init else set())
     assert value.__doc__
     if init is not None:
-        assert told == set(parameters(init))
+        assert described == set(parameters(init))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(FOLDER).as_posix())

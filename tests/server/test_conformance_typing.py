@@ -34,7 +34,7 @@ WRONG = {
 def mypy(tmp_path_factory):
     """Check a user's DAG, away from this repository's settings; the cache makes all but the first quick."""
     folder = tmp_path_factory.mktemp("user")
-    # Airflow's own types are not what is asked for, and take mypy most of its time.
+    # Airflow's own types are not under test, and would take mypy most of its time.
     (folder / "mypy.ini").write_text("[mypy]\nstrict = True\n[mypy-airflow.*]\nfollow_imports = skip\n")
 
     def check(code: str) -> tuple[int, str]:

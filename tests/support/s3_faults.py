@@ -177,7 +177,7 @@ class S3FaultProxy:
         text = "" if fault.is_empty else f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inner}</Error>'
         response = web.Response(status=status, text=text, content_type="application/xml")
         if _expects_continue(request):
-            # The client was not told to send the body, which must not be read as the next request.
+            # No 100 was sent: if the client sends the body all the same, it must not be read as the next request.
             response.force_close()
         return response
 

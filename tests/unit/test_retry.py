@@ -102,7 +102,7 @@ def test_a_batch_waits_as_long_as_its_rate_limits_ask():
     assert RETRY_POLICY.evaluate(error, 1, 3).retry_delay == timedelta(seconds=90)
 
 
-def test_a_delay_that_nobody_told_grows_up_to_a_limit():
+def test_a_delay_that_no_server_gave_grows_up_to_a_limit():
     for attempt, full in ((1, 15), (2, 30), (3, 60), (7, 600), (2000, 600)):
         assert full / 2 <= backoff(attempt) <= full
 

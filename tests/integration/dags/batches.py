@@ -111,7 +111,7 @@ with DAG("batch", schedule=None, start_date=START, params=PARAMS, render_templat
 
 
 def write_bill(context: Any) -> None:
-    """Write down what a callback can tell of a failure without reading its text."""
+    """Record what a callback learns about a failure without parsing its message."""
     error = context["exception"]
     bill = {"billed": error.billed, "cost": str(error.cost), "generation_ids": error.generation_ids}
     Path(context["params"]["witness"]).write_text(json.dumps(bill))

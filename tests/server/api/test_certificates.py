@@ -159,5 +159,5 @@ def test_certificates_are_read_once_and_not_for_plain_http(monkeypatch, server, 
     assert read == [{"cafile": certifi.where()}]
 
 
-def test_what_is_trusted_can_be_told():
+def test_the_certificates_in_use_can_be_shown():
     assert str(Certificates()).startswith(certifi.where())

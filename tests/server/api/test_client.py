@@ -264,7 +264,7 @@ def test_json_that_is_nested_too_deep_is_a_response_like_any_other(simulator, cl
     assert len(str(error.value)) < 1000
 
 
-def test_a_long_response_is_told_in_short_and_at_once(simulator, client):
+def test_a_long_response_makes_a_short_message_at_once(simulator, client):
     fault(simulator, "status", status=500, body=json.dumps({"error": {"message": "a" * 5_000_000}}))
     started = time.monotonic()
     with pytest.raises(errors.OutcomeUnknownError) as error:
@@ -375,7 +375,7 @@ def test_a_free_call_that_fails_is_never_called_billed(simulator, client, kind):
         client.list_models()
 
 
-def test_a_wrong_key_is_told_in_the_api_s_own_words(simulator):
+def test_a_wrong_key_is_reported_in_the_api_s_own_words(simulator):
     with (
         GetimgClient("sk_wrong", base_url=simulator.url) as client,
         pytest.raises(errors.AuthenticationError, match="401 invalid_api_key") as error,
@@ -413,8 +413,8 @@ def test_the_key_is_in_no_representation(simulator, client):
 
 
 def test_a_connection_is_used_once_even_by_many_threads(simulator, client):
-    # A server that offers to keep the connection: a request that is given one which another thread is about to close
-    # would die with it, and nobody could tell whether it arrived.
+    # The server offers to keep the connection open. A request on one that another thread is about to close would be cut
+    # off with it, and its outcome would be unknown.
     request = client._http.build_request("GET", "/v2/models")
     assert request.headers["connection"] == "close"
     peers: list[int] = []

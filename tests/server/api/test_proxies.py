@@ -226,7 +226,7 @@ def test_a_proxy_that_wants_a_password_for_plain_http_is_named_and_nothing_is_bi
     )
 
 
-def test_a_page_of_a_proxy_is_told_to_have_come_through_it(monkeypatch):
+def test_an_error_page_that_came_through_a_proxy_names_the_proxy(monkeypatch):
     with Proxy(refusal=response(b"<h1>blocked</h1>", status="403 Forbidden")) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         with (

@@ -159,7 +159,7 @@ def test_a_paid_response_is_read_however_it_is_encoded(encoding, body):
     assert generate(response(body, *headers)).id == "req-1"
 
 
-def test_responses_are_asked_for_unencoded(served):
+def test_requests_accept_no_encoding(served):
     server, client = served
     server.response = response(PAID)
     client.generate_image(REQUEST)
@@ -241,11 +241,11 @@ def test_what_is_printable_has_no_control_characters(text):
         ("429 Slow", "429", "(429)"),
     ],
 )
-def test_a_status_is_told_once(status, code, where):
+def test_a_status_is_shown_once(status, code, where):
     assert f"{where}: No." in str(refused(response(error_body(code=code), status=status)))
 
 
-def test_a_response_without_a_body_is_told_by_its_status():
+def test_a_response_without_a_body_is_described_by_its_status():
     assert str(refused(response(status="304 Not Modified"))) == (
         "getimg.ai failed (304): Not Modified. It may have been billed."
     )
@@ -276,7 +276,7 @@ def test_the_api_s_page_on_an_error_is_shown(url, shown):
     )
 
 
-def test_an_empty_account_is_told_what_it_is_filled_with():
+def test_the_error_of_an_empty_account_says_how_to_fill_it():
     error = refused(response(error_body(code="quota_exceeded"), status="402 Payment Required"))
     assert str(error) == (
         "getimg.ai refused the request (402 quota_exceeded): No. API credits are prepaid and separate from the "

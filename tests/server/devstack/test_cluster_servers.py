@@ -23,7 +23,7 @@ from devstack.cluster import Component, Memory
 from devstack.cluster.compose import Addresses
 from devstack.cluster.folder import ClusterFolder
 from devstack.cluster.memory import memory_of, memory_table
-from devstack.cluster.servers import Broker, PostgreSQL
+from devstack.cluster.servers import UNPRIVILEGED, Broker, PostgreSQL
 from devstack.network import free_ports
 from devstack.process import StackError
 
@@ -105,7 +105,9 @@ def test_a_folder_that_postgresql_may_not_enter_is_one_sentence(
     tmp_path.chmod(0o700)
     addresses.home = tmp_path
     database = PostgreSQL(services["postgres"], addresses, tmp_path / "log")
-    with pytest.raises(StackError, match=r"runs as nobody, who may not enter /.*: choose another folder"):
+    with pytest.raises(
+        StackError, match=rf"runs as {UNPRIVILEGED}, who may not enter /.*: choose another folder"
+    ):
         database.start()
 
 
@@ -161,7 +163,7 @@ def test_the_folder_is_deleted_after_the_last_guard_when_its_owner_is_killed(tmp
         from devstack.cluster.folder import ClusterFolder
         folder = ClusterFolder()
         folder.open()
-        # Told to end, it still writes for a while.
+        # After SIGTERM, it still writes for a while.
         script = ("trap 'sleep 0.5; mkdir -p $FOLDER/late; echo late > $FOLDER/late/log; exit' TERM;"
                   "echo ready; while :; do sleep 0.05; done")
         part = Component("part", ["sh", "-c", script], os.environ | {{"FOLDER": str(folder.path)}},
@@ -180,7 +182,7 @@ def test_the_folder_is_deleted_after_the_last_guard_when_its_owner_is_killed(tmp
     deadline = time.monotonic() + 15
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    # Its last words would have made the folder anew.
+    # Its last write would have created the folder again.
     assert list(tmp_path.iterdir()) == []
 
 

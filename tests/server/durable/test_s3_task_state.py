@@ -203,7 +203,7 @@ def test_the_ledger_of_a_zombie_still_records_a_paid_response(folder):
     ledger = Ledger(folder.context(), "f", LOG, TaskEntryStore(folder.state()))
     assert ledger.previous() is None
     ledger.record_intent()
-    # What the next try would write, were it told to send again.
+    # What the next try would write if it were to send the request again.
     later = folder.state(try_number=2)
     assert later.get("getimg_generation")["state"] == "submitted"
     later.set("getimg_generation", {"state": "other"})

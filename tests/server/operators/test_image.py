@@ -440,7 +440,7 @@ def test_an_entry_that_can_t_be_read_is_not_taken_for_none(getimg_default, conte
     assert not getimg_default.ledger
 
 
-def test_a_reference_that_is_signed_anew_is_the_same_request(getimg_default, context):
+def test_a_reference_with_a_new_signature_is_the_same_request(getimg_default, context):
     getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
     with pytest.raises(errors.OutcomeUnknownError):
         operator(images=["https://a.test/x.png?X-Amz-Signature=one"]).execute(context())
@@ -492,7 +492,7 @@ class TestExecutionTimeout:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-    def test_in_the_middle_of_a_request_it_is_told_what_that_may_have_cost(
+    def test_in_the_middle_of_a_request_the_log_says_what_it_may_have_cost(
         self, getimg_default, context, store, capsys
     ):
         getimg_default.faults.add({"on": "image", "kind": "hang", "seconds": 60})
@@ -558,7 +558,7 @@ def test_a_short_rate_limit_is_waited_out(getimg_default, context, capsys):
     assert capsys.readouterr().out.count("Rate limited, nothing was billed") == 2
 
 
-def test_a_long_rate_limit_is_left_to_the_retry_policy(getimg_default, context):
+def test_a_long_rate_limit_raises_for_the_retry_policy(getimg_default, context):
     getimg_default.faults.add(
         {"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "600"}, "times": 9}
     )

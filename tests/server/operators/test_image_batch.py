@@ -88,7 +88,7 @@ def bench(monkeypatch, getimg_default, simulator, seaweedfs, bucket, context) ->
 
 
 class TestEveryRow:
-    def test_is_generated_once_and_lies_in_s3(self, bench):
+    def test_is_generated_once_and_stored_in_s3(self, bench):
         summary = bench.run(rows(10))
         assert summary == {
             "requested": 10,
@@ -276,7 +276,7 @@ class TestBadInput:
         with pytest.raises(errors.InvalidInputError, match=r"requests\[0\].*requests\[2\]: .* And 2 more\. "):
             bench.run([{"prompt": ""}] * 5)
 
-    def test_in_a_file_is_told_by_its_line(self, bench):
+    def test_in_a_file_is_named_by_its_line(self, bench):
         bench.client.put_object(Bucket=bench.bucket, Key="in.jsonl", Body=b'{"prompt": "x"}\n\nnot json\n')
         with pytest.raises(errors.InvalidInputError, match=r"in\.jsonl line 3 must be a JSON object with"):
             bench.run(f"s3://{bench.bucket}/in.jsonl")
@@ -338,7 +338,7 @@ class TestRetry:
         summary = bench.run(rows(2), try_number=2)
         assert (summary["saved"], summary["reused"], bench.posts()) == (2, 2, 2)
 
-    def test_saves_what_is_paid_without_asking(self, bench):
+    def test_saves_paid_images_without_a_new_request(self, bench):
         play(bench.simulator, {"on": "download", "kind": "status", "status": 500, "times": 99})
         error = bench.failure(rows(2))
         assert len(bench.billed()) == 2
@@ -391,7 +391,7 @@ class TestRetry:
     def test_follows_rows_that_move_in_the_list(self, bench):
         bench.run(rows(4))
         requests = [{"prompt": "A new one"}, *rows(4)]
-        # Each lies at another key now: it is copied there from what is paid.
+        # Each has a new key now: the paid image is saved there.
         summary = bench.run(requests, try_number=2, s3_key=f"s3://{bench.bucket}/moved/{{row}}.{{extension}}")
         assert (summary["saved"], summary["reused"]) == (5, 4)
         assert bench.posts() == 5
@@ -474,7 +474,7 @@ class TestClear:
         assert len(bench.billed()) == 2
         assert bench.files()["night/001.jpg"] == b"theirs"
 
-    def test_makes_all_anew_under_replace(self, bench):
+    def test_regenerates_all_under_replace(self, bench):
         bench.run(rows(2))
         before = bench.files()
         assert bench.run(rows(2), max_tries=7, try_number=5, if_exists="replace")["reused"] == 0
@@ -548,17 +548,17 @@ class TestFailures:
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
         assert bench.files() == {}
         assert "sk_wrong" not in str(error)
-        # Of both requests on their way the same is to be said: once.
+        # Both requests in flight fail alike: the message says it once.
         assert str(error).count(error.failures[0].message) == 1
         assert str(error).endswith(" Nothing was billed.")
 
-    def test_of_unknown_outcome_in_a_row_stop_the_batch(self, bench):
+    def test_of_unknown_outcome_stop_the_batch_after_five_consecutive_ones(self, bench):
         play(bench.simulator, {"on": "image", "kind": "status", "status": 503, "times": 99})
         error = bench.failure(rows(20), concurrency=1)
         assert bench.posts() == 5
         assert "5 consecutive requests ended without a response, and each may have been billed." in str(error)
         assert ", 5 more requests may have been billed, 5 failed, 15 were not sent." in str(error)
-        # The rows that were not asked for are worth another try; the five are not.
+        # The rows that were not sent are worth another try; the five are not.
         assert RETRY_POLICY.evaluate(error, 1, 3).action is not RetryAction.FAIL
 
     def test_of_s3_are_found_before_the_first_request(self, bench, monkeypatch, seaweedfs):
@@ -592,7 +592,7 @@ class TestFailures:
 
 
 class TestBudget:
-    def test_that_does_not_suffice_is_told_before_the_first_request(self, bench):
+    def test_that_does_not_suffice_fails_before_the_first_request(self, bench):
         with pytest.raises(errors.CostLimitError) as error:
             bench.run(rows(5), max_cost="0.0124")
         assert str(error.value) == (
@@ -630,7 +630,7 @@ class TestBalance:
         assert RETRY_POLICY.evaluate(error.value, 1, 3).action is RetryAction.FAIL
         assert bench.posts() == 0
 
-    def test_that_covers_what_is_left_to_send_is_enough(self, bench):
+    def test_that_covers_the_remaining_rows_is_enough(self, bench):
         bench.run(rows(3))
         bench.simulator.balance = "0.0050"
         assert bench.run(rows(5), try_number=2, check_balance="true")["saved"] == 5
@@ -666,7 +666,7 @@ class TestPace:
         # Five at a time, until the last was sent; less on a busy machine.
         assert busy / (max(began) - min(began)) > 0.8 * 5
 
-    def test_a_wait_that_is_too_long_is_left_to_a_retry(self, bench):
+    def test_a_wait_that_is_too_long_ends_the_try(self, bench):
         play(
             bench.simulator,
             {"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "120"}, "times": 99},
@@ -674,7 +674,7 @@ class TestPace:
         error = bench.failure(rows(6), rate_limit_wait=60)
         decision = RETRY_POLICY.evaluate(error, 1, 3)
         assert decision.action is RetryAction.RETRY
-        # A request that was waiting for its turn tells what is left of the time.
+        # A request that was waiting for its turn reports the remaining wait.
         assert 100 <= decision.retry_delay.total_seconds() <= 120
 
 
@@ -696,12 +696,12 @@ class TestTheEnd:
         bench.simulator.settings(latency=0.5)
         operator = bench.operator(rows(30), concurrency=2)
 
-        def told(*_: Any, **__: Any) -> None:
+        def time_out(*_: Any, **__: Any) -> None:
             # Once, and where Airflow's alarm meets the main thread as well.
             if bench.posts() >= 2 and not operator._stop.event.is_set():
                 raise AirflowTaskTimeout("time is up")
 
-        monkeypatch.setattr(REPORT, told)
+        monkeypatch.setattr(REPORT, time_out)
         with pytest.raises(AirflowTaskTimeout):
             operator.execute(bench._context())
         assert 2 <= bench.posts() < 30
@@ -710,7 +710,7 @@ class TestTheEnd:
         assert bench.run(rows(30), try_number=2, concurrency=30)["saved"] == 30
         assert bench.posts() == 30
 
-    def test_an_operator_that_was_told_to_end_before_it_began_asks_nothing(self, bench):
+    def test_an_operator_that_was_killed_before_it_began_sends_nothing(self, bench):
         operator = bench.operator(rows(3))
         operator.on_kill()
         with pytest.raises(

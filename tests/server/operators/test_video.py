@@ -396,7 +396,7 @@ class TestAFailedVideo:
         assert paid(api) == [("delivered", 0), ("delivered", 0.2)]
 
 
-def test_files_that_were_deleted_while_nobody_looked_fail_as_an_image_s_do(api, context):
+def test_files_that_were_deleted_meanwhile_fail_as_an_image_s_do(api, context):
     api.settings(media_lifetime=1)
     operator(do_xcom_push=False).execute(context())
     time.sleep(1.1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own API app with the gallery in it, over SQLite and a real S3 server."""
+"""Airflow's own API app with the gallery, on SQLite and a real S3 server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DAG_ID = "gallery"
 RUN_ID = "manual__2026-01-01T00:00:00+00:00"
-# Markup, right to left, beyond the basic plane, and as long as a prompt may be.
+# Markup, right-to-left text, characters beyond the basic plane, and the maximum length of a prompt.
 PROMPTS = ["<script>alert(1)</script>\"'><img src=x onerror=alert(1)>", "שלום עולם", "🦊 a fox", "x" * 4096]
 
 
@@ -40,7 +40,7 @@ def gallery_bucket(seaweedfs: SeaweedFS) -> str:
 
 @pytest.fixture(scope="module")
 def put(seaweedfs: SeaweedFS, gallery_bucket: str) -> Callable[..., str]:
-    """Put an object as this provider does, and return its URI."""
+    """Save an object as this provider does, and return its URI."""
     client = seaweedfs.client()
 
     def put(key: str, body: bytes, **metadata: str) -> str:
@@ -53,7 +53,7 @@ def put(seaweedfs: SeaweedFS, gallery_bucket: str) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def rows(put) -> list[dict]:
-    """What a transfer returns for four images, and then for objects that are not what they are said to be."""
+    """A transfer's result for four images, and for objects that are not what their rows say."""
     rows = []
     for index, prompt in enumerate(PROMPTS):
         name = f"img_{index}"
@@ -115,7 +115,7 @@ def clip() -> bytes:
 
 @pytest.fixture(scope="module")
 def videos(put, clip: bytes) -> list[dict]:
-    """What a transfer returns for a video, for one longer than what is sent at a time, and for what is none."""
+    """A transfer's result for a video, for one longer than a single response, and for an object that is not a video."""
     rows = []
     for name, body in (
         ("video", clip),
@@ -131,7 +131,7 @@ def videos(put, clip: bytes) -> list[dict]:
 def airflow_app(
     seaweedfs: SeaweedFS, rows: list[dict], manifest: bytes, videos: list[dict], put
 ) -> Iterator[FastAPI]:
-    """Airflow's API server with one run on record."""
+    """Airflow's API server, with one recorded run."""
     from airflow.api_fastapi.app import create_app, purge_cached_app
     from airflow.sdk import DAG, get_current_context, task
 
@@ -193,7 +193,7 @@ def plugin_state(airflow_app: FastAPI) -> Any:
 
 @pytest.fixture(scope="module")
 def client_of(airflow_app: FastAPI) -> Callable[..., TestClient]:
-    """Return a client of a user with a role of Airflow's simple auth manager; None: without a login."""
+    """Return a client for a user with a role of Airflow's simple auth manager; without a login if it is None."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from fastapi.testclient import TestClient

@@ -116,7 +116,7 @@ def test_a_filter_that_names_nothing_is_refused(view, dag):
 def test_the_account_is_for_those_who_may_read_its_connection(
     view, getimg_conn, simulator, plugin_state, monkeypatch
 ):
-    # What an earlier test was told is kept for a minute.
+    # The response to an earlier test is cached for a minute.
     monkeypatch.setattr(plugin_state.accounts, "_kept", {})
     text = view(role="viewer").text
     assert "You may not read its connection." in text
@@ -165,7 +165,7 @@ def test_a_record_that_was_edited_counts_what_is_an_amount(record, models):
     assert models_of(record) == models
 
 
-def test_a_view_reads_so_many_records_and_the_next_one_goes_on(view, monkeypatch, plugin_state):
+def test_a_view_reads_a_limited_number_of_records_and_the_next_one_continues(view, monkeypatch, plugin_state):
     monkeypatch.setattr(costs, "_NEW_RECORDS_AT_MOST", 3)
     monkeypatch.setattr(plugin_state.costs, "_kept", {})
     assert "Not all is counted yet" in view().text

@@ -48,10 +48,10 @@ def response(body: bytes = FILE, *headers: bytes, status: bytes = b"200 OK") -> 
 
 class FileServer(RawServer):
     """
-    Responses over TLS, request after request on a connection.
+    Serves several requests over each TLS connection.
 
-    :param leaves: After so many responses on a connection it goes without a word.
-    :param rude: It goes at a moment when the next request is on its way already.
+    :param leaves: It closes a connection, without saying so, after this number of responses.
+    :param rude: It closes the connection while the next request is already in flight.
     """
 
     def __init__(self, certificate, content=None, *, leaves: int = 0, rude: bool = False) -> None:

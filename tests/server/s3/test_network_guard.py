@@ -160,7 +160,7 @@ def test_every_address_is_public_or_not():
     assert address_of("files.example.com") is None
 
 
-def test_the_ipv4_address_inside_is_told():
+def test_the_ipv4_address_inside_is_shown():
     with pytest.raises(FileRefusedError, match=r"is the private address 64:ff9b::a00:1 \(10\.0\.0\.1\),"):
         NetworkGuard(PUBLIC).check_peer(Peer("files.example.com", 443, "64:ff9b::a00:1"))
 
@@ -293,7 +293,7 @@ def test_it_is_known_before_the_payment_that_files_can_t_be_reached(resolve, mon
     behind_a_gateway = NetworkGuard("https://gateway.test")
     with pytest.raises(FileRefusedError, match=r"'api.getimg.ai' is the private address 198\.18\.0\.5"):
         behind_a_gateway.check_before_payment()
-    # The base URL's own, a network that is allowed, a simulator, a proxy, and the internet.
+    # The base URL's own network, an allowed network, a simulator, a proxy, and the internet.
     NetworkGuard("https://api.getimg.ai").check_before_payment()
     networks = ClientSettings.checked(None, None, None, "198.18.0.0/15").allowed_networks
     NetworkGuard("https://gateway.test", None, networks).check_before_payment()

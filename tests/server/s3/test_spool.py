@@ -209,7 +209,7 @@ spool.close()
         assert "). Free space there, point TMPDIR to a larger disk, or lower the concurrency." in done.stdout
         assert done.stdout.count("\n") == 1
 
-    def test_a_worker_without_a_temporary_folder_is_told_so(self, monkeypatch, tmp_path):
+    def test_a_worker_without_a_temporary_folder_is_an_error_that_says_so(self, monkeypatch, tmp_path):
         monkeypatch.setattr(spool_module.tempfile, "tempdir", None)
         monkeypatch.setattr(
             spool_module.tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real simulator in a process of its own, and a client that sees what goes over the socket."""
+"""A real simulator in its own process, and a client that sees the bytes on the socket."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEFAULTS = {
 
 
 class Running:
-    """A simulator that runs, seen from outside."""
+    """A running simulator, seen from outside."""
 
     def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
         self.url = url
@@ -48,7 +48,7 @@ class Running:
         self.keyless = httpx.Client(timeout=20, trust_env=False)
 
     def reset(self) -> None:
-        # A request that the last test gave up may still be under way.
+        # A request that the last test abandoned may still be running.
         deadline = time.monotonic() + 10
         while self.http.get("/_simulator/health").json()["running"]:
             assert time.monotonic() < deadline
@@ -85,7 +85,7 @@ class Running:
         return str(self.http.get("/v2/billing/balance").json()["balance"])
 
     def eventually(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait for the newest entry of the ledger to be so."""
+        """Wait until the newest entry of the ledger meets the condition."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             posts = self.ledger()["posts"]
@@ -96,7 +96,7 @@ class Running:
 
     @contextmanager
     def sent(self, method: str, url: str, body: dict[str, Any] | None = None) -> Iterator[socket.socket]:
-        """Send a request over a socket, and leave it to the test to read the response."""
+        """Send a request over a socket, and yield the socket to read the response from."""
         parts = urlsplit(url)
         content = json.dumps(body).encode() if body is not None else b""
         head = (
@@ -114,7 +114,7 @@ class Running:
             yield connection
 
     def raw(self, method: str, url: str, body: dict[str, Any] | None = None) -> tuple[bytes, bytes]:
-        """Send a request, and return head and body as they came until the server hung up."""
+        """Send a request, and return the head and body that arrive until the server closes the connection."""
         with self.sent(method, url, body) as connection:
             received = b"".join(iter(lambda: connection.recv(65536), b""))
         head, _, content = received.partition(b"\r\n\r\n")

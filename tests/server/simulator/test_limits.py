@@ -68,14 +68,14 @@ def test_images_take_a_random_time_between_the_two(simulator):
 
 
 @pytest.mark.parametrize("header", ["retry-after", "x-ratelimit-reset"])
-def test_a_client_that_waits_as_long_as_it_is_told_is_served(simulator, header):
+def test_a_client_that_waits_as_long_as_the_header_says_is_served(simulator, header):
     simulator.set(rpm=1, time_scale=60)
     for _ in range(3):
         assert simulator.post().status_code == 200
         refused = simulator.post()
         assert refused.status_code == 429
-        told = float(refused.headers[header])
-        wait = told - time.time() if header == "x-ratelimit-reset" else told
+        value = float(refused.headers[header])
+        wait = value - time.time() if header == "x-ratelimit-reset" else value
         assert 0 < wait <= 1.001
         time.sleep(wait)
     served = [post["received_at"] for post in simulator.ledger()["posts"] if post["status"] == 200]

@@ -106,7 +106,7 @@ def test_a_redirect_may_lead_nowhere(simulator):
 
 
 @pytest.mark.parametrize("status", [200, 203, 206, 401, 403, 404, 410, 500])
-def test_a_file_comes_with_any_status_so_often_and_then_as_it_should(simulator, status):
+def test_a_file_comes_with_a_faulty_status_the_given_number_of_times(simulator, status):
     url = simulator.url_of()
     whole = simulator.keyless.get(url).content
     simulator.fault("download", "file", status=status, times=2)

@@ -95,7 +95,7 @@ def test_retries_follow_at_once_whatever_delays_them(run_dag, getimg_simulator, 
     assert (run.failures, run.errors) == ({}, {})
 
 
-def test_retries_are_waited_for_where_that_is_asked_for(run_dag):
+def test_the_delay_before_a_retry_can_be_waited_for(run_dag):
     with DAG("waits", schedule=None, start_date=START) as dag:
 
         @task(retries=1, retry_delay=timedelta(seconds=2))
@@ -175,8 +175,8 @@ def test_xcoms_under_other_keys_can_be_read(run_dag):
 
 def test_a_task_that_can_not_start_has_a_message_too(run_dag):
     with DAG("template", schedule=None, start_date=START) as dag:
-        GenerateImageOperator(task_id="generate", model="seedream-5-lite", prompt="{{ nobody.knows }}")
-    assert "'nobody' is undefined" in run_dag(dag, expect="failed").failures["generate"]
+        GenerateImageOperator(task_id="generate", model="seedream-5-lite", prompt="{{ missing.field }}")
+    assert "'missing' is undefined" in run_dag(dag, expect="failed").failures["generate"]
 
 
 def test_connections_and_variables_are_there_for_the_run_alone(run_dag, getimg_conn, monkeypatch):

@@ -127,13 +127,13 @@ def test_a_lost_response_is_billed_or_not(getimg_simulator, kind, billed, cost):
 
 
 @pytest.mark.parametrize(("queue", "status"), [("expired_url", 410), ("download_error", 500)])
-def test_a_download_fails_so_often_and_then_works(getimg_simulator, queue, status):
+def test_a_download_fails_the_given_number_of_times_and_then_works(getimg_simulator, queue, status):
     url = generate(getimg_simulator).json()["data"][0]["url"]
     getattr(getimg_simulator.faults, queue)(times=2)
     assert [httpx.get(url).status_code for _ in range(3)] == [status, status, 200]
 
 
-def test_an_odd_response_and_an_odd_file_hit_so_often(getimg_simulator):
+def test_odd_responses_and_files_are_played_the_given_number_of_times(getimg_simulator):
     getimg_simulator.faults.odd_response(
         merge={"status": "succeeded", "usage": {"total_cost": float("nan")}},
         data=[{"$file": 0, "mime_type": None}, None],
@@ -205,7 +205,7 @@ def test_without_its_extra_it_says_what_to_install():
         SimulatorProcess(program=[sys.executable, "-c", code]).start()
 
 
-def test_one_that_is_gone_is_told_of():
+def test_one_that_has_ended_raises_an_error():
     with SimulatorProcess() as process:
         simulator = GetimgSimulator(process)
         process.end()
@@ -269,6 +269,6 @@ def _runs(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # One that nobody has collected yet is gone, too.
+    # A zombie, whose parent has not waited for it yet, counts as gone.
     with open(f"/proc/{pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0] != "Z"

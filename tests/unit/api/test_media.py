@@ -58,9 +58,9 @@ PICTURES = {
     "tiff": ("image/tiff", lambda: drawn("tiff")),
 }
 each_picture = pytest.mark.parametrize(("kind", "make"), PICTURES.values(), ids=PICTURES.keys())
-# The others' formats do not say where they end, or not so that it is looked at here.
-TELLING = [name for name in PICTURES if name not in ("bmp", "tiff")]
-each_that_tells = pytest.mark.parametrize("make", [PICTURES[name][1] for name in TELLING], ids=TELLING)
+# The other formats don't mark their end, or not in a way that is checked here.
+DELIMITED = [name for name in PICTURES if name not in ("bmp", "tiff")]
+each_delimited = pytest.mark.parametrize("make", [PICTURES[name][1] for name in DELIMITED], ids=DELIMITED)
 
 
 class TestNames:
@@ -212,19 +212,19 @@ class TestTexts:
 
 
 class TestWhole:
-    @each_that_tells
+    @each_delimited
     def test_a_whole_picture_is(self, make):
         content = make()
         assert is_whole(io.BytesIO(content), len(content)) is True
 
-    @each_that_tells
+    @each_delimited
     @pytest.mark.parametrize("part", [0.5, 0.9, 0.999, 1.0], ids=str)
     def test_one_that_is_cut_off_is_not(self, make, part):
         content = make()
         cut = content[: min(int(len(content) * part), len(content) - 1)]
         assert is_whole(io.BytesIO(cut), len(cut)) is False
 
-    @pytest.mark.parametrize("name", [name for name in TELLING if name != "gif"])
+    @pytest.mark.parametrize("name", [name for name in DELIMITED if name != "gif"])
     @pytest.mark.parametrize(
         "padding", [b"\0" * 5000, b"\n", b"\xa5" * 5000], ids=["zeros", "line end", "bytes"]
     )
@@ -237,7 +237,7 @@ class TestWhole:
         [b"", b"PK\x03\x04", b"\0\0\0\x18ftypavif\0\0\0\0", b"\xff\xd8\xff\xff" + b"\0" * 50, drawn("tiff")],
         ids=["nothing", "zip", "open end", "no segments", "tiff"],
     )
-    def test_where_it_can_t_be_told_nothing_is_claimed(self, content):
+    def test_where_its_end_is_unknown_it_is_never_called_whole(self, content):
         assert is_whole(io.BytesIO(content), len(content)) in (None, False)
 
     @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_allowed_networks_are_a_list_or_a_text(networks):
 
 
 @pytest.mark.parametrize("networks", [None, "", [], "[]"], ids=repr)
-def test_no_networks_are_allowed_by_default(networks):
+def test_allowed_networks_are_empty_by_default(networks):
     assert ClientSettings.checked(None, None, None, networks).allowed_networks == ()
 
 

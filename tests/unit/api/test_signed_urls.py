@@ -31,7 +31,7 @@ URLS = [
 ]
 TEXTS = {
     "alone": lambda url: url,
-    "sentence": lambda url: f"Draw {url} anew, (or {url}) please",
+    "sentence": lambda url: f"Draw {url} again, (or {url}) please",
     "repr": lambda url: repr([{"url": url, "b": 1}, url]),
     "json": lambda url: json.dumps({"url": url, "b": [url]}, separators=(",", ":")),
     "escaped json": lambda url: json.dumps({"url": url}).replace("/", "\\/"),

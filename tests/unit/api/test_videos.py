@@ -99,7 +99,7 @@ def test_a_failed_video_says_why(error, failure):
     ],
     ids=["list", "no id", "empty id", "control", "long", "no file"],
 )
-def test_what_can_t_be_asked_for_is_no_response(received, why):
+def test_a_response_that_can_t_be_polled_is_refused(received, why):
     with pytest.raises(ValueError, match=why):
         Video.from_json(received)
 

@@ -156,7 +156,7 @@ class TestAKey:
     @pytest.mark.parametrize(
         "said", ["image/png", "image/jpeg", "image/webp", "image/avif", "text/html", None]
     )
-    def test_has_the_extension_of_the_format_that_is_asked_for(self, fields, expected, said):
+    def test_has_the_extension_of_the_requested_format(self, fields, expected, said):
         [row] = read([fields])
         [copy] = row.items(
             Generation.from_json(response(data=[{"url": "https://api.test/f", "mime_type": said}]))
@@ -254,7 +254,7 @@ class TestAfterThePayment:
         for made in keys:
             check_key(made)
 
-    def test_several_files_of_one_row_are_told_apart(self):
+    def test_several_files_of_one_row_get_different_keys(self):
         [row] = read([{}])
         assert [copy.key for copy in row.items(Generation.from_json(response(3)))] == [
             "0.jpg",

@@ -127,7 +127,7 @@ def test_what_was_written_before_a_clear_does_not_count():
     again = reread(store, 7)
     assert again.previous("new") == {"n": 1}
     assert again.previous("row 59") is None
-    # What the Clear after a mended bucket needs is still there.
+    # What a Clear needs once the bucket is fixed is still there.
     assert {key: store.values[key] for key in before} == before
 
 
@@ -136,7 +136,7 @@ PAID_AGAIN = {"state": "completed", "response": {"id": "req-2"}}
 SENT = {"state": "submitted"}
 NOTE = saved_key("row")
 
-# What was written in which epoch, and what a try of a later one is told.
+# The entries written in each epoch, and what a try in a later epoch reads.
 OWED = {
     "nothing": ([], None),
     "sent, not answered": ([(3, "row", SENT)], None),
@@ -168,7 +168,7 @@ OWED = {
 
 @pytest.mark.parametrize("epochs_after", [0, 4], ids=["one Clear", "two Clears"])
 @pytest.mark.parametrize(("written", "owed"), OWED.values(), ids=OWED)
-def test_after_a_clear_what_was_paid_for_and_not_saved_is_owed(written, owed, epochs_after):
+def test_after_a_clear_paid_images_that_were_not_saved_are_owed(written, owed, epochs_after):
     store = MemoryStore()
     for epoch, key, value in written:
         with Journal(StateStore(store), Try(1, epoch), LOG) as journal:
@@ -211,7 +211,7 @@ def test_a_segment_that_a_user_deleted_hides_no_other(deleted):
     assert all(again.previous(f"row {n}") == {"n": n} for n in range(3) if n != deleted)
 
 
-def test_a_write_that_fails_is_told_to_who_waits_and_leaves_no_trace():
+def test_a_write_that_fails_raises_and_leaves_no_trace():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
@@ -243,7 +243,7 @@ def test_a_new_segment_that_was_written_and_reported_as_failed_hides_nothing_tha
     assert reread(store).previous("row") == PAID
 
 
-def test_leaving_it_writes_what_nobody_waits_for():
+def test_leaving_it_writes_the_deferred_entries():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write_later("a", {"n": 1})

@@ -155,7 +155,7 @@ def test_names_may_be_checked_later():
         template.check_names(["row"])
 
 
-def test_a_key_is_told_by_the_parameter_that_it_comes_from():
+def test_a_message_names_the_parameter_that_a_key_comes_from():
     with pytest.raises(InvalidInputError, match=r"^manifest_key gives the key 'a/'"):
         check_key("a/", "manifest_key")
 

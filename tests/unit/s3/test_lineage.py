@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow is told of saved objects, and that nothing of it fails a task whose objects are saved."""
+"""How saved objects are reported to Airflow, and that no such report fails a task whose objects are saved."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_an_event_goes_to_the_asset_that_has_the_uri_whatever_its_name(emit, ask
 
 
 @pytest.mark.parametrize("key", ["x/gen_1-0.png", f"x/{SHA256}.png"], ids=["generation id", "digest"])
-def test_no_asset_is_looked_up_that_nobody_can_have_named(emit, ask, key):
+def test_no_asset_is_looked_up_for_a_key_that_could_not_be_known_before(emit, ask, key):
     asked = ask({})
     events, _ = emit([saved(key)])
     assert asked.uris == []

@@ -160,7 +160,7 @@ def test_a_key_made_of_the_content_is_filled_in_once_the_content_is_known():
 
 
 class TestFilesOfOneGenerationThatWouldShareAKey:
-    def test_are_told_apart_by_their_index(self):
+    def test_get_their_index_in_the_key(self):
         assert keys(response(files=3), "poster.png") == ["poster.png", "poster-1.png", "poster-2.png"]
 
     @pytest.mark.parametrize("promised", [(None, None), ("image/png", None), (None, "image/png")], ids=str)
