@@ -33,7 +33,7 @@ def request_record(fields: Mapping[str, Any], labels: Mapping[str, str | int | f
     """
     Return what is recorded of a request: its plain fields and its labels, with the query strings of URLs cut off.
 
-    :param fields: Its fields; others than those recorded are left out, as are None and what is no text, number or flag.
+    :param fields: Its fields; others than those recorded are left out, as are None and what is not a text, number or flag.
     """
     record: dict[str, Any] = {
         name: fields[name] for name in REQUEST_FIELDS if isinstance(fields.get(name), _TYPES.get(name, str))

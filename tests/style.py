@@ -34,6 +34,9 @@ RULES = {
     r"(is|are) allowed": "X must be Y, got V",
     r"byte for byte": "identical content",
     r"patience": "max_wait, the maximum wait",
+    r"so (many|much|often|long)(?! (as|that)\b)": "the number, or what it depends on",
+    r"(does|did|do)(n't| not) tell(?! [^.]*(from|apart))": "say, show",
+    r"tells?(?=[.,;:)])": "says, shows",
 }
 
 

@@ -57,7 +57,7 @@ _BRANDS = {
     b"qt  ": "video/quicktime",
 }
 
-#: So many bytes from a file's start are enough for :func:`type_of` and :func:`text_in`.
+#: Bytes from a file's start that :func:`type_of` and :func:`text_in` need at most.
 HEAD_BYTES = 1024
 
 # A file that seems to consist of more pieces is not looked through.

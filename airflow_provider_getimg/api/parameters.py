@@ -46,7 +46,7 @@ def checked_seconds(name: str, value: Any) -> float:
     """
     Return a time in seconds, 0 or more; a text is read as a number.
 
-    :raises InvalidInputError: It is no such number.
+    :raises InvalidInputError: It is not such a number.
     """
     seconds = _number(value)
     if not 0 <= seconds < math.inf:
@@ -58,7 +58,7 @@ def checked_amount(name: str, value: object) -> Decimal:
     """
     Return an amount in USD, 0 or more, as a decimal; a text is read as a number.
 
-    :raises InvalidInputError: It is no such number.
+    :raises InvalidInputError: It is not such a number.
     """
     text = str(value).strip()
     try:
@@ -76,7 +76,7 @@ def checked_count(name: str, value: Any) -> int:
     """
     Return a whole number, 1 or more; a text is read as a number.
 
-    :raises InvalidInputError: It is no such number.
+    :raises InvalidInputError: It is not such a number.
     """
     count = _number(value)
     if not 1 <= count < math.inf or count != int(count):
@@ -88,7 +88,7 @@ def checked_file_size(name: str, value: Any) -> int:
     """
     Return a size in bytes, up to the 5 GiB that S3 takes in one request; a text is read as a number.
 
-    :raises InvalidInputError: It is no such number.
+    :raises InvalidInputError: It is not such a number.
     """
     size = _number(value)
     if not 1 <= size <= FILE_MAX_BYTES or size != int(size):

@@ -17,7 +17,7 @@ CURRENCY = "USD"
 
 def image_price(model: Model, resolution: str | None) -> Decimal | None:
     """
-    Return the price in USD of one image, or None where the catalogue doesn't tell.
+    Return the price in USD of one image, or None where the catalogue doesn't say.
 
     :param model: The model, with its rates.
     :param resolution: The requested resolution; None for the model's default, its first.
@@ -29,7 +29,7 @@ def video_price(
     model: Model, resolution: str | None, duration: float | None, sound: bool | None
 ) -> Decimal | None:
     """
-    Return the price in USD of one video, or None where the catalogue doesn't tell.
+    Return the price in USD of one video, or None where the catalogue doesn't say.
 
     :param model: The model, with its rates.
     :param resolution: The requested resolution; None for the model's default, its first.
@@ -70,7 +70,7 @@ def checked_max_cost(max_cost: object) -> Decimal | None:
 
     An empty text is an error: a template that failed to render a limit must not mean that there is none.
 
-    :raises InvalidInputError: It is no number, or below zero.
+    :raises InvalidInputError: It is not a number, or below zero.
     """
     return None if max_cost is None else checked_amount("max_cost", max_cost)
 
@@ -79,8 +79,8 @@ def check_price(price: Decimal | None, what: str, max_cost: Decimal) -> Decimal:
     """
     Return a price if it is within ``max_cost``.
 
-    :param price: In USD; None where the catalogue doesn't tell it.
-    :param what: What costs so much, for the message.
+    :param price: In USD; None where the catalogue doesn't say.
+    :param what: What has this price, for the message.
     :raises CostLimitError: It is over, or not known.
     """
     if price is None:

@@ -52,7 +52,7 @@ class Reader:
         """
         Return the responses of a list.
 
-        :raises GetimgError: It is no list, or one of them can't be read: an ``unreadable``.
+        :raises GetimgError: It is not a list, or one of them can't be read: an ``unreadable``.
         """
         received = self._json(response, content, unreadable)
         if not isinstance(received, list):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model takes of a request: so many references, and such durations."""
+"""What a model accepts: how many references, and which durations."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The heads of HTTP responses, without what can't be read in them.
 
 h11 refuses a response for one header that it can't parse, and the paid image would be lost with it: a name with a space in
-it, a length that is no number, a transfer coding that it doesn't know.
+it, a length that is not a number, a transfer coding that it doesn't know.
 """
 
 from __future__ import annotations

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.stop import Stop
 
-#: After so many consecutive ones, nothing more is sent: it might all be billed, or all be lost. A refusal by S3 that will not pass needs
+#: After this many consecutive ones, nothing more is sent: it might all be billed, or all be lost. A refusal by S3 that will not pass needs
 #: no second one.
 MAX_CONSECUTIVE_UNKNOWN = 5
 MAX_CONSECUTIVE_UNSAVED = 5
-#: Until the first image is saved, so many that are billed and not saved hold further requests.
+#: Until the first image is saved, this many that are billed and not saved hold further requests.
 UNPROVEN_BACKLOG = 1
 _LOOK_SECONDS = 0.25
 # The parameters of a request that may be refused as such: whether they go together is the same for all rows.

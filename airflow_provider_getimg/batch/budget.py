@@ -51,7 +51,7 @@ class Budget:
         """
         Return what the catalogue asks for a request; 0 where nothing is compared with it.
 
-        :raises CostLimitError: The catalogue doesn't tell.
+        :raises CostLimitError: The catalogue has no price for it.
         """
         if self._limit is None and self._check_balance is None:
             return Decimal(0)
@@ -129,7 +129,7 @@ class Budget:
             self.unknown_outcomes += 1
 
     def commit(self, price: Decimal, cost: Decimal | None) -> None:
-        """Count what a request cost; its price where the API didn't tell."""
+        """Count what a request cost; its price where the API didn't say."""
         with self._lock:
             self._set_aside -= price
             self.billed += price if cost is None else cost

@@ -143,7 +143,7 @@ class History:
 
     def note_saved(self, row: Row, files: Sequence[SavedFile]) -> None:
         """Record where a row's files are."""
-        # Nothing waits for this: should it be lost, the object itself tells.
+        # Nothing waits for this: if it is lost, the object itself shows that it was saved.
         self._journal.write_later(
             saved_key(row.id),
             [[file.item.uri, file.size, file.sha256, file.etag, file.mime_type] for file in files],

@@ -22,7 +22,7 @@ class RequestWindow:
     """
 
     def __init__(self) -> None:
-        # Until when so many requests are left; None while the API has said nothing.
+        # How many requests are left, and until when; None while the API has said nothing.
         self._left: int | None = None
         self._ends_at = 0.0
         # How many a window takes, when this one began, how long one lasts, and when requests were sent from here.

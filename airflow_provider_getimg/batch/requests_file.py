@@ -33,7 +33,7 @@ def listed(
 
     :param requests: A list of dicts, or the ``s3://bucket/key`` of a JSON Lines file.
     :param s3_client: Called for a client where a file is to be read.
-    :param add_fault: Called for each entry that is no dict.
+    :param add_fault: Called for each entry that is not a dict.
     :raises InvalidInputError: There is no such list or file, or it holds too much.
     :raises UnavailableError: S3 could not be reached.
     """
@@ -64,7 +64,7 @@ def read_lines(
     Yield each object of a JSON Lines file in S3, with the number of its line.
 
     :param name: The parameter that names the file, for messages.
-    :param add_fault: Called for each line that is no object.
+    :param add_fault: Called for each line that is not an object.
     :raises InvalidInputError: There is no such file, or it holds too much.
     :raises UnavailableError: S3 could not be reached.
     """

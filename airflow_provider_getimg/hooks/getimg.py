@@ -298,7 +298,7 @@ def _extra_of(connection: Connection) -> dict[str, Any]:
     """
     Return the extra of a connection. One that can't be read must not mean the defaults, which are the real API.
 
-    :raises ConnectionConfigError: It is no JSON object, or has a name that means nothing here.
+    :raises ConnectionConfigError: It is not a JSON object, or has a name that means nothing here.
     """
     from airflow_provider_getimg.api.errors import ConnectionConfigError
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.durable.paid_video import PaidVideo
     from airflow_provider_getimg.durable.video_polling import VideoWait
 
-# Airflow itself ends a wait that no triggerer has ended: so many seconds after it should have.
+# Seconds after which Airflow itself ends a wait that the triggerer should have ended.
 _TRIGGERER_GRACE = 300.0
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.plugin.pictures import Picture
 
 PAGE_SIZE = 24
-# A page of one model looks through so many tasks at most, and then offers to go on.
+# A page of one model looks through this many tasks at most, and then offers to go on.
 _TASKS_AT_MOST = 240
 # Runs are searched in windows of these lengths, newest first; the last one is unbounded.
 _WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=30), None)

@@ -40,7 +40,7 @@ MANIFEST_MAX_BYTES = 32 * 1024 * 1024
 PART_MAX_BYTES = 4 * 1024 * 1024
 _CONNECTIONS_AT_MOST = 100
 
-# So long a client is used again: making one takes longer than a thumbnail, and a connection may be changed.
+# How long a client is reused: creating one takes longer than a thumbnail, but the connection may change.
 _CLIENT_SECONDS = 60.0
 # Of a store that is slow or gone: few threads wait for it, and not for long.
 _CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 1})
@@ -71,7 +71,7 @@ class Cache:
             return self._values[key][0]
 
     def put(self, key: object, value: Any, size: int) -> None:
-        """Keep a value that takes so many bytes, if that is not too much."""
+        """Keep a value of ``size`` bytes, unless it exceeds the limit."""
         if size > self._max_bytes:
             return
         with self._lock:

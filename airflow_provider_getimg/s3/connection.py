@@ -27,7 +27,7 @@ _READ_HEADERS = ("content-", "etag", "x-amz-checksum-", "x-amz-meta-", "x-amz-re
 
 def s3_hook(aws_conn_id: str | None, connections: int, config: Config | None = None) -> S3Hook:
     """
-    Return a hook whose client has room for so many requests at once; boto3 keeps 10 connections by default.
+    Return a hook whose client has room for this many requests at once; boto3 keeps 10 connections by default.
 
     :param config: More settings, which win over the connection's own.
     """

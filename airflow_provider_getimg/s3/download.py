@@ -267,7 +267,7 @@ class Downloads:
                 broken = error
             spool.seal()
             if broken is not None:
-                # What frames the chunks is wrong, or missing at the end: the file itself tells.
+                # What frames the chunks is wrong, or missing at the end: the file itself shows whether it is whole.
                 if not is_whole(spool.file(), spool.size):
                     raise broken
                 self._log.warning(
@@ -282,7 +282,7 @@ class Downloads:
                 raise EOFError(f"{spool.size} of {whole} bytes came, as a part of the file")
             is_part = response.status_code == 206 and whole is None
             if is_part or (announced is None and not _is_chunked(response)):
-                # Its end may be the server's, or that of the connection alone: the file itself tells.
+                # Its end may be the server's, or that of the connection alone: the file itself shows which.
                 if is_whole(spool.file(), spool.size) is False:
                     raise EOFError(f"{spool.size} bytes came without a length, and the file's end is missing")
                 self._log.warning("The download of %s came without a length.", name)
@@ -331,7 +331,7 @@ def is_past_deletion(generation: Generation) -> bool:
 
 
 def _server_time(response: httpx.Response) -> datetime:
-    """Return the time by the server's clock, and by ours where it doesn't tell."""
+    """Return the time by the server's clock, or by ours where the response has none."""
     try:
         date = parsedate_to_datetime(response.headers.get("date", ""))
         return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)

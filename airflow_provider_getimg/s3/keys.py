@@ -24,7 +24,7 @@ _MAX_NAMES_SHOWN = 30
 # No width and no precision above this: Python would build a text of any size.
 _FORMAT_MAX = 255
 _FORMAT_MAX_CHARACTERS = 32
-# So much of a value that only the response has goes into a key.
+# A key takes at most this much of a value that only the response has.
 _VALUE_MAX_CHARACTERS = 128
 # What follows a dot is no extension if it is longer.
 _EXTENSION_MAX_CHARACTERS = 16

@@ -35,7 +35,7 @@ def checked_labels(labels: object) -> dict[str, str | int | float]:
     """
     Return labels as plain JSON: None becomes an empty text; dates, UUIDs, decimal fractions and long integers become texts.
 
-    :raises InvalidInputError: They are no dict, or one of them can't be used.
+    :raises InvalidInputError: They are not a dict, or one of them can't be used.
     """
     if labels is None:
         return {}

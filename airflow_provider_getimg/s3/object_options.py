@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.s3.plan import TransferItem
 
-#: S3's limit for user metadata, names and values together, in bytes; and so much of it is ours at most.
+#: S3's limit for user metadata, names and values together, in bytes; and how much of it is ours at most.
 METADATA_MAX_BYTES = 2048
 _OWN_METADATA_BYTES = 1024
 # A value of ours is cut here: names of the API's own may be long, and longer once they are encoded.
@@ -53,7 +53,7 @@ class ObjectOptions:
 
     :param client: Knows which options S3 has.
     :param extra_args: Options as ``put_object`` takes them; copied, never changed.
-    :raises InvalidInputError: ``extra_args`` is no dict, or holds what can't be set.
+    :raises InvalidInputError: ``extra_args`` is not a dict, or holds what can't be set.
     """
 
     def __init__(self, client: S3Client, extra_args: object) -> None:
@@ -150,6 +150,6 @@ def ascii_value(text: str) -> str:
 
 
 def task_digest(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
-    """Return a digest of a task instance's name: what a task wrote is told from what another one wrote by it."""
+    """Return a digest of a task instance's name: by it, what a task wrote is known from what another one wrote."""
     names = "\n".join((dag_id, run_id, task_id, str(map_index)))
     return hashlib.sha256(names.encode(errors="replace")).hexdigest()

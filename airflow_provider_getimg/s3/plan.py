@@ -202,7 +202,7 @@ def parse_generations(generation: object) -> tuple[list[Generation], int]:
     """
     Return the generations that a task's ``generation`` holds, and how often it holds None, as skipped tasks leave it.
 
-    :raises InvalidInputError: It is no generation, or no list of them. It reports the bill of those that are.
+    :raises InvalidInputError: It is not a generation or a list of them. The error reports the bill of those that are.
     """
     generations: list[Generation] = []
     gaps = 0

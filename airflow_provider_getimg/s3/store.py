@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.s3.plan import TransferItem
 
 _READ_BYTES = 1024 * 1024
-# From so many keys on, one listing is less work than a look at each.
+# From this many keys on, one listing is cheaper than a HEAD for each.
 _LIST_FROM = 16
 
 
@@ -54,7 +54,7 @@ class StoredObject:
     """
     An object as S3 describes it.
 
-    :param sha256: Of its content, in hex, where S3 or the object's metadata tell.
+    :param sha256: Of its content, in hex, where S3 or the object's metadata has it.
     :param readable: Whether it may be read. Where not, a listing found it: it has no metadata here.
     """
 
@@ -92,7 +92,7 @@ class S3Store:
 
     :param hook: Of the AWS connection.
     :param extra_args: Options as ``put_object`` takes them; copied, never changed.
-    :raises InvalidInputError: ``extra_args`` is no dict, or holds what can't be set.
+    :raises InvalidInputError: ``extra_args`` is not a dict, or holds what can't be set.
     :raises ConnectionConfigError: The connection can't be used.
     """
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FRAMES_A_SECOND = 8
 SAMPLES_A_SECOND = 48_000
-# What the camera walks over is so much larger than what it sees.
+# The scene is this many times as large as what the camera shows of it.
 ZOOM = 1.25
 
 

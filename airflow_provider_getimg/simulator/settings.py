@@ -42,7 +42,7 @@ class Settings(BaseModel):
         0, description="bytes that every file is padded to, for load tests; 0 means no padding"
     )
     time_scale: Annotated[int, Field(ge=1, le=1000)] = Field(
-        1, description="all these times, the minute of --rpm too, pass so many times as fast"
+        1, description="how many times as fast all these times pass, including the minute of --rpm"
     )
 
     def real(self, seconds: float) -> float:
