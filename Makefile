@@ -7,8 +7,8 @@ UV := .venv/bin/uv
 READY := .venv/.ready
 # A test that hangs ends the run after half an hour, with the stacks of all threads.
 PYTEST := $(PYTHON) -m pytest -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
-# Three processes, because most tests wait for servers: two run what needs an Airflow, the third the rest, by files.
-PARALLEL := --numprocesses 3 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
+# Several processes, because most tests wait for servers: two groups need an Airflow, the rest goes by files.
+PARALLEL := --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 DEMO_MARKER := .demo/.airflow-provider-getimg-demo
 SETS := 3.1.2 3.1.8 3.2.2 3.3.0 newest lowest
 
@@ -35,10 +35,10 @@ unit: $(READY)  ## run the tests that start no server and no process (under a mi
 	$(PYTEST) tests/unit
 
 test: $(READY)  ## run the tests (some start Airflow; those with a browser need Chromium)
-	$(PYTEST) $(PARALLEL) -m "not long"
+	$(PYTEST) --numprocesses 3 $(PARALLEL) -m "not long"
 
 test-long: $(READY)  ## run the tests that take minutes
-	$(PYTEST) -m long
+	$(PYTEST) --numprocesses 2 $(PARALLEL) -m long
 
 # Two cells at once: each waits for half of its time, for servers that start and time-outs that are tested.
 # A part of it: make test-matrix SETS="newest lowest" PYTHONS=3.12

@@ -98,12 +98,6 @@ class RateLimiter:
             why = self._close_reason if self._opens_at > self._clock() else "getimg.ai limits requests"
             return f"waiting for {timedelta(seconds=math.ceil(wait))} more ({why})"
 
-    @property
-    def wait(self) -> float:
-        """Seconds until another request may be sent, as far as the API has said; 0 for now."""
-        with self._changed:
-            return max(0.0, self._wait())
-
     def pause(self, held: bool) -> None:
         """Let no request begin while ``held``: paid images are saved first."""
         with self._changed:

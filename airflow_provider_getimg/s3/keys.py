@@ -55,24 +55,21 @@ class KeyTemplate:
     Where objects go in S3: a bucket, and a key with placeholders that are filled in for each.
 
     :param bucket: The bucket.
-    :param text: The key as written, such as ``images/{generation_id}.{extension}``.
     :param names: The placeholders in it.
     """
 
     bucket: str
-    text: str
     names: frozenset[str]
     # Text, then the name and the format of the placeholder that follows it, if one does.
     _parts: tuple[tuple[str, str | None, str], ...]
 
     @classmethod
-    def parse(cls, s3_key: object, s3_bucket: object, allowed: Collection[str] | None = None) -> Self:
+    def parse(cls, s3_key: object, s3_bucket: object) -> Self:
         """
         Read a template.
 
         :param s3_key: A key with placeholders, or a full ``s3://bucket/key``.
         :param s3_bucket: The bucket where ``s3_key`` is no full URI; None or empty otherwise.
-        :param allowed: The names that placeholders may have; None for any, until :meth:`check_names`.
         :raises InvalidInputError: They name no object, or a placeholder can't be used.
         """
         bucket, text = _bucket_and_key(s3_key, s3_bucket)
@@ -88,12 +85,7 @@ class KeyTemplate:
             if name is not None:
                 _check_placeholder(name, spec or "", conversion)
             parts.append((literal, name, spec or ""))
-        template = cls(
-            bucket, text, frozenset(name for _, name, _ in parts if name is not None), tuple(parts)
-        )
-        if allowed is not None:
-            template.check_names(allowed)
-        return template
+        return cls(bucket, frozenset(name for _, name, _ in parts if name is not None), tuple(parts))
 
     def check_names(self, allowed: Collection[str]) -> None:
         """

@@ -216,7 +216,7 @@ class TestWhatCanNotBeSaved:
     def test_for_missing_credentials(self, batches, connection, monkeypatch):
         del connection["login"], connection["password"]
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
-        self.check(batches, "The AWS connection 'aws_default' gives no credentials for S3")
+        self.check(batches, "The AWS connection 'aws_default' has no credentials for S3")
 
     def test_for_a_missing_bucket(self, batches):
         self.check(batches, "S3 could not store s3://there-is-none/", s3_bucket="there-is-none")

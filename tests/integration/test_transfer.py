@@ -325,7 +325,7 @@ def test_a_file_over_max_bytes_is_not_saved(simulator, seaweedfs, bucket, genera
     [response] = generate()
     with pytest.raises(
         errors.FileRefusedError,
-        match=rf"^{BILL} File 0 of .* is 2097152 bytes, and max_bytes is 1048576\. It was not saved\.$",
+        match=rf"^{BILL} File 0 of .* must be at most 1048576 bytes \(max_bytes\), got 2097152\. It was not saved\.$",
     ):
         transfer(response, max_bytes=MIB)
     assert stored(seaweedfs, bucket) == {}

@@ -137,7 +137,7 @@ class TestHowABodyComes:
             generation = served_by(server, saving.generate())
             with pytest.raises(
                 errors.FileRefusedError,
-                match=rf"{BILL}File 0 of .* is more than {10 * MIB} bytes, and max_bytes is {10 * MIB}\. It was not saved",
+                match=rf"{BILL}File 0 of .* must be at most {10 * MIB} bytes \(max_bytes\), got more\. It was not saved",
             ):
                 saving.transfer(generation, max_bytes=10 * MIB)
         assert server.visits == 1

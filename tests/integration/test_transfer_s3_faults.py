@@ -271,7 +271,9 @@ class TestRefused:
     def test_a_failed_lookup_does_not_permit_a_write(self, proxy, bench):
         response = bench.generate()
         proxy.set_faults([{"kind": "status", "status": 500, "operation": "HeadObject", "times": ALWAYS}])
-        assert bench.failure(response, errors.ObjectStoreError).startswith("S3 refused to look at s3://")
+        assert bench.failure(response, errors.ObjectStoreError).startswith(
+            "S3 refused to read the metadata of s3://"
+        )
         assert set(proxy.operations()) == {"HeadObject"}
 
     def test_one_object_stops_no_other(self, proxy, bench, capsys):
@@ -345,7 +347,7 @@ class TestResetMidUpload:
         response = bench.generate(size)
         proxy.set_faults([{"kind": "reset_mid_upload", "operation": WRITE, "times": ALWAYS}])
         assert bench.failure(response, errors.ObjectStoreError).startswith(
-            f"S3 could not be asked to store s3://{bench.bucket}/{bench.key(response)}: "
+            f"S3 could not store s3://{bench.bucket}/{bench.key(response)}: "
         )
         proxy.clear()
         assert bench.stored() == {}

@@ -27,7 +27,7 @@ KNOWN = [
     "video.py:execute:",
     "paid_video.py:find:",
     "ledger.py:previous:",
-    "paid_request.py:_prepared:",
+    "request_spec.py:resolve:",
     "ledger.py:record_intent:",
     "video.py:_wait:",
 ]

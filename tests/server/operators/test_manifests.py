@@ -65,8 +65,18 @@ def test_an_empty_one_has_no_lines(write):
 
 @pytest.mark.parametrize(
     "line",
-    ["a text", [1], {"prompt": "A fox"}, LINE | {"row": "0"}, LINE | {"request": None}],
-    ids=["text", "list", "requests", "row", "request"],
+    [
+        "a text",
+        [1],
+        {"prompt": "A fox"},
+        LINE | {"row": "0"},
+        LINE | {"request": None},
+        LINE | {"uri": 5},
+        LINE | {"files": "x"},
+        LINE | {"files": [{}]},
+        LINE | {"files": [{"uri": 5}]},
+    ],
+    ids=["text", "list", "requests", "row", "request", "uri", "files", "file", "uri-of-file"],
 )
 def test_another_file_is_refused(write, line):
     with pytest.raises(InvalidInputError, match=r"uri must be that of a manifest, got s3://.*/m\.jsonl"):

@@ -12,6 +12,7 @@ from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 from airflow_provider_getimg.records import COST, IMAGES
+from airflow_provider_getimg.s3.object_options import task_digest
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 
 MODEL = "sketch-mini"
@@ -162,4 +163,5 @@ class TestBatch:
     def test_its_manifest_is_marked(self, saving, bucket, context):
         summary = batch([{"prompt": "A fox", "model": MODEL}], bucket).execute(context())
         key = summary["manifest"].removeprefix(f"s3://{bucket}/")
-        assert saving.head_object(Bucket=bucket, Key=key)["Metadata"] == {"getimg-manifest": "1"}
+        mark = task_digest("a_dag", "manual__2026-01-01T00:00:00+00:00", "a_task", -1)
+        assert saving.head_object(Bucket=bucket, Key=key)["Metadata"] == {"getimg-manifest": mark}

@@ -27,7 +27,9 @@ VALUES = {
 
 
 def render(s3_key: object, s3_bucket: object = "bucket", **values: object) -> str:
-    return KeyTemplate.parse(s3_key, s3_bucket, PLACEHOLDERS).render(VALUES | values)
+    template = KeyTemplate.parse(s3_key, s3_bucket)
+    template.check_names(PLACEHOLDERS)
+    return template.render(VALUES | values)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +53,9 @@ def test_a_template_becomes_a_key(s3_key, key):
     assert render(s3_key) == key
 
 
-def test_a_template_knows_its_bucket_its_text_and_its_placeholders():
-    template = KeyTemplate.parse("s3://other/{index}/{model}-{index}", None, PLACEHOLDERS)
-    assert (template.bucket, template.text) == ("other", "{index}/{model}-{index}")
+def test_a_template_knows_its_bucket_and_its_placeholders():
+    template = KeyTemplate.parse("s3://other/{index}/{model}-{index}", None)
+    assert (template.bucket, template.render(VALUES)) == ("other", "7/seedream-5-lite-7")
     assert template.names == {"index", "model"}
 
 
@@ -70,7 +72,7 @@ def test_a_template_knows_its_bucket_its_text_and_its_placeholders():
     ],
 )
 def test_the_folder_that_all_keys_share(s3_key, folder):
-    assert KeyTemplate.parse(s3_key, "bucket", PLACEHOLDERS).shared_folder == folder
+    assert KeyTemplate.parse(s3_key, "bucket").shared_folder == folder
 
 
 @pytest.mark.parametrize(
