@@ -8,7 +8,7 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from airflow_provider_getimg.plugin import objects, pictures, thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from airflow_provider_getimg.plugin.airflow_api import AirflowApi, Filter, Task
     from airflow_provider_getimg.plugin.pictures import Picture
@@ -85,8 +86,6 @@ class Gallery:
         self._thumbnails = objects.Cache(_THUMBNAILS_BYTES)
         self._manifests = objects.Cache(_MANIFESTS_BYTES)
         self._values = objects.Cache(_VALUES_BYTES)
-        # More at once are slower on SQLite, and no faster on PostgreSQL.
-        self._reading = asyncio.Semaphore(4)
         # Of its own: a store that doesn't respond must not take the threads that serve Airflow's API.
         self._threads = ThreadPoolExecutor(_THREADS, "getimg-gallery")
 
@@ -95,11 +94,13 @@ class Gallery:
         found: list[Picture] = []
         async with aclosing(self._tasks(api, which, cursor)) as batches:
             looked_at = 0
+            # More at once are slower on SQLite, and no faster on PostgreSQL.
+            at_once = asyncio.Semaphore(4)
             async for batch in batches:
                 if len(found) == PAGE_SIZE or looked_at >= _TASKS_AT_MOST:
                     return Page(found, replace(batch[0][1], index=0))
                 looked_at += len(batch)
-                values = await asyncio.gather(*(self._value(api, task) for task, _ in batch))
+                values = await asyncio.gather(*(self._value(api, task, at_once) for task, _ in batch))
                 for (task, at), (value, _) in zip(batch, values, strict=True):
                     first = cursor.index if cursor is not None and at.saved_at == cursor.saved_at else 0
                     # Of the task with which the page begins, and not of another that was saved at the same moment.
@@ -218,7 +219,9 @@ class Gallery:
             raise HTTPException(416)
         return part
 
-    async def _value(self, api: AirflowApi, task: Task) -> tuple[Any, str]:
+    async def _value(
+        self, api: AirflowApi, task: Task, at_once: AbstractAsyncContextManager[None] | None = None
+    ) -> tuple[Any, str]:
         """
         Return what a task returned, and when. The viewer may read it: Airflow listed it for them, or the URL's DAG was checked.
 
@@ -228,14 +231,14 @@ class Gallery:
         until, found = self._values.get(key) or (0.0, None)
         if found is not None and time.monotonic() < until:
             return found  # type: ignore[no-any-return]
-        async with self._reading:
-            try:
+        try:
+            async with at_once or nullcontext():
                 value, saved_at = await api.xcom(task, "return_value")
-            except HTTPException as error:
-                # Cleared since it was listed; or a task that failed and returned nothing.
-                if error.status_code == 404:
-                    return None, ""
-                raise
+        except HTTPException as error:
+            # Cleared since it was listed; or a task that failed and returned nothing.
+            if error.status_code == 404:
+                return None, ""
+            raise
         until = time.monotonic() + _VALUE_SECONDS
         self._values.put(key, (until, (value, saved_at)), 1000 + len(json.dumps(value)))
         return value, saved_at
