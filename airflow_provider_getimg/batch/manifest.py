@@ -69,9 +69,12 @@ def write(store: S3Store, bucket: str, key: str, content: bytes, context: Contex
 
     :raises GetimgError: S3 refused it, or could not be asked.
     """
+    store.put_text(bucket, key, content, "application/jsonl", metadata={MANIFEST: _writer(context)})
+
+
+def _writer(context: Context) -> str:
     ti = context["ti"]
-    task = task_digest(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index)
-    store.put_text(bucket, key, content, "application/jsonl", metadata={MANIFEST: task})
+    return task_digest(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index)
 
 
 def check_writes(store: S3Store, template: KeyTemplate, bucket: str, key: str) -> None:

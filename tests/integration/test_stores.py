@@ -81,8 +81,11 @@ def test_a_state_folder_keeps_what_tasks_have_paid_for(monkeypatch, name, server
             task_id="a_task",
             map_index=-1,
             try_number=try_number,
+            max_tries=3,
         )
-        run = SimpleNamespace(start_date=datetime(2026, 11, 29, hour, tzinfo=UTC))
+        # An hour later the task was cleared; another hour later the run was made again.
+        start = datetime(2026, 11, 29, hour, tzinfo=UTC)
+        run = SimpleNamespace(start_date=start, clear_number=int(hour == 1))
         return S3TaskState(folder, "aws_default", {"ti": ti, "dag_run": run})
 
     first, other = state(), state()
