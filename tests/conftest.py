@@ -80,8 +80,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test with its tier, and group tests for runs in several processes.
 
-    The files that need ``airflow_stack`` are split between two groups, each with its own Airflow. They take longest, so
-    they come first. Every other file is a group.
+    The files that need ``airflow_stack`` are split between two groups, each with its own Airflow. Every other file is a group. What
+    takes longest comes first: the cluster's tests, then those groups.
     """
     for item in items:
         item.add_marker(TIERS[item.path.relative_to(TESTS).parts[0]])
@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             is_dealt = _needs_stack(item)
             group = f"airflow{stack_files.index(item.path) % 2}" if is_dealt else item.path.name
             item.add_marker(pytest.mark.xdist_group(group))
-        items.sort(key=_needs_stack, reverse=True)
+        items.sort(key=lambda item: (item.path.name == "test_cluster.py", _needs_stack(item)), reverse=True)
 
 
 def _needs_stack(item: pytest.Item) -> bool:
