@@ -58,7 +58,7 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
         seen += pictures
         url = page.link("next")
     assert len(seen) == len(set(seen)) == 45
-    assert "/transfer/" in seen[0] or "/batch/" in seen[0]
+    assert any(f"/{task}/" in seen[0] for task in ("transfer", "batch", "odd_numbers"))
 
 
 @LISTS
@@ -237,7 +237,8 @@ def test_what_is_no_number_spoils_no_page(viewer, path):
 
 
 def test_a_long_video_is_sent_whole_to_who_wants_no_part(viewer, path, clip):
-    response = viewer.get(path("videos", 1, "/file"))
+    # Airflow 3.2 would compress it.
+    response = viewer.get(path("videos", 1, "/file"), headers={"accept-encoding": "identity"})
     assert response.status_code == 200
     assert response.headers["content-length"] == str(len(response.content))
     assert response.content == clip + bytes(5 * 1024 * 1024)
