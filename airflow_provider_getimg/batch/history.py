@@ -19,6 +19,7 @@ from airflow_provider_getimg.durable.journal import saved_key
 from airflow_provider_getimg.durable.ledger import Entry, Ledger
 from airflow_provider_getimg.durable.tries import Try
 from airflow_provider_getimg.s3.copier import SavedFile
+from airflow_provider_getimg.s3.plan import total_cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_provider_getimg.api.errors import GetimgError
-    from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.batch.budget import Budget
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.durable.journal import Journal
@@ -159,16 +159,19 @@ class History:
         self._journal.write_later(saved_key(row.id), _GONE)
 
 
-def unsaved(journal: Journal) -> list[Generation]:
-    """Return what earlier tries were billed and did not save, whatever rows it was for."""
-    found = []
+def with_earlier_bill(error: GetimgError, journal: Journal) -> GetimgError:
+    """Return an error that came before the rows were known, with what earlier tries were billed and did not save."""
+    entries: list[Entry] = []
     for value in journal.unsaved():
         # What can't be read is reported by its row's ledger.
         with suppress(ValueError):
             entry = Entry.from_json(value)
-            if entry is not None and entry.generation is not None:
-                found.append(entry.generation)
-    return found
+            if entry is not None:
+                entries.append(entry)
+    owed = [entry.generation for entry in entries if entry.generation is not None]
+    if entries and not owed:
+        return type(error)(error.message, billed="unknown")
+    return error.with_unsaved_bill([generation.id for generation in owed], total_cost(owed))
 
 
 def _saved_before(items: Sequence[TransferItem], noted: Any) -> list[SavedFile] | None:

@@ -177,24 +177,26 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         """
         from airflow_provider_getimg.api.errors import BatchIncompleteError, GetimgError
         from airflow_provider_getimg.batch import manifest
-        from airflow_provider_getimg.batch.history import History, unsaved
+        from airflow_provider_getimg.batch.history import History, with_earlier_bill
         from airflow_provider_getimg.batch.report import checked_max_failures
         from airflow_provider_getimg.batch.rows import read_rows
         from airflow_provider_getimg.durable.journal import Journal
         from airflow_provider_getimg.durable.task_state import task_state
         from airflow_provider_getimg.durable.tries import Try
         from airflow_provider_getimg.s3.keys import KeyTemplate
-        from airflow_provider_getimg.s3.plan import total_cost
 
         # Made here, and not by the signal handler that may need it first.
         _ = self._stop
-        # A setting that can't be used ends it before anything is read.
-        _ = self._settings
+        this_try = Try.of(context)
+        if this_try.is_first:
+            # A setting that can't be used ends it before anything is read.
+            _ = self._settings
         with (
             self.hook,
-            Journal(task_state(context, self.hook, self.aws_conn_id), Try.of(context), self.log) as journal,
+            Journal(task_state(context, self.hook, self.aws_conn_id), this_try, self.log) as journal,
         ):
             try:
+                _ = self._settings
                 template = KeyTemplate.parse(self.s3_key, self.s3_bucket)
                 rows = read_rows(
                     unwrap(self.requests), unwrap(self.defaults), template, self.s3_hook.get_conn
@@ -202,10 +204,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
                 max_failures = checked_max_failures(self.max_failures, len(rows))
                 location = manifest.location(self.manifest_key, template, context)
             except GetimgError as error:
-                owed = unsaved(journal)
-                raise error.with_unsaved_bill(
-                    [generation.id for generation in owed], total_cost(owed)
-                ) from None
+                raise with_earlier_bill(error, journal) from None
             uri = f"s3://{location[0]}/{location[1]}"
             history = History(rows, context, journal, self.log)
             results, manifest_error = self._run(context, rows, history, location)

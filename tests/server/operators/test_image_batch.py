@@ -167,6 +167,26 @@ class TestEveryRow:
 
 class TestBadInput:
     @pytest.mark.parametrize(
+        "fields", [{"concurrency": "x"}, {"requests": [{}]}, {"s3_key": "s3://b/{x}"}], ids=str
+    )
+    @pytest.mark.parametrize(
+        ("fault", "bill"),
+        [
+            (
+                {"on": "download", "kind": "status", "status": 403},
+                "^Generation .* was billed .* and is not saved. ",
+            ),
+            ({"on": "image", "kind": "drop_after_billing"}, " It may have been billed.$"),
+        ],
+        ids=["owed", "unknown"],
+    )
+    def test_of_a_later_try_does_not_hide_what_an_earlier_one_was_billed(self, bench, fault, bill, fields):
+        bench.simulator.faults.add({**fault, "times": 99})
+        bench.failure(rows(1))
+        with pytest.raises(errors.InvalidInputError, match=bill):
+            bench.run(**({"requests": rows(1)} | fields), try_number=2)
+
+    @pytest.mark.parametrize(
         ("fields", "sentence"),
         [
             (
