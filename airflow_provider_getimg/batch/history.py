@@ -9,7 +9,6 @@ files were saved. Where the try that saved them could no longer write a note, th
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +18,6 @@ from airflow_provider_getimg.durable.journal import saved_key
 from airflow_provider_getimg.durable.ledger import Entry, Ledger
 from airflow_provider_getimg.durable.tries import Try
 from airflow_provider_getimg.s3.copier import SavedFile
-from airflow_provider_getimg.s3.plan import total_cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,21 +155,6 @@ class History:
     def note_gone(self, row: Row) -> None:
         """Record that a row's files are gone: after a Clear, it is sent again."""
         self._journal.write_later(saved_key(row.id), _GONE)
-
-
-def with_earlier_bill(error: GetimgError, journal: Journal) -> GetimgError:
-    """Return an error that came before the rows were known, with what earlier tries were billed and did not save."""
-    entries: list[Entry] = []
-    for value in journal.unsaved():
-        # What can't be read is reported by its row's ledger.
-        with suppress(ValueError):
-            entry = Entry.from_json(value)
-            if entry is not None:
-                entries.append(entry)
-    owed = [entry.generation for entry in entries if entry.generation is not None]
-    if entries and not owed:
-        return type(error)(error.message, billed="unknown")
-    return error.with_unsaved_bill([generation.id for generation in owed], total_cost(owed))
 
 
 def _saved_before(items: Sequence[TransferItem], noted: Any) -> list[SavedFile] | None:

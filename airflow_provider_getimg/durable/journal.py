@@ -14,6 +14,7 @@ import json
 import threading
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
@@ -90,14 +91,18 @@ class Journal:
         """Return what earlier tries wrote last under this key; None for nothing."""
         return self._earlier.get(key)
 
-    def unsaved(self) -> list[Any]:
+    def unsaved(self) -> list[Entry]:
         """Return the entries of earlier tries without a note that says where their files are saved."""
         notes = {saved_key(key) for key in self._earlier}
-        return [
-            value
-            for key, value in self._earlier.items()
-            if key not in notes and not isinstance(self.previous(saved_key(key)), list)
-        ]
+        entries: list[Entry] = []
+        for key, value in self._earlier.items():
+            if key in notes or isinstance(self.previous(saved_key(key)), list):
+                continue
+            # What can't be read is reported by its row's ledger.
+            with suppress(ValueError):
+                if (entry := Entry.from_json(value)) is not None:
+                    entries.append(entry)
+        return entries
 
     def write(self, key: str, value: Any) -> None:
         """

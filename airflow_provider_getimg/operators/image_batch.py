@@ -177,9 +177,10 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         """
         from airflow_provider_getimg.api.errors import BatchIncompleteError, GetimgError
         from airflow_provider_getimg.batch import manifest
-        from airflow_provider_getimg.batch.history import History, with_earlier_bill
+        from airflow_provider_getimg.batch.history import History
         from airflow_provider_getimg.batch.report import checked_max_failures
         from airflow_provider_getimg.batch.rows import read_rows
+        from airflow_provider_getimg.durable.earlier_bill import with_earlier_bill
         from airflow_provider_getimg.durable.journal import Journal
         from airflow_provider_getimg.durable.task_state import task_state
         from airflow_provider_getimg.durable.tries import Try
@@ -204,7 +205,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
                 max_failures = checked_max_failures(self.max_failures, len(rows))
                 location = manifest.location(self.manifest_key, template, context)
             except GetimgError as error:
-                raise with_earlier_bill(error, journal) from None
+                raise with_earlier_bill(error, journal.unsaved()) from None
             uri = f"s3://{location[0]}/{location[1]}"
             history = History(rows, context, journal, self.log)
             results, manifest_error = self._run(context, rows, history, location)

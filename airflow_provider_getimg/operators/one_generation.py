@@ -61,19 +61,17 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
             raise self._with_earlier_bill(context, error) from None
 
     def _with_earlier_bill(self, context: Context, error: InvalidInputError) -> InvalidInputError:
+        from airflow_provider_getimg.durable.earlier_bill import with_earlier_bill
         from airflow_provider_getimg.durable.ledger import TaskEntryStore
         from airflow_provider_getimg.durable.task_state import task_state
 
-        unknown = type(error)(error.message, billed="unknown")
         try:
             entry = TaskEntryStore(task_state(context, self.hook, self.aws_conn_id)).read()
         except Exception:
-            return unknown
+            return type(error)(error.message, billed="unknown")
         if entry is None or entry.delivered or entry.state == "failed":
             return error
-        if entry.generation is None:
-            return unknown
-        return error.with_unsaved_bill([entry.generation.id], entry.generation.cost)
+        return with_earlier_bill(error, [entry])
 
     def _push(self, context: Context, generation: Generation, request: Mapping[str, Any]) -> dict[str, Any]:
         """
