@@ -79,28 +79,50 @@ class GetimgError(Exception):
         """Tell what the failure cost, for the end of the message."""
         return BILLED_SENTENCE[self.billed]
 
-    def with_unsaved_bill(self, generation_ids: Sequence[str], cost: Decimal | None) -> Self:
+    def with_bill(
+        self,
+        unsaved: Sequence[str],
+        cost: Decimal | None,
+        *,
+        saved: Sequence[str] = (),
+        unknown: int = 0,
+    ) -> Self:
         """
-        Return this error with the bill of the generations whose files it kept from being saved.
+        Return this error with the bill of what its task had generated before.
 
-        :param cost: What they cost in USD; None where the API didn't say.
+        :param unsaved: The generations whose files are not saved, by id.
+        :param cost: What these and the saved ones cost in USD; None where the API didn't say.
+        :param saved: The generations whose files are.
+        :param unknown: How many more requests may have been billed.
         """
-        if not generation_ids:
-            return self
-        amount = "cost unknown" if cost is None else f"{cost} USD"
-        which = (
-            f"Generation {generation_ids[0]} was billed ({amount}) and is not saved"
-            if len(generation_ids) == 1
-            else f"{len(generation_ids)} generations were billed ({amount} together) and are not saved"
-        )
-        self.billed, self.cost, self.generation_ids = "yes", cost, tuple(generation_ids)
-        # The bill comes first, and what is more.
-        self.args = (f"{which}. {self.message}",)
+        generation_ids = (*unsaved, *saved)
+        if generation_ids:
+            self.billed, self.cost, self.generation_ids = "yes", cost, generation_ids
+            # The bill comes first, and what is more.
+            self.args = (f"{_bill(unsaved, saved, cost, unknown)} {self.message}",)
+        elif unknown:
+            self.billed = "unknown"
+            self.args = (f"{self.message} {self.billing_sentence()}".strip(),)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default would call __init__ again and add the billing sentence twice.
         return (_restore, (type(self), self.args, self.__dict__.copy()))
+
+
+def _bill(unsaved: Sequence[str], saved: Sequence[str], cost: Decimal | None, unknown: int) -> str:
+    amount = "cost unknown" if cost is None else f"{cost} USD"
+    if len(unsaved) + len(saved) == 1:
+        which = f"Generation {[*unsaved, *saved][0]} was billed ({amount}) and is {'not ' if unsaved else ''}saved."
+    else:
+        which = f"{len(unsaved) + len(saved)} generations were billed ({amount} together)"
+        if saved and unsaved:
+            which += f", and {len(unsaved)} {'is' if len(unsaved) == 1 else 'are'} not saved."
+        else:
+            which += f" and are {'not ' if unsaved else ''}saved."
+    if unknown:
+        which += f" {unknown} more {'request' if unknown == 1 else 'requests'} may have been billed."
+    return which
 
 
 def _restore(cls: type[GetimgError], args: tuple[Any, ...], state: dict[str, Any]) -> GetimgError:

@@ -96,10 +96,12 @@ class Breakers:
             pass
         return not self._stop.event.is_set()
 
-    def on_resend(self, row: Row) -> None:
-        """Note that a row has no file to save: it is sent."""
+    def on_resend(self, row: Row) -> bool:
+        """Note that a row has no file to save: it is sent. Return whether others that are owed come first."""
         with self._lock:
+            was_owed = row.index in self._owed
             self._note_owed(row, None)
+            return was_owed and not self._is_open.is_set()
 
     def on_row_result(self, result: RowResult) -> None:
         """Note the result of a row."""

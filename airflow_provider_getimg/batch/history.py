@@ -41,12 +41,14 @@ class RowState:
     What earlier tries left of a row.
 
     :param entry: Its entry in the journal; None for nothing, or for what can't be read: the row's ledger reports that.
-    :param result: What is known of it, if it was paid for: ``reused`` if its files are in S3, whatever became of their URLs
-        since, and ``failed`` otherwise.
+    :param result: What is known of it, if it was paid for: ``reused`` if its files are at their keys in S3, whatever became
+        of their URLs since, and ``failed`` otherwise.
+    :param elsewhere: Its files, where an earlier try saved them at other keys than they have now.
     """
 
     entry: Entry | None = None
     result: RowResult | None = None
+    elsewhere: Sequence[SavedFile] = ()
 
     @property
     def is_saved(self) -> bool:
@@ -78,6 +80,10 @@ class History:
         self.is_last_try = self._try.is_last
         self._stores = {row.index: journal.entry_store(row.id) for row in rows}
         self._states = {row.index: self._read(row) for row in rows}
+        ids = {row.id for row in rows}
+        #: What earlier tries sent for rows that are no longer in the list, by the key of each.
+        self._others = {key: entry for key, entry in journal.entries().items() if key not in ids}
+        self._warn_of_others()
 
     def _read(self, row: Row) -> RowState:
         try:
@@ -89,10 +95,34 @@ class History:
         if entry.generation is None:
             return RowState(entry)
         noted = self._journal.previous(saved_key(row.id))
-        files = None if noted is None else _saved_before(row.items(entry.generation), noted)
-        if files is None:
-            return RowState(entry, RowResult.of(row, "failed", entry.generation))
-        return RowState(entry, RowResult.of(row, "reused", entry.generation, files))
+        items = row.items(entry.generation)
+        files = _saved_before(items, noted)
+        if files and all(
+            item.with_key(file.sha256, file.mime_type or "").uri == file.item.uri
+            for item, file in zip(items, files, strict=True)
+        ):
+            return RowState(entry, RowResult.of(row, "reused", entry.generation, files))
+        return RowState(entry, RowResult.of(row, "failed", entry.generation), files)
+
+    def _warn_of_others(self) -> None:
+        """Say what was billed for rows that the list no longer has."""
+        if not self._others:
+            return
+        unsaved = [
+            key for key, entry in self._others.items() if entry.generation and not self._journal.is_saved(key)
+        ]
+        self.log.warning(
+            "%d requests of earlier tries are no longer in the list: a list should be the same in each try. %s USD were billed "
+            "for them, and %d of their images are not saved.",
+            len(self._others),
+            self._cost_of_others,
+            len(unsaved),
+        )
+
+    @property
+    def _cost_of_others(self) -> Decimal:
+        costs = (entry.generation.cost for entry in self._others.values() if entry.generation is not None)
+        return sum((cost for cost in costs if cost is not None), Decimal(0))
 
     def state(self, row: Row) -> RowState:
         """Return what earlier tries left of a row."""
@@ -121,21 +151,31 @@ class History:
         # What is known first: the catalogue, which has the rest, may be out of reach.
         for _, state in states:
             budget.add_earlier_cost((state.result and state.result.cost) or Decimal(0))
+        budget.add_earlier_cost(self._cost_of_others)
         for row, state in states:
             entry = cast("Entry", state.entry)
             price = budget.price(row.request.checked)
             budget.add_earlier_unknown(price, entry.unknown_requests)
             if state.result is not None and state.result.cost is None:
                 budget.add_earlier_cost(price)
+        if not self._others:
+            return
+        # What they requested is not known: as much as the dearest row.
+        price = max((budget.price(row.request.checked) for row in self._rows), default=Decimal(0))
+        for entry in self._others.values():
+            budget.add_earlier_unknown(price, entry.unknown_requests)
+            if entry.generation is not None and entry.generation.cost is None:
+                budget.add_earlier_cost(price)
 
     def results(self, error: GetimgError) -> BatchResults:
         """Return what earlier tries left of all rows, where this try can't begin."""
         results = [self.result(row) for row in self._rows]
         entries = [entry for row in self._rows if (entry := self.state(row).entry) is not None]
+        entries += self._others.values()
         return BatchResults(
             results,
             error,
-            sum((result.cost for result in results if result.cost is not None), Decimal(0)),
+            sum((result.cost for result in results if result.cost is not None), self._cost_of_others),
             sum(entry.unknown_requests for entry in entries),
         )
 
@@ -157,14 +197,11 @@ class History:
         self._journal.write_later(saved_key(row.id), _GONE)
 
 
-def _saved_before(items: Sequence[TransferItem], noted: Any) -> list[SavedFile] | None:
-    """Return the files as an earlier try noted them; None if it didn't, or if they belong elsewhere now."""
+def _saved_before(items: Sequence[TransferItem], noted: Any) -> Sequence[SavedFile]:
+    """Return the files as an earlier try noted them, wherever they are; none if it didn't."""
     if not isinstance(noted, list) or len(noted) != len(items):
-        return None
-    files = []
-    for item, (uri, size, sha256, etag, mime_type) in zip(items, noted, strict=True):
-        known = item.with_key(sha256, mime_type)
-        if known.uri != uri:
-            return None
-        files.append(SavedFile(known, size, sha256, etag, mime_type))
-    return files
+        return ()
+    return [
+        SavedFile(item.at(uri), size, sha256, etag, mime_type)
+        for item, (uri, size, sha256, etag, mime_type) in zip(items, noted, strict=True)
+    ]

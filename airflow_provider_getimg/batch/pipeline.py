@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,11 +37,18 @@ _END_SECONDS = 3.0
 _TICK_SECONDS = 0.25
 
 
+@dataclass(frozen=True)
+class Later:
+    """What is still to be sent of a row, once all that wait for their turn have had it."""
+
+    send: Callable[[], RowResult | Callable[[], RowResult]]
+
+
 class Steps(Protocol):
     """What is done with a row. Called from several threads."""
 
-    def send(self, row: Row) -> RowResult | Callable[[], RowResult]:
-        """Return the row's result, or what an uploader has to do for it."""
+    def send(self, row: Row) -> RowResult | Callable[[], RowResult] | Later:
+        """Return the row's result, what an uploader has to do for it, or what a sender has to do for it later."""
         ...
 
     def failed(self, row: Row, error: GetimgError) -> RowResult:
@@ -102,16 +110,21 @@ class Pipeline:
         senders = ThreadPoolExecutor(self._settings.senders, "getimg-send")
         uploaders = ThreadPoolExecutor(self._settings.uploaders, "getimg-upload")
 
-        def send(row: Row) -> RowResult | None:
-            sent = self._steps.send(row)
-            if not callable(sent):
+        def send(
+            row: Row, step: Callable[[], RowResult | Callable[[], RowResult] | Later]
+        ) -> RowResult | None:
+            sent = step()
+            if isinstance(sent, Later):
+                senders.submit(self._run_step, row, partial(send, row, sent.send))
+            elif callable(sent):
+                uploaders.submit(self._run_step, row, sent)
+            else:
                 return sent
-            uploaders.submit(self._run_step, row, sent)
             return None
 
         try:
             for row in rows:
-                senders.submit(self._run_step, row, partial(send, row))
+                senders.submit(self._run_step, row, partial(send, row, partial(self._steps.send, row)))
             self._wait(tick)
         except BaseException as error:
             # A time-out of Airflow's, most likely. What has arrived is saved; what was not sent is left.

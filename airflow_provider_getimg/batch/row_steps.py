@@ -22,11 +22,13 @@ from airflow_provider_getimg.api.errors import (
     KilledError,
     LedgerError,
     NoConnectionError,
+    ObjectExistsError,
     OutcomeUnknownError,
     PaidFilesGoneError,
     RateLimitError,
 )
 from airflow_provider_getimg.batch.limiter import RateLimitedClient
+from airflow_provider_getimg.batch.pipeline import Later
 from airflow_provider_getimg.batch.report import RowResult, without_traceback
 from airflow_provider_getimg.durable.paid_generation import PaidGeneration
 
@@ -111,8 +113,8 @@ class RowSteps:
         self._history = history
         self._breakers = breakers
 
-    def send(self, row: Row) -> RowResult | Callable[[], RowResult]:
-        """Return the row's result where there is nothing to save; otherwise what saves its images."""
+    def send(self, row: Row) -> RowResult | Callable[[], RowResult] | Later:
+        """Return the row's result where there is nothing to save; otherwise what saves its images, or what sends it later."""
         state = self._history.state(row)
         if state.result is not None and state.is_saved:
             return state.result
@@ -123,25 +125,34 @@ class RowSteps:
             # A try that was given up for dead may have saved what it could no longer record.
             existing = None
             with suppress(GetimgError):
-                existing = self._storage.existing.find(row, refresh=True)
+                existing = self._saved_before(row) or self._storage.existing.find(row, refresh=True)
             if existing is None:
                 raise
             return existing
         if generation is not None:
             self._breakers.on_billed()
             return partial(self.save, row, generation, is_new=False)
-        self._breakers.on_resend(row)
+        if (existing := self._saved_before(row)) is not None:
+            return existing
+        if self._breakers.on_resend(row):
+            # A thread that waited for the others that are owed would keep them from their turn.
+            return Later(partial(self._send_new, row, paid))
+        return self._send_new(row, paid)
+
+    def _send_new(self, row: Row, paid: PaidGeneration) -> RowResult | Callable[[], RowResult]:
+        """Send a row that no response is known of; return as :meth:`send` does."""
         if not self._breakers.wait_until_open():
-            return RowResult(row, "not_sent")
+            return replace(self._history.result(row), outcome="not_sent")
         self._breakers.check_refused(row)
         # What an earlier try sent may be there without a note; the listing is of the others.
-        if (existing := self._storage.existing.find(row, refresh=state.entry is not None)) is not None:
+        existing = self._storage.existing.find(row, refresh=self._history.state(row).entry is not None)
+        if existing is not None:
             return existing
         self._history.forget_saved(row)
         try:
             generation = self._generate(paid, row)
         except KilledError:
-            return RowResult(row, "not_sent")
+            return replace(self._history.result(row), outcome="not_sent")
         return partial(self.save, row, generation, is_new=True)
 
     def save(self, row: Row, generation: Generation, *, is_new: bool) -> RowResult:
@@ -155,6 +166,14 @@ class RowSteps:
         try:
             files = self._saved(row, generation, is_new)
         except GetimgError as error:
+            elsewhere = self._history.state(row).elsewhere
+            if elsewhere and isinstance(error, FileGoneError | ObjectExistsError):
+                # It has another key now, and can't be saved there.
+                self._history.log.warning(
+                    "%s stays where an earlier try saved it: %s.", row.name, elsewhere[0].item.uri
+                )
+                files = list(elsewhere)
+                return RowResult.of(row, "reused", generation, files)
             if isinstance(error, FileGoneError):
                 self._history.note_gone(row)
             unsaved = without_traceback(error)
@@ -250,6 +269,19 @@ class RowSteps:
                 budget.commit(price, generation.cost)
                 self._breakers.on_response()
                 return generation
+
+    def _saved_before(self, row: Row) -> RowResult | None:
+        """
+        Return the result of a row whose files are gone, if they were saved: the note is lost, or names other keys.
+
+        :raises GetimgError: S3 could not be asked.
+        """
+        state = self._history.state(row)
+        if state.entry is None or state.entry.generation is None:
+            return None
+        generation = state.entry.generation
+        files = state.elsewhere or self._storage.copier.find(row.items(generation))
+        return RowResult.of(row, "reused", generation, files) if files else None
 
     def _saved(self, row: Row, generation: Generation, is_new: bool) -> list[SavedFile]:
         """Save the files of a generation, and note that they are saved."""

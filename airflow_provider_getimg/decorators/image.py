@@ -63,11 +63,12 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
         request = call(self.python_callable, self.op_args, self.op_kwargs, context)
         if isinstance(request, str):
             request = {"prompt": request}
-        if not isinstance(request, Mapping):
-            raise InvalidInputError(
-                f"The function of @task.getimg_image must return a prompt or a dict, got {quote(request)}."
-            )
-        check_fields(request)
+        with self._reporting_earlier(context):
+            if not isinstance(request, Mapping):
+                raise InvalidInputError(
+                    f"The function of @task.getimg_image must return a prompt or a dict, got {quote(request)}."
+                )
+            check_fields(request)
         for name, value in request.items():
             setattr(self, name, Redacted(value) if name == "images" else value)
         # As is done with what is rendered.

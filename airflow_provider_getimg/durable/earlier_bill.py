@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 ErrorT = TypeVar("ErrorT", bound="GetimgError")
 
 
-def with_earlier_bill(error: ErrorT, entries: Sequence[Entry]) -> ErrorT:
+def with_earlier_bill(error: ErrorT, unsaved: Sequence[Entry], saved: Sequence[Entry] = ()) -> ErrorT:
     """
-    Return an error with the bill of what earlier tries requested and did not deliver.
+    Return an error with the bill of what earlier tries requested.
 
     :param error: It came before anything was sent.
-    :param entries: Those of requests whose images or video are still to be delivered.
+    :param unsaved: The entries of requests whose images or video are still to be delivered.
+    :param saved: Those of requests whose files are saved.
     """
-    owed = [entry.generation for entry in entries if entry.generation is not None]
-    unknown = len(entries) - len(owed)
-    if not owed:
-        return type(error)(error.message, billed="unknown") if unknown else error
-    if unknown:
-        requests = "request" if unknown == 1 else "requests"
-        error = type(error)(f"{unknown} more {requests} may have been billed. {error.message}")
-    return error.with_unsaved_bill([generation.id for generation in owed], total_cost(owed))
+    owed = [entry.generation for entry in unsaved if entry.generation is not None]
+    done = [entry.generation for entry in saved if entry.generation is not None]
+    return error.with_bill(
+        [generation.id for generation in owed],
+        total_cost([*owed, *done]),
+        saved=[generation.id for generation in done],
+        unknown=sum(entry.unknown_requests for entry in (*unsaved, *saved)),
+    )

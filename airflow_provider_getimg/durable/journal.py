@@ -91,18 +91,19 @@ class Journal:
         """Return what earlier tries wrote last under this key; None for nothing."""
         return self._earlier.get(key)
 
-    def unsaved(self) -> list[Entry]:
-        """Return the entries of earlier tries without a note that says where their files are saved."""
+    def entries(self) -> dict[str, Entry]:
+        """Return what earlier tries wrote of requests, by the key of each. What can't be read is reported by its row's ledger."""
         notes = {saved_key(key) for key in self._earlier}
-        entries: list[Entry] = []
+        entries: dict[str, Entry] = {}
         for key, value in self._earlier.items():
-            if key in notes or isinstance(self.previous(saved_key(key)), list):
-                continue
-            # What can't be read is reported by its row's ledger.
             with suppress(ValueError):
-                if (entry := Entry.from_json(value)) is not None:
-                    entries.append(entry)
+                if key not in notes and (entry := Entry.from_json(value)) is not None:
+                    entries[key] = entry
         return entries
+
+    def is_saved(self, key: str) -> bool:
+        """Tell whether an earlier try noted where the files of an entry are saved."""
+        return isinstance(self.previous(saved_key(key)), list)
 
     def write(self, key: str, value: Any) -> None:
         """

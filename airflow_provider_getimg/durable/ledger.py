@@ -34,6 +34,7 @@ from tenacity import Retrying, stop_after_attempt, wait_exponential
 from airflow_provider_getimg.api.errors import LedgerError
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.api.types import Generation
+from airflow_provider_getimg.durable.task_state import StateConflictError
 from airflow_provider_getimg.durable.tries import Try
 
 if TYPE_CHECKING:
@@ -111,6 +112,11 @@ class Entry:
     def unknown_requests(self) -> int:
         """How many requests were, or may have been, billed to no avail."""
         return self.sent_before + (self.response is None)
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether it was paid for, or is being made, and did not reach the task's XCom."""
+        return self.state in ("completed", "pending") and not self.delivered
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is written."""
@@ -218,11 +224,7 @@ class Ledger:
             ) from None
         if entry is None:
             return None
-        is_owed = (
-            entry.state in ("completed", "pending")
-            and not entry.delivered
-            and entry.fingerprint == self._fingerprint
-        )
+        is_owed = entry.is_owed and entry.fingerprint == self._fingerprint
         if entry.epoch != self._try.epoch and not is_owed:
             self.log.info("The task was cleared since try %d: a new one is generated.", entry.try_number)
             return None
@@ -236,6 +238,11 @@ class Ledger:
         self._sent_before = entry.sent_before + 1
         self._entry = entry
         return entry
+
+    @property
+    def address(self) -> str:
+        """How a user finds its entry."""
+        return self._store.address
 
     def is_before_clear(self, entry: Entry) -> bool:
         """Tell whether a user has cleared the task since the entry was written."""
@@ -251,6 +258,9 @@ class Ledger:
         try:
             self._write(entry)
         except Exception as error:
+            # It may have been written all the same. Another process's entry is not ours to replace.
+            if not isinstance(error, StateConflictError):
+                self.rollback()
             raise LedgerError(f"{self._store.description} could not be written: {reason(error)}.") from None
         self._entry = entry
 
@@ -371,11 +381,11 @@ class Ledger:
 
     def _keep(self, entry: Entry, lost: str, identity: object) -> None:
         """Write an entry that must not be lost; where it can't be written, log that it is."""
+        self._entry = entry
         try:
             for attempt in _repeatedly():
                 with attempt:
                     self._write(entry)
-            self._entry = entry
         except Exception as error:
             self.log.error(lost, identity, reason(error))
 

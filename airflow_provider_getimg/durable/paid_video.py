@@ -53,6 +53,11 @@ class PaidVideo(PaidRequest):
         """The video's id; empty before it is submitted."""
         return self._id
 
+    @property
+    def address(self) -> str:
+        """How a user finds its entry in the task's state."""
+        return self._ledger.address
+
     def find(self) -> bool:
         """
         Find the video that an earlier try submitted, and tell whether there is one.

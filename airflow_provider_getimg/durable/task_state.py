@@ -94,18 +94,25 @@ def task_state(
     :param aws_conn_id: The AWS connection for a folder that names none.
     :param is_resumed: Whether the try was deferred, and has a state already.
     :raises ConnectionConfigError: Nothing can keep a state: there is no store, and no folder in a connection that can be used.
+    :raises LedgerError: An earlier try has a state in a folder, and the connection that names it can't be used.
     """
-    from airflow_provider_getimg.api.errors import ConnectionConfigError
+    from airflow_provider_getimg.api.errors import ConnectionConfigError, LedgerError
 
     store = context.get("task_state_store")
     try:
         folder = hook.state_folder
     except ConnectionConfigError as error:
+        is_first = Try.of(context).is_first and not is_resumed
+        if store is None and not is_first:
+            raise LedgerError(
+                f"What an earlier try did is unknown, because its state_folder is: {error.message}",
+                billed="unknown",
+            ) from None
         if store is None:
             raise
         # What earlier tries have paid for can be reported, or delivered, without a connection. Nothing is sent: the hook keeps its
         # error.
-        return StateStore(store, None if Try.of(context).is_first else OSError(error.message.rstrip(".")))
+        return StateStore(store, None if is_first else OSError(error.message.rstrip(".")))
     if folder is not None:
         from airflow_provider_getimg.durable.s3_task_state import S3TaskState
 

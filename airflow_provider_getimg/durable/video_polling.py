@@ -112,11 +112,15 @@ class VideoLog:
         """Log a poll that got no response."""
         self._log.warning("Video %s: %s Polling again in %.1f seconds.", self._id, error.message, pause)
 
-    def refused(self, error: GetimgError) -> GetimgError:
-        """Return the error of a poll that would be refused again, with what the video itself may cost."""
+    def refused(self, error: GetimgError, address: str) -> GetimgError:
+        """
+        Return the error of a poll that would be refused again, with what the video itself may cost.
+
+        :param address: How a user finds its entry in the task's state.
+        """
         return type(error)(
             f"Video {self._id} was submitted, and its state can't be read: {error.message} Once that is fixed, clear the task: it "
-            "goes on waiting for this video and submits no other.",
+            f"goes on waiting for this video and submits no other. To give it up and submit another, delete {address} first.",
             billed="unknown",
             status=error.status,
             code=error.code,

@@ -114,6 +114,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         self.labels = labels
         self.on_unknown_outcome = on_unknown_outcome
         self.max_cost = max_cost
+        self.has_max_cost = max_cost is not None
         self.rate_limit_wait = rate_limit_wait
         self.getimg_conn_id = getimg_conn_id
         self.aws_conn_id = aws_conn_id
@@ -125,6 +126,10 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
+        with self._reporting_earlier(context):
+            return self._generated(context)
+
+    def _generated(self, context: Context) -> dict[str, Any]:
         from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
         from airflow_provider_getimg.api.pricing import check_price, checked_max_cost, image_price, named
         from airflow_provider_getimg.api.references import check_references, references_beyond_documented
@@ -133,14 +138,11 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
         from airflow_provider_getimg.s3.labels import checked_labels
 
-        with self._reporting_earlier(context):
-            max_cost = checked_max_cost(self.max_cost)
-            on_unknown_outcome = checked_choice(
-                "on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME
-            )
-            rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
-            labels = checked_labels(self.labels)
-            request = self._request(ImageRequest)
+        max_cost = checked_max_cost(self.max_cost, is_set=self.has_max_cost)
+        on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
+        rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
+        labels = checked_labels(self.labels)
+        request = self._request(ImageRequest)
         paid = PaidGeneration(
             self._ledger(context, request.fingerprint),
             on_unknown_outcome=on_unknown_outcome,

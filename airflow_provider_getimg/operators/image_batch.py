@@ -157,6 +157,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         self.concurrency = concurrency
         self.transfer_concurrency = transfer_concurrency
         self.max_cost = max_cost
+        self.has_max_cost = max_cost is not None
         self.check_balance = check_balance
         self.max_failures = max_failures
         self.on_unknown_outcome = on_unknown_outcome
@@ -184,6 +185,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         from airflow_provider_getimg.durable.journal import Journal
         from airflow_provider_getimg.durable.task_state import task_state
         from airflow_provider_getimg.durable.tries import Try
+        from airflow_provider_getimg.s3.connection import s3_client
         from airflow_provider_getimg.s3.keys import KeyTemplate
 
         # Made here, and not by the signal handler that may need it first.
@@ -200,12 +202,18 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
                 _ = self._settings
                 template = KeyTemplate.parse(self.s3_key, self.s3_bucket)
                 rows = read_rows(
-                    unwrap(self.requests), unwrap(self.defaults), template, self.s3_hook.get_conn
+                    unwrap(self.requests),
+                    unwrap(self.defaults),
+                    template,
+                    lambda: s3_client(self.s3_hook),
                 )
                 max_failures = checked_max_failures(self.max_failures, len(rows))
                 location = manifest.location(self.manifest_key, template, context)
             except GetimgError as error:
-                raise with_earlier_bill(error, journal.unsaved()) from None
+                entries = journal.entries()
+                saved = [entry for key, entry in entries.items() if journal.is_saved(key)]
+                unsaved = [entry for key, entry in entries.items() if not journal.is_saved(key)]
+                raise with_earlier_bill(error, unsaved, saved) from None
             uri = f"s3://{location[0]}/{location[1]}"
             history = History(rows, context, journal, self.log)
             results, manifest_error = self._run(context, rows, history, location)
@@ -265,6 +273,12 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         with stack:
             try:
                 results = batch.run(check_store)
+                if batch.store_error is not None:
+                    return results, batch.store_error
+                try:
+                    manifest.write(store, *location, results.manifest(), context)
+                except GetimgError as error:
+                    return results, error
             except (CostLimitError, InsufficientBalanceError):
                 # Raised before anything was sent or written.
                 self._push(context, batch.results, None)
@@ -278,12 +292,6 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
                     written = f"s3://{location[0]}/{location[1]}"
                 self._push(context, batch.results, written)
                 raise
-        if batch.store_error is not None:
-            return results, batch.store_error
-        try:
-            manifest.write(store, *location, results.manifest(), context)
-        except GetimgError as error:
-            return results, error
         return results, None
 
     def _summary(self, results: BatchResults, manifest_uri: str | None) -> dict[str, Any]:

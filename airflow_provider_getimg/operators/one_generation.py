@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from mypy_boto3_s3 import S3Client
 
-    from airflow_provider_getimg.api.errors import InvalidInputError
     from airflow_provider_getimg.api.types import Generation
-    from airflow_provider_getimg.durable.ledger import Ledger
+    from airflow_provider_getimg.durable.ledger import Entry, Ledger
     from airflow_provider_getimg.durable.request_spec import RequestSpec, RequestT
 
 
@@ -50,28 +49,31 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
 
     @contextmanager
     def _reporting_earlier(self, context: Context) -> Iterator[None]:
-        """Add to an error of the input what earlier tries paid for and did not deliver: it is delivered once that is corrected."""
-        from airflow_provider_getimg.api.errors import InvalidInputError
+        """Add to an error of a try that was not billed what earlier tries were billed and did not deliver."""
+        from airflow_provider_getimg.api.errors import GetimgError
+        from airflow_provider_getimg.durable.earlier_bill import with_earlier_bill
 
         try:
             yield
-        except InvalidInputError as error:
-            if Try.of(context).is_first:
+        except GetimgError as error:
+            if error.billed != "no" or Try.of(context).is_first:
                 raise
-            raise self._with_earlier_bill(context, error) from None
+            try:
+                entries = self._undelivered(context)
+            except Exception:
+                raise error.with_bill([], None, unknown=1) from None
+            raise with_earlier_bill(error, entries) from None
 
-    def _with_earlier_bill(self, context: Context, error: InvalidInputError) -> InvalidInputError:
-        from airflow_provider_getimg.durable.earlier_bill import with_earlier_bill
+    def _undelivered(self, context: Context) -> list[Entry]:
+        """Return what earlier tries recorded of requests that were, or may have been, billed, if they did not deliver."""
         from airflow_provider_getimg.durable.ledger import TaskEntryStore
         from airflow_provider_getimg.durable.task_state import task_state
 
-        try:
-            entry = TaskEntryStore(task_state(context, self.hook, self.aws_conn_id)).read()
-        except Exception:
-            return type(error)(error.message, billed="unknown")
-        if entry is None or entry.delivered or entry.state == "failed":
-            return error
-        return with_earlier_bill(error, [entry])
+        entry = TaskEntryStore(task_state(context, self.hook, self.aws_conn_id)).read()
+        # Before a Clear, only what is still to be delivered counts. Since then, a retry has wiped what was.
+        if entry is None or (entry.epoch != Try.of(context).epoch and not entry.is_owed):
+            return []
+        return [entry]
 
     def _push(self, context: Context, generation: Generation, request: Mapping[str, Any]) -> dict[str, Any]:
         """
@@ -90,7 +92,7 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
         except Exception:
             self.log.error(
                 "Generation %s was billed and could not be pushed to XCom. Neither a retry nor a Clear pays for it again.",
-                response["id"],
+                generation.id,
             )
             raise
         cost = float(generation.cost or 0)
@@ -114,7 +116,6 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
             return downloads.all_gone(generation)
 
     def _s3_client(self) -> S3Client:
-        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+        from airflow_provider_getimg.s3.connection import s3_client, s3_hook
 
-        client: S3Client = S3Hook(aws_conn_id=self.aws_conn_id).get_conn()
-        return client
+        return s3_client(s3_hook(self.aws_conn_id, connections=1))

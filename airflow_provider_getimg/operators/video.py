@@ -145,6 +145,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         self.on_unknown_outcome = on_unknown_outcome
         self.on_failed_video = on_failed_video
         self.max_cost = max_cost
+        self.has_max_cost = max_cost is not None
         self.rate_limit_wait = rate_limit_wait
         self.deferrable = deferrable
         self.poll_interval = poll_interval
@@ -159,6 +160,10 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
+        with self._reporting_earlier(context):
+            return self._submitted(context)
+
+    def _submitted(self, context: Context) -> dict[str, Any]:
         from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
         from airflow_provider_getimg.api.pricing import checked_max_cost
         from airflow_provider_getimg.api.requests import VideoRequest
@@ -166,17 +171,14 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.durable.paid_video import FAILED_VIDEO
         from airflow_provider_getimg.s3.labels import checked_labels
 
-        with self._reporting_earlier(context):
-            max_cost = checked_max_cost(self.max_cost)
-            labels = checked_labels(self.labels)
-            timeout = checked_seconds("timeout", self.timeout)
-            poll_interval = checked_seconds("poll_interval", self.poll_interval)
-            rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
-            on_unknown_outcome = checked_choice(
-                "on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME
-            )
-            on_failed_video = checked_choice("on_failed_video", self.on_failed_video, FAILED_VIDEO)
-            request = self._request(VideoRequest)
+        max_cost = checked_max_cost(self.max_cost, is_set=self.has_max_cost)
+        labels = checked_labels(self.labels)
+        timeout = checked_seconds("timeout", self.timeout)
+        poll_interval = checked_seconds("poll_interval", self.poll_interval)
+        rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
+        on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
+        on_failed_video = checked_choice("on_failed_video", self.on_failed_video, FAILED_VIDEO)
+        request = self._request(VideoRequest)
         ledger = self._ledger(context, request.fingerprint)
         paid = self._paid_video(ledger, on_unknown_outcome, on_failed_video)
         with self.hook:
@@ -275,7 +277,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
             except VideoFailedError:
                 raise
             except GetimgError as error:
-                raise log.refused(error) from None
+                raise log.refused(error, paid.address) from None
             if paid.generation is None and polling.is_over:
                 raise log.still_pending()
         response = self._push(context, paid.generation, wait["record"])

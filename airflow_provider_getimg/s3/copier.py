@@ -131,7 +131,22 @@ class Copier:
             with spool:
                 return self._write(item.with_key(spool.sha256, mime_type), spool, mime_type, deadline)
         except GetimgError as error:
-            raise error.with_unsaved_bill([item.generation_id], item.cost) from None
+            raise error.with_bill([item.generation_id], item.cost) from None
+
+    def find(self, items: Sequence[TransferItem]) -> Sequence[SavedFile]:
+        """
+        Return the files of a generation if all of them are saved at their keys already; otherwise none.
+
+        :raises GetimgError: S3 could not be asked.
+        """
+        found = []
+        for item in items:
+            stored = self._store.head(item.bucket, item.key) if item.key else None
+            if stored is None or not stored.is_copy_of(item):
+                return []
+            sha256 = stored.sha256 or self._store.sha256_of(item)
+            found.append(SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type))
+        return found
 
     def _is_first(self, item: TransferItem) -> bool:
         """Tell whether no other file of this task has taken the item's key."""

@@ -88,6 +88,11 @@ class TransferItem:
         key = template.render({"extension": extension(mime_type), **values, "sha256": sha256})
         return replace(self, key=numbered(key, self.index) if shared else key, _pending_key=None)
 
+    def at(self, uri: str) -> TransferItem:
+        """Return the item as it is saved at ``s3://bucket/key``."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return replace(self, bucket=bucket, key=key, _pending_key=None)
+
 
 def plan(generations: Sequence[Generation], s3_key: object, s3_bucket: object) -> list[TransferItem]:
     """
@@ -105,29 +110,29 @@ def plan(generations: Sequence[Generation], s3_key: object, s3_bucket: object) -
             (generation.id, *(file.url for file in generation.data)): generation for generation in generations
         }.values()
     )
-    labels = {generation.id: labels_of(generation) for generation in generations}
+    labelled = [(generation, labels_of(generation)) for generation in generations]
     template.check_names(
-        dict.fromkeys([*PLACEHOLDERS, *sorted({name for own in labels.values() for name in own})])
+        dict.fromkeys([*PLACEHOLDERS, *sorted({name for _, labels in labelled for name in labels})])
     )
-    for generation in generations:
-        missing = template.names.difference(PLACEHOLDERS, labels[generation.id])
+    for generation, labels in labelled:
+        missing = template.names.difference(PLACEHOLDERS, labels)
         if missing:
             raise InvalidInputError(
                 f"Generation {generation.id} has no label {quote(min(missing))}, which s3_key names."
             )
     items = [
         replace(item, request=request)
-        for generation in generations
-        for request in [_request(generation, labels[generation.id])]
-        for item in items_of(generation, template, labels[generation.id])
+        for generation, labels in labelled
+        for request in [_request(generation, labels)]
+        for item in items_of(generation, template, labels)
     ]
     _check_distinct(items)
     if not all(item.key for item in items):
         # Those whose extension only their bytes tell may all be of one kind.
         _check_distinct(
             item
-            for generation in generations
-            for item in items_of(generation, template, {**labels[generation.id], **_ONE_KIND})
+            for generation, labels in labelled
+            for item in items_of(generation, template, {**labels, **_ONE_KIND})
         )
     return items
 
@@ -213,7 +218,7 @@ def parse_generations(generation: object) -> tuple[list[Generation], int]:
             else:
                 generations.append(_parse(value, name))
     except InvalidInputError as error:
-        raise error.with_unsaved_bill(
+        raise error.with_bill(
             [generation.id for generation in generations], total_cost(generations)
         ) from None
     return generations, gaps

@@ -79,7 +79,7 @@ def _reported(item: TransferItem, error: BaseException, log: Logger) -> GetimgEr
     fault = TransferError(
         f"{capital(item.name)} was not saved: {type(error).__name__} ({reason(error)}), see the log."
     )
-    return fault.with_unsaved_bill([item.generation_id], item.cost)
+    return fault.with_bill([item.generation_id], item.cost)
 
 
 def _expiry(item: TransferItem) -> datetime:

@@ -146,7 +146,7 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
         except GetimgError as error:
             if error.generation_ids:
                 raise
-            raise error.with_unsaved_bill(
+            raise error.with_bill(
                 [generation.id for generation in generations], total_cost(generations)
             ) from None
         self._remember(context, saved)

@@ -108,6 +108,19 @@ def test_what_is_no_request_is_one_sentence(run_dag, getimg_simulator, getimg_co
     assert not getimg_simulator.ledger
 
 
+def test_an_error_of_a_later_try_denies_no_bill(run_dag, getimg_simulator, getimg_conn):
+    with dag() as made:
+
+        @task.getimg_image(model=MODEL, on_unknown_outcome="resubmit")
+        def draw(ti: Any = None) -> str | None:
+            return "A fox" if ti.try_number == 1 else None
+
+        draw()
+    getimg_simulator.faults.add({"on": "image", "kind": "drop_after_billing"})
+    run = run_dag(made, expect="failed")
+    assert run.failures["draw"].endswith("must return a prompt or a dict, got None. It may have been billed.")
+
+
 @pytest.mark.xfail(
     AIRFLOW_VERSION == "3.1.2",
     reason="it reports the rendered fields of a try that is over to an instance that is gone",

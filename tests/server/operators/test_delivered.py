@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -72,6 +73,16 @@ def test_a_retry_after_a_push_that_failed_returns_the_response(run, posts, capsy
     assert "was billed and could not be pushed to XCom. Neither a retry nor a Clear pays for it again." in log
     assert "sig=" not in log
     assert run(2)["status"] == "completed"
+    assert posts() == 1
+
+
+def test_a_response_without_an_id_is_named_where_it_can_not_be_pushed(run, posts, getimg_default, capsys):
+    body = {"data": [{"url": "https://a.test/x.png"}], "usage": {"total_cost": 0.04}}
+    getimg_default.faults.add({"on": "image", "kind": "response", "body": json.dumps(body)})
+    with pytest.raises(PushError):
+        run(pushes=False)
+    assert "was billed and could not be pushed to XCom." in capsys.readouterr().out
+    assert run(2)["data"][0]["url"] == "https://a.test/x.png"
     assert posts() == 1
 
 

@@ -350,6 +350,23 @@ def test_nothing_is_sent_where_the_ledger_can_t_be_written(getimg_default, conte
     assert not getimg_default.ledger
 
 
+def test_an_intent_that_was_written_and_reported_as_failed_is_taken_back(
+    getimg_default, context, store, monkeypatch
+):
+    write, failures = store.set, iter([True])
+
+    def fail_once(key: str, value: Any, **kwargs: Any) -> None:
+        write(key, value, **kwargs)
+        if next(failures, False):
+            raise ConnectionError("502 after the commit")
+
+    monkeypatch.setattr(store, "set", fail_once)
+    with pytest.raises(errors.LedgerError, match=r"could not be written: .* Nothing was billed"):
+        operator().execute(context())
+    assert operator().execute(context(try_number=2))["status"] == "completed"
+    assert len(getimg_default.ledger) == 1
+
+
 def test_a_paid_response_goes_on_to_the_user_though_it_can_t_be_recorded(
     getimg_default, context, store, monkeypatch, capsys
 ):
@@ -462,6 +479,40 @@ def test_a_rate_limit_does_not_wash_an_unknown_outcome_away(getimg_default, cont
         operator().execute(context(try_number=3))
 
 
+@pytest.mark.parametrize(
+    ("fault", "fields", "error"),
+    [
+        ({"status": 402}, {}, errors.InsufficientBalanceError),
+        ({"status": 429}, {}, errors.RateLimitError),
+        (None, {"max_cost": "0.01"}, errors.CostLimitError),
+    ],
+    ids=["402", "429", "max_cost"],
+)
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "unknown"])
+def test_an_error_of_a_request_that_replaces_another_does_not_deny_a_bill(
+    getimg_default, context, store, fault, fields, error, gone
+):
+    if gone:
+        response = operator().execute(context())
+        entry = store.get(KEY)
+        entry["response"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+        store.set(KEY, entry)
+        getimg_default.faults.add({"on": "download", "kind": "status", "status": 410})
+        bill = rf"^Generation {response['id']} was billed \(0\.04 USD\) and is not saved\."
+    else:
+        getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
+        with pytest.raises(errors.OutcomeUnknownError):
+            operator().execute(context())
+        bill = r" It may have been billed\.$"
+    if fault is not None:
+        getimg_default.faults.add({"on": "image", "kind": "status", **fault})
+    with pytest.raises(error, match=bill) as caught:
+        operator(on_unknown_outcome="resubmit", **fields).execute(context(try_number=2))
+    if fault == {"status": 429}:
+        # What the retry policy goes by.
+        assert caught.value.status == 429
+
+
 def test_resubmit_names_the_ways_on_once_no_retry_is_left(getimg_default, context):
     getimg_default.faults.add({"on": "image", "kind": "status", "status": 500, "times": 2})
     with pytest.raises(errors.OutcomeUnknownError, match=r"A retry sends it again\."):
@@ -533,6 +584,15 @@ def test_a_price_over_max_cost_is_a_spending_decision(getimg_default, context, s
     )
     assert not getimg_default.ledger
     assert store.values == {}
+
+
+def test_a_max_cost_that_renders_to_nothing_is_no_lack_of_a_limit(getimg_default, context):
+    with DAG("a_dag", schedule=None, render_template_as_native_obj=True):
+        task = operator(max_cost="{{ none }}")
+    task.render_template_fields(context())
+    with pytest.raises(errors.InvalidInputError, match="max_cost must be an amount in USD"):
+        task.execute(context())
+    assert not getimg_default.ledger
 
 
 def test_a_price_that_is_not_known_is_not_zero(getimg_default, context):

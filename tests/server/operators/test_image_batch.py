@@ -6,20 +6,25 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+from airflow.sdk import DAG
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.version_compat import RetryAction
+from tests.support.raw_servers import RawServer, response
 from tests.support.s3_faults import S3FaultProxy, open_uploads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_getimg.testing import GetimgSimulator
     from devstack import SeaweedFS
 
@@ -40,7 +45,7 @@ class Bench:
         self.simulator = simulator
         self.bucket = bucket
         self.client = seaweedfs.client()
-        self._context = context
+        self.context = context
 
     def operator(self, requests: Any, **fields: Any) -> GenerateImagesToS3Operator:
         given = {
@@ -51,7 +56,7 @@ class Bench:
         return GenerateImagesToS3Operator(task_id="batch", requests=requests, **(given | fields))
 
     def run(self, requests: Any, *, try_number: int = 1, max_tries: int = 3, **fields: Any) -> dict[str, Any]:
-        context = self._context(try_number=try_number, max_tries=max_tries)
+        context = self.context(try_number=try_number, max_tries=max_tries)
         return self.operator(requests, **fields).execute(context)
 
     def failure(self, requests: Any, **fields: Any) -> errors.BatchIncompleteError:
@@ -85,6 +90,26 @@ class Bench:
 def bench(monkeypatch, getimg_default, simulator, seaweedfs, bucket, context) -> Bench:
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
     return Bench(simulator, seaweedfs, bucket, context)
+
+
+def change_entries(
+    store: Any, change: Callable[[int, dict[str, Any]], object], *, notes: bool = True
+) -> None:
+    """Change what the tries before recorded of each row; without notes, they were killed before they could write them."""
+    segment = json.loads(store.values["getimg_batch_0000"])
+    entries = {key: entry for key, entry in segment["entries"].items() if notes or not key.endswith("/saved")}
+    for number, entry in enumerate(entry for key, entry in entries.items() if not key.endswith("/saved")):
+        change(number, entry)
+    store.values = {"getimg_batch_0000": json.dumps(segment | {"entries": entries})}
+
+
+def past_its_time(_: int, entry: dict[str, Any]) -> None:
+    entry["response"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+
+
+def gone(number: int, entry: dict[str, Any]) -> None:
+    past_its_time(number, entry)
+    entry["response"]["data"][0]["url"] += "0"
 
 
 class TestEveryRow:
@@ -156,6 +181,21 @@ class TestEveryRow:
         lines = "\n".join(json.dumps(row) for row in rows(3)) + "\n\n"
         bench.client.put_object(Bucket=bench.bucket, Key="in.jsonl", Body=lines.encode())
         assert bench.run(f"s3://{bench.bucket}/in.jsonl")["saved"] == 3
+
+    def test_in_a_file_that_a_role_may_not_read_is_one_sentence(self, bench, monkeypatch):
+        refusal = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>not you</Message></Error></ErrorResponse>"
+        connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
+        with RawServer(response(refusal, status="403 Forbidden")) as sts:
+            connection["extra"] |= {
+                "role_arn": "arn:aws:iam::123456789012:role/reader",
+                "service_config": {"sts": {"endpoint_url": sts.url}},
+            }
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+            with pytest.raises(
+                errors.ConnectionConfigError,
+                match=r"^The AWS connection 'aws_default' can't be used: .*not you.* Nothing was billed\.$",
+            ):
+                bench.run(f"s3://{bench.bucket}/in.jsonl")
 
     def test_none_at_all_is_no_failure(self, bench):
         summary = bench.run([])
@@ -393,6 +433,68 @@ class TestRetry:
             summary = bench.run(rows(20), try_number=2, on_unknown_outcome=policy)
             assert (summary["saved"], summary["reused"], bench.posts()) == (20, 20, 20)
 
+    @pytest.mark.parametrize("policy", ["fail", "resubmit"])
+    def test_finds_what_was_saved_without_a_note_at_a_key_that_the_response_names(self, bench, store, policy):
+        key = f"s3://{bench.bucket}/night/{{generation_id}}.{{extension}}"
+        bench.run(rows(3), s3_key=key)
+        change_entries(store, past_its_time, notes=False)
+        summary = bench.run(rows(3), s3_key=key, try_number=2, on_unknown_outcome=policy)
+        assert (summary["saved"], summary["reused"], bench.posts()) == (3, 3, 3)
+
+    @pytest.mark.parametrize("policy", ["fail", "resubmit"])
+    def test_leaves_images_where_they_are_that_have_another_key_now_and_dead_urls(self, bench, store, policy):
+        first = bench.run(rows(3))
+        change_entries(store, gone)
+        moved = f"s3://{bench.bucket}/moved/{{row}}.{{extension}}"
+        summary = bench.run(rows(3), s3_key=moved, try_number=2, on_unknown_outcome=policy)
+        assert (summary["reused"], bench.posts()) == (3, 3)
+        assert summary["uris"] == first["uris"]
+        assert [line["uri"] for line in bench.manifest()] == first["uris"]
+
+    def test_leaves_images_where_they_are_whose_new_keys_are_taken(self, bench):
+        refused = {"prompt": "A wolf", "model": "there-is-none"}
+        bench.failure([*rows(2), refused])
+        files = bench.files()
+        bench.failure([refused, *rows(2)], try_number=2, concurrency=1)
+        assert [(line["outcome"], line.get("uri")) for line in bench.manifest()[1:]] == [
+            ("reused", f"s3://{bench.bucket}/night/000.jpg"),
+            # Nothing was at this key.
+            ("reused", f"s3://{bench.bucket}/night/002.jpg"),
+        ]
+        assert bench.files() == files | {"night/002.jpg": files["night/001.jpg"]}
+
+    def test_counts_what_was_billed_for_rows_that_are_no_longer_in_the_list(self, bench, capsys):
+        play(
+            bench.simulator,
+            {"on": "image", "kind": "drop_after_billing"},
+            {"on": "download", "kind": "status", "status": 403, "times": 99},
+        )
+        bench.failure(rows(2), concurrency=1)
+        play(bench.simulator)
+        summary = bench.run([{"prompt": "Another"}], try_number=2)
+        assert summary["total_cost"] == 2 * PRICE
+        assert (
+            "2 requests of earlier tries are no longer in the list: a list should be the same in each try. 0.0025 USD were "
+            "billed for them, and 1 of their images are not saved."
+        ) in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        "later",
+        [{"try_number": 5, "max_tries": 7}, {"try_number": 2, "on_unknown_outcome": "resubmit"}],
+        ids=str,
+    )
+    def test_goes_on_where_more_images_are_gone_than_it_sends_at_once(self, bench, store, later):
+        bench.run(rows(6), s3_key=f"s3://{bench.bucket}/x/{{sha256}}.{{extension}}")
+
+        def owed(number: int, entry: dict[str, Any]) -> None:
+            # The last one's file is still there, and is to be saved although the others come before it.
+            if number < 5:
+                gone(number, entry)
+
+        change_entries(store, owed, notes=False)
+        summary = bench.run(rows(6), concurrency=1, **later)
+        assert (summary["saved"], summary["reused"], bench.posts()) == (6, 1, 11)
+
     def test_of_a_batch_that_is_done_touches_nothing(self, bench, store):
         first = bench.run(rows(5))
         written = dict(store.values)
@@ -432,6 +534,15 @@ class TestRetry:
         with pytest.raises(errors.GetimgError, match="Delete 'getimg_batch_0000' from the task's state"):
             bench.run(rows(2))
         assert bench.posts() == 0
+
+    def test_that_is_stopped_before_it_pays_again_says_what_was_billed(self, bench, store):
+        bench.run(rows(1), s3_key=f"s3://{bench.bucket}/x/{{sha256}}.{{extension}}")
+        change_entries(store, gone, notes=False)
+        error = bench.failure(rows(1), try_number=2, on_unknown_outcome="resubmit", max_cost=PRICE)
+        assert str(error).startswith(
+            "0 of 1 rows are saved, 1 was billed (0.0025 USD in all), 1 was not sent. The batch was stopped: 0.0025 USD were"
+        )
+        assert error.generation_ids == (bench.manifest()[0]["generation_id"],)
 
 
 class TestClear:
@@ -632,6 +743,24 @@ class TestBudget:
         assert RETRY_POLICY.evaluate(error, 2, 3).action is RetryAction.FAIL
         assert bench.posts() == 4
 
+    def test_counts_what_earlier_tries_spent_on_rows_that_have_changed(self, bench):
+        play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
+        bench.failure(rows(2, labels={}), max_cost=3 * PRICE)
+        others = [{"prompt": f"{row['prompt']} at night"} for row in rows(2)]
+        error = bench.failure(others, try_number=2, max_cost=3 * PRICE)
+        assert "2 images cost 0.0050 USD on top of 0.0050 USD that were, or may" in str(error)
+        assert bench.posts() == 2
+
+    @pytest.mark.parametrize("value", ["{{ none }}", "{{ '' }}"])
+    def test_that_renders_to_nothing_is_no_lack_of_a_limit(self, bench, value):
+        with DAG("a_dag", schedule=None, render_template_as_native_obj=True):
+            batch = bench.operator(rows(1), max_cost=value)
+        context = bench.context()
+        batch.render_template_fields(context)
+        with pytest.raises(errors.InvalidInputError, match="max_cost must be an amount in USD"):
+            batch.execute(context)
+        assert bench.posts() == 0
+
     def test_of_unknown_price_is_an_error(self, bench):
         with pytest.raises(errors.GetimgError):
             bench.run([{"prompt": "x", "model": "there-is-none"}], max_cost=1)
@@ -706,7 +835,7 @@ class TestTheEnd:
         with pytest.raises(
             errors.BatchIncompleteError, match=r"The batch was stopped: The task was terminated\."
         ):
-            operator.execute(bench._context())
+            operator.execute(bench.context())
         assert 2 <= bench.posts() < 30
         assert len(bench.files()) == bench.posts()
         summary = bench.run(rows(30), try_number=2, concurrency=30)
@@ -723,7 +852,7 @@ class TestTheEnd:
 
         monkeypatch.setattr(REPORT, time_out)
         with pytest.raises(AirflowTaskTimeout):
-            operator.execute(bench._context())
+            operator.execute(bench.context())
         assert 2 <= bench.posts() < 30
         assert len(bench.files()) == bench.posts()
         assert [line["outcome"] for line in bench.manifest()].count("saved") == bench.posts()
@@ -737,7 +866,7 @@ class TestTheEnd:
             errors.BatchIncompleteError,
             match=r"^0 of 3 rows are saved, 0 were billed \(0 USD in all\), 3 were not sent\.",
         ):
-            operator.execute(bench._context())
+            operator.execute(bench.context())
         assert bench.posts() == 0
 
 
@@ -758,4 +887,4 @@ def test_the_manifest_takes_any_text_and_no_signature(bench):
 
 def test_it_can_be_copied(bench):
     operator = copy.deepcopy(bench.operator(rows(1)))
-    assert operator.execute(bench._context())["saved"] == 1
+    assert operator.execute(bench.context())["saved"] == 1

@@ -129,6 +129,19 @@ def test_a_connection_that_could_not_be_read_once_pays_for_nothing_again(
     assert len(simulator.ledger) == paid
 
 
+@KINDS
+def test_a_connection_that_can_not_be_read_later_denies_no_bill(
+    folder, operators, tries, simulator, kind, monkeypatch
+):
+    operators[kind]().execute(tries())
+    monkeypatch.delenv("AIRFLOW_CONN_GETIMG_DEFAULT")
+    with pytest.raises(
+        errors.LedgerError,
+        match=r"^What an earlier try did is unknown, because its state_folder is: .* It may have been billed\.$",
+    ):
+        operators[kind]().execute(tries(try_number=2))
+
+
 def test_a_folder_may_name_its_own_connection(monkeypatch, folder, tries, seaweedfs, simulator):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_STATE", seaweedfs.aws_connection())
     monkeypatch.setenv(

@@ -331,6 +331,10 @@ class TestThePolls:
         assert str(error.value).startswith(
             f"Video {api.ledger[0].id} was submitted, and its state can't be read: "
         )
+        assert (
+            "To give it up and submit another, delete 'getimg_generation' from the task's state first."
+            in str(error.value)
+        )
         assert str(error.value).endswith("It may have been billed.")
         assert operator().execute(context(2))["id"] == api.ledger[0].id
         assert paid(api) == [("delivered", 0.2)]
@@ -394,6 +398,20 @@ class TestAFailedVideo:
         assert task.execute(context(2))["status"] == "completed"
         assert "it is submitted again now, and billed" in capsys.readouterr().out
         assert paid(api) == [("delivered", 0), ("delivered", 0.2)]
+
+    def test_is_on_record_though_its_id_could_not_be_recorded(self, api, context, store, monkeypatch):
+        write = store.set
+
+        def refuse_the_id(key: str, value: Any, **options: Any) -> None:
+            if value["state"] == "pending":
+                raise ConnectionError("the API server is away")
+            write(key, value, **options)
+
+        monkeypatch.setattr(store, "set", refuse_the_id)
+        api.faults.failed_video()
+        with pytest.raises(errors.VideoFailedError):
+            operator(on_failed_video="resubmit").execute(context())
+        assert operator(on_failed_video="resubmit").execute(context(2))["status"] == "completed"
 
 
 def test_files_that_were_deleted_meanwhile_fail_as_an_image_s_do(api, context):

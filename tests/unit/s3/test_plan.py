@@ -279,6 +279,12 @@ def test_labels_are_placeholders():
     assert keys(generations, "{sku}/{size:03}.{extension}") == ["A-17/003.png", "B-02/014.png"]
 
 
+def test_labels_are_those_of_their_own_response_though_an_api_repeats_an_id():
+    generations = [labelled("img_1", sku="A"), labelled("img_1", sku="B")]
+    generations[1]["data"] = [{**generations[1]["data"][0], "url": "https://a.test/other.png"}]
+    assert keys(generations, "{sku}.{extension}") == ["A.png", "B.png"]
+
+
 def test_a_label_names_no_placeholder_of_a_file():
     assert keys(labelled("img_1", generation_id="img_2"), "{generation_id}.png") == ["img_1.png"]
 
