@@ -251,8 +251,10 @@ class Demo:
     def _watch(self, airflow: Airflow) -> None:
         """Block until Ctrl-C, or until Airflow dies."""
         assert airflow.process is not None
-        airflow.process.wait()
-        raise StackError("Airflow has ended.", tail(airflow.log))
+        # What it was left up for is over: that is no failure.
+        with contextlib.suppress(KeyboardInterrupt):
+            airflow.process.wait()
+            raise StackError("Airflow has ended.", tail(airflow.log))
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"

@@ -8,6 +8,7 @@ or ``make cluster``. It uses the simulator of getimg.ai: nothing is billed. It s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import time
@@ -38,10 +39,11 @@ def run_example(cluster: Cluster, console: Console) -> None:
 
 def watch(cluster: Cluster) -> None:
     """Block until Ctrl-C, or until a component dies."""
-    while all(part.running for part in cluster.components.values()):
-        time.sleep(0.5)
-    dead = next(part for part in cluster.components.values() if not part.running)
-    raise StackError(f"{dead.name} has died.", tail(dead.log))
+    with contextlib.suppress(KeyboardInterrupt):
+        while all(part.running for part in cluster.components.values()):
+            time.sleep(0.5)
+        dead = next(part for part in cluster.components.values() if not part.running)
+        raise StackError(f"{dead.name} has died.", tail(dead.log))
 
 
 def show(cluster: Cluster, console: Console) -> None:
@@ -97,6 +99,7 @@ def main() -> int:
     except KeyboardInterrupt:
         _say(console, "\nEnded.")
         return 130
+    _say(console, "\nEnded.")
     return 0
 
 
