@@ -10,6 +10,8 @@ PYTEST := $(PYTHON) -m pytest -o faulthandler_timeout=1800 -o faulthandler_exit_
 # Several processes, because most tests wait for servers: two groups need an Airflow, the rest goes by files.
 PARALLEL := --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 DEMO_MARKER := .demo/.airflow-provider-getimg-demo
+# Copies of images that may have been paid for: `clean` keeps them, as each run of the demo does.
+DEMO_IMAGES := .demo/images
 SETS := 3.1.2 3.1.8 3.2.2 3.3.0 newest lowest
 
 .DEFAULT_GOAL := help
@@ -81,14 +83,17 @@ lock: $(UV)  ## resolve the dependencies in pyproject.toml again
 	    --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	    --output-file requirements-image.lock
 
-clean:  ## delete what the targets above made
+clean:  ## delete what the targets above made, but not the images in .demo/images
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .matrix dist build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	if [ -f $(DEMO_MARKER) ]; then rm -rf .demo; fi
+	if [ -f $(DEMO_MARKER) ]; then \
+	    find .demo -mindepth 1 -maxdepth 1 ! -path $(DEMO_MARKER) ! -path $(DEMO_IMAGES) -exec rm -rf {} +; \
+	    if [ ! -e $(DEMO_IMAGES) ]; then rm -rf .demo; fi; \
+	fi
 
 # The byte code is compiled here once, by all cores, instead of by each process of the first run.
 $(READY): $(UV) requirements.lock pyproject.toml
-	@echo "Installing the locked dependencies into .venv (about 1 GB)"
+	@echo "Installing the locked dependencies into .venv (about 1.6 GB)"
 	@$(UV) pip sync --python $(PYTHON) --quiet --require-hashes --compile-bytecode \
 	    requirements.lock
 	@$(UV) pip install --python $(PYTHON) --quiet --no-deps --no-build-isolation --editable .
