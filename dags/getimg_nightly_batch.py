@@ -11,7 +11,7 @@ It needs:
 - the connections ``getimg_default`` and ``aws_default``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket,
 - the pool ``getimg``, with as many slots as the account may run requests at once, and 4 at least:
-  ``airflow pools set getimg 4 "Concurrent requests of the getimg.ai account"``.
+  ``airflow pools set getimg 4 "Concurrent requests of the getimg.ai account" --include-deferred``.
 
 It has no schedule of its own: trigger it, with the number of articles in the run's conf. A task stops at 5 cents for each of
 its rows (``max_cost``). Safe to run twice: the keys consist of the day and the article's number, and a row whose image already
