@@ -81,7 +81,7 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Timeout (seconds)",
                         # The form knows `minimum` alone.
                         "schema": {"type": ["number", "null"], "minimum": 1},
-                        "description": "How long a generation may take. Empty means 300.",
+                        "description": "How long a generation, or the download of a file, may take. Empty means 300.",
                     },
                     "proxy": {
                         "label": "Proxy",

@@ -153,7 +153,9 @@ def test_the_form_asks_for_what_the_api_needs_and_nothing_else(connections):
             "State folder",
         ]
     )
-    expect(form.get_by_text("How long a generation may take. Empty means 300.")).to_be_visible()
+    expect(
+        form.get_by_text("How long a generation, or the download of a file, may take. Empty means 300.")
+    ).to_be_visible()
 
 
 def test_what_the_form_saves_is_a_connection_of_our_type(connections, simulator):
