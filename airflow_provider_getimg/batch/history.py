@@ -82,7 +82,7 @@ class History:
         self._states = {row.index: self._read(row) for row in rows}
         ids = {row.id for row in rows}
         #: What earlier tries sent for rows that are no longer in the list, by the key of each.
-        self._others = {key: entry for key, entry in journal.entries().items() if key not in ids}
+        self._others = journal.entries(other_than=ids)
         self._warn_of_others()
 
     def _read(self, row: Row) -> RowState:
@@ -112,8 +112,8 @@ class History:
             key for key, entry in self._others.items() if entry.generation and not self._journal.is_saved(key)
         ]
         self.log.warning(
-            "%d requests of earlier tries are no longer in the list: a list should be the same in each try. %s USD were billed "
-            "for them, and %d of their images are not saved.",
+            "Requests of earlier tries for rows that are no longer in the list: %d. They were billed %s USD; images of theirs that "
+            "are not saved: %d. The list should be the same in each try.",
             len(self._others),
             self._cost_of_others,
             len(unsaved),

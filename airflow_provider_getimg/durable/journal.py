@@ -25,6 +25,8 @@ from airflow_provider_getimg.durable.ledger import Entry
 from airflow_provider_getimg.durable.task_state import StateConflictError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from airflow.sdk.types import Logger
 
     from airflow_provider_getimg.durable.task_state import TaskState
@@ -91,9 +93,13 @@ class Journal:
         """Return what earlier tries wrote last under this key; None for nothing."""
         return self._earlier.get(key)
 
-    def entries(self) -> dict[str, Entry]:
-        """Return what earlier tries wrote of requests, by the key of each. What can't be read is reported by its row's ledger."""
-        notes = {saved_key(key) for key in self._earlier}
+    def entries(self, *, other_than: Collection[str] = ()) -> dict[str, Entry]:
+        """
+        Return what earlier tries wrote of requests, by the key of each. What can't be read is reported by its row's ledger.
+
+        :param other_than: Keys to leave out.
+        """
+        notes = {saved_key(key) for key in self._earlier}.union(other_than)
         entries: dict[str, Entry] = {}
         for key, value in self._earlier.items():
             with suppress(ValueError):

@@ -474,8 +474,8 @@ class TestRetry:
         summary = bench.run([{"prompt": "Another"}], try_number=2)
         assert summary["total_cost"] == 2 * PRICE
         assert (
-            "2 requests of earlier tries are no longer in the list: a list should be the same in each try. 0.0025 USD were "
-            "billed for them, and 1 of their images are not saved."
+            "Requests of earlier tries for rows that are no longer in the list: 2. They were billed 0.0025 USD; images of "
+            "theirs that are not saved: 1."
         ) in capsys.readouterr().out
 
     @pytest.mark.parametrize(
