@@ -120,7 +120,7 @@ class S3TaskState:
 
     @cached_property
     def _store(self) -> S3Store:
-        return S3Store(s3_hook(self._aws_conn_id, 1), None)
+        return S3Store(s3_hook(self._aws_conn_id, 1), extra_args=None)
 
     def _key(self, key: str) -> str:
         return f"{self._run_folder}/{key}.json"

@@ -254,7 +254,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
 
         stack = contextlib.ExitStack()
         try:
-            store = S3Store(self.s3_hook, self.extra_args)
+            store = S3Store(self.s3_hook, self.extra_args, context["ti"].dag_id)
             batch = stack.enter_context(self._batch(rows, history, store))
         except GetimgError as error:
             # What earlier tries did is reported, where this one can't begin.

@@ -28,6 +28,8 @@ INDEX = "getimg-index"
 MODEL = "getimg-model"
 SHA256 = "getimg-sha256"
 REQUEST_SHA256 = "getimg-request-sha256"
+#: A digest of the DAG that saved it.
+DAG = "getimg-dag"
 #: Marks a manifest, with a digest of the task that wrote it.
 MANIFEST = "getimg-manifest"
 
@@ -53,11 +55,13 @@ class ObjectOptions:
 
     :param client: Knows which options S3 has.
     :param extra_args: Options as ``put_object`` takes them; copied, never changed.
+    :param dag_id: The DAG whose images are written; None for none.
     :raises InvalidInputError: ``extra_args`` is not a dict, or holds what can't be set.
     """
 
-    def __init__(self, client: S3Client, extra_args: object) -> None:
+    def __init__(self, client: S3Client, extra_args: object, dag_id: str | None) -> None:
         self._client = client
+        self._dag = None if dag_id is None else dag_digest(dag_id)
         self._members: dict[str, frozenset[str]] = {}
         self._extra_args = self._checked(extra_args)
 
@@ -72,6 +76,7 @@ class ObjectOptions:
             "getimg-prompt-sha256": item.prompt_sha256,
             REQUEST_SHA256: item.request_sha256,
             SHA256: sha256,
+            DAG: self._dag,
         }
         metadata = {name: ascii_value(value) for name, value in ours.items() if value}
         args = {"ContentType": mime_type, **self._extra_args}
@@ -149,7 +154,15 @@ def ascii_value(text: str) -> str:
     return quote(text, safe=" :+,/")[:_METADATA_VALUE_BYTES]
 
 
+def dag_digest(dag_id: str) -> str:
+    """Return a digest of a DAG's name: by it, what a DAG saved is known from what another one saved."""
+    return _digest(dag_id)
+
+
 def task_digest(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
     """Return a digest of a task instance's name: by it, what a task wrote is known from what another one wrote."""
-    names = "\n".join((dag_id, run_id, task_id, str(map_index)))
-    return hashlib.sha256(names.encode(errors="replace")).hexdigest()
+    return _digest(dag_id, run_id, task_id, str(map_index))
+
+
+def _digest(*names: str) -> str:
+    return hashlib.sha256("\n".join(names).encode(errors="replace")).hexdigest()

@@ -92,14 +92,15 @@ class S3Store:
 
     :param hook: Of the AWS connection.
     :param extra_args: Options as ``put_object`` takes them; copied, never changed.
+    :param dag_id: The DAG whose images are written; None for none.
     :raises InvalidInputError: ``extra_args`` is not a dict, or holds what can't be set.
     :raises ConnectionConfigError: The connection can't be used.
     """
 
-    def __init__(self, hook: S3Hook, extra_args: object) -> None:
+    def __init__(self, hook: S3Hook, extra_args: object, dag_id: str | None = None) -> None:
         self._hook = hook
         self.client = s3_client(hook)
-        self._options = ObjectOptions(self.client, extra_args)
+        self._options = ObjectOptions(self.client, extra_args, dag_id)
         # What the store, or the connection, wants of a write; a refusal changes it for all that follow.
         self._sends_checksums = (
             getattr(self.client.meta.config, "request_checksum_calculation", "when_supported")

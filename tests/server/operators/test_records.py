@@ -12,7 +12,7 @@ from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 from airflow_provider_getimg.records import COST, IMAGES
-from airflow_provider_getimg.s3.object_options import task_digest
+from airflow_provider_getimg.s3.object_options import dag_digest, task_digest
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 
 MODEL = "sketch-mini"
@@ -125,6 +125,17 @@ class TestTransfer:
         response = image(do_xcom_push=False).execute(context())
         transfer(**({"generation": response, "bucket": bucket} | fields)).execute(context())
         assert context.xcoms == {}
+
+
+@pytest.mark.parametrize("kind", ["transfer", "batch"])
+def test_an_object_says_which_dag_saved_it(saving, bucket, context, kind):
+    if kind == "transfer":
+        transfer(image().execute(context()), bucket).execute(context())
+    else:
+        batch([{"prompt": "A fox", "model": MODEL}], bucket).execute(context())
+    keys = [entry["Key"] for entry in saving.list_objects_v2(Bucket=bucket)["Contents"]]
+    [key] = [key for key in keys if key.endswith(".jpg")]
+    assert saving.head_object(Bucket=bucket, Key=key)["Metadata"]["getimg-dag"] == dag_digest("a_dag")
 
 
 class TestBatch:
