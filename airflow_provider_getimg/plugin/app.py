@@ -34,6 +34,8 @@ _SECURITY_HEADERS = {
 }
 _FILE_HEADERS = {
     "Cache-Control": "private, max-age=300",
+    # What one person saw is not for the next who logs in with the same browser.
+    "Vary": "Cookie, Authorization",
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Accept-Ranges": "bytes",
 }

@@ -161,3 +161,23 @@ def test_each_sees_the_cost_of_their_own_dag(url: str, pages: dict[str, Page]):
         table = page.get_by_role("table", name="By DAG")
         expect(table.get_by_role("link")).to_have_text([dag_id])
         expect(page.locator("dl")).to_contain_text("You may not read its connection.")
+
+
+def test_the_browser_keeps_no_image_for_the_next_who_logs_in(
+    url: str, runs: dict[str, str], browser: Browser
+):
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+    page = context.new_page()
+    page.goto(f"{url}/getimg/images/")
+    log_in(page, DAGS[0])
+    page.goto(f"{url}/getimg/images/?run={runs[DAGS[0]].replace('+', '%2B')}")
+    image = page.get_by_role("img").first
+    expect(image).to_have_js_property("complete", value=True)
+    address = urljoin(url, str(image.get_attribute("src")))
+    page.goto(f"{url}/auth/logout")
+    page.goto(f"{url}/getimg/images/")
+    log_in(page, DAGS[1])
+    response = page.goto(address)
+    assert response is not None
+    assert response.status == 403
+    context.close()
