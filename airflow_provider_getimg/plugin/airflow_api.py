@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 import httpx
 from fastapi import HTTPException
+from fastapi.concurrency import run_in_threadpool
 
 from airflow_provider_getimg.records import IMAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fastapi import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -82,9 +83,12 @@ class AirflowApi:
     ``/api/v2`` as the viewer may use it: what Airflow refuses them is refused here.
 
     :param request: Of the viewer.
+    :param may_read: Returns whether the viewer may read the XComs of a DAG, and may block.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, may_read: Callable[[str], bool]) -> None:
+        self._may_read = may_read
+        self._known: dict[str, bool] = {}
         self._client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=request.scope[_AIRFLOW], raise_app_exceptions=False),
             base_url=f"{request.url.scheme}://{request.url.netloc}/api/v2",
@@ -132,6 +136,16 @@ class AirflowApi:
             for entry in response["xcom_entries"]
         ]
         return tasks, response["total_entries"]
+
+    async def readable(self, tasks: list[Task]) -> list[Task]:
+        """
+        Return those of a list's tasks whose XComs the viewer may read.
+
+        Airflow lists the XComs of each DAG that the viewer may read, and checks the right to XComs for their values alone.
+        """
+        for dag_id in {task.dag_id for task in tasks} - self._known.keys():
+            self._known[dag_id] = await run_in_threadpool(self._may_read, dag_id)
+        return [task for task in tasks if self._known[task.dag_id]]
 
     async def newest_run(self, which: Filter) -> str:
         """Return the ``run_after`` of the newest run, or an empty text."""

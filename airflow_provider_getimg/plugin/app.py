@@ -51,8 +51,15 @@ _TEXTS = {
 router = APIRouter(dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.XCOM))])
 
 
-async def _api(request: Request) -> AsyncIterator[AirflowApi]:
-    async with AirflowApi(request) as api:
+async def _api(request: Request, user: GetUserDep) -> AsyncIterator[AirflowApi]:
+    def may_read(dag_id: str) -> bool:
+        try:
+            requires_access_dag("GET", DagAccessEntity.XCOM, dag_id)(request, user)
+        except HTTPException:
+            return False
+        return True
+
+    async with AirflowApi(request, may_read) as api:
         yield api
 
 

@@ -90,11 +90,12 @@ class CostRecords:
                 Filter(dag_id), offset=offset, limit=_PAGE, key=COST, order_by=NEWEST_FIRST
             )
             recent = [task for task in tasks if _day(task) >= spend.first]
-            missing = [task for task in recent if task not in self._kept]
+            readable = await api.readable(recent)
+            missing = [task for task in readable if task not in self._kept]
             room = _NEW_RECORDS_AT_MOST - new
             await self._read(api, missing[:room])
             new += len(missing[:room])
-            for task in recent:
+            for task in readable:
                 if (models := self._kept.get(task)) is not None:
                     spend.add(_day(task), task.dag_id, models)
             offset += len(tasks)

@@ -100,8 +100,13 @@ class Gallery:
                 if len(found) == PAGE_SIZE or looked_at >= _TASKS_AT_MOST:
                     return Page(found, replace(batch[0][1], index=0))
                 looked_at += len(batch)
-                values = await asyncio.gather(*(self._value(api, task, at_once) for task, _ in batch))
-                for (task, at), (value, _) in zip(batch, values, strict=True):
+                readable = await api.readable([task for task, _ in batch])
+                values = await asyncio.gather(*(self._value(api, task, at_once) for task in readable))
+                value_of = dict(zip(readable, values, strict=True))
+                for task, at in batch:
+                    if task not in value_of:
+                        continue
+                    value, _ = value_of[task]
                     first = cursor.index if cursor is not None and at.saved_at == cursor.saved_at else 0
                     # Of the task with which the page begins, and not of another that was saved at the same moment.
                     cursor = None
@@ -223,7 +228,7 @@ class Gallery:
         self, api: AirflowApi, task: Task, at_once: AbstractAsyncContextManager[None] | None = None
     ) -> tuple[Any, str]:
         """
-        Return what a task returned, and when. The viewer may read it: Airflow listed it for them, or the URL's DAG was checked.
+        Return what a task returned, and when. That the viewer may read it was checked: it may be kept from another's request.
 
         It is kept for a moment: each thumbnail of a page needs it again.
         """

@@ -115,6 +115,34 @@ def test_airflow_decides_who_sees_the_list(client_of, role, status):
     assert ("s3://" in response.text or "<li>" in response.text) == (status == 200)
 
 
+@LISTS
+@pytest.mark.parametrize("seen_by_another", [False, True])
+def test_the_list_leaves_out_a_dag_whose_xcoms_may_not_be_read(
+    client_of, viewer, plugin_state, monkeypatch, seen_by_another
+):
+    monkeypatch.setattr(plugin_state.gallery, "_values", objects.Cache(2**20))
+    if seen_by_another:
+        assert Html(viewer.get("/getimg/images/").text).all("img")
+    # Airflow itself lists them.
+    entries = "/api/v2/dags/~/dagRuns/~/taskInstances/~/xcomEntries?xcom_key=getimg_images"
+    client = client_of("viewer", "no-xcoms-of-gallery")
+    assert client.get(entries).json()["total_entries"] > 0
+    response = client.get("/getimg/images/")
+    assert response.status_code == 200
+    assert "picture 0" not in response.text
+    assert not Html(response.text).all("img")
+    other = client_of("viewer", "no-xcoms-of-another").get("/getimg/images/")
+    assert len(Html(other.text).all("img") + Html(other.text).all("video")) == 24
+
+
+@pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
+def test_an_image_of_a_dag_whose_xcoms_may_not_be_read_is_refused(client_of, viewer, path, what):
+    # What it needs is kept from this.
+    assert viewer.get(path("transfer", 0, what)).status_code == 200
+    client = client_of("viewer", "no-xcoms-of-gallery")
+    assert client.get(path("transfer", 0, what)).status_code == 403
+
+
 def test_an_altered_token_is_refused(client_of, viewer):
     client = client_of(None)
     client.cookies.set("_token", viewer.cookies["_token"][:-4] + "AAAA")

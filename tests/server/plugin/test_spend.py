@@ -89,6 +89,20 @@ def test_another_dag_is_neither_counted_nor_named(view):
     assert "1.29" not in response.text
 
 
+@pytest.mark.parametrize("seen_by_another", [False, True])
+def test_a_dag_whose_xcoms_may_not_be_read_is_neither_counted_nor_named(
+    view, monkeypatch, plugin_state, seen_by_another
+):
+    monkeypatch.setattr(plugin_state.costs, "_kept", {})
+    if seen_by_another:
+        assert "spender" in view().text
+    response = view(username="no-xcoms-of-spender")
+    assert response.status_code == 200
+    assert "<strong>0.04 USD</strong>" in response.text
+    assert "spender" not in response.text
+    assert "1.29" not in view("dag=spender", username="no-xcoms-of-spender").text
+
+
 def test_an_image_of_another_dag_is_not_found(spent, client_of, run_id):
     pages = ("", "0", "0/file", "0/thumbnail")
     listed, *single = (
