@@ -94,6 +94,19 @@ def test_filters_narrow_what_is_listed(airflow_stack: Airflow, saved: str, page:
     expect(page.get_by_role("img")).to_have_count(0)
 
 
+def test_a_thumbnail_shows_the_keyboards_focus(airflow_stack: Airflow, saved: str, page: Page):
+    page.goto(f"{airflow_stack.url}/")
+    page.goto(f"{airflow_stack.url}/getimg/images/?run={saved.replace('+', '%2B')}")
+    page.get_by_role("button", name="Filter").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    link = page.locator(".grid a").first
+    expect(link).to_be_focused()
+    expect(link).to_have_css("outline-style", "solid")
+    around, image = link.bounding_box(), link.get_by_role("img").bounding_box()
+    assert around == image
+
+
 def test_a_task_leads_to_its_images(airflow_stack: Airflow, saved: str, page: Page):
     page.goto(f"{airflow_stack.url}/dags/batch/runs/{saved}/tasks/generate/details")
     link = page.get_by_role("link", name="Images", exact=True)
