@@ -21,8 +21,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.plugin.account import Accounts
 from airflow_provider_getimg.plugin.airflow_api import AirflowApi, Filter, Task
-from airflow_provider_getimg.plugin.costs import CostRecords, bars, largest
-from airflow_provider_getimg.plugin.gallery import Cursor, Gallery
+from airflow_provider_getimg.plugin.costs import CostRecords, Spend, bars, largest
+from airflow_provider_getimg.plugin.gallery import Cursor, Gallery, Page
 from airflow_provider_getimg.plugin.render import page
 from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, SORTS_XCOMS
 
@@ -107,11 +107,18 @@ Query = Annotated[dict[str, str], Depends(_query)]
 @router.get("/images/", dependencies=[Depends(_needs_sorted_lists)])
 async def images(request: Request, api: Api, gallery: Shared, query: Query, start: str = "") -> Response:
     """Show the newest images."""
-    found = await gallery.page(api, _filter(query), query.get("model", ""), Cursor.parse(start))
+    is_refused = False
+    try:
+        found = await gallery.page(api, _filter(query), query.get("model", ""), Cursor.parse(start))
+    except HTTPException as error:
+        if not _names_no_dag(query, error):
+            raise
+        found, is_refused = Page([], None), True
     return page(
         request,
         "images.html",
         pictures=found.pictures,
+        is_refused=is_refused,
         following=found.following,
         query=query,
         start=start,
@@ -212,9 +219,17 @@ async def spend(
 ) -> Response:
     """Show what the images of the last days cost."""
     query = _query(dag)
-    _refuse_any(query)
-    spent = await request.app.state.costs.spend(api, query.get("dag", ""), datetime.now(UTC).date())
-    account = await request.app.state.accounts.read(user, conn.strip(), spent.first)
+    conn_id = conn.strip() or GetimgHook.default_conn_name
+    today = datetime.now(UTC).date()
+    is_refused = False
+    try:
+        _refuse_any(query)
+        spent = await request.app.state.costs.spend(api, query.get("dag", ""), today)
+    except HTTPException as error:
+        if not _names_no_dag(query, error):
+            raise
+        spent, is_refused = Spend.until(today), True
+    account = await request.app.state.accounts.read(user, conn_id, spent.first)
     return page(
         request,
         "spend.html",
@@ -223,7 +238,9 @@ async def spend(
         by_dag=largest(spent.by_dag),
         by_model=largest(spent.by_model),
         account=account,
-        conn_id=conn.strip(),
+        is_refused=is_refused,
+        conn_id=conn_id,
+        kept={} if conn_id == GetimgHook.default_conn_name else {"conn": conn_id},
         query=query,
     )
 
@@ -232,6 +249,11 @@ def _refuse_any(query: dict[str, str]) -> None:
     # To Airflow's API this name means all of them.
     if "~" in query.values():
         raise HTTPException(404)
+
+
+def _names_no_dag(query: dict[str, str], error: HTTPException) -> bool:
+    """Return whether Airflow refused the DAG that was typed: the page says so, and has the form for another one."""
+    return "dag" in query and error.status_code in (403, 404)
 
 
 def _back(query: dict[str, str], start: str) -> str:

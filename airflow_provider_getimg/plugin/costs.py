@@ -51,6 +51,11 @@ class Spend:
     records: int = 0
     is_partial: bool = False
 
+    @classmethod
+    def until(cls, today: date) -> Spend:
+        """Return nothing spent yet, in the days that end today."""
+        return cls(today - timedelta(days=DAYS - 1))
+
     @property
     def days(self) -> list[date]:
         """All of the days, the oldest first."""
@@ -83,7 +88,7 @@ class CostRecords:
 
         :param dag_id: Of one DAG; of all of them if empty.
         """
-        spend = Spend(today - timedelta(days=DAYS - 1))
+        spend = Spend.until(today)
         new, offset = 0, 0
         while True:
             tasks, total = await api.list_tasks(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
 
@@ -122,9 +123,27 @@ def test_names_are_text(view):
     assert MARKUP not in view("dag=%3Cscript%3Ealert(1)%3C/script%3E%22").text
 
 
-@pytest.mark.parametrize("dag", ["~", "..", "a/b"])
-def test_a_filter_that_names_nothing_is_refused(view, dag):
-    assert view(f"dag={dag}").status_code in (400, 404)
+@pytest.mark.parametrize("username", ["somebody", "only-other"])
+@pytest.mark.parametrize("dag", ["spendr", "..", "a/b", "~"])
+def test_a_dag_that_is_mistyped_can_be_corrected(view, username, dag):
+    response = view(f"dag={dag}", username=username)
+    assert response.status_code == 200
+    assert "There is no such DAG, or " in response.text
+    assert f'value="{dag}"' in response.text
+    # Not that it cost nothing.
+    assert "<strong>0.00 USD</strong>" not in response.text
+
+
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_links_keep_the_connection(view, monkeypatch, plugin_state, is_partial):
+    monkeypatch.setattr(costs, "_NEW_RECORDS_AT_MOST", 1 if is_partial else 400)
+    monkeypatch.setattr(plugin_state.costs, "_kept", {})
+    links = re.findall(r'href="/getimg/spend/\?([^"]*)"', view("dag=spender&conn=my+conn").text)
+    # Those of the table, "Show all" and "Read more".
+    assert len(links) == 2 + is_partial
+    assert all("conn=my+conn" in link for link in links)
+    assert "conn=" not in "".join(re.findall(r'href="([^"]*)"', view("dag=spender").text))
+    assert 'name="conn" value="getimg_default"' in view("conn=+").text
 
 
 def test_the_account_is_for_those_who_may_read_its_connection(
