@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator  # noqa: TC003
+from collections.abc import AsyncIterator, Callable  # noqa: TC003
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +14,9 @@ from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -73,7 +75,9 @@ def _gallery(request: Request) -> Gallery:
     return gallery
 
 
-def _task(dag_id: str, run_id: str, task_id: str, map_index: int) -> Task:
+def _task(
+    dag_id: str, run_id: str, task_id: str, map_index: Annotated[int, PathParameter(ge=-1, lt=2**31)]
+) -> Task:
     # To Airflow's API this name means all of them.
     if "~" in (dag_id, run_id, task_id):
         raise HTTPException(404)
@@ -275,14 +279,28 @@ def _filter(query: dict[str, str]) -> Filter:
     return Filter(query.get("dag", ""), query.get("run", ""), query.get("task", ""), number, after, before)
 
 
+def _redirect_to(target: str) -> Callable[[Request], RedirectResponse]:
+    """Return a route to a relative address: behind a proxy the browser alone knows the host and the prefix."""
+
+    def redirect(request: Request) -> RedirectResponse:
+        query = request.url.query
+        return RedirectResponse(f"{target}?{query}" if query else target)
+
+    return redirect
+
+
 def create_app() -> FastAPI:
     """Return the app that Airflow's API server mounts."""
-    app = FastAPI(title="getimg.ai", docs_url=None, redoc_url=None, openapi_url=None)
+    # FastAPI's own redirects have the host that the client names.
+    app = FastAPI(title="getimg.ai", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.gallery = Gallery()
     app.state.costs = CostRecords()
     app.state.accounts = Accounts()
     app.include_router(router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+
+    for path, target in (("/", "images/"), ("/images", "images/"), ("/spend", "spend/")):
+        app.add_api_route(path, _redirect_to(target), response_class=RedirectResponse)
 
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Any) -> Response:
@@ -297,6 +315,13 @@ def create_app() -> FastAPI:
         login = (
             get_auth_manager().get_url_login(next_url=str(request.url)) if error.status_code == 401 else ""
         )
-        return page(request, "error.html", status=error.status_code, text=text, login=login)
+        response = page(request, "error.html", status=error.status_code, text=text, login=login)
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def not_found(request: Request, _: RequestValidationError) -> Response:
+        """Answer a path with a number that is none."""
+        return await explain(request, StarletteHTTPException(404))
 
     return app

@@ -329,6 +329,51 @@ def test_no_such_image(viewer, path, task, index):
     assert viewer.get(path(task, index)).status_code == 404
 
 
+@pytest.mark.parametrize("map_index", ["-2", "2147483648", "1" * 5000, "one"])
+@pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
+def test_what_is_no_map_index_is_not_found(viewer, run_id, map_index, what):
+    response = viewer.get(f"/getimg/images/{DAG_ID}/{quote(run_id, safe='')}/transfer/{map_index}/0{what}")
+    assert response.status_code == 404
+    assert response.headers["content-type"].startswith("text/html")
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("", "images/"),
+        ("images", "images/"),
+        ("images?dag=a%0d%0ab", "images/?dag=a%0d%0ab"),
+        ("spend", "spend/"),
+    ],
+)
+def test_a_path_that_is_too_short_leads_to_a_page_of_the_same_host(viewer, path, target):
+    response = viewer.get(f"/getimg/{path}", headers={"host": "evil.example"}, follow_redirects=False)
+    assert response.status_code == 307
+    assert response.headers["location"] == target
+
+
+@pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
+def test_a_path_that_is_too_long_is_not_found(viewer, path, what):
+    response = viewer.get(path("transfer", 0, f"{what}/"), follow_redirects=False)
+    assert response.status_code == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("page", ["", "images/", "spend/", "static/gallery.css"])
+def test_pages_are_only_read(viewer, method, page):
+    response = viewer.request(method, f"/getimg/{page}")
+    assert response.status_code == 405
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
+def test_images_are_only_read(viewer, path, method, what):
+    response = viewer.request(method, path("transfer", 0, what))
+    assert (response.status_code, response.headers["allow"]) == (405, "GET")
+
+
 @pytest.mark.parametrize("index", range(4))
 def test_prompts_are_text(viewer, path, rows, index):
     prompt = rows[index]["request"]["prompt"]
