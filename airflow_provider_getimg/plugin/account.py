@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import ConnectionDetails
+from airflow.models.connection import Connection
+from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.hooks.getimg import GetimgHook
@@ -51,8 +53,7 @@ class Accounts:
 
         :param first: The first day of the costs.
         """
-        details = ConnectionDetails(conn_id=conn_id)
-        if not get_auth_manager().is_authorized_connection(method="GET", details=details, user=user):
+        if not await asyncio.to_thread(_may_read, user, conn_id):
             return AccountSummary("You may not read its connection.")
         key = (conn_id, first)
         until, account = self._kept.get(key, (0.0, None))
@@ -65,6 +66,14 @@ class Accounts:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = time.monotonic() + _KEPT_SECONDS, account
         return account
+
+
+def _may_read(user: BaseUser, conn_id: str) -> bool:
+    """Return whether Airflow lets the user read a connection, which may be that of a team from Airflow 3.2 on."""
+    has_teams = conf.getboolean("core", "multi_team", fallback=False)
+    team_name = Connection.get_team_name(conn_id) if has_teams else None
+    details = ConnectionDetails(conn_id=conn_id, team_name=team_name)
+    return get_auth_manager().is_authorized_connection(method="GET", details=details, user=user)
 
 
 def _ask(conn_id: str, first: date) -> AccountSummary:

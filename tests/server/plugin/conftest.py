@@ -198,10 +198,12 @@ def client_of(airflow_app: FastAPI) -> Callable[..., TestClient]:
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from fastapi.testclient import TestClient
 
-    def client_of(role: str | None, username: str = "somebody") -> TestClient:
+    def client_of(role: str | None, username: str = "somebody", teams: list[str] | None = None) -> TestClient:
         client = TestClient(airflow_app, base_url="http://testserver", raise_server_exceptions=False)
         if role is not None:
-            user = SimpleAuthManagerUser(username=username, role=role or None)
+            # Airflow 3.1 has users without teams.
+            of_teams = {"teams": teams} if teams else {}
+            user = SimpleAuthManagerUser(username=username, role=role or None, **of_teams)
             client.cookies.set("_token", get_auth_manager().generate_jwt(user))
         return client
 

@@ -7,6 +7,7 @@ import json
 import re
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +15,9 @@ from airflow_provider_getimg.plugin import costs
 from airflow_provider_getimg.plugin.costs import Spend, bars, largest, models_of
 from airflow_provider_getimg.testing.dag_run import DagRunner
 from airflow_provider_getimg.version_compat import SORTS_XCOMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(not SORTS_XCOMS, reason="the page needs Airflow 3.2")
 
@@ -47,8 +51,8 @@ def spent(airflow_app):
 
 @pytest.fixture
 def view(spent, client_of):
-    def view(query: str = "", role: str | None = "viewer", username: str = "somebody"):
-        return client_of(role, username).get(f"/getimg/spend/?{query}")
+    def view(query: str = "", role: str | None = "viewer", username: str = "somebody", teams: Any = None):
+        return client_of(role, username, teams).get(f"/getimg/spend/?{query}")
 
     return view
 
@@ -158,6 +162,37 @@ def test_the_account_is_for_those_who_may_read_its_connection(
     text = view(role="admin").text
     assert "<strong>12.50 USD</strong>" in text
     assert simulator.api_key not in text
+
+
+@pytest.fixture
+def connection_of_a_team(airflow_app, monkeypatch) -> Iterator[str]:
+    from airflow.models.connection import Connection
+    from airflow.models.team import Team
+    from airflow.utils.session import create_session
+
+    from airflow_provider_getimg.hooks.getimg import GetimgHook
+
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
+    with create_session() as session:
+        team = Team(name="blue")
+        session.add(team)
+        session.flush()
+        connection = Connection(conn_id="getimg_blue", conn_type=GetimgHook.conn_type, team_name="blue")
+        session.add(connection)
+    yield "getimg_blue"
+    with create_session() as session:
+        session.delete(connection)
+        session.flush()
+        session.delete(team)
+
+
+def test_a_team_s_connection_is_for_the_team(view, connection_of_a_team):
+    refused = "You may not read its connection."
+    assert refused not in view(f"conn={connection_of_a_team}", role="op", teams=["blue"]).text
+    # What was read for another is kept for a minute.
+    assert refused in view(f"conn={connection_of_a_team}", role="op", teams=["red"]).text
+    assert refused in view(f"conn={connection_of_a_team}", role="op").text
+    assert refused not in view("conn=getimg_default", role="op").text
 
 
 def test_a_connection_that_is_missing_is_said_to_be(view):
