@@ -39,7 +39,6 @@ _FILE_HEADERS = {
     # What one person saw is not for the next who logs in with the same browser.
     "Vary": "Cookie, Authorization",
     "Content-Security-Policy": "default-src 'none'; sandbox",
-    "Accept-Ranges": "bytes",
 }
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
 _TEXTS = {
@@ -188,13 +187,14 @@ async def file(
 ) -> Response:
     """Send the image itself, or the part of a video that a player wants."""
     picture = await gallery.picture(api, task, index)
+    headers = _FILE_HEADERS | ({"Accept-Ranges": "bytes"} if picture.is_video else {})
     # A range of another form is one that a server may ignore.
     if not picture.is_video or (match := _RANGE.fullmatch(wanted)) is None:
         start = await gallery.part(picture, 0, None)
         return StreamingResponse(
             gallery.parts(picture, start),
             media_type=start.mime_type,
-            headers=_FILE_HEADERS | {"Content-Length": str(start.size)},
+            headers=headers | {"Content-Length": str(start.size)},
         )
     part = await gallery.part(picture, int(match[1]), int(match[2]) if match[2] else None)
     last = part.first + len(part.content) - 1
@@ -202,7 +202,7 @@ async def file(
         part.content,
         206,
         media_type=part.mime_type,
-        headers=_FILE_HEADERS | {"Content-Range": f"bytes {part.first}-{last}/{part.size}"},
+        headers=headers | {"Content-Range": f"bytes {part.first}-{last}/{part.size}"},
     )
 
 

@@ -182,7 +182,7 @@ class Gallery:
         """
         Return a small image of a picture.
 
-        :raises HTTPException: The object can't be read, or isn't this picture.
+        :raises HTTPException: The object can't be read, isn't this picture, or is too large to be made small.
         """
         shown: thumbnails.Shown = await self._run(
             self._objects.read,
@@ -193,6 +193,8 @@ class Gallery:
             thumbnails.thumbnail,
             self._thumbnails,
         )
+        if not shown.content:
+            raise HTTPException(404)
         return shown
 
     async def parts(self, picture: Picture, first: objects.Part) -> AsyncGenerator[bytes]:

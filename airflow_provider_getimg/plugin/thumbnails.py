@@ -43,24 +43,30 @@ def thumbnail(content: bytes) -> Shown:
     """
     Return a small image of an object's content; the image itself where Pillow is not installed, or can't read it.
 
+    One of more pixels than are unpacked is empty, which can be kept as well.
+
     :raises ValueError: It is no image.
     """
     whole = Shown(content, shown_type(content))
     if whole.mime_type not in SHOWN_TYPES:
         raise ValueError("not an image")
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         return whole
     try:
         with _UNPACKING, Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP", "GIF")) as picture:
             if picture.width * picture.height > _MAX_PIXELS:
-                return whole
+                raise Image.DecompressionBombError
             picture.draft("RGB", (_SIDE, _SIDE))
             small = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
             small.thumbnail((_SIDE, _SIDE))
+            # The thumbnail doesn't say which side is up, so that it is turned itself.
+            ImageOps.exif_transpose(small, in_place=True)
             file = io.BytesIO()
             small.save(file, "WEBP", quality=80)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        return Shown(b"", whole.mime_type)
+    except (OSError, ValueError, SyntaxError):
         return whole
     return Shown(file.getvalue(), "image/webp")

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from airflow_provider_getimg.plugin import objects
+from airflow_provider_getimg.plugin import objects, thumbnails
 from airflow_provider_getimg.version_compat import SORTS_XCOMS
 
 DAG_ID = "gallery"
@@ -82,6 +82,12 @@ def test_filters(viewer, query, count):
     assert response.status_code == 200
     page = Html(response.text)
     assert len(page.all("img") + page.all("video")) == count
+
+
+@LISTS
+def test_a_task_is_named_with_its_map_index_if_it_is_mapped(viewer):
+    assert "Of the task batch." in viewer.get("/getimg/images/?task=batch&map_index=-1").text
+    assert "Of the task batch, map index 3." in viewer.get("/getimg/images/?task=batch&map_index=3").text
 
 
 @LISTS
@@ -167,6 +173,8 @@ def test_an_image_is_sent_as_what_it_is(viewer, path):
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "sandbox" in response.headers["content-security-policy"]
     assert "private" in response.headers["cache-control"]
+    # An image has no parts.
+    assert "accept-ranges" not in response.headers
     assert Image.open(io.BytesIO(response.content)).size == (1024, 640)
 
 
@@ -174,6 +182,14 @@ def test_a_thumbnail_is_small(viewer, path):
     response = viewer.get(path("transfer", 0, "/thumbnail"))
     assert response.headers["content-type"] == "image/webp"
     assert Image.open(io.BytesIO(response.content)).size == (480, 300)
+
+
+def test_an_image_too_large_for_a_thumbnail_has_none(viewer, path, plugin_state, monkeypatch):
+    monkeypatch.setattr(plugin_state.gallery, "_thumbnails", objects.Cache(2**20))
+    monkeypatch.setattr(thumbnails, "_MAX_PIXELS", 1024 * 640 - 1)
+    for _ in range(2):
+        assert viewer.get(path("transfer", 0, "/thumbnail")).status_code == 404
+    assert viewer.get(path("transfer", 0, "/file")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -220,6 +236,7 @@ def test_a_player_gets_the_part_that_it_wants(viewer, path, clip, wanted, first,
     response = played(viewer, path, wanted)
     content = clip[first:] if last is None else clip[first : last + 1]
     assert (response.status_code, response.content) == (206, content)
+    assert response.headers["accept-ranges"] == "bytes"
     assert response.headers["content-range"] == f"bytes {first}-{first + len(content) - 1}/{len(clip)}"
     assert response.headers["content-type"] == "video/mp4"
     assert "sandbox" in response.headers["content-security-policy"]
