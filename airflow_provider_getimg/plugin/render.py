@@ -43,7 +43,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"query": urlencode, "size": _size, "usd": _usd}
+    environment.filters |= {"query": urlencode, "size": _size, "usd": _usd, "amount": _amount}
     return environment
 
 
@@ -54,4 +54,11 @@ def _size(number: int) -> str:
 
 
 def _usd(cost: float) -> str:
-    return f"{cost:.4f}".removesuffix("00") + " USD"
+    return f"{_amount(cost)} USD"
+
+
+def _amount(usd: float) -> str:
+    # Not 0.00, which would say that it was free.
+    if 0 < usd < 0.0001:
+        return "under 0.0001"
+    return f"{usd:.4f}".removesuffix("00")

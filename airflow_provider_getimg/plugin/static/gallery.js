@@ -15,11 +15,11 @@ document.addEventListener("keydown", (event) => {
 });
 
 for (const button of document.querySelectorAll("button[data-copies]")) {
-  // Without https a browser offers no clipboard.
+  // Without https a browser offers no clipboard; a click on the text selects all of it.
   if (!navigator.clipboard) continue;
   button.hidden = false;
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
-    button.textContent = "Copied";
+    button.nextElementSibling.textContent = "Copied";
   });
 }

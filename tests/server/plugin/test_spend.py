@@ -13,6 +13,7 @@ import pytest
 
 from airflow_provider_getimg.plugin import costs
 from airflow_provider_getimg.plugin.costs import Spend, bars, largest, models_of
+from airflow_provider_getimg.plugin.render import _environment
 from airflow_provider_getimg.testing.dag_run import DagRunner
 from airflow_provider_getimg.version_compat import SORTS_XCOMS
 
@@ -240,6 +241,21 @@ def test_a_view_reads_a_limited_number_of_records_and_the_next_one_continues(vie
     text = view().text
     assert "Not all is counted yet" not in text
     assert "<strong>1.33 USD</strong>" in text
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        (0, "0.00 USD"),
+        (0.00003, "under 0.0001 USD"),
+        (0.0001, "0.0001 USD"),
+        (0.04, "0.04 USD"),
+        (0.0425, "0.0425 USD"),
+        (1234.5, "1234.50 USD"),
+    ],
+)
+def test_an_amount_is_never_said_to_be_nothing(cost, text):
+    assert _environment().from_string("{{ cost | usd }}").render(cost=cost) == text
 
 
 def test_each_day_has_a_bar():
