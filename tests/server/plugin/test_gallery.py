@@ -8,6 +8,7 @@ import io
 import json
 import re
 import socket
+from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import quote
 
@@ -398,12 +399,32 @@ def test_prompts_are_text(viewer, path, rows, index):
     page = Html(response.text)
     (image,) = page.all("img")
     assert image["alt"] == prompt
-    assert [set(script) for script in page.all("script")] == [{"src", "defer"}]
+    heading = unescape(re.search(r'<h1 dir="auto">(.*)</h1>', response.text)[1])
+    assert heading == prompt if len(prompt) < 120 else len(heading) == 120
+    assert ("<dt>Prompt</dt>" in response.text) == (heading != prompt)
+    assert [set(script) for script in page.all("script")] == [{"src"}, {"src", "defer"}]
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert "<b>9" not in response.text
     policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+@LISTS
+def test_in_a_list_a_long_prompt_is_cut(viewer):
+    images = Html(viewer.get("/getimg/images/?task=transfer").text).all("img")
+    assert max(len(image["alt"]) for image in images) == 200
+
+
+@LISTS
+@pytest.mark.parametrize(
+    ("page", "current"), [("images/", "Images"), ("spend/", "Spend"), ("images/?day=no", None)]
+)
+def test_the_menu_says_which_page_it_is(viewer, page, current):
+    text = viewer.get(f"/getimg/{page}").text
+    assert re.findall(r'aria-current="page">(\w+)<', text) == ([current] if current else [])
+    # One of no links would be announced.
+    assert not re.findall(r"<nav[^>]*>\s*</nav>", text)
 
 
 def test_a_filter_is_text(viewer):

@@ -62,13 +62,21 @@ def test_what_tasks_recorded_is_summed(view):
     text = view().text
     assert "<strong>1.33 USD</strong>" in text
     assert "4 tasks" in text
-    assert ">spender</a></th><td>1.29 USD" in text
-    assert ">other</a></th><td>0.04 USD" in text
-    assert ">seedream-5-lite</th><td>0.33 USD" in text
+    assert ">spender</a></th><td>1.29</td>" in text
+    assert ">other</a></th><td>0.04</td>" in text
+    assert ">seedream-5-lite</th><td>0.33</td>" in text
     today = datetime.now(UTC).date()
     # The run is of January; its tasks paid today.
-    assert f">{today}</th><td>1.33 USD" in text
+    assert f">{today}</th><td>1.33</td>" in text
     assert "Not all is counted yet" not in text
+
+
+def test_the_chart_has_a_scale(view):
+    text = view().text
+    assert '<p class="scale"><span>1.33 USD</span><span>0</span></p>' in text
+    today = datetime.now(UTC).date()
+    assert f'<p class="ends"><span>{today - timedelta(days=29)}</span><span>{today}</span></p>' in text
+    assert "<svg" not in view("dag=unknown").text
 
 
 def test_of_one_dag(view):
