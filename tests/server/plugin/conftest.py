@@ -24,6 +24,11 @@ RUN_ID = "manual__2026-01-01T00:00:00+00:00"
 # Markup, right-to-left text, characters beyond the basic plane, and the maximum length of a prompt.
 PROMPTS = ["<script>alert(1)</script>\"'><img src=x onerror=alert(1)>", "שלום עולם", "🦊 a fox", "x" * 4096]
 
+# What would run, or split a header, if it were not text. Airflow accepts neither in the name of a task.
+HOSTILE = "\"><script>alert(2)</script>' & %0d%0aX-Split: 1"
+LINES = "\r\nX-Split: 2\r\n\r\n<script>alert(3)</script>"
+ODD_TASK = "group.task-1_a..b"
+
 
 def png(colour: str = "red") -> bytes:
     from PIL import Image
@@ -128,8 +133,16 @@ def videos(put, clip: bytes) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
+def hostile(put) -> dict:
+    """A transfer's row for an image whose key, model and labels are not what they should be."""
+    uri = put(f"{HOSTILE}.png", png(), getimg_generation_id="hostile", getimg_index="0")
+    request = {"prompt": HOSTILE + LINES, "labels": {HOSTILE: HOSTILE + LINES}}
+    return _row(uri, "hostile", "") | {"model": HOSTILE, "request": request}
+
+
+@pytest.fixture(scope="module")
 def airflow_app(
-    seaweedfs: SeaweedFS, rows: list[dict], manifest: bytes, videos: list[dict], put
+    seaweedfs: SeaweedFS, rows: list[dict], manifest: bytes, videos: list[dict], hostile: dict, put
 ) -> Iterator[FastAPI]:
     """Airflow's API server, with one recorded run."""
     from airflow.api_fastapi.app import create_app, purge_cached_app
@@ -172,6 +185,7 @@ def airflow_app(
         record("unmarked_manifest", unmarked)
         odd = {"cost": -5, "bytes": 10**18, "width": -1, "height": True}
         record("odd_numbers", [rows[0] | odd])
+        record(ODD_TASK, [hostile])
         record("nothing", "no record of ours")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_AWS_GALLERY", seaweedfs.aws_connection())

@@ -10,7 +10,7 @@ import re
 import socket
 from html import unescape
 from html.parser import HTMLParser
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 import httpx
 import pytest
@@ -18,8 +18,8 @@ from PIL import Image
 
 from airflow_provider_getimg.plugin import objects, thumbnails
 from airflow_provider_getimg.version_compat import SORTS_XCOMS
+from tests.server.plugin.conftest import DAG_ID, ODD_TASK
 
-DAG_ID = "gallery"
 LISTS = pytest.mark.skipif(not SORTS_XCOMS, reason="the lists need Airflow 3.2")
 
 
@@ -58,8 +58,8 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
         assert len(pictures) <= 24
         seen += pictures
         url = page.link("next")
-    assert len(seen) == len(set(seen)) == 45
-    assert any(f"/{task}/" in seen[0] for task in ("transfer", "batch", "odd_numbers"))
+    assert len(seen) == len(set(seen)) == 46
+    assert any(f"/{task}/" in seen[0] for task in ("transfer", "batch", "odd_numbers", quote(ODD_TASK)))
 
 
 @LISTS
@@ -408,6 +408,38 @@ def test_prompts_are_text(viewer, path, rows, index):
     policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
+def test_no_name_runs_or_splits_a_header(viewer, path, hostile, what):
+    response = viewer.get(path(quote(ODD_TASK), 0, what))
+    assert response.status_code == 200
+    assert "x-split" not in response.headers
+    if what:
+        return
+    assert "<script>alert" not in response.text
+    assert hostile["uri"] == unescape(re.search(r'<code id="uri">(.*)</code>', response.text)[1])
+    [(name, text)] = hostile["request"]["labels"].items()
+    assert f"<dt>{name}</dt>" in unescape(response.text)
+    assert f'<dd dir="auto">{text}</dd>' in unescape(response.text)
+    # To its log, in Airflow.
+    assert f"tasks/{quote(ODD_TASK)}" in response.text
+    assert {link["href"].partition("/")[0] for link in Html(response.text).all("a")} == {""}
+
+
+@LISTS
+def test_a_list_is_filtered_by_odd_names(viewer, hostile):
+    names = {"task": ODD_TASK, "model": hostile["model"]}
+    response = viewer.get(f"/getimg/images/?{urlencode(names)}")
+    [image] = Html(response.text).all("img")
+    assert image["alt"] == hostile["request"]["prompt"]
+    [model] = [field["value"] for field in Html(response.text).all("input") if field["name"] == "model"]
+    assert model == hostile["model"]
+    assert "<script>alert" not in response.text
+    # The link back to this list, which the image's page makes of what it was given.
+    [link] = [one["href"] for one in Html(response.text).all("a") if "back=" in one["href"]]
+    up = Html(viewer.get(link).text).link("up")
+    assert dict(parse_qsl(up.partition("?")[2])) == names
 
 
 @LISTS
