@@ -23,7 +23,15 @@ from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.api.media import HEAD_BYTES
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.s3.connection import s3_client, s3_hook
-from airflow_provider_getimg.s3.object_options import GENERATION_ID, INDEX, MANIFEST, ascii_value, task_digest
+from airflow_provider_getimg.s3.object_options import (
+    DAG,
+    GENERATION_ID,
+    INDEX,
+    MANIFEST,
+    ascii_value,
+    dag_digest,
+    task_digest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -84,11 +92,16 @@ class Cache:
 
 
 def is_of(picture: Picture) -> Callable[[Mapping[str, str]], bool]:
-    """Return what tells by an object's metadata whether it is this picture."""
-    expected = (ascii_value(picture.generation_id), str(picture.file_index))
+    """Return what tells by an object's metadata whether it is this picture, saved by this DAG: an edited XCom may name any."""
+    names = (GENERATION_ID, INDEX, DAG)
+    expected = [
+        ascii_value(picture.generation_id),
+        str(picture.file_index),
+        dag_digest(picture.task.dag_id),
+    ]
 
     def check(metadata: Mapping[str, str]) -> bool:
-        return bool(picture.generation_id) and (metadata.get(GENERATION_ID), metadata.get(INDEX)) == expected
+        return bool(picture.generation_id) and [metadata.get(name) for name in names] == expected
 
     return check
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_getimg.s3.object_options import dag_digest, task_digest
 from airflow_provider_getimg.testing.dag_run import DagRunner
 
 if TYPE_CHECKING:
@@ -48,8 +49,10 @@ def put(seaweedfs: SeaweedFS, gallery_bucket: str) -> Callable[..., str]:
     """Save an object as this provider does, and return its URI."""
     client = seaweedfs.client()
 
-    def put(key: str, body: bytes, **metadata: str) -> str:
+    def put(key: str, body: bytes, *, dag_id: str = DAG_ID, **metadata: str) -> str:
         names = {name.replace("_", "-"): value for name, value in metadata.items()}
+        if metadata:
+            names["getimg-dag"] = dag_digest(dag_id)
         client.put_object(Bucket=gallery_bucket, Key=key, Body=body, Metadata=names)
         return f"s3://{gallery_bucket}/{key}"
 
@@ -78,6 +81,8 @@ def rows(put) -> list[dict]:
         rows.append(_row(put(name, body, **metadata), name, name))
     rows.append(_row("s3://nowhere/at-all.png", "missing", "missing"))
     rows.append(_row("file:///etc/passwd", "local", "local"))
+    others = {"getimg_generation_id": "another-dag", "getimg_index": "0", "dag_id": "another"}
+    rows.append(_row(put("another-dag", png(), **others), "another-dag", "another-dag"))
     return rows
 
 
@@ -148,7 +153,6 @@ def airflow_app(
     from airflow.api_fastapi.app import create_app, purge_cached_app
     from airflow.sdk import DAG, get_current_context, task
 
-    from airflow_provider_getimg.s3.object_options import task_digest
     from airflow_provider_getimg.testing.database import create_database
     from tests.server.plugin.users import PerDagAuthManager
 

@@ -58,7 +58,7 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
         assert len(pictures) <= 24
         seen += pictures
         url = page.link("next")
-    assert len(seen) == len(set(seen)) == 46
+    assert len(seen) == len(set(seen)) == 47
     assert any(f"/{task}/" in seen[0] for task in ("transfer", "batch", "odd_numbers", quote(ODD_TASK)))
 
 
@@ -68,9 +68,9 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
     [
         ("dag=gallery", 24),
         ("dag=another", 0),
-        ("task=transfer", 11),
+        ("task=transfer", 12),
         ("task=batch&map_index=-1", 24),
-        ("model=seedream-5-lite", 15),
+        ("model=seedream-5-lite", 16),
         ("model=unknown", 0),
         ("day=2026-01-02", 0),
         ("task=transfer&map_index=3", 0),
@@ -203,6 +203,7 @@ def test_an_image_too_large_for_a_thumbnail_has_none(viewer, path, plugin_state,
         pytest.param(8, id="svg"),
         pytest.param(9, id="no-such-bucket"),
         pytest.param(10, id="no-s3-uri"),
+        pytest.param(11, id="of-another-dag"),
     ],
 )
 @pytest.mark.parametrize("what", ["/file", "/thumbnail"])
