@@ -113,7 +113,7 @@ def test_only_what_is_not_left_out_is_published(
     assert published == [f"s3://{bucket}/published/{name}" for name in (names[0], names[2])]
 
     page.goto(urljoin(airflow.url, address))
-    expect(page.get_by_role("figure")).to_contain_text(SUBJECTS[1])
+    expect(page.get_by_role("heading", level=1)).to_contain_text(SUBJECTS[1])
     page.goto(f"{airflow.url}/dags/{DAG_ID}/runs/{run_id}/tasks/save_to_s3/details")
     page.goto(leads_to(page.get_by_role("link", name="Images", exact=True)))
     expect(page.get_by_role("img")).to_have_count(len(SUBJECTS))
