@@ -88,7 +88,7 @@ class GetimgError(Exception):
         unknown: int = 0,
     ) -> Self:
         """
-        Return this error with the bill of what its task had generated before.
+        Return this error with the bill of what its task has generated so far.
 
         :param unsaved: The generations whose files are not saved, by id.
         :param cost: What these and the saved ones cost in USD; None where the API didn't say.

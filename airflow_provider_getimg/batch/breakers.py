@@ -97,7 +97,7 @@ class Breakers:
         return not self._stop.event.is_set()
 
     def on_resend(self, row: Row) -> bool:
-        """Note that a row has no file to save: it is sent. Return whether others that are owed come first."""
+        """Note that a row has no file to save: it is sent. Return whether it must wait for other rows that are owed."""
         with self._lock:
             was_owed = row.index in self._owed
             self._note_owed(row, None)

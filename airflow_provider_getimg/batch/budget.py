@@ -76,11 +76,15 @@ class Budget:
         with self._lock:
             self.billed += amount
 
-    def add_earlier_unknown(self, price: Decimal, requests: int) -> None:
-        """Count requests of earlier tries that may have been billed, at this price each."""
+    def add_earlier_unknown(self, requests: int) -> None:
+        """Count requests of earlier tries that may have been billed."""
         with self._lock:
-            self._set_aside += price * requests
             self.unknown_outcomes += requests
+
+    def set_aside(self, amount: Decimal) -> None:
+        """Set aside what requests of earlier tries may have cost."""
+        with self._lock:
+            self._set_aside += amount
 
     def check(self, requests: Iterable[ImageRequest]) -> None:
         """

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.durable.journal import Journal
     from airflow_provider_getimg.s3.plan import TransferItem
 
+# How many generations a warning names.
+_IDS_SHOWN = 5
 # Stands for a row's files where the server said that they are gone.
 _GONE = "gone"
 
@@ -81,9 +83,9 @@ class History:
         self._stores = {row.index: journal.entry_store(row.id) for row in rows}
         self._states = {row.index: self._read(row) for row in rows}
         ids = {row.id for row in rows}
-        #: What earlier tries sent for rows that are no longer in the list, by the key of each.
-        self._others = journal.entries(other_than=ids)
-        self._warn_of_others()
+        # What earlier tries sent for rows that are no longer in the list, by the key of each.
+        self._removed = journal.entries(other_than=ids)
+        self._warn_of_removed()
 
     def _read(self, row: Row) -> RowState:
         try:
@@ -96,7 +98,7 @@ class History:
             return RowState(entry)
         noted = self._journal.previous(saved_key(row.id))
         items = row.items(entry.generation)
-        files = _saved_before(items, noted)
+        files = _noted_files(items, noted)
         if files and all(
             item.with_key(file.sha256, file.mime_type or "").uri == file.item.uri
             for item, file in zip(items, files, strict=True)
@@ -104,24 +106,29 @@ class History:
             return RowState(entry, RowResult.of(row, "reused", entry.generation, files))
         return RowState(entry, RowResult.of(row, "failed", entry.generation), files)
 
-    def _warn_of_others(self) -> None:
-        """Say what was billed for rows that the list no longer has."""
-        if not self._others:
+    def _warn_of_removed(self) -> None:
+        """Warn of what was billed for rows that are no longer in the list."""
+        if not self._removed:
             return
         unsaved = [
-            key for key, entry in self._others.items() if entry.generation and not self._journal.is_saved(key)
+            entry.generation.id
+            for key, entry in self._removed.items()
+            if entry.generation is not None and not self._journal.is_saved(key)
         ]
+        shown = ", ".join(unsaved[:_IDS_SHOWN]) or "none"
+        more = f" and {len(unsaved) - _IDS_SHOWN} more" if len(unsaved) > _IDS_SHOWN else ""
         self.log.warning(
-            "Requests of earlier tries for rows that are no longer in the list: %d. They were billed %s USD; images of theirs that "
-            "are not saved: %d. The list should be the same in each try.",
-            len(self._others),
-            self._cost_of_others,
-            len(unsaved),
+            "Earlier tries sent %d requests for rows that are no longer in the list, which should be the same in each try. They were "
+            "billed %s USD, as far as is known; %d may have been billed. Their generations that are not saved: %s.",
+            len(self._removed),
+            self._cost_of_removed,
+            sum(entry.unknown_requests for entry in self._removed.values()),
+            shown + more,
         )
 
     @property
-    def _cost_of_others(self) -> Decimal:
-        costs = (entry.generation.cost for entry in self._others.values() if entry.generation is not None)
+    def _cost_of_removed(self) -> Decimal:
+        costs = (entry.generation.cost for entry in self._removed.values() if entry.generation is not None)
         return sum((cost for cost in costs if cost is not None), Decimal(0))
 
     def state(self, row: Row) -> RowState:
@@ -149,21 +156,22 @@ class History:
         """
         states = [(row, state) for row in self._rows if (state := self.state(row)).entry is not None]
         # What is known first: the catalogue, which has the rest, may be out of reach.
+        budget.add_earlier_cost(self._cost_of_removed)
         for _, state in states:
             budget.add_earlier_cost((state.result and state.result.cost) or Decimal(0))
-        budget.add_earlier_cost(self._cost_of_others)
+        for entry in (*(cast("Entry", state.entry) for _, state in states), *self._removed.values()):
+            budget.add_earlier_unknown(entry.unknown_requests)
         for row, state in states:
-            entry = cast("Entry", state.entry)
             price = budget.price(row.request.checked)
-            budget.add_earlier_unknown(price, entry.unknown_requests)
+            budget.set_aside(price * cast("Entry", state.entry).unknown_requests)
             if state.result is not None and state.result.cost is None:
                 budget.add_earlier_cost(price)
-        if not self._others:
+        if not self._removed:
             return
         # What they requested is not known: as much as the dearest row.
         price = max((budget.price(row.request.checked) for row in self._rows), default=Decimal(0))
-        for entry in self._others.values():
-            budget.add_earlier_unknown(price, entry.unknown_requests)
+        for entry in self._removed.values():
+            budget.set_aside(price * entry.unknown_requests)
             if entry.generation is not None and entry.generation.cost is None:
                 budget.add_earlier_cost(price)
 
@@ -171,11 +179,11 @@ class History:
         """Return what earlier tries left of all rows, where this try can't begin."""
         results = [self.result(row) for row in self._rows]
         entries = [entry for row in self._rows if (entry := self.state(row).entry) is not None]
-        entries += self._others.values()
+        entries += self._removed.values()
         return BatchResults(
             results,
             error,
-            sum((result.cost for result in results if result.cost is not None), self._cost_of_others),
+            sum((result.cost for result in results if result.cost is not None), self._cost_of_removed),
             sum(entry.unknown_requests for entry in entries),
         )
 
@@ -197,7 +205,7 @@ class History:
         self._journal.write_later(saved_key(row.id), _GONE)
 
 
-def _saved_before(items: Sequence[TransferItem], noted: Any) -> Sequence[SavedFile]:
+def _noted_files(items: Sequence[TransferItem], noted: Any) -> Sequence[SavedFile]:
     """Return the files as an earlier try noted them, wherever they are; none if it didn't."""
     if not isinstance(noted, list) or len(noted) != len(items):
         return ()

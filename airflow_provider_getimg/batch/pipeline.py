@@ -39,7 +39,7 @@ _TICK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Later:
-    """What is still to be sent of a row, once all that wait for their turn have had it."""
+    """What is still to be sent of a row, after all rows that are queued now."""
 
     send: Callable[[], RowResult | Callable[[], RowResult]]
 

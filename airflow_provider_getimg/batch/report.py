@@ -247,7 +247,7 @@ class BatchResults:
             parts.append("Nothing was billed.")
         else:
             parts.append(
-                "Neither a retry nor a Clear pays again for an image that was billed and is not saved."
+                "While its URL works, neither a retry nor a Clear pays again for an image that was billed and is not saved."
             )
         return " ".join(parts)
 

@@ -31,9 +31,10 @@ from airflow_provider_getimg.batch.limiter import RateLimitedClient
 from airflow_provider_getimg.batch.pipeline import Later
 from airflow_provider_getimg.batch.report import RowResult, without_traceback
 from airflow_provider_getimg.durable.paid_generation import PaidGeneration
+from airflow_provider_getimg.s3.download import is_past_deletion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from mypy_boto3_s3 import S3Client
 
@@ -118,6 +119,8 @@ class RowSteps:
         state = self._history.state(row)
         if state.result is not None and state.is_saved:
             return state.result
+        if (existing := self._found_saved(row)) is not None:
+            return existing
         paid = self._paid_generation(row)
         try:
             generation = paid.recorded()
@@ -125,15 +128,13 @@ class RowSteps:
             # A try that was given up for dead may have saved what it could no longer record.
             existing = None
             with suppress(GetimgError):
-                existing = self._saved_before(row) or self._storage.existing.find(row, refresh=True)
+                existing = self._storage.existing.find(row, refresh=True)
             if existing is None:
                 raise
             return existing
         if generation is not None:
             self._breakers.on_billed()
             return partial(self.save, row, generation, is_new=False)
-        if (existing := self._saved_before(row)) is not None:
-            return existing
         if self._breakers.on_resend(row):
             # A thread that waited for the others that are owed would keep them from their turn.
             return Later(partial(self._send_new, row, paid))
@@ -166,7 +167,7 @@ class RowSteps:
         try:
             files = self._saved(row, generation, is_new)
         except GetimgError as error:
-            elsewhere = self._history.state(row).elsewhere
+            elsewhere = self._elsewhere(row)
             if elsewhere and isinstance(error, FileGoneError | ObjectExistsError):
                 # It has another key now, and can't be saved there.
                 self._history.log.warning(
@@ -270,18 +271,26 @@ class RowSteps:
                 self._breakers.on_response()
                 return generation
 
-    def _saved_before(self, row: Row) -> RowResult | None:
+    def _found_saved(self, row: Row) -> RowResult | None:
         """
-        Return the result of a row whose files are gone, if they were saved: the note is lost, or names other keys.
+        Return the result of a row whose URLs may be dead and whose files an earlier try saved, though its note is lost or names other keys.
 
         :raises GetimgError: S3 could not be asked.
         """
-        state = self._history.state(row)
-        if state.entry is None or state.entry.generation is None:
+        entry = self._history.state(row).entry
+        if entry is None or entry.generation is None or not is_past_deletion(entry.generation):
             return None
-        generation = state.entry.generation
-        files = state.elsewhere or self._storage.copier.find(row.items(generation))
-        return RowResult.of(row, "reused", generation, files) if files else None
+        files = self._elsewhere(row) or self._storage.copier.find(row.items(entry.generation))
+        if not files:
+            return None
+        self._history.log.info(
+            "%s was saved by an earlier try: %s. Nothing is sent.", row.name, files[0].item.uri
+        )
+        return RowResult.of(row, "reused", entry.generation, files)
+
+    def _elsewhere(self, row: Row) -> Sequence[SavedFile]:
+        """Return a row's files at the keys that it had before; none where another row may write over them."""
+        return () if self._settings.if_exists == "replace" else self._history.state(row).elsewhere
 
     def _saved(self, row: Row, generation: Generation, is_new: bool) -> list[SavedFile]:
         """Save the files of a generation, and note that they are saved."""

@@ -20,7 +20,7 @@ def with_earlier_bill(error: ErrorT, unsaved: Sequence[Entry], saved: Sequence[E
     """
     Return an error with the bill of what earlier tries requested.
 
-    :param error: It came before anything was sent.
+    :param error: Of a try that was not billed itself.
     :param unsaved: The entries of requests whose images or video are still to be delivered.
     :param saved: Those of requests whose files are saved.
     """

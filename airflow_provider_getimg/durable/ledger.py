@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -34,7 +35,6 @@ from tenacity import Retrying, stop_after_attempt, wait_exponential
 from airflow_provider_getimg.api.errors import LedgerError
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.api.types import Generation
-from airflow_provider_getimg.durable.task_state import StateConflictError
 from airflow_provider_getimg.durable.tries import Try
 
 if TYPE_CHECKING:
@@ -258,11 +258,15 @@ class Ledger:
         try:
             self._write(entry)
         except Exception as error:
-            # It may have been written all the same. Another process's entry is not ours to replace.
-            if not isinstance(error, StateConflictError):
-                self.rollback()
+            self._take_back(entry)
             raise LedgerError(f"{self._store.description} could not be written: {reason(error)}.") from None
         self._entry = entry
+
+    def _take_back(self, entry: Entry) -> None:
+        """Undo a write that was reported as failed, if it was applied. Another process's entry is not ours to replace."""
+        with suppress(Exception):
+            if self._store.read() == entry:
+                self.rollback()
 
     def rollback(self) -> None:
         """Record that the request sent last was not billed: what was known before it holds again."""

@@ -260,7 +260,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
             # What earlier tries did is reported, where this one can't begin.
             earlier = history.results(error)
             self._push(context, earlier, None)
-            if earlier.billed or earlier.unknown_outcomes:
+            if earlier.total_cost or earlier.billed or earlier.unknown_outcomes:
                 earlier.check(0, None, error)
             raise
 

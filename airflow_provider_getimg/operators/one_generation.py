@@ -50,13 +50,14 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
     @contextmanager
     def _reporting_earlier(self, context: Context) -> Iterator[None]:
         """Add to an error of a try that was not billed what earlier tries were billed and did not deliver."""
-        from airflow_provider_getimg.api.errors import GetimgError
+        from airflow_provider_getimg.api.errors import GetimgError, VideoFailedError
         from airflow_provider_getimg.durable.earlier_bill import with_earlier_bill
 
         try:
             yield
         except GetimgError as error:
-            if error.billed != "no" or Try.of(context).is_first:
+            # A failed video's response says what it cost.
+            if error.billed != "no" or isinstance(error, VideoFailedError) or Try.of(context).is_first:
                 raise
             try:
                 entries = self._undelivered(context)
@@ -70,7 +71,8 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
         from airflow_provider_getimg.durable.task_state import task_state
 
         entry = TaskEntryStore(task_state(context, self.hook, self.aws_conn_id)).read()
-        # Before a Clear, only what is still to be delivered counts. Since then, a retry has wiped what was.
+        # From before a Clear, only what is still to be delivered counts. After it, what was delivered counts, too: the retry has
+        # wiped its XCom.
         if entry is None or (entry.epoch != Try.of(context).epoch and not entry.is_owed):
             return []
         return [entry]

@@ -197,6 +197,7 @@ def test_of_two_processes_that_found_nothing_one_sends(folder):
     ledgers[0].record_intent()
     with pytest.raises(LedgerError, match=r"The state folder s3://.* another process has written"):
         ledgers[1].record_intent()
+    assert folder.state(try_number=3).get("getimg_generation")["try_number"] == 1
 
 
 def test_the_ledger_of_a_zombie_still_records_a_paid_response(folder):

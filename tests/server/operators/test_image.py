@@ -367,6 +367,27 @@ def test_an_intent_that_was_written_and_reported_as_failed_is_taken_back(
     assert len(getimg_default.ledger) == 1
 
 
+def test_an_intent_that_could_not_be_written_leaves_the_entry_of_a_try_that_lives_on(
+    getimg_default, context, store, monkeypatch
+):
+    write = store.set
+
+    def fail(key: str, value: Any, **kwargs: Any) -> None:
+        # Meanwhile the first try, which was given up for dead, has got its response.
+        store.values[key] = json.dumps(paid)
+        monkeypatch.setattr(store, "set", write)
+        raise ConnectionError("503")
+
+    first = operator().execute(context())
+    paid = store.get(KEY) | {"delivered": False}
+    store.values.clear()
+    monkeypatch.setattr(store, "set", fail)
+    with pytest.raises(errors.LedgerError):
+        operator().execute(context(try_number=2))
+    assert operator().execute(context(try_number=3)) == first
+    assert len(getimg_default.ledger) == 1
+
+
 def test_a_paid_response_goes_on_to_the_user_though_it_can_t_be_recorded(
     getimg_default, context, store, monkeypatch, capsys
 ):

@@ -177,6 +177,13 @@ class TestEveryRow:
         assert bench.run([{"prompt": "A fox"}] * 3, try_number=2)["reused"] == 3
         assert bench.posts() == 3
 
+    def test_in_a_file_that_is_gone_later_denies_no_bill(self, bench):
+        refused = {"prompt": "A wolf", "model": "there-is-none"}
+        bench.failure([*rows(2), refused])
+        with pytest.raises(errors.InvalidInputError) as error:
+            bench.run(f"s3://{bench.bucket}/gone.jsonl", try_number=2)
+        assert str(error.value).startswith("2 generations were billed (0.0050 USD together) and are saved. ")
+
     def test_may_come_from_a_file_in_s3(self, bench):
         lines = "\n".join(json.dumps(row) for row in rows(3)) + "\n\n"
         bench.client.put_object(Bucket=bench.bucket, Key="in.jsonl", Body=lines.encode())
@@ -474,9 +481,40 @@ class TestRetry:
         summary = bench.run([{"prompt": "Another"}], try_number=2)
         assert summary["total_cost"] == 2 * PRICE
         assert (
-            "Requests of earlier tries for rows that are no longer in the list: 2. They were billed 0.0025 USD; images of "
-            "theirs that are not saved: 1."
+            "Earlier tries sent 2 requests for rows that are no longer in the list, which should be the same in each try. They "
+            "were billed 0.0025 USD, as far as is known; 1 may have been billed. Their generations that are not saved: req-"
         ) in capsys.readouterr().out
+
+    def test_that_can_not_begin_says_what_was_billed_for_rows_that_are_no_longer_in_the_list(
+        self, bench, monkeypatch
+    ):
+        bench.run(rows(1))
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", '{"conn_type": "aws", "extra": {"role_arn": 7}}')
+        error = bench.failure([{"prompt": "Another"}], try_number=2)
+        assert "(0.0025 USD in all)" in str(error)
+        assert (error.billed, float(error.cost)) == ("yes", PRICE)
+
+    def test_denies_no_bill_where_the_catalogue_can_not_be_asked(self, bench):
+        play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
+        bench.failure(rows(1), max_cost=1)
+        error = bench.failure([{"prompt": "x", "model": "there-is-none"}], try_number=2, max_cost=1)
+        assert "1 more request may have been billed" in str(error)
+        assert error.billed == "unknown"
+
+    def test_of_a_batch_that_replaces_shows_no_image_at_a_key_that_another_row_takes(self, bench, store):
+        bench.run(rows(2))
+        change_entries(store, gone)
+        error = bench.failure([{"prompt": "A wolf"}, *rows(2)], try_number=2, if_exists="replace")
+        assert [line["outcome"] for line in bench.manifest()] == ["saved", "failed", "failed"]
+        assert "its files are gone" in str(error)
+
+    def test_takes_no_image_for_that_of_another_row_though_an_api_repeats_an_id(self, bench, store):
+        bench.simulator.faults.add({"on": "image", "kind": "response", "merge": {"id": "same"}, "times": 2})
+        key = f"s3://{bench.bucket}/night/{{generation_id}}.{{extension}}"
+        bench.failure(rows(2), s3_key=key, concurrency=1)
+        change_entries(store, gone, notes=False)
+        bench.failure(rows(2), s3_key=key, concurrency=1, try_number=2)
+        assert sorted(line["outcome"] for line in bench.manifest()) == ["failed", "reused"]
 
     @pytest.mark.parametrize(
         "later",
@@ -623,7 +661,7 @@ class TestFailures:
             "4 of 6 rows are saved, 4 were billed (0.0100 USD in all), 2 failed. Row 2: getimg.ai refused the "
         )
         assert "Row 4: getimg.ai refused the request (400 " in str(error)
-        assert f"All rows are in s3://{bench.bucket}/{MANIFEST}. Neither a retry nor a Clear pays" in str(
+        assert f"All rows are in s3://{bench.bucket}/{MANIFEST}. While its URL works, neither a retry" in str(
             error
         )
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL

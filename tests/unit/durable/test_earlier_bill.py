@@ -52,3 +52,20 @@ def test_an_error_of_a_later_try_says_what_earlier_ones_were_billed(entries, bil
     error = with_earlier_bill(InvalidInputError(WRONG), entries)
     assert (str(error), error.billed) == (message, billed)
     assert isinstance(error, InvalidInputError)
+
+
+@pytest.mark.parametrize(
+    ("unsaved", "saved", "bill"),
+    [
+        ([], [entry(1)], "Generation req-1 was billed (0.04 USD) and is saved."),
+        ([], [entry(1), entry(2)], "2 generations were billed (0.08 USD together) and are saved."),
+        ([entry(1)], [entry(2)], "2 generations were billed (0.08 USD together), and 1 is not saved."),
+        (
+            [entry(1), entry(2), entry(3, answered=False)],
+            [entry(4)],
+            "3 generations were billed (0.12 USD together), and 2 are not saved. 1 more request may have been billed.",
+        ),
+    ],
+)
+def test_what_is_saved_was_billed_too(unsaved, saved, bill):
+    assert str(with_earlier_bill(InvalidInputError(WRONG), unsaved, saved)) == f"{bill} {WRONG}"
