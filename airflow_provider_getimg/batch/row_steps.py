@@ -167,7 +167,7 @@ class RowSteps:
         try:
             files = self._saved(row, generation, is_new)
         except GetimgError as error:
-            elsewhere = self._elsewhere(row)
+            elsewhere = () if is_new else self._elsewhere(row)
             if elsewhere and isinstance(error, FileGoneError | ObjectExistsError):
                 # It has another key now, and can't be saved there.
                 self._history.log.warning(

@@ -335,7 +335,9 @@ def test_one_refused_row_stops_no_other(simulator, seaweedfs, run, prefix, key, 
     if state == "failed":
         log = last_log(ended)
         assert "11 of 12 rows are saved, 11 were billed (0.44 USD in all), 1 failed. Row 5: " in log
-        assert f"All rows are in {manifest}. While its URL works, neither a retry nor a Clear pays again" in log
+        assert (
+            f"All rows are in {manifest}. While its URL works, neither a retry nor a Clear pays again" in log
+        )
         summary = ended.xcom()
         assert (summary["saved"], summary["failed"], summary["manifest"]) == (11, 1, manifest)
         assert summary["total_cost"] == pytest.approx(0.44)
