@@ -64,16 +64,15 @@ def _highest_price(rates: list[Rate]) -> Decimal | None:
     return max((rate.unit_price for rate in rates), default=None)
 
 
-def checked_max_cost(max_cost: object, *, is_set: bool) -> Decimal | None:
+def checked_max_cost(max_cost: object) -> Decimal | None:
     """
-    Return a limit in USD as a decimal; None for no limit.
+    Return a limit in USD as a decimal; None for no limit, as a param without a value renders in native Python types.
 
-    A template that failed to render a limit must not mean that there is none.
+    An empty text is an error: a template that failed to render a limit must not mean that there is none.
 
-    :param is_set: Whether the user gave one, before it was rendered.
-    :raises InvalidInputError: It is not a number, or below zero; or it was given, and rendered to nothing.
+    :raises InvalidInputError: It is not a number, or below zero.
     """
-    return None if max_cost is None and not is_set else checked_amount("max_cost", max_cost)
+    return None if max_cost is None else checked_amount("max_cost", max_cost)
 
 
 def check_price(price: Decimal | None, what: str, max_cost: Decimal) -> Decimal:

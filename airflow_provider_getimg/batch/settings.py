@@ -54,7 +54,7 @@ class BatchSettings:
             concurrency=checked_count("concurrency", operator.concurrency),
             transfer_concurrency=checked_count("transfer_concurrency", operator.transfer_concurrency),
             max_bytes=checked_file_size("max_bytes", operator.max_bytes),
-            max_cost=checked_max_cost(operator.max_cost, is_set=operator.has_max_cost),
+            max_cost=checked_max_cost(operator.max_cost),
             check_balance=checked_flag("check_balance", operator.check_balance),
             if_exists=checked_choice("if_exists", operator.if_exists, IF_EXISTS),
             on_unknown_outcome=checked_choice(

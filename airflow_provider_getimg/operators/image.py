@@ -114,7 +114,6 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         self.labels = labels
         self.on_unknown_outcome = on_unknown_outcome
         self.max_cost = max_cost
-        self.has_max_cost = max_cost is not None
         self.rate_limit_wait = rate_limit_wait
         self.getimg_conn_id = getimg_conn_id
         self.aws_conn_id = aws_conn_id
@@ -138,7 +137,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
         from airflow_provider_getimg.s3.labels import checked_labels
 
-        max_cost = checked_max_cost(self.max_cost, is_set=self.has_max_cost)
+        max_cost = checked_max_cost(self.max_cost)
         on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
         rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
         labels = checked_labels(self.labels)

@@ -157,7 +157,6 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         self.concurrency = concurrency
         self.transfer_concurrency = transfer_concurrency
         self.max_cost = max_cost
-        self.has_max_cost = max_cost is not None
         self.check_balance = check_balance
         self.max_failures = max_failures
         self.on_unknown_outcome = on_unknown_outcome
@@ -254,7 +253,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
 
         stack = contextlib.ExitStack()
         try:
-            store = S3Store(self.s3_hook, self.extra_args, context["ti"].dag_id)
+            store = S3Store(self.s3_hook, self.extra_args, self.dag_id)
             batch = stack.enter_context(self._batch(rows, history, store))
         except GetimgError as error:
             # What earlier tries did is reported, where this one can't begin.

@@ -145,7 +145,6 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         self.on_unknown_outcome = on_unknown_outcome
         self.on_failed_video = on_failed_video
         self.max_cost = max_cost
-        self.has_max_cost = max_cost is not None
         self.rate_limit_wait = rate_limit_wait
         self.deferrable = deferrable
         self.poll_interval = poll_interval
@@ -171,7 +170,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.durable.paid_video import FAILED_VIDEO
         from airflow_provider_getimg.s3.labels import checked_labels
 
-        max_cost = checked_max_cost(self.max_cost, is_set=self.has_max_cost)
+        max_cost = checked_max_cost(self.max_cost)
         labels = checked_labels(self.labels)
         timeout = checked_seconds("timeout", self.timeout)
         poll_interval = checked_seconds("poll_interval", self.poll_interval)

@@ -142,7 +142,7 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
             self.log.info("generation is an empty list: there is nothing to save.")
             return []
         try:
-            saved = self._save(context, generations)
+            saved = self._save(generations)
         except GetimgError as error:
             if error.generation_ids:
                 raise
@@ -175,7 +175,7 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
 
         return threads_for(checked_count("concurrency", self.concurrency))
 
-    def _save(self, context: Context, generations: Sequence[Generation]) -> list[SavedFile]:
+    def _save(self, generations: Sequence[Generation]) -> list[SavedFile]:
         from airflow_provider_getimg.api.parameters import checked_choice, checked_count, checked_file_size
         from airflow_provider_getimg.s3.copier import IF_EXISTS
         from airflow_provider_getimg.s3.plan import plan
@@ -187,7 +187,7 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
         max_bytes = checked_file_size("max_bytes", self.max_bytes)
         items = plan(generations, self.s3_key, self.s3_bucket)
         self._warn_of_short_time(items)
-        store = S3Store(self.s3_hook, self.extra_args, context["ti"].dag_id)
+        store = S3Store(self.s3_hook, self.extra_args, self.dag_id)
         with self._copier(store, if_exists=if_exists, max_bytes=max_bytes, concurrency=concurrency) as copier:
             copier.list(items)
             return save_many(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
-from airflow.sdk import DAG
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
@@ -788,16 +787,6 @@ class TestBudget:
         error = bench.failure(others, try_number=2, max_cost=3 * PRICE)
         assert "2 images cost 0.0050 USD on top of 0.0050 USD that were, or may" in str(error)
         assert bench.posts() == 2
-
-    @pytest.mark.parametrize("value", ["{{ none }}", "{{ '' }}"])
-    def test_that_renders_to_nothing_is_no_lack_of_a_limit(self, bench, value):
-        with DAG("a_dag", schedule=None, render_template_as_native_obj=True):
-            batch = bench.operator(rows(1), max_cost=value)
-        context = bench.context()
-        batch.render_template_fields(context)
-        with pytest.raises(errors.InvalidInputError, match="max_cost must be an amount in USD"):
-            batch.execute(context)
-        assert bench.posts() == 0
 
     def test_of_unknown_price_is_an_error(self, bench):
         with pytest.raises(errors.GetimgError):

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.operators.image import GenerateImageOperator
@@ -129,10 +130,12 @@ class TestTransfer:
 
 @pytest.mark.parametrize("kind", ["transfer", "batch"])
 def test_an_object_says_which_dag_saved_it(saving, bucket, context, kind):
-    if kind == "transfer":
-        transfer(image().execute(context()), bucket).execute(context())
-    else:
-        batch([{"prompt": "A fox", "model": MODEL}], bucket).execute(context())
+    with DAG("a_dag", schedule=None):
+        if kind == "transfer":
+            task = transfer(image().execute(context()), bucket)
+        else:
+            task = batch([{"prompt": "A fox", "model": MODEL}], bucket)
+    task.execute(context())
     keys = [entry["Key"] for entry in saving.list_objects_v2(Bucket=bucket)["Contents"]]
     [key] = [key for key in keys if key.endswith(".jpg")]
     assert saving.head_object(Bucket=bucket, Key=key)["Metadata"]["getimg-dag"] == dag_digest("a_dag")
