@@ -46,7 +46,8 @@ def turning_points(places: list[str]) -> list[int]:
         intent[0],  # nothing written, nothing sent
         intent[-1] + 1,  # written, not sent
         response[0],  # paid, the response not written
-        lines_in("_keep")[-1] + 1,  # paid and written
+        # Paid and written. Not the very next line: a response that is read in more pieces moves all that come after.
+        lines_in("_log_made")[0],
         lines_in("_push_xcom_if_needed")[0],
         lines_in("_xcom_push")[-1],
     ]
