@@ -16,6 +16,11 @@ from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, HAS_RETRY_PO
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "sketch-mini"
+RETRIES = pytest.mark.xfail(
+    AIRFLOW_VERSION == "3.1.2",
+    reason="it reports the rendered fields of a try that is over to an instance that is gone",
+    strict=True,
+)
 
 
 def dag(**fields: Any) -> DAG:
@@ -108,6 +113,7 @@ def test_what_is_no_request_is_one_sentence(run_dag, getimg_simulator, getimg_co
     assert not getimg_simulator.ledger
 
 
+@RETRIES
 def test_an_error_of_a_later_try_denies_no_bill(run_dag, getimg_simulator, getimg_conn):
     with dag() as made:
 
@@ -121,11 +127,7 @@ def test_an_error_of_a_later_try_denies_no_bill(run_dag, getimg_simulator, getim
     assert run.failures["draw"].endswith("must return a prompt or a dict, got None. It may have been billed.")
 
 
-@pytest.mark.xfail(
-    AIRFLOW_VERSION == "3.1.2",
-    reason="it reports the rendered fields of a try that is over to an instance that is gone",
-    strict=True,
-)
+@RETRIES
 def test_mapped_it_makes_an_image_of_each_and_retries(run_dag, getimg_simulator, getimg_conn):
     with dag() as made:
 
