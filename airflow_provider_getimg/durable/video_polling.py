@@ -46,8 +46,9 @@ class Polling:
     """
     The pauses between the polls of one video.
 
-    The first pause is any part of the interval: a triggerer that starts takes up all its videos at the same moment, and is not to
-    poll a thousand at once.
+    The first pause is one to two intervals. At random, since a triggerer that starts takes up all its videos at the same moment, and
+    is not to poll a thousand at once. And not shorter, since Airflow's scheduler may fail a task that resumes before it has
+    processed the end of the process that deferred it (apache/airflow#66374, fixed in 3.2.2; #72716, rarer, in 3.3 as well).
 
     :param poll_interval: Seconds between two polls, a fifth more or less at random.
     :param until: The Unix time at which the wait is over.
@@ -57,7 +58,7 @@ class Polling:
         self._interval = poll_interval
         self._until = until
         self._failed = 0
-        self._least = 0.0
+        self._range = (1.0, 2.0)
 
     @property
     def is_over(self) -> bool:
@@ -72,8 +73,7 @@ class Polling:
         """
         if error is None:
             self._failed = 0
-            wanted = self._interval * random.uniform(self._least, 1.2)
-            self._least = 0.8
+            wanted = self._interval * random.uniform(*self._range)
         else:
             self._failed += 1
             wanted = max(
@@ -81,6 +81,7 @@ class Polling:
                 error.retry_after or 0.0,
                 MIN_WAIT,
             )
+        self._range = (0.8, 1.2)
         return max(0.0, min(wanted, self._until - time.time()))
 
 

@@ -20,9 +20,11 @@ def test_an_interval_is_a_fifth_more_or_less():
 
 
 def test_those_that_begin_together_are_not_polled_together():
-    pauses = sorted(Polling(10.0, time.time() + 1000).pause() for _ in range(1000))
-    # In no tenth of the interval are there many more than their share, about 83.
-    assert max(sum(start <= pause < start + 1 for pause in pauses) for start in range(12)) < 150
+    pauses = [Polling(10.0, time.time() + 1000).pause() for _ in range(1000)]
+    # In no tenth of the interval are there many more than their share, 100.
+    assert max(sum(start <= pause < start + 1 for pause in pauses) for start in range(10, 20)) < 150
+    # Not at once: Airflow's scheduler is given the time to see off the process that deferred the task.
+    assert 10 <= min(pauses) < max(pauses) <= 20
 
 
 @pytest.mark.parametrize(
