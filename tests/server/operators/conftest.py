@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the operators share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.server.operators.batch_bench import Bench
+
+
+@pytest.fixture
+def bench(monkeypatch, getimg_default, simulator, seaweedfs, bucket, context) -> Bench:
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
+    return Bench(simulator, seaweedfs, bucket, context)

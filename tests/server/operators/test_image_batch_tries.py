@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Later tries of a batch: a retry, and a Clear."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.version_compat import RetryAction
+from tests.server.operators.batch_bench import MANIFEST, MODEL, PRICE, play, rows
+from tests.support.s3_faults import S3FaultProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def change_entries(
+    store: Any, change: Callable[[int, dict[str, Any]], object], *, notes: bool = True
+) -> None:
+    """Change what the tries before recorded of each row; without notes, they were killed before they could write them."""
+    segment = json.loads(store.values["getimg_batch_0000"])
+    entries = {key: entry for key, entry in segment["entries"].items() if notes or not key.endswith("/saved")}
+    for number, entry in enumerate(entry for key, entry in entries.items() if not key.endswith("/saved")):
+        change(number, entry)
+    store.values = {"getimg_batch_0000": json.dumps(segment | {"entries": entries})}
+
+
+def past_its_time(_: int, entry: dict[str, Any]) -> None:
+    entry["response"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+
+
+def gone(number: int, entry: dict[str, Any]) -> None:
+    past_its_time(number, entry)
+    entry["response"]["data"][0]["url"] += "0"
+
+
+class TestRetry:
+    def test_asks_only_for_what_is_missing(self, bench):
+        play(bench.simulator, {"on": "image", "kind": "status", "status": 500})
+        error = bench.failure(rows(6), concurrency=1)
+        assert re.match(
+            r"5 of 6 rows are saved, 5 were billed \(0\.0125 USD in all\), 1 more request may have been billed, "
+            r"1 failed\. Row \d: getimg\.ai failed \(500",
+            str(error),
+        )
+        assert len(bench.billed()) == 5
+        assert bench.run(rows(6), try_number=2, on_unknown_outcome="resubmit")["reused"] == 5
+        assert bench.posts() == 7
+        assert len(bench.files()) == 6
+
+    def test_of_a_row_whose_response_was_lost_asks_nothing_by_default(self, bench):
+        play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
+        first = bench.failure(rows(1))
+        second = bench.failure(rows(1), try_number=2)
+        assert bench.posts() == 1
+        for error in (first, second):
+            assert str(error).startswith(
+                "0 of 1 rows are saved, 0 were billed (0 USD in all), 1 more request may have been billed, 1 failed."
+            )
+        assert "broke after the generation was sent" in str(first)
+        assert "Try 1 sent this request at" in str(second)
+        assert RETRY_POLICY.evaluate(second, 2, 3).action is RetryAction.FAIL
+
+    def test_finds_what_a_try_saved_that_could_no_longer_record_it(self, bench, store):
+        # The API server takes no more notes of a try that it gave up for dead; S3 does.
+        bench.run(rows(2))
+        entries = json.loads(store.values["getimg_batch_0000"])
+        for name, entry in list(entries["entries"].items()):
+            if name.endswith("/saved"):
+                del entries["entries"][name]
+            else:
+                del entry["response"]
+                entry["state"] = "submitted"
+        store.values = {"getimg_batch_0000": json.dumps(entries)}
+        summary = bench.run(rows(2), try_number=2)
+        assert (summary["saved"], summary["reused"], bench.posts()) == (2, 2, 2)
+
+    def test_saves_paid_images_without_a_new_request(self, bench):
+        play(bench.simulator, {"on": "download", "kind": "status", "status": 500, "times": 99})
+        error = bench.failure(rows(2))
+        assert len(bench.billed()) == 2
+        assert [line["outcome"] for line in bench.manifest()] == ["failed", "failed"]
+        assert {line["cost"] for line in bench.manifest()} == {PRICE}
+        assert RETRY_POLICY.evaluate(error, 1, 3).action is not RetryAction.FAIL
+        play(bench.simulator)
+        assert bench.run(rows(2), try_number=2) | {"uris": 0, "manifest": 0} == {
+            "requested": 2,
+            "saved": 2,
+            "reused": 2,
+            "failed": 0,
+            "total_cost": 2 * PRICE,
+            "aws_conn_id": "aws_default",
+            "uris": 0,
+            "manifest": 0,
+        }
+        assert bench.posts() == 2
+
+    def test_looks_for_what_was_saved_without_a_note_before_it_pays_again(self, bench, store):
+        bench.run(rows(20), concurrency=20)
+        entries = json.loads(store.values["getimg_batch_0000"])["entries"]
+        kept = {name: entry for name, entry in entries.items() if not name.endswith("/saved")}
+        for number, entry in enumerate(kept.values()):
+            # Killed between the object and the note, and tried again when the URLs are dead.
+            entry["response"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+            if number % 2:
+                del entry["response"]
+                entry["state"] = "submitted"
+        store.values = {"getimg_batch_0000": json.dumps({"epoch": 3, "entries": kept})}
+        for policy in ("fail", "resubmit"):
+            summary = bench.run(rows(20), try_number=2, on_unknown_outcome=policy)
+            assert (summary["saved"], summary["reused"], bench.posts()) == (20, 20, 20)
+
+    @pytest.mark.parametrize("policy", ["fail", "resubmit"])
+    def test_finds_what_was_saved_without_a_note_at_a_key_that_the_response_names(self, bench, store, policy):
+        key = f"s3://{bench.bucket}/night/{{generation_id}}.{{extension}}"
+        bench.run(rows(3), s3_key=key)
+        change_entries(store, past_its_time, notes=False)
+        summary = bench.run(rows(3), s3_key=key, try_number=2, on_unknown_outcome=policy)
+        assert (summary["saved"], summary["reused"], bench.posts()) == (3, 3, 3)
+
+    @pytest.mark.parametrize("policy", ["fail", "resubmit"])
+    def test_leaves_images_where_they_are_that_have_another_key_now_and_dead_urls(self, bench, store, policy):
+        first = bench.run(rows(3))
+        change_entries(store, gone)
+        moved = f"s3://{bench.bucket}/moved/{{row}}.{{extension}}"
+        summary = bench.run(rows(3), s3_key=moved, try_number=2, on_unknown_outcome=policy)
+        assert (summary["reused"], bench.posts()) == (3, 3)
+        assert summary["uris"] == first["uris"]
+        assert [line["uri"] for line in bench.manifest()] == first["uris"]
+
+    def test_leaves_images_where_they_are_whose_new_keys_are_taken(self, bench):
+        refused = {"prompt": "A wolf", "model": "there-is-none"}
+        bench.failure([*rows(2), refused])
+        files = bench.files()
+        bench.failure([refused, *rows(2)], try_number=2, concurrency=1)
+        assert [(line["outcome"], line.get("uri")) for line in bench.manifest()[1:]] == [
+            ("reused", f"s3://{bench.bucket}/night/000.jpg"),
+            # Nothing was at this key.
+            ("reused", f"s3://{bench.bucket}/night/002.jpg"),
+        ]
+        assert bench.files() == files | {"night/002.jpg": files["night/001.jpg"]}
+
+    def test_counts_what_was_billed_for_rows_that_are_no_longer_in_the_list(self, bench, capsys):
+        play(
+            bench.simulator,
+            {"on": "image", "kind": "drop_after_billing"},
+            {"on": "download", "kind": "status", "status": 403, "times": 99},
+        )
+        bench.failure(rows(2), concurrency=1)
+        play(bench.simulator)
+        summary = bench.run([{"prompt": "Another"}], try_number=2)
+        assert summary["total_cost"] == 2 * PRICE
+        assert (
+            "Earlier tries sent 2 requests for rows that are no longer in the list, which should be the same in each try. They "
+            "were billed 0.0025 USD, as far as is known; 1 may have been billed. Their generations that are not saved: req-"
+        ) in capsys.readouterr().out
+
+    def test_that_can_not_begin_says_what_was_billed_for_rows_that_are_no_longer_in_the_list(
+        self, bench, monkeypatch
+    ):
+        bench.run(rows(1))
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", '{"conn_type": "aws", "extra": {"role_arn": 7}}')
+        error = bench.failure([{"prompt": "Another"}], try_number=2)
+        assert "(0.0025 USD in all)" in str(error)
+        assert (error.billed, float(error.cost)) == ("yes", PRICE)
+
+    def test_denies_no_bill_where_the_catalogue_can_not_be_asked(self, bench):
+        play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
+        bench.failure(rows(1), max_cost=1)
+        error = bench.failure([{"prompt": "x", "model": "there-is-none"}], try_number=2, max_cost=1)
+        assert "1 more request may have been billed" in str(error)
+        assert error.billed == "unknown"
+
+    def test_of_a_batch_that_replaces_shows_no_image_at_a_key_that_another_row_takes(self, bench, store):
+        bench.run(rows(2))
+        change_entries(store, gone)
+        error = bench.failure([{"prompt": "A wolf"}, *rows(2)], try_number=2, if_exists="replace")
+        assert [line["outcome"] for line in bench.manifest()] == ["saved", "failed", "failed"]
+        assert "its files are gone" in str(error)
+
+    def test_takes_no_image_for_that_of_another_row_though_an_api_repeats_an_id(self, bench, store):
+        bench.simulator.faults.add({"on": "image", "kind": "response", "merge": {"id": "same"}, "times": 2})
+        key = f"s3://{bench.bucket}/night/{{generation_id}}.{{extension}}"
+        bench.failure(rows(2), s3_key=key, concurrency=1)
+        change_entries(store, gone, notes=False)
+        bench.failure(rows(2), s3_key=key, concurrency=1, try_number=2)
+        assert sorted(line["outcome"] for line in bench.manifest()) == ["failed", "reused"]
+
+    @pytest.mark.parametrize(
+        "later",
+        [{"try_number": 5, "max_tries": 7}, {"try_number": 2, "on_unknown_outcome": "resubmit"}],
+        ids=str,
+    )
+    def test_goes_on_where_more_images_are_gone_than_it_sends_at_once(self, bench, store, later):
+        bench.run(rows(6), s3_key=f"s3://{bench.bucket}/x/{{sha256}}.{{extension}}")
+
+        def owed(number: int, entry: dict[str, Any]) -> None:
+            # The last one's file is still there, and is to be saved although the others come before it.
+            if number < 5:
+                gone(number, entry)
+
+        change_entries(store, owed, notes=False)
+        summary = bench.run(rows(6), concurrency=1, **later)
+        assert (summary["saved"], summary["reused"], bench.posts()) == (6, 1, 11)
+
+    def test_of_a_batch_that_is_done_touches_nothing(self, bench, store):
+        first = bench.run(rows(5))
+        written = dict(store.values)
+        times = {
+            entry["Key"]: entry["LastModified"]
+            for entry in bench.client.list_objects_v2(Bucket=bench.bucket)["Contents"]
+        }
+        second = bench.run(rows(5), try_number=2)
+        assert second == first | {"reused": 5}
+        assert store.values == written
+        again = bench.client.list_objects_v2(Bucket=bench.bucket)["Contents"]
+        assert {entry["Key"]: entry["LastModified"] for entry in again if entry["Key"] != MANIFEST} == {
+            key: time for key, time in times.items() if key != MANIFEST
+        }
+
+    def test_follows_rows_that_move_in_the_list(self, bench):
+        bench.run(rows(4))
+        requests = [{"prompt": "A new one"}, *rows(4)]
+        # Each has a new key now: the paid image is saved there.
+        summary = bench.run(requests, try_number=2, s3_key=f"s3://{bench.bucket}/moved/{{row}}.{{extension}}")
+        assert (summary["saved"], summary["reused"]) == (5, 4)
+        assert bench.posts() == 5
+
+    @pytest.mark.parametrize(
+        ("try_number", "bill"),
+        [(1, "Nothing was billed"), (2, "It may have been billed")],
+        ids=["first", "later"],
+    )
+    def test_asks_nothing_where_the_state_store_is_away(self, bench, store, try_number, bill):
+        store.broken = True
+        with pytest.raises(errors.GetimgError, match=rf"The task state store could not be read: .*\. {bill}"):
+            bench.run(rows(2), try_number=try_number)
+        assert bench.posts() == 0
+
+    def test_asks_nothing_where_what_was_done_can_not_be_read(self, bench, store):
+        store.values["getimg_batch_0000"] = json.dumps({"epoch": 3, "entries": "?"})
+        with pytest.raises(errors.GetimgError, match="Delete 'getimg_batch_0000' from the task's state"):
+            bench.run(rows(2))
+        assert bench.posts() == 0
+
+    def test_that_is_stopped_before_it_pays_again_says_what_was_billed(self, bench, store):
+        bench.run(rows(1), s3_key=f"s3://{bench.bucket}/x/{{sha256}}.{{extension}}")
+        change_entries(store, gone, notes=False)
+        error = bench.failure(rows(1), try_number=2, on_unknown_outcome="resubmit", max_cost=PRICE)
+        assert str(error).startswith(
+            "0 of 1 rows are saved, 1 was billed (0.0025 USD in all), 1 was not sent. The batch was stopped: 0.0025 USD were"
+        )
+        assert error.generation_ids == (bench.manifest()[0]["generation_id"],)
+
+
+class TestClear:
+    def test_leaves_what_is_there_and_pays_for_the_rest(self, bench):
+        bench.run(rows(3))
+        summary = bench.run(rows(5), max_tries=7, try_number=5)
+        assert (summary["saved"], summary["reused"], summary["total_cost"]) == (5, 3, 2 * PRICE)
+        assert bench.billed() == [row["prompt"] for row in rows(5)]
+        assert [line["outcome"] for line in bench.manifest()] == ["reused"] * 3 + ["saved"] * 2
+        assert all(line["sha256"] and line["generation_id"] for line in bench.manifest())
+
+    @pytest.mark.parametrize("may_list", [True, False])
+    def test_without_permission_to_read_asks_nothing_where_a_listing_shows_an_object(
+        self, bench, monkeypatch, seaweedfs, may_list
+    ):
+        bench.client.put_object(Bucket=bench.bucket, Key="night/000.webp", Body=b"mine")
+        # Its key begins with that of the second row.
+        bench.client.put_object(Bucket=bench.bucket, Key="night/001.webp.old", Body=b"mine, too")
+        with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
+            refused = ["HeadObject", *([] if may_list else ["ListObjectsV2"])]
+            proxy.set_faults(
+                [
+                    {"kind": "status", "code": "AccessDenied", "operation": operation, "times": 99}
+                    for operation in refused
+                ]
+            )
+            error = bench.failure(rows(2), defaults={"model": MODEL, "output_format": "webp"})
+        assert len(bench.files()) == 3
+        assert bench.files()["night/000.webp"] == b"mine"
+        assert bench.posts() == (1 if may_list else 2)
+        assert ("already exists but cannot be read" in str(error)) is may_list
+
+    def test_of_many_rows_finds_what_is_there_by_one_listing(self, bench, monkeypatch, seaweedfs):
+        bench.run(rows(20), concurrency=20)
+        bench.client.delete_object(Bucket=bench.bucket, Key="night/007.jpg")
+        with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
+            summary = bench.run(rows(21), max_tries=7, try_number=5, concurrency=21)
+            assert (summary["saved"], summary["reused"], bench.posts()) == (21, 19, 22)
+            operations = proxy.operations()
+            assert operations.count("ListObjectsV2") == 1
+            # What is there is looked at, and nothing else.
+            assert operations.count("HeadObject") == 19
+            proxy.clear()
+            # Without the permission to list, each is looked at.
+            proxy.set_faults(
+                [{"kind": "status", "code": "AccessDenied", "operation": "ListObjectsV2", "times": 9}]
+            )
+            assert bench.run(rows(22), max_tries=11, try_number=9, concurrency=22)["reused"] == 21
+            assert proxy.operations().count("HeadObject") == 22
+        assert bench.posts() == 23
+
+    @pytest.mark.parametrize("if_exists", ["skip", "fail"])
+    def test_pays_for_nothing_that_could_not_be_saved(self, bench, if_exists):
+        bench.client.put_object(Bucket=bench.bucket, Key="night/001.jpg", Body=b"theirs")
+        error = bench.failure(rows(3), if_exists=if_exists)
+        why = "was not made from this request" if if_exists == "skip" else "if_exists is 'fail'"
+        assert f"night/001.jpg already exists, and {why}. No request was sent." in str(error)
+        assert len(bench.billed()) == 2
+        assert bench.files()["night/001.jpg"] == b"theirs"
+
+    def test_regenerates_all_under_replace(self, bench):
+        bench.run(rows(2))
+        before = bench.files()
+        assert bench.run(rows(2), max_tries=7, try_number=5, if_exists="replace")["reused"] == 0
+        assert bench.posts() == 4
+        assert bench.files().keys() == before.keys()
