@@ -71,22 +71,6 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_getimg.links.ImagesLink",
             "airflow_provider_getimg.links.OpenInS3Link",
         ],
-        "config": {
-            "getimg": {
-                "description": "Options of the getimg.ai provider.",
-                "options": {
-                    "gallery_signed_links": {
-                        "description": "Whether the gallery sends browsers to the store for whole images and videos, with a "
-                        "link that is signed for five minutes, instead of streaming them through the API server. "
-                        "Browsers must be able to reach the store.",
-                        "version_added": "0.1.0",
-                        "type": "boolean",
-                        "example": None,
-                        "default": "False",
-                    }
-                },
-            }
-        },
         "connection-types": [
             {
                 "connection-type": "getimg",

@@ -13,7 +13,6 @@ from urllib.parse import parse_qsl, urlencode
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
-from airflow.providers.common.compat.sdk import conf
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
@@ -175,8 +174,6 @@ async def image(
         up=urlencode({**query, "start": start} if start else query),
         saved_at=saved_at,
         count=len(pictures),
-        # Where its redirect leads to, only the object's connection knows.
-        files_from="'self' https: http:" if _sends_links() else "'self'",
     )
 
 
@@ -188,10 +185,8 @@ async def file(
     index: int,
     wanted: Annotated[str, Header(alias="range")] = "",
 ) -> Response:
-    """Send the image itself, or the part of a video that a player wants; or a signed link to it, if so configured."""
+    """Send the image itself, or the part of a video that a player wants."""
     picture = await gallery.picture(api, task, index)
-    if _sends_links():
-        return RedirectResponse(await gallery.link(picture), headers={"Cache-Control": "no-store"})
     headers = _FILE_HEADERS | ({"Accept-Ranges": "bytes"} if picture.is_video else {})
     # A range of another form is one that a server may ignore.
     if not picture.is_video or (match := _RANGE.fullmatch(wanted)) is None:
@@ -252,10 +247,6 @@ async def spend(
         kept={} if conn_id == GetimgHook.default_conn_name else {"conn": conn_id},
         query=query,
     )
-
-
-def _sends_links() -> bool:
-    return bool(conf.getboolean("getimg", "gallery_signed_links", fallback=False))
 
 
 def _refuse_any(query: dict[str, str]) -> None:

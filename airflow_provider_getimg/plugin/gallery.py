@@ -226,21 +226,6 @@ class Gallery:
             raise HTTPException(416)
         return part
 
-    async def link(self, picture: Picture) -> str:
-        """
-        Return a signed link to an image or a video.
-
-        :raises HTTPException: The object can't be read, or isn't this one.
-        """
-        link: str = await self._run(
-            self._objects.link,
-            picture.uri,
-            picture.aws_conn_id,
-            objects.is_of(picture),
-            thumbnails.shown_type,
-        )
-        return link
-
     async def _value(
         self, api: AirflowApi, task: Task, at_once: AbstractAsyncContextManager[None] | None = None
     ) -> tuple[Any, str]:

@@ -51,9 +51,7 @@ _CONNECTIONS_AT_MOST = 100
 # How long a client is reused: creating one takes longer than a thumbnail, but the connection may change.
 _CLIENT_SECONDS = 60.0
 # Of a store that is slow or gone: few threads wait for it, and not for long.
-# Version 4, since a bucket that is encrypted with a key of one's own refuses the older signatures in a link.
-_CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 1}, signature_version="s3v4")
-_LINK_SECONDS = 300
+_CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 1})
 # A fault is logged once in this time for each connection and bucket.
 _LOG_SECONDS = 60.0
 _LOG = logging.getLogger(__name__)
@@ -214,27 +212,6 @@ class Objects:
             is_head = first == 0 and len(content) >= head_size
             mime_type = kind_of(content[:head_size] if is_head else opened.read(0, head_size - 1))
         return Part(content, mime_type, first, opened.size, opened.etag)
-
-    def link(
-        self,
-        uri: str,
-        aws_conn_id: str | None,
-        allowed: Callable[[Mapping[str, str]], bool],
-        kind_of: Callable[[bytes], str],
-    ) -> str:
-        """
-        Return a signed link to an object, which works for five minutes.
-
-        :param kind_of: Returns the content type for an object's first bytes, or raises ValueError.
-        :raises NotReadableError: See there.
-        """
-        with self._open(uri, aws_conn_id, allowed) as opened:
-            mime_type = kind_of(opened.read(0, min(HEAD_BYTES, opened.size) - 1))
-            return opened.client.generate_presigned_url(
-                "get_object",
-                Params={"Bucket": opened.bucket, "Key": opened.key, "ResponseContentType": mime_type},
-                ExpiresIn=_LINK_SECONDS,
-            )
 
     @contextmanager
     def _open(

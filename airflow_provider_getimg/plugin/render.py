@@ -14,21 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 if TYPE_CHECKING:
     from fastapi import Request
 
-# Nothing from elsewhere, and no script or style within the page.
-_POLICY = (
-    "default-src 'none'; img-src {files_from}; media-src {files_from}; style-src 'self'; script-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
-)
+_HEADERS = {
+    # Nothing from elsewhere, and no script or style within the page.
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; script-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
+    "Cache-Control": "private, no-store",
+}
 
 
-def page(
-    request: Request, template: str, *, status: int = 200, files_from: str = "'self'", **values: Any
-) -> HTMLResponse:
-    """
-    Return a page; its templates link with ``root``, which ends with a path prefix of Airflow's, if it has one.
-
-    :param files_from: Where its images and videos may come from, in the words of a content security policy.
-    """
+def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+    """Return a page; its templates link with ``root``, which ends with a path prefix of Airflow's, if it has one."""
     root = request.scope.get("root_path", "")
     html = (
         _environment()
@@ -36,11 +31,7 @@ def page(
         .render(root=root, airflow=root.removesuffix("/getimg") + "/", status=status, **values)
     )
     # A text from elsewhere may hold half of a character.
-    headers = {
-        "Content-Security-Policy": _POLICY.format(files_from=files_from),
-        "Cache-Control": "private, no-store",
-    }
-    return HTMLResponse(html.encode(errors="replace"), status_code=status, headers=headers)
+    return HTMLResponse(html.encode(errors="replace"), status_code=status, headers=_HEADERS)
 
 
 @cache

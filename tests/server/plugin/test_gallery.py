@@ -10,7 +10,7 @@ import re
 import socket
 from html import unescape
 from html.parser import HTMLParser
-from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 import httpx
 import pytest
@@ -211,43 +211,6 @@ def test_an_object_that_is_not_the_rows_image_is_never_sent(viewer, path, index,
     response = viewer.get(path("transfer", index, what))
     assert response.status_code == 404
     assert response.headers["content-type"].startswith("text/html")
-
-
-@pytest.fixture
-def signed_links(monkeypatch) -> None:
-    monkeypatch.setenv("AIRFLOW__GETIMG__GALLERY_SIGNED_LINKS", "True")
-
-
-@pytest.mark.usefixtures("signed_links")
-@pytest.mark.parametrize(("task", "mime_type"), [("transfer", "image/png"), ("videos", "video/mp4")])
-def test_a_browser_is_sent_to_the_store_if_so_configured(viewer, path, task, mime_type):
-    response = viewer.get(path(task, 0, "/file"), follow_redirects=False)
-    assert (response.status_code, response.headers["cache-control"]) == (307, "no-store")
-    link = urlsplit(response.headers["location"])
-    # Minutes, and in the form that all buckets accept.
-    assert parse_qs(link.query)["X-Amz-Expires"] == ["300"]
-    sent = httpx.get(link.geturl(), trust_env=False)
-    assert (sent.status_code, sent.headers["content-type"]) == (200, mime_type)
-    page = viewer.get(path(task, 0))
-    assert (
-        "img-src 'self' https: http:; media-src 'self' https: http:; style-src 'self';"
-        in (page.headers["content-security-policy"])
-    )
-    assert "X-Amz" not in page.text
-    # Made here, of bytes that were read here.
-    assert viewer.get(path("transfer", 0, "/thumbnail"), follow_redirects=False).status_code == 200
-
-
-@pytest.mark.usefixtures("signed_links")
-@pytest.mark.parametrize("index", range(4, 12))
-def test_no_link_is_signed_for_an_object_that_is_not_the_rows_image(viewer, path, index):
-    assert viewer.get(path("transfer", index, "/file"), follow_redirects=False).status_code == 404
-
-
-@pytest.mark.usefixtures("signed_links")
-def test_no_link_is_signed_for_one_who_may_not_read_the_dag(client_of, path):
-    client = client_of("viewer", f"no-xcoms-of-{DAG_ID}")
-    assert client.get(path("transfer", 0, "/file"), follow_redirects=False).status_code == 403
 
 
 def played(viewer, path, wanted: str, index: int = 0):
