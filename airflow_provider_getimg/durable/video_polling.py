@@ -47,8 +47,8 @@ class Polling:
     The pauses between the polls of one video.
 
     The first pause is one to two intervals. At random, since a triggerer that starts takes up all its videos at the same moment, and
-    is not to poll a thousand at once. And not shorter, since Airflow's scheduler may fail a task that resumes before it has
-    processed the end of the process that deferred it (apache/airflow#66374, fixed in 3.2.2; #72716, rarer, in 3.3 as well).
+    is not to poll a thousand at once. And not shorter, since Airflow may take ``[workers] min_heartbeat_interval``, 5 seconds, to
+    notice that the process which deferred the task has ended, and fails a task that has resumed by then (apache/airflow#72716).
 
     :param poll_interval: Seconds between two polls, a fifth more or less at random.
     :param until: The Unix time at which the wait is over.

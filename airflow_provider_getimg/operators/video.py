@@ -77,8 +77,8 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         becomes a retry, which frees the worker slot. Default 120. (templated)
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable`` of Airflow's
         configuration.
-    :param poll_interval: Seconds between polls of the video, plus or minus up to a fifth; the first poll of a new wait comes after one
-        to two of them. Default 10. (templated)
+    :param poll_interval: Seconds between polls of the video, plus or minus up to a fifth; the first poll comes after one to two of
+        them. With ``deferrable``, 6 or more. Default 10. (templated)
     :param timeout: Seconds that each try waits for the video. Then the try fails, the video is still being made, and a retry
         resumes waiting for it. Default 1800. (templated)
     :param retries: Default 3.

@@ -14,8 +14,7 @@ from airflow_provider_getimg.operators.video import GenerateVideoOperator
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 
 START = datetime(2026, 1, 1)
-# What is deferred resumes after two seconds at the least: sooner, Airflow's scheduler may fail it (apache/airflow#66374, #72716).
-FAST: dict[str, Any] = {"model": "reel-sound", "poll_interval": 2, "retry_delay": timedelta(seconds=1)}
+FAST: dict[str, Any] = {"model": "reel-sound", "poll_interval": 0.5, "retry_delay": timedelta(seconds=1)}
 
 
 class KilledGenerateVideoOperator(GenerateVideoOperator):
@@ -66,7 +65,8 @@ with DAG("videos", schedule=None, start_date=START, params={"count": 1}, max_act
         s3_key="videos/{{ run_id }}/{generation_id}.{extension}",
     )
 
-for where, deferrable in (("worker", False), ("triggerer", True)):
+# Videos here are ready at the first poll. Airflow may fail a task that resumes within six seconds of its deferral (docs/versions.md).
+for where, deferrable, poll_interval in (("worker", False, 0.5), ("triggerer", True, 6)):
     with DAG(
         f"video_killed_in_{where}",
         schedule=None,
@@ -75,5 +75,8 @@ for where, deferrable in (("worker", False), ("triggerer", True)):
         max_active_tasks=4,
     ):
         KilledGenerateVideoOperator.partial(
-            task_id="generate", deferrable=deferrable, retries=1, **FAST
+            task_id="generate",
+            deferrable=deferrable,
+            retries=1,
+            **FAST | {"poll_interval": poll_interval},
         ).expand_kwargs(moments())
