@@ -2,6 +2,6 @@
 """
 Many requests in, saved objects out.
 
-A row goes: ``rows`` (read and checked) → ``run`` (what is checked first, and the order) → ``pipeline`` (threads) → ``row_steps``
-(send, then save) → ``report``. ``limiter``, ``budget`` and ``breakers`` decide whether the next request is sent.
+A row passes through ``rows`` (read and checked) → ``run`` (initial checks, row order) → ``pipeline`` (threads) → ``row_steps``
+(send, then save) → ``report``. ``limiter``, ``budget`` and ``breakers`` decide whether the next request may be sent.
 """

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Circuit breakers: where one row's outcome says something of the others, sending pauses or ends.
+Circuit breakers: pause or stop sending when one row's outcome says something about the others.
 
-- Billed images that are not saved yet pause it: few while saving has not been proven to work.
-- Images that earlier tries paid for come first: a try that can save none of them buys nothing.
-- Consecutive unknown outcomes, consecutive images that could not be saved, and a refusal by S3 that will not pass end it.
-- What the API refused for one row's model or settings is not sent for another row.
+- A backlog of billed but unsaved images pauses sending; a small one is enough until saving is proven to work.
+- Images that earlier tries paid for come first: a try that can save none of them sends nothing new.
+- Consecutive unknown outcomes, consecutive images that could not be saved, and a permanent refusal by S3 stop sending.
+- If the API refused one row's model or settings, other rows with the same ones are not sent.
 """
 
 from __future__ import annotations
@@ -35,25 +35,24 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.stop import Stop
 
-#: After this many consecutive ones, nothing more is sent: it might all be billed, or all be lost. A refusal by S3 that will not pass needs
-#: no second one.
+#: After this many consecutive ones, sending stops: everything might be billed, or lost. One permanent refusal by S3 is enough.
 MAX_CONSECUTIVE_UNKNOWN = 5
 MAX_CONSECUTIVE_UNSAVED = 5
-#: Until the first image is saved, this many that are billed and not saved hold further requests.
+#: Until the first image is saved, this many billed but unsaved images hold back further requests.
 UNPROVEN_BACKLOG = 1
 _LOOK_SECONDS = 0.25
-# The parameters of a request that may be refused as such: whether they go together is the same for all rows.
+# Parameters that the API may refuse in combination: its verdict is the same for every row with that combination.
 _SETTINGS = ("model", "aspect_ratio", "resolution", "output_format")
 _WILL_NOT_PASS = (StoreRefusedError, NetworkRefusedError, ConnectionConfigError)
 
 
 class Breakers:
     """
-    The breakers of a batch. Safe to use from several threads.
+    The breakers of a batch. Thread-safe.
 
-    :param stop: Ends the sending.
-    :param limiter: Paused while too much is unsaved.
-    :param max_backlog: How many billed images may wait to be saved at most.
+    :param stop: Stops sending.
+    :param limiter: Paused while too many billed images are unsaved.
+    :param max_backlog: The most billed images that may wait to be saved.
     """
 
     def __init__(self, stop: Stop, limiter: RateLimiter, max_backlog: int) -> None:
@@ -65,23 +64,23 @@ class Breakers:
         self._has_saved = False
         self._consecutive_unknown = 0
         self._consecutive_unsaved = 0
-        # By model, and by all that is requested but the picture itself.
+        # Keyed by model alone, and by all settings: everything requested but the picture itself.
         self._refused: dict[tuple[str | None, ...], GetimgError] = {}
-        # Rows that earlier tries paid for and did not save.
+        # Indexes of rows that earlier tries paid for but did not save.
         self._owed: set[int] = set()
         self._owed_error: GetimgError | None = None
         self._is_open = threading.Event()
         self._is_open.set()
-        # Faults of one row's file, which say little of the others'.
+        # Errors specific to one row's files: they say little about other rows' files.
         self._rows_own_faults: tuple[type[GetimgError], ...] = (FileGoneError, PaidFilesGoneError)
 
     def save_first(self, owed: Iterable[int], *, is_saving_proven: bool) -> None:
         """
-        Let nothing be sent before one of these rows is saved, or none of them is left.
+        Hold back new requests until one of these rows is saved, or none of them is left.
 
-        :param owed: The rows, by index, that earlier tries paid for and did not save.
-        :param is_saving_proven: Whether one refused file must not hold up the rest: saving works, or a user has cleared the
-            task since.
+        :param owed: Indexes of the rows that earlier tries paid for but did not save.
+        :param is_saving_proven: Whether one refused file must not hold up the rest: saving is known to work, or a user has
+            cleared the task since.
         """
         self._owed = set(owed)
         if is_saving_proven:
@@ -90,21 +89,21 @@ class Breakers:
             self._is_open.clear()
 
     def wait_until_open(self) -> bool:
-        """Wait for the rows that are saved first; return whether requests may be sent."""
-        # A signal handler sets the stop, and wakes nothing.
+        """Wait until new requests are no longer held back; return False if sending has stopped."""
+        # Poll: a signal handler sets the stop event without waking this thread.
         while not self._is_open.wait(_LOOK_SECONDS) and not self._stop.event.is_set():
             pass
         return not self._stop.event.is_set()
 
     def on_resend(self, row: Row) -> bool:
-        """Note that a row has no file to save: it is sent. Return whether it must wait for other rows that are owed."""
+        """Record that a row has no file to save and will be sent. Return whether it must wait for other owed rows."""
         with self._lock:
             was_owed = row.index in self._owed
             self._note_owed(row, None)
             return was_owed and not self._is_open.is_set()
 
     def on_row_result(self, result: RowResult) -> None:
-        """Note the result of a row."""
+        """Record the result of a row."""
         with self._lock:
             self._note_owed(result.row, result)
 
@@ -124,7 +123,7 @@ class Breakers:
 
     def check_refused(self, row: Row) -> None:
         """
-        Refuse a row that the API would refuse as it did another: hundreds might be sent for nothing.
+        Refuse a row that the API would refuse as it refused another: hundreds might be sent for nothing.
 
         :raises RequestRefusedError: The API would refuse it.
         """
@@ -138,7 +137,7 @@ class Breakers:
                 )
 
     def on_refused(self, row: Row, error: GetimgError) -> None:
-        """Note an error of a row's request, if it holds for others."""
+        """Record the error of a row's request if it applies to other rows."""
         with self._lock:
             if _is_of_the_model(error):
                 self._refused[_model(row)] = error
@@ -146,7 +145,7 @@ class Breakers:
                 self._refused[_settings(row)] = error
 
     def on_unknown(self, error: GetimgError) -> None:
-        """Note a request that may have been billed, without a response."""
+        """Record a request that got no response and may have been billed."""
         with self._lock:
             self._consecutive_unknown += 1
             too_many = self._consecutive_unknown == MAX_CONSECUTIVE_UNKNOWN
@@ -160,18 +159,18 @@ class Breakers:
             )
 
     def on_billed(self) -> None:
-        """Note an image that is billed and not saved yet."""
+        """Record an image that is billed but not saved yet."""
         with self._lock:
             self._backlog += 1
             self._pause()
 
     def on_response(self) -> None:
-        """Note that a request was completed."""
+        """Record a completed request."""
         with self._lock:
             self._consecutive_unknown = 0
 
     def on_saved(self) -> None:
-        """Note an image that was billed and is saved now."""
+        """Record that a billed image is now saved."""
         with self._lock:
             self._consecutive_unsaved = 0
             self._has_saved = True
@@ -179,12 +178,12 @@ class Breakers:
             self._pause()
 
     def on_unsaved(self, error: GetimgError | None) -> None:
-        """Note an image that was billed and could not be saved; None for a fault of ours."""
+        """Record a billed image that could not be saved; ``error`` is None for a bug in the provider."""
         with self._lock:
             if error is not None and not isinstance(error, KilledError):
                 self._consecutive_unsaved += 1
                 if self._consecutive_unsaved == MAX_CONSECUTIVE_UNSAVED or isinstance(error, _WILL_NOT_PASS):
-                    # Before the limiter lets the next request go.
+                    # Before the limiter lets the next request through.
                     self._stop.set(error)
             self._backlog -= 1
             self._pause()
@@ -203,8 +202,8 @@ def _settings(row: Row) -> tuple[str | None, ...]:
 
 
 def _is_of_the_model(error: GetimgError) -> bool:
-    """Return whether a refusal, however it is worded, concerns the model itself, and so all rows with it."""
+    """Return whether a refusal, however worded, concerns the model itself, and so every row that uses it."""
     if not isinstance(error, RequestRefusedError) or error.status not in (400, 403, 404):
         return False
-    # Nothing else of a generation can be missing.
+    # 404: only the model can be missing.
     return error.param == "model" or "model" in (error.code or "").lower() or error.status == 404

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a batch may cost, what it has cost, and what is on its way to be billed."""
+"""A batch's spending: the limit, the amount billed, and the price of requests that may yet be billed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 class Budget:
     """
-    The money of a batch, in USD. Safe to use from several threads.
+    The budget of a batch, in USD. Thread-safe.
 
-    Without a limit it only adds up what was billed. With one, each request sets its price aside before it is sent; one
-    that may have been billed keeps it set aside.
+    Without a limit, it only adds up the amounts billed. With one, each request reserves its price before it is sent; a
+    request that may have been billed keeps its reservation.
 
-    :param limit: The most that the batch may cost, over all tries since the last Clear; None for no limit.
-    :param get_model: Asks the catalogue.
-    :param check_balance: Raises an error where the account can't pay an amount; None for no such check.
+    :param limit: The most the batch may cost, over all tries since the last Clear; None for no limit.
+    :param get_model: Looks up a model in the catalogue.
+    :param check_balance: Raises an error if the account can't pay an amount; None to skip the check.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class Budget:
         self._check_balance = check_balance
         self._prices: dict[tuple[str, str | None], Decimal | None] = {}
         self._lock = threading.Lock()
-        #: What was billed, as far as the API said.
+        #: The amount billed, as far as the API reported it.
         self.billed = Decimal(0)
-        #: How many requests were, or may have been, billed besides: what they cost is not known.
+        #: How many other requests were, or may have been, billed: their cost is unknown.
         self.unknown_outcomes = 0
-        # On its way, or perhaps billed without a response.
+        # Prices of requests in flight, or perhaps billed without a response.
         self._set_aside = Decimal(0)
 
     def price(self, request: ImageRequest) -> Decimal:
         """
-        Return what the catalogue asks for a request; 0 where nothing is compared with it.
+        Return the catalogue price of a request; 0 if there is neither a limit nor a balance to check.
 
         :raises CostLimitError: The catalogue has no price for it.
         """
@@ -72,7 +72,7 @@ class Budget:
         return price
 
     def add_earlier_cost(self, amount: Decimal) -> None:
-        """Count what earlier tries paid."""
+        """Add the cost of earlier tries."""
         with self._lock:
             self.billed += amount
 
@@ -82,16 +82,16 @@ class Budget:
             self.unknown_outcomes += requests
 
     def set_aside(self, amount: Decimal) -> None:
-        """Set aside what requests of earlier tries may have cost."""
+        """Reserve what requests of earlier tries may have cost."""
         with self._lock:
             self._set_aside += amount
 
     def check(self, requests: Iterable[ImageRequest]) -> None:
         """
-        Check what all these requests will cost together, before the first is sent.
+        Check the total price of all these requests before the first is sent.
 
-        :raises CostLimitError: It is over the limit, with what was spent already.
-        :raises InsufficientBalanceError: The account can't pay for it, where that is to be checked.
+        :raises CostLimitError: Together with what was already spent, it exceeds the limit.
+        :raises InsufficientBalanceError: The balance is to be checked and does not cover it.
         """
         if self._limit is None and self._check_balance is None:
             return
@@ -109,9 +109,9 @@ class Budget:
 
     def reserve(self, price: Decimal) -> None:
         """
-        Set a price aside before its request is sent.
+        Reserve a price before its request is sent.
 
-        :raises CostLimitError: The limit would be passed.
+        :raises CostLimitError: The limit would be exceeded.
         """
         with self._lock:
             spent = self.billed + self._set_aside
@@ -123,17 +123,17 @@ class Budget:
             self._set_aside += price
 
     def release(self, price: Decimal) -> None:
-        """Free a price whose request was not billed."""
+        """Release the price of a request that was not billed."""
         with self._lock:
             self._set_aside -= price
 
     def mark_unknown(self) -> None:
-        """Count a request that may have been billed; its price stays set aside."""
+        """Count a request that may have been billed; its price stays reserved."""
         with self._lock:
             self.unknown_outcomes += 1
 
     def commit(self, price: Decimal, cost: Decimal | None) -> None:
-        """Count what a request cost; its price where the API didn't say."""
+        """Replace a reserved price with the request's cost, or with the price itself if the API gave no cost."""
         with self._lock:
             self._set_aside -= price
             self.billed += price if cost is None else cost

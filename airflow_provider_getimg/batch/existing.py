@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is at the rows' keys in S3 before a request is sent."""
+"""Finds objects that are already at the rows' keys in S3 before a request is sent."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 class Existing:
     """
-    The objects that are at the rows' keys already, as an earlier run, or a try before a Clear, may have left them.
+    The objects already at the rows' keys, left by an earlier run or by a try before a Clear.
 
     :param store: Where files go.
-    :param if_exists: ``skip``, ``replace`` or ``fail``. Under ``replace`` no object is looked at.
+    :param if_exists: ``skip``, ``replace`` or ``fail``. With ``replace``, no object is looked up.
     :param log: The task's log.
     """
 
@@ -33,21 +33,21 @@ class Existing:
         self._store = store
         self._if_exists = if_exists
         self._log = log
-        # When the try began.
+        # As of the start of the try.
         self._listing = Listing()
 
     def list(self, rows: Sequence[Row]) -> None:
-        """List what is at the keys of these rows, where one listing takes less than a look at each."""
+        """List the objects at these rows' keys if one listing is cheaper than a HEAD for each."""
         if rows and self._if_exists != "replace":
             self._listing = self._store.listing([row.expected_key for row in rows], rows[0].bucket)
 
     def find(self, row: Row, *, refresh: bool = False) -> RowResult | None:
         """
-        Return the row's result if its object is there, made from the same request; None if nothing is there.
+        Return the row's result if an object made from the same request is at its key; None if no object is.
 
-        :param refresh: Whether it may have come since the try began.
+        :param refresh: Whether the object may have been written since the try began.
 
-        :raises ObjectExistsError: Something else is at its key: an image could not be saved there, and none is paid.
+        :raises ObjectExistsError: Another object is at its key: an image could not be saved there, so none is generated.
         """
         if self._if_exists == "replace" or row.expected_key is None:
             return None

@@ -2,8 +2,8 @@
 """
 What earlier tries sent, paid for and saved.
 
-The journal's entry of a row says whether its request was sent and what the response was; the note beside it says where the
-files were saved. Where the try that saved them could no longer write a note, the object itself is the witness
+A row's entry in the journal says whether its request was sent, and holds the response; the note next to it says where the
+files were saved. If the try that saved them could no longer write that note, the object itself is the evidence
 (:mod:`~airflow_provider_getimg.batch.existing`).
 """
 
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 # How many generations a warning names.
 _IDS_SHOWN = 5
-# Stands for a row's files where the server said that they are gone.
+# The note for a row whose files the server reported as gone.
 _GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True)
 class RowState:
     """
-    What earlier tries left of a row.
+    What earlier tries recorded for a row.
 
-    :param entry: Its entry in the journal; None for nothing, or for what can't be read: the row's ledger reports that.
-    :param result: What is known of it, if it was paid for: ``reused`` if its files are at their keys in S3, whatever became
-        of their URLs since, and ``failed`` otherwise.
-    :param elsewhere: Its files, where an earlier try saved them at other keys than they have now.
+    :param entry: Its entry in the journal; None if there is none, or if it can't be read, which the row's ledger reports.
+    :param result: Its result, if it was paid for: ``reused`` if its files are at their keys in S3, whether or not their URLs
+        still work, and ``failed`` otherwise.
+    :param elsewhere: Its files, if an earlier try saved them at keys other than their current ones.
     """
 
     entry: Entry | None = None
@@ -63,11 +63,11 @@ _NOTHING = RowState()
 
 class History:
     """
-    What there was of the rows before this try. Safe to use from several threads.
+    The state of the rows before this try. Thread-safe.
 
-    :param rows: The rows. What earlier tries wrote of them is read here, once.
+    :param rows: The rows. What earlier tries wrote about them is read once, here.
     :param context: The task's context.
-    :param journal: What earlier tries wrote; open.
+    :param journal: The open journal, with what earlier tries wrote.
     :param log: The task's log.
     """
 
@@ -83,7 +83,7 @@ class History:
         self._stores = {row.index: journal.entry_store(row.id) for row in rows}
         self._states = {row.index: self._read(row) for row in rows}
         ids = {row.id for row in rows}
-        # What earlier tries sent for rows that are no longer in the list, by the key of each.
+        # Entries of earlier tries for rows that are no longer in the list, by key.
         self._removed = journal.entries(other_than=ids)
         self._warn_of_removed()
 
@@ -107,7 +107,7 @@ class History:
         return RowState(entry, RowResult.of(row, "failed", entry.generation), files)
 
     def _warn_of_removed(self) -> None:
-        """Warn of what was billed for rows that are no longer in the list."""
+        """Warn about requests sent for rows that are no longer in the list."""
         if not self._removed:
             return
         unsaved = [
@@ -132,15 +132,15 @@ class History:
         return sum((cost for cost in costs if cost is not None), Decimal(0))
 
     def state(self, row: Row) -> RowState:
-        """Return what earlier tries left of a row."""
+        """Return what earlier tries recorded for a row."""
         return self._states[row.index]
 
     def result(self, row: Row) -> RowResult:
-        """Return the result of a row that this try did not come to."""
+        """Return the result of a row that this try did not reach."""
         return self.state(row).result or RowResult(row, "not_sent")
 
     def is_of_this_epoch(self, entry: Entry) -> bool:
-        """Tell whether no user has cleared the task since the entry was written."""
+        """Return whether the task has not been cleared since the entry was written."""
         return entry.epoch == self._try.epoch
 
     def ledger(self, row: Row) -> Ledger:
@@ -150,12 +150,12 @@ class History:
 
     def count(self, budget: Budget) -> None:
         """
-        Count what earlier tries spent.
+        Add what earlier tries spent to the budget.
 
-        :raises GetimgError: What they may have spent is not known: the catalogue is out of reach.
+        :raises GetimgError: The catalogue is unreachable, so what they may have spent is unknown.
         """
         states = [(row, state) for row in self._rows if (state := self.state(row)).entry is not None]
-        # What is known first: the catalogue, which has the rest, may be out of reach.
+        # Known costs first: the catalogue, which the rest needs, may be unreachable.
         budget.add_earlier_cost(self._cost_of_removed)
         for _, state in states:
             budget.add_earlier_cost((state.result and state.result.cost) or Decimal(0))
@@ -168,7 +168,7 @@ class History:
                 budget.add_earlier_cost(price)
         if not self._removed:
             return
-        # What they requested is not known: as much as the dearest row.
+        # Their requests are unknown: assume the price of the most expensive row.
         price = max((budget.price(row.request.checked) for row in self._rows), default=Decimal(0))
         for entry in self._removed.values():
             budget.set_aside(price * entry.unknown_requests)
@@ -176,7 +176,7 @@ class History:
                 budget.add_earlier_cost(price)
 
     def results(self, error: GetimgError) -> BatchResults:
-        """Return what earlier tries left of all rows, where this try can't begin."""
+        """Return the results of earlier tries for all rows, if this try can't start."""
         results = [self.result(row) for row in self._rows]
         entries = [entry for row in self._rows if (entry := self.state(row).entry) is not None]
         entries += self._removed.values()
@@ -188,25 +188,25 @@ class History:
         )
 
     def note_saved(self, row: Row, files: Sequence[SavedFile]) -> None:
-        """Record where a row's files are."""
-        # Nothing waits for this: if it is lost, the object itself shows that it was saved.
+        """Record where a row's files were saved."""
+        # Not awaited: if the note is lost, the object itself shows that it was saved.
         self._journal.write_later(
             saved_key(row.id),
             [[file.item.uri, file.size, file.sha256, file.etag, file.mime_type] for file in files],
         )
 
     def forget_saved(self, row: Row) -> None:
-        """Take back the note on an earlier response's files before another request is sent: it says nothing of the next one."""
+        """Delete the note on an earlier response's files before another request is sent: it does not apply to the next response."""
         if self._journal.previous(saved_key(row.id)) is not None:
             self._journal.write_later(saved_key(row.id), None)
 
     def note_gone(self, row: Row) -> None:
-        """Record that a row's files are gone: after a Clear, it is sent again."""
+        """Record that a row's files are gone, so that it is sent again after a Clear."""
         self._journal.write_later(saved_key(row.id), _GONE)
 
 
 def _noted_files(items: Sequence[TransferItem], noted: Any) -> Sequence[SavedFile]:
-    """Return the files as an earlier try noted them, wherever they are; none if it didn't."""
+    """Return the files that an earlier try noted, wherever they are; empty if it noted none."""
     if not isinstance(noted, list) or len(noted) != len(items):
         return ()
     return [

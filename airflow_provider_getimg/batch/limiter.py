@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-When the next request may be sent: within the account's limits on concurrent requests and on requests per minute.
+Decides when the next request may be sent, within the account's limits on concurrent requests and on requests per minute.
 
-Neither limit is known beforehand; both are shared with other tasks. A 429 costs nothing but a round trip, and few are spent.
+Neither limit is known in advance, and both are shared with other tasks. A 429 costs only a round trip, and the limiter causes few.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.requests import ImageRequest
     from airflow_provider_getimg.api.types import Generation, RateLimit
 
-#: Seconds between two requests at least, once a limit was met: so few are refused before the first refusal is here.
+#: Minimum seconds between two requests once a limit was hit, so that few are refused before the first refusal arrives.
 SPACING = 0.04
-#: Bounds in seconds of the wait after a connection that was not made.
+#: Bounds in seconds of the wait after a failed connection.
 BACKOFF_FIRST, BACKOFF_LIMIT = 1.0, 30.0
-# A waiting thread looks this often whether the batch is to stop: a signal handler must not take a lock.
+# How often, in seconds, a waiting thread checks whether to stop: a signal handler must not take a lock to wake it.
 _LOOK_SECONDS = 0.25
 
 
 class RateLimiter:
     """
-    The slots for requests. Safe to use from several threads.
+    The slots for requests. Thread-safe.
 
-    :param concurrency: How many requests are in flight at once, at most.
-    :param is_stopping: Whether nothing more is to be sent.
-    :param log: Where changes of the limit are logged.
-    :param max_wait: Seconds to wait where the API says that no requests are left. Default: as long as it takes.
+    :param concurrency: The most requests in flight at once.
+    :param is_stopping: Returns whether to stop sending.
+    :param log: Where changes to the limit are logged.
+    :param max_wait: The longest wait, in seconds, when the API says that no requests are left. Default: no limit.
     :param clock: A monotonic clock, in seconds.
     """
 
@@ -64,13 +64,13 @@ class RateLimiter:
         self._window = RequestWindow()
         self._in_flight = 0
         self._completed = 0
-        # Nothing is sent before that, and why.
+        # Nothing is sent before this time, and why.
         self._opens_at = 0.0
         self._close_reason = ""
-        # Once a limit was met: when the next request may follow the last one.
+        # Whether requests are spaced (once a limit was hit), and when the next may follow the last one.
         self._is_spaced = False
         self._next_send_at = 0.0
-        # Connections that were not made, one after another.
+        # Consecutive failed connections.
         self._unreachable = 0
         self._held = False
 
@@ -81,12 +81,12 @@ class RateLimiter:
 
     @property
     def limit(self) -> int:
-        """How many requests may be in flight at once, for now."""
+        """How many requests may currently be in flight at once."""
         return self._limit.value
 
     @property
     def waiting_for(self) -> str:
-        """What the next request waits for, as the end of a sentence; empty for nothing but a slot."""
+        """What the next request is waiting for, as the end of a sentence; empty if only for a slot."""
         with self._changed:
             wait = self._wait()
             if self._held:
@@ -99,7 +99,7 @@ class RateLimiter:
             return f"waiting for {timedelta(seconds=math.ceil(wait))} more ({why})"
 
     def pause(self, held: bool) -> None:
-        """Let no request begin while ``held``: paid images are saved first."""
+        """Hold back new requests while ``held``: paid images are saved first."""
         with self._changed:
             self._held = held
             self._changed.notify_all()
@@ -107,9 +107,9 @@ class RateLimiter:
     @contextmanager
     def acquire(self) -> Iterator[None]:
         """
-        Wait until a request may be sent, and count it for as long as the block runs.
+        Wait until a request may be sent, and count it as in flight while the block runs.
 
-        :raises KilledError: Nothing more is to be sent.
+        :raises KilledError: Sending has stopped.
         :raises RateLimitError: The required wait exceeds max_wait.
         """
         with self._changed:
@@ -134,7 +134,7 @@ class RateLimiter:
 
     def on_response(self, seconds: float, rate_limit: RateLimit | None) -> None:
         """
-        Note a response, and what it says of the limits.
+        Record a response and what it says about the limits.
 
         :param seconds: How long the request took.
         """
@@ -148,14 +148,14 @@ class RateLimiter:
 
     @property
     def completed(self) -> int:
-        """How many requests were completed with an image."""
+        """How many requests have returned an image."""
         return self._completed
 
     def on_rate_limited(self, error: RateLimitError, completed: int = 0) -> None:
         """
-        Note a 429, from within its slot.
+        Record a 429. Call this while the request still holds its slot.
 
-        :param completed: How many requests were completed since this one was sent: they were in flight when it was refused.
+        :param completed: How many requests have completed since this one was sent: they were in flight when it was refused.
         """
         with self._changed:
             now = self._clock()
@@ -172,11 +172,11 @@ class RateLimiter:
                 )
 
     def on_unreachable(self) -> None:
-        """Note that no connection was made, from within its slot."""
+        """Record a failed connection. Call this while the request still holds its slot."""
         with self._changed:
             now = self._clock()
             if now < self._opens_at:
-                # One of many that failed together.
+                # One of several that failed together.
                 return
             self._unreachable += 1
             self._close_until(
@@ -189,7 +189,7 @@ class RateLimiter:
         return max(wait, self._next_send_at - now) if self._is_spaced else wait
 
     def _look_again_in(self, wait: float) -> float:
-        """Return how many seconds a waiting thread sleeps at most, where nothing changes."""
+        """Return the most seconds that a waiting thread sleeps if it is not notified."""
         if wait <= 0 and not self._held:
             now = self._clock()
             changes_at = self._limit.changes_at(now)
@@ -203,7 +203,7 @@ class RateLimiter:
         self._window.on_sent(now)
 
     def _close_until(self, moment: float, why: str) -> None:
-        # Many are refused at the same time: logged once.
+        # Many requests are refused at the same time: log it only once.
         if moment > self._opens_at + MIN_WAIT:
             self._log.info(
                 "%s: asking again in %.0f seconds. Nothing was billed.", why, moment - self._clock()
@@ -214,10 +214,10 @@ class RateLimiter:
 
 class RateLimitedClient:
     """
-    A client whose responses teach the limiter.
+    A client that reports the outcome of its requests to the limiter.
 
     :param client: Sends the requests.
-    :param limiter: Learns from the responses.
+    :param limiter: Learns from the outcomes.
     """
 
     def __init__(self, client: GetimgClient, limiter: RateLimiter) -> None:
@@ -225,7 +225,7 @@ class RateLimitedClient:
         self._limiter = limiter
 
     def generate_image(self, request: ImageRequest) -> Generation:
-        """Generate an image, as the client does; within a slot."""
+        """Generate an image with the client. Call this while holding a slot."""
         began, completed = time.monotonic(), self._limiter.completed
         try:
             generation = self._client.generate_image(request)

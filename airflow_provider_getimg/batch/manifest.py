@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifest of a batch: where it goes, and how it gets there."""
+"""The manifest of a batch: where and how it is written."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.s3.keys import KeyTemplate
     from airflow_provider_getimg.s3.store import S3Store
 
-#: The name of an empty object that is written beside the images, and deleted, before the first request.
+#: The name of an empty object that is written next to the images, then deleted, before the first request.
 WRITE_CHECK = ".getimg-write-check"
 
-# What S3 calls safe in a key, but for the slash.
+# Any character except those that S3 calls safe in a key; includes the slash.
 _UNSAFE = re.compile(r"[^A-Za-z0-9!_.*'()=-]")
 
 
@@ -28,11 +28,11 @@ def location(manifest_key: object, template: KeyTemplate, context: Context) -> t
     """
     Return the bucket and the key of the manifest.
 
-    By default it is beside the files: in the folder that their keys share, whatever their placeholders say.
+    By default, it is stored with the files, in the folder that all their keys share, whatever the placeholders' values.
 
-    :param template: The keys of the files.
+    :param template: The template of the files' keys.
 
-    :raises InvalidInputError: They name no object.
+    :raises InvalidInputError: The bucket and key name no object.
     """
     if manifest_key is None:
         ti = context["ti"]
@@ -65,9 +65,9 @@ def _given(manifest_key: object, s3_bucket: str) -> tuple[str, str]:
 
 def write(store: S3Store, bucket: str, key: str, content: bytes, context: Context) -> None:
     """
-    Write the manifest, as images are written, over the one of an earlier try. Its metadata says which task wrote it.
+    Write the manifest the way images are written, replacing an earlier try's. Its metadata identifies the task.
 
-    :raises GetimgError: S3 refused it, or could not be asked.
+    :raises GetimgError: S3 refused it, or could not be reached.
     """
     store.put_text(bucket, key, content, "application/jsonl", metadata={MANIFEST: _writer(context)})
 
@@ -79,10 +79,10 @@ def _writer(context: Context) -> str:
 
 def check_writes(store: S3Store, template: KeyTemplate, bucket: str, key: str) -> None:
     """
-    Check that S3 takes a write where the images go, if the manifest was written elsewhere.
+    Check that S3 accepts a write where the images go, if the manifest was written elsewhere.
 
     :param bucket: Where the manifest was written, with ``key``.
-    :raises GetimgError: S3 refused it, or could not be asked.
+    :raises GetimgError: S3 refused it, or could not be reached.
     """
     folder = f"{template.shared_folder}/".lstrip("/")
     if bucket == template.bucket and key.startswith(folder):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Rows through two stages, many at once: senders take a row each, uploaders do what then remains.
+Runs rows through two stages, many at once: each sender takes a row, and an uploader does whatever remains.
 
-It knows nothing of money or S3. It ends when all rows are done, or the task is terminated and its grace period is over.
+The pipeline knows nothing about money or S3. It ends when all rows are done, or when the task is terminated and its grace
+period is over.
 """
 
 from __future__ import annotations
@@ -27,36 +28,36 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.settings import BatchSettings
     from airflow_provider_getimg.batch.stop import Stop
 
-#: Seconds that requests in flight get to be completed once the task is terminated. It may be killed before: by Airflow
-#: five seconds after "mark failed" or a Clear, by Kubernetes at the end of the pod's grace period. Waiting loses nothing then.
+#: Seconds that requests in flight have to complete once the task is terminated. It may be killed sooner: by Airflow five
+#: seconds after "mark failed" or a Clear, by Kubernetes at the end of the pod's grace period. Waiting loses nothing then.
 GRACE_SECONDS = 120.0
-#: Seconds after that until files that have arrived are given up.
+#: Seconds after that until images that have arrived but are not saved yet are abandoned.
 SAVE_SECONDS = 60.0
-#: Seconds after that until the task ends, whatever is still under way.
+#: Seconds after that until the task ends, whatever is still running.
 _END_SECONDS = 3.0
 _TICK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
 class Later:
-    """What is still to be sent of a row, after all rows that are queued now."""
+    """A row whose request is to be sent later, after all rows that are queued now."""
 
     send: Callable[[], RowResult | Callable[[], RowResult]]
 
 
 class Steps(Protocol):
-    """What is done with a row. Called from several threads."""
+    """The steps of a row. Called from several threads."""
 
     def send(self, row: Row) -> RowResult | Callable[[], RowResult] | Later:
-        """Return the row's result, what an uploader has to do for it, or what a sender has to do for it later."""
+        """Return the row's result, a callable for an uploader, or a ``Later`` for a sender."""
         ...
 
     def failed(self, row: Row, error: GetimgError) -> RowResult:
-        """Return the result of a row one of whose steps raised an error."""
+        """Return the result of a row after one of its steps raised an error."""
         ...
 
     def on_row_result(self, result: RowResult) -> None:
-        """Note the result of a row."""
+        """Record the result of a row."""
         ...
 
     @property
@@ -65,21 +66,21 @@ class Steps(Protocol):
         ...
 
     def abort_requests(self) -> int:
-        """End the requests in flight, and return how many there were."""
+        """Abort the requests in flight and return how many there were."""
         ...
 
     def abort_uploads(self) -> None:
-        """End the copies in flight."""
+        """Abort the copies in flight."""
         ...
 
 
 class Pipeline:
     """
-    Takes rows through their steps.
+    Runs rows through their steps.
 
-    :param steps: What is done with each.
+    :param steps: The steps of each row.
     :param settings: How many threads each stage has.
-    :param stop: Set by a step or by Airflow: rows that were not sent yet aren't any more.
+    :param stop: Set by a step or by Airflow: rows not sent by then are not sent.
     :param log: The task's log.
     """
 
@@ -96,15 +97,15 @@ class Pipeline:
         self._finished = threading.Event()
 
     def result(self, row: Row) -> RowResult | None:
-        """Return what became of a row; None for nothing so far."""
+        """Return the result of a row; None if there is none yet."""
         return self._results.get(row.index)
 
     def run(self, rows: Sequence[Row], tick: Callable[[int, int], object]) -> None:
         """
-        Take all rows through their steps.
+        Run all rows through their steps.
 
-        :param tick: Called now and then with how many rows are done, and how many of these failed.
-        :raises BaseException: A fault of ours, once all that was under way has ended.
+        :param tick: Called periodically with how many rows are done, and how many of these failed.
+        :raises BaseException: A bug in the provider, raised once everything under way has ended.
         """
         self._total = len(rows)
         senders = ThreadPoolExecutor(self._settings.senders, "getimg-send")
@@ -127,7 +128,7 @@ class Pipeline:
                 senders.submit(self._run_step, row, partial(send, row, partial(self._steps.send, row)))
             self._wait(tick)
         except BaseException as error:
-            # A time-out of Airflow's, most likely. What has arrived is saved; what was not sent is left.
+            # Most likely a timeout raised by Airflow. Save the images that have arrived, and send nothing more.
             self._stop.set(KilledError(f"The task ended with {type(error).__name__}."))
             self._log.warning(
                 "%s: no more requests are sent; images that have arrived are saved.", type(error).__name__
@@ -141,13 +142,13 @@ class Pipeline:
             raise self._fault
 
     def _run_step(self, row: Row, step: Callable[[], RowResult | None]) -> None:
-        """Do a step of a row, and note its result where that is the last one."""
+        """Run a step of a row, and record the result if it was the last step."""
         try:
             result = step()
         except GetimgError as error:
             result = self._steps.failed(row, without_traceback(error))
         except BaseException as fault:
-            # Ours, and so for the user to see; but what is under way is brought to its end.
+            # A bug in the provider, which the user must see; but let everything under way end first.
             with self._lock:
                 self._fault = self._fault or fault
             shown = UnavailableError(
@@ -166,7 +167,7 @@ class Pipeline:
                 self._finished.set()
 
     def _wait(self, tick: Callable[[int, int], object]) -> None:
-        """Wait until all rows have ended; once terminated, not for long."""
+        """Wait until all rows are done; once the task is terminated, only for a limited time."""
         stopped_at: float | None = None
         cut = abandoned = False
         while self._total and not self._finished.wait(_TICK_SECONDS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line in the log at a steady pace: how far a batch has come."""
+"""Logs the progress of a batch at regular intervals."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class Progress:
         """
         Log a line if one is due.
 
-        :param waiting_for: What the next request waits for; empty for nothing but a slot.
+        :param waiting_for: What the next request is waiting for; empty if only for a slot.
         """
         now = self._clock()
         if now - self._logged_at < SECONDS:
             return
         since, done_then = self._lately
-        # Of the last line's time alone: a pause, or rows that were there before, say nothing of the pace.
+        # Since the last line only: an earlier pause, or rows that already existed, say nothing about the pace.
         rate = (done - done_then) / (now - since)
         left = (
             str(timedelta(seconds=round((self._total - done) / rate))) + " left"
             if rate
             else "time left unknown"
         )
-        # Images take half a minute: less than one a second is the rule.
+        # An image takes half a minute: less than one a second is normal.
         pace = f"{rate:.1f} a second" if rate >= 1 else f"{60 * rate:.1f} a minute"
         self._log.info(
             "%d of %d rows done, %d failed, %d in flight of %d, %s USD so far, %s, %s%s.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many requests the API still takes in its window, which is a minute: ``X-RateLimit-*``."""
+"""The requests left in the API's rate limit window, which is a minute: ``X-RateLimit-*``."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from airflow_provider_getimg.api.types import RateLimit
 
-#: Seconds of the API's window, until a response shows how long it is: limits are per minute.
+#: Assumed length of the API's window in seconds, until a response shows it: limits are per minute.
 WINDOW_SECONDS = 60.0
-#: By which part of the window the API's moments may be wrong: they are whole seconds of a minute.
+#: Possible error of the API's times, as a share of the window: they are whole seconds of a minute.
 ROUNDING = 1 / 60
 
 
 class RequestWindow:
     """
-    The requests that are left in the API's window, as far as it has said. Not safe to use from several threads.
+    The requests left in the API's window, as far as it has reported them. Not thread-safe.
 
-    All moments are those of one monotonic clock, in seconds.
+    All times are in seconds on one monotonic clock.
     """
 
     def __init__(self) -> None:
-        # How many requests are left, and until when; None while the API has said nothing.
+        # How many requests are left, and until when; None until the API reports it.
         self._left: int | None = None
         self._ends_at = 0.0
-        # How many a window takes, when this one began, how long one lasts, and when requests were sent from here.
+        # Requests per window, when this window began, how long one lasts, and when this task sent requests.
         self._per_window: int | None = None
         self._began = 0.0
         self._length = 0.0
         self._sent_at: list[float] = []
 
     def wait(self, now: float) -> float:
-        """Return the seconds until the next request may be sent; 0 or less for now."""
+        """Return the seconds until the next request may be sent; 0 or less means now."""
         if self._left is None or self._left > 0:
             return 0.0
         return self._ends_at - now
 
     def on_sent(self, now: float) -> None:
-        """Count a request."""
+        """Count a request that was sent."""
         if now >= self._ends_at:
-            # As far as is known, the API's next window begins with this request.
+            # As far as known, the API's next window begins with this request.
             self._began = now
             self._ends_at = now + (self._length or WINDOW_SECONDS)
             self._left = self._per_window
@@ -51,13 +51,13 @@ class RequestWindow:
 
     def on_response(self, now: float, rate_limit: RateLimit) -> bool:
         """
-        Note what a response says, and return whether others use the same key.
+        Record what a response reports, and return whether others use the same key.
 
-        They do if more requests are gone from the window than were sent from here.
+        They do if more of the window's requests are used up than this task has sent.
         """
         ends_at = now + rate_limit.resets_in
         if ends_at > self._ends_at + self._length / 2:
-            # Sent in the last window, and completed in the next one.
+            # Sent in one window and completed in the next.
             self._began = ends_at - (self._length or WINDOW_SECONDS)
             self._sent_at = [
                 moment for moment in self._sent_at if moment >= self._began - ROUNDING * self._length

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the requests of a batch come from: a list, or a JSON Lines file in S3."""
+"""Reads the requests of a batch from a list, or from a JSON Lines file in S3."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-#: All rows are kept in memory, about 2 KB each beside what they hold. At 20 requests a minute, these take three and a half days.
+#: All rows are kept in memory, at about 2 KB each plus their content. At 20 requests a minute, this many take three and a half days.
 MAX_REQUESTS = 100_000
 REQUESTS_FILE_MAX_BYTES = 256 * 1024 * 1024
-#: A whole request, references as data URLs included, and what else may stand beside it.
+#: A whole request, including references as data URLs, plus whatever else is on its line.
 LINE_MAX_BYTES = REQUEST_MAX_BYTES + 1024 * 1024
 _BUFFER_BYTES = 1024 * 1024
 
@@ -29,12 +29,12 @@ def listed(
     requests: object, s3_client: Callable[[], S3Client], add_fault: Callable[[str], None]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """
-    Yield each request with its place, for messages.
+    Yield each request with its location for messages.
 
     :param requests: A list of dicts, or the ``s3://bucket/key`` of a JSON Lines file.
-    :param s3_client: Called for a client where a file is to be read.
+    :param s3_client: Returns a client; called only if a file is to be read.
     :param add_fault: Called for each entry that is not a dict.
-    :raises InvalidInputError: There is no such list or file, or it holds too much.
+    :raises InvalidInputError: There is no such list or file, or it is too large.
     :raises UnavailableError: S3 could not be reached.
     """
     if isinstance(requests, str) and requests.startswith("s3://"):
@@ -61,11 +61,11 @@ def read_lines(
     name: str, uri: str, s3_client: Callable[[], S3Client], add_fault: Callable[[str], None]
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """
-    Yield each object of a JSON Lines file in S3, with the number of its line.
+    Yield each object of a JSON Lines file in S3 with its line number.
 
     :param name: The parameter that names the file, for messages.
     :param add_fault: Called for each line that is not an object.
-    :raises InvalidInputError: There is no such file, or it holds too much.
+    :raises InvalidInputError: There is no such file, or it is too large.
     :raises UnavailableError: S3 could not be reached.
     """
     from botocore.exceptions import BotoCoreError, ClientError
@@ -84,7 +84,7 @@ def read_lines(
                     f"{name} ({uri}) must be at most {REQUESTS_FILE_MAX_BYTES} bytes (256 MiB), got "
                     f"{response['ContentLength']}."
                 )
-            # All of it before the first is looked at: a file that is too long is refused at once.
+            # Read all lines before yielding the first: a file that is too long is refused at once.
             read = list(_lines(name, uri, file, add_fault))
     except (ClientError, BotoCoreError) as error:
         raise read_error(f"{name} ({uri})", error) from None

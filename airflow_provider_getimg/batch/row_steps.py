@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The two steps of a row: send its request, paid once, and save its images.
+The two steps of a row: send its request, paying only once, and save its images.
 
-A slot of the limiter is held from the intent in the ledger to the response, and no longer.
+A limiter slot is held from the intent in the ledger until the response, and no longer.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.stop import Stop
     from airflow_provider_getimg.s3.copier import Copier, SavedFile
 
-#: How often a request that gets no connection is sent within a try.
+#: How many times a request is attempted within a try if connections fail.
 CONNECTION_ATTEMPTS = 5
 
 
@@ -60,9 +60,9 @@ class ApiAccess:
     The getimg.ai side of a batch.
 
     :param client: Sends the requests.
-    :param limiter: When the next may be sent.
-    :param budget: What they may cost.
-    :param stop: Whether any more are sent.
+    :param limiter: Decides when the next may be sent.
+    :param budget: Limits what they may cost.
+    :param stop: Stops sending.
     """
 
     client: GetimgClient
@@ -76,10 +76,10 @@ class Storage:
     """
     The S3 side of a batch.
 
-    :param s3_client: Makes a client, which reads reference images.
-    :param existing: What is at the rows' keys.
+    :param s3_client: Makes the client that reads reference images.
+    :param existing: The objects already at the rows' keys.
     :param copier: Saves files.
-    :param abort: Ends the copies in flight.
+    :param abort: Aborts the copies in flight.
     """
 
     s3_client: Callable[[], S3Client]
@@ -90,13 +90,13 @@ class Storage:
 
 class RowSteps:
     """
-    What is done with a row, in any thread.
+    The steps of a row, which may run in any thread.
 
-    :param settings: What holds for all rows.
-    :param api: Takes the requests.
-    :param storage: Takes the files.
+    :param settings: The settings that apply to all rows.
+    :param api: Where requests are sent.
+    :param storage: Where files are saved.
     :param history: What earlier tries did.
-    :param breakers: What a row's outcome means for the others.
+    :param breakers: Decide what a row's outcome means for the others.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class RowSteps:
         self._breakers = breakers
 
     def send(self, row: Row) -> RowResult | Callable[[], RowResult] | Later:
-        """Return the row's result where there is nothing to save; otherwise what saves its images, or what sends it later."""
+        """Return the row's result if there is nothing to save; otherwise a callable that saves its images, or a ``Later``."""
         state = self._history.state(row)
         if state.result is not None and state.is_saved:
             return state.result
@@ -125,7 +125,7 @@ class RowSteps:
         try:
             generation = paid.recorded()
         except (OutcomeUnknownError, PaidFilesGoneError):
-            # A try that was given up for dead may have saved what it could no longer record.
+            # A try that was presumed dead may have saved files that it could no longer record.
             existing = None
             with suppress(GetimgError):
                 existing = self._storage.existing.find(row, refresh=True)
@@ -136,16 +136,16 @@ class RowSteps:
             self._breakers.on_billed()
             return partial(self.save, row, generation, is_new=False)
         if self._breakers.on_resend(row):
-            # A thread that waited for the others that are owed would keep them from their turn.
+            # Waiting here for the other owed rows would take the thread that they need.
             return Later(partial(self._send_new, row, paid))
         return self._send_new(row, paid)
 
     def _send_new(self, row: Row, paid: PaidGeneration) -> RowResult | Callable[[], RowResult]:
-        """Send a row that no response is known of; return as :meth:`send` does."""
+        """Send a row that has no known response; return the same as :meth:`send`."""
         if not self._breakers.wait_until_open():
             return replace(self._history.result(row), outcome="not_sent")
         self._breakers.check_refused(row)
-        # What an earlier try sent may be there without a note; the listing is of the others.
+        # An earlier try's object may exist without a note; the listing covers only the other rows.
         existing = self._storage.existing.find(row, refresh=self._history.state(row).entry is not None)
         if existing is not None:
             return existing
@@ -158,7 +158,7 @@ class RowSteps:
 
     def save(self, row: Row, generation: Generation, *, is_new: bool) -> RowResult:
         """
-        Save a row's images, and note where.
+        Save a row's images and record where.
 
         :param is_new: Whether this try generated them.
         """
@@ -169,7 +169,7 @@ class RowSteps:
         except GetimgError as error:
             elsewhere = () if is_new else self._elsewhere(row)
             if elsewhere and isinstance(error, FileGoneError | ObjectExistsError):
-                # It has another key now, and can't be saved there.
+                # Its key has changed, and it can't be saved at the new one.
                 self._history.log.warning(
                     "%s stays where an earlier try saved it: %s.", row.name, elsewhere[0].item.uri
                 )
@@ -187,12 +187,12 @@ class RowSteps:
         return RowResult.of(row, "saved" if is_new else "reused", generation, files)
 
     def failed(self, row: Row, error: GetimgError) -> RowResult:
-        """Return the result of a row one of whose steps raised an error."""
+        """Return the result of a row after one of its steps raised an error."""
         # An earlier try may have paid for it.
         return replace(self._history.result(row), outcome="failed", error=error)
 
     def on_row_result(self, result: RowResult) -> None:
-        """Note the result of a row."""
+        """Record the result of a row."""
         self._breakers.on_row_result(result)
 
     @property
@@ -201,11 +201,11 @@ class RowSteps:
         return self._api.client.in_flight
 
     def abort_requests(self) -> int:
-        """End the requests in flight, and return how many there were."""
+        """Abort the requests in flight and return how many there were."""
         return self._api.client.abort()
 
     def abort_uploads(self) -> None:
-        """End the copies in flight."""
+        """Abort the copies in flight."""
         self._storage.abort()
 
     def _paid_generation(self, row: Row) -> PaidGeneration:
@@ -218,7 +218,7 @@ class RowSteps:
 
     @contextmanager
     def _slot(self, row: Row) -> Iterator[None]:
-        """Wait for a slot. What a response means for the other rows is noted before the slot is another's."""
+        """Wait for a slot. The breakers learn the outcome before the slot is released."""
         with self._api.limiter.acquire():
             self._breakers.check_refused(row)
             try:
@@ -226,11 +226,11 @@ class RowSteps:
             except GetimgError as error:
                 self._breakers.on_refused(row, error)
                 raise
-            # There is a response, so it was billed.
+            # The request got a response, so it was billed.
             self._breakers.on_billed()
 
     def _generate(self, paid: PaidGeneration, row: Row) -> Generation:
-        """Send the row's request, however often rate limits send it back."""
+        """Send the row's request, and resend it each time a rate limit refuses it."""
         budget, stop = self._api.budget, self._api.stop
         request = row.request.resolve(self._storage.s3_client)
         price = budget.price(row.request.checked)
@@ -254,7 +254,7 @@ class RowSteps:
                 unreachable += 1
                 if unreachable == CONNECTION_ATTEMPTS:
                     budget.release(price)
-                    # What five attempts over some time did not reach, the other rows won't.
+                    # If five attempts over some time failed, the other rows' will, too.
                     stop.set(error)
                     raise
             except OutcomeUnknownError as error:
@@ -273,9 +273,9 @@ class RowSteps:
 
     def _found_saved(self, row: Row) -> RowResult | None:
         """
-        Return the result of a row whose URLs may be dead and whose files an earlier try saved, though its note is lost or names other keys.
+        Return the result of a row whose URLs may have expired, if an earlier try saved its files without a note or at other keys.
 
-        :raises GetimgError: S3 could not be asked.
+        :raises GetimgError: S3 could not be reached.
         """
         entry = self._history.state(row).entry
         if entry is None or entry.generation is None or not is_past_deletion(entry.generation):
@@ -289,21 +289,21 @@ class RowSteps:
         return RowResult.of(row, "reused", entry.generation, files)
 
     def _elsewhere(self, row: Row) -> Sequence[SavedFile]:
-        """Return a row's files at the keys that it had before; none where another row may write over them."""
+        """Return a row's files at its previous keys; empty if another row may overwrite them."""
         return () if self._settings.if_exists == "replace" else self._history.state(row).elsewhere
 
     def _saved(self, row: Row, generation: Generation, is_new: bool) -> list[SavedFile]:
-        """Save the files of a generation, and note that they are saved."""
+        """Save the files of a generation and record that they are saved."""
         files: list[SavedFile] = []
         failures: list[GetimgError] = []
         for item in row.items(generation):
             try:
                 files.append(self._storage.copier.save(item, is_new=is_new and item.key == row.expected_key))
             except GetimgError as error:
-                # It is no reason to lose the others.
+                # One failure is no reason to lose the others.
                 failures.append(error)
         if failures:
-            # The one that a retry may help, if any.
+            # Prefer one that a retry may fix.
             raise min(failures, key=lambda error: isinstance(error, FileGoneError | FileRefusedError))
         self._history.note_saved(row, files)
         return files

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of a batch: read, completed with the defaults, and all checked before anything is sent."""
+"""The rows of a batch: read, merged with the defaults, and all checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.s3.keys import KeyTemplate
 
-#: The API's own default.
+#: The API's default.
 _DEFAULT_FORMAT = "jpeg"
-#: What the end of a key promises.
+#: The format that a key's suffix promises.
 _FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 
-#: Placeholders whose values only the response has.
+#: Placeholders whose values are only in the response.
 _KNOWN_FROM_RESPONSE = frozenset({"generation_id", "sha256", "width", "height"})
-#: What stands for these while keys are checked.
+#: Stand-ins for these while keys are checked.
 _ANY_ID = "0" * 28
 _LONGEST_VALUES = {"generation_id": _ANY_ID, "index": 0, "width": 99999, "height": 99999, "sha256": "0" * 64}
 _NO_SIZE = {"width": UNKNOWN, "height": UNKNOWN}
@@ -49,11 +49,11 @@ class Row:
     """
     One image of a batch.
 
-    :param index: Its place in the list, from 0.
+    :param index: Its position in the list, from 0.
     :param request: The request.
-    :param labels: The user's own names for it, as plain JSON.
-    :param template: Where its files go.
-    :param id: The same in each try: the request's fingerprint, and a number where several rows ask for the same.
+    :param labels: The user's labels for it, as plain JSON.
+    :param template: The template of its files' keys.
+    :param id: The same in each try: the request's fingerprint, and a number that tells identical requests apart.
     """
 
     index: int
@@ -64,12 +64,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        """How the row is called in messages."""
+        """The row's name in messages."""
         return f"Row {self.index}"
 
     @property
     def bucket(self) -> str:
-        """Where its files go."""
+        """The bucket of its files."""
         return self.template.bucket
 
     @property
@@ -89,9 +89,9 @@ class Row:
     @property
     def _values(self) -> dict[str, Any]:
         """
-        What placeholders stand for that are known before the request is sent.
+        The placeholder values that are known before the request is sent.
 
-        The extension is among them: a row's key must not depend on what a response says of its format.
+        They include the extension: a row's key must not depend on the format that a response reports.
         """
         request = self.request.checked
         fields = {name: getattr(request, name) for name in FIELDS if name != "images"}
@@ -105,9 +105,9 @@ class Row:
 
     def check_key(self) -> None:
         """
-        Check that there will be a key for its file, whatever the response says.
+        Check that its file will have a valid key, whatever the response says.
 
-        :raises InvalidInputError: There won't, or it promises another format than the requested one.
+        :raises InvalidInputError: It won't, or the key promises a format other than the requested one.
         """
         self.template.render({**self._values, **_LONGEST_VALUES, **_NO_SIZE})
         key = self._planned_key()
@@ -123,11 +123,11 @@ class Row:
         return self.template.render({**self._values, **_LONGEST_VALUES})
 
     def items(self, generation: Generation) -> list[TransferItem]:
-        """Return where the files of its generation go. It is paid for: no key can be refused any more."""
+        """Return where the files of its generation go. It is paid for, so no key can be refused now."""
         try:
             items = items_of(generation, self.template, self._values)
         except InvalidInputError:
-            # What the response says makes no key, or one that is too long. With these values it was checked.
+            # The response's values make no valid key, or one that is too long. The key was checked with values like these.
             digest = hashlib.sha256(generation.id.encode(errors="replace")).hexdigest()
             safe = {"generation_id": digest[: len(_ANY_ID)], "index": 0, **_NO_SIZE}
             items = items_of(generation, self.template, {**self._values, **safe})
@@ -138,11 +138,11 @@ class Row:
 
     @cached_property
     def expected_key(self) -> str | None:
-        """The key of its first file; None where it depends on the response."""
+        """The key of its first file; None if it depends on the response."""
         return None if self.template.names & _KNOWN_FROM_RESPONSE else self._planned_key()
 
     def expected_item(self) -> TransferItem:
-        """Return where a file would go."""
+        """Return the item of its file, before there is a response."""
         return self._named(
             TransferItem(
                 _ANY_ID,
@@ -157,35 +157,35 @@ class Row:
     def existing_item(
         self, generation_id: str | None, model: str | None, mime_type: str | None
     ) -> TransferItem:
-        """Return the file that exists at its key, with what the object itself says."""
+        """Return the item of the object that exists at its key, with the object's own values."""
         item = self.expected_item()
         media = KnownMedia(mime_type or item.media.mime_type, None)
         return replace(item, generation_id=generation_id or "unknown", model=model, media=media)
 
     def redacted(self) -> dict[str, Any]:
-        """Return the request for people."""
+        """Return the request and its labels, redacted for display."""
         redacted = self.request.redacted()
         return {**redacted, LABELS: dict(self.labels)} if self.labels else redacted
 
 
 @dataclass
 class _Faults:
-    """What is wrong with rows: the first faults, so that they can be fixed at once, and the number of all."""
+    """The faults in rows: the first ones, so that they can be fixed together, and the total number."""
 
     shown: list[str] = field(default_factory=list)
     count: int = 0
 
     def add(self, fault: str) -> None:
-        """Add one."""
+        """Add a fault."""
         self.count += 1
         if len(self.shown) < _MAX_FAULTS_SHOWN:
             self.shown.append(fault)
 
     def check(self) -> None:
         """
-        Check that nothing is wrong.
+        Check that there are no faults.
 
-        :raises InvalidInputError: Something is.
+        :raises InvalidInputError: There are.
         """
         if self.count:
             more = f" And {self.count - len(self.shown)} more." if self.count > len(self.shown) else ""
@@ -202,10 +202,10 @@ def read_rows(
     Return the rows of a batch.
 
     :param requests: A list of dicts, or the ``s3://bucket/key`` of a JSON Lines file.
-    :param defaults: Fields that they share; None for none.
-    :param template: The keys of their files.
-    :param s3_client: Called for a client where a file is to be read.
-    :raises InvalidInputError: Any row, or any key, can't be used. It names the first ones.
+    :param defaults: Fields that all requests share; None for none.
+    :param template: The template of their files' keys.
+    :param s3_client: Returns a client; called only if a file is to be read.
+    :raises InvalidInputError: A row or a key can't be used. The message names the first ones.
     :raises UnavailableError: S3 could not be reached.
     """
     shared, shared_labels = _checked_defaults(defaults)
@@ -238,7 +238,7 @@ def read_rows(
 
 
 def _check_keys(rows: Sequence[Row]) -> None:
-    # Width and height tell rows apart by chance alone.
+    # Not width and height: they tell rows apart only by chance.
     if rows and rows[0].template.names & {"generation_id", "sha256"}:
         return
     places: dict[str, Row] = {}
@@ -274,6 +274,6 @@ def _checked_defaults(defaults: object) -> tuple[Mapping[str, Any], Mapping[str,
 
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a request proper."""
+    """Return the fields of a request without its labels."""
     check_fields(fields)
     return {name: value for name, value in fields.items() if name != LABELS}

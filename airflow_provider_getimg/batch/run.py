@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One try of a batch: what is checked before anything is sent, in which order rows go, and what became of them."""
+"""One try of a batch: the checks before anything is sent, the order of the rows, and their results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.settings import BatchSettings
 
-# Rows that are not sent because their response was lost come after those with files that expire.
+# Rows that are not sent because their response was lost come after rows whose files expire.
 _LAST = datetime.max.replace(tzinfo=UTC)
 # Files with an unknown expiry may expire soon.
 _FIRST = datetime.min.replace(tzinfo=UTC)
@@ -36,9 +36,9 @@ class BatchRun:
     One try of a batch.
 
     :param rows: What to generate.
-    :param settings: What holds for all of them.
-    :param api: Takes the requests.
-    :param storage: Takes the files.
+    :param settings: The settings that apply to all of them.
+    :param api: Where requests are sent.
+    :param storage: Where files are saved.
     :param history: What earlier tries did.
     """
 
@@ -55,17 +55,17 @@ class BatchRun:
         self._api = api
         self._storage = storage
         self._history = history
-        # Enough for all slots' images at once, on top of what the uploaders have in hand.
+        # Room for all slots' images at once, on top of those that the uploaders are working on.
         max_backlog = 2 * (settings.senders + settings.uploaders)
         self._breakers = Breakers(api.stop, api.limiter, max_backlog)
         steps = RowSteps(settings, api, storage, history, self._breakers)
         self._pipeline = Pipeline(steps, settings, api.stop, history.log)
-        #: Why S3 takes no write, if so: no request was sent.
+        #: Why S3 refuses writes, if it does: no request was sent.
         self.store_error: GetimgError | None = None
 
     @property
     def results(self) -> BatchResults:
-        """What became of the rows, so far."""
+        """The results of the rows so far."""
         budget = self._api.budget
         return BatchResults(
             [self._pipeline.result(row) or self._history.result(row) for row in self._rows],
@@ -76,10 +76,10 @@ class BatchRun:
 
     def run(self, check_store: Callable[[BatchResults], None]) -> BatchResults:
         """
-        Generate all rows, and save them.
+        Generate and save all rows.
 
-        :param check_store: Called with what is known beforehand: where it raises a ``GetimgError``, nothing is sent.
-        :raises CostLimitError: All together are over the budget. Nothing was sent.
+        :param check_store: Called with the results known beforehand; if it raises a ``GetimgError``, nothing is sent.
+        :raises CostLimitError: Together, the rows exceed the budget. Nothing was sent.
         """
         paid, to_send = self._sorted()
         self._check(paid, to_send)
@@ -108,7 +108,7 @@ class BatchRun:
         return self.results
 
     def _sorted(self) -> tuple[list[Row], list[Row]]:
-        """Return the rows that earlier tries sent, by the expiry of their URLs, and those that are to be sent."""
+        """Return the rows that earlier tries sent, ordered by the expiry of their URLs, and the rows to send."""
         sent: list[tuple[datetime, Row]] = []
         to_send = []
         owed = set()
@@ -127,15 +127,15 @@ class BatchRun:
                 sent.append((_LAST, row))
             else:
                 to_send.append(row)
-        # A Clear since then is a user's wish to go on.
+        # A Clear since then means that the user wants to go on.
         self._breakers.save_first(owed, is_saving_proven=has_saved or not is_owed_now)
         return [row for _, row in sorted(sent, key=lambda entry: entry[0])], to_send
 
     def _check(self, paid: Sequence[Row], to_send: Sequence[Row]) -> None:
         """
-        Check the budget, and what only the catalogue knows of the requests.
+        Check the budget, and what only the catalogue can verify about the requests.
 
-        :raises GetimgError: A check failed, and there is nothing of earlier tries to save or to report.
+        :raises GetimgError: A check failed, and there is nothing from earlier tries to save or report.
         """
         budget = self._api.budget
         try:
@@ -145,11 +145,11 @@ class BatchRun:
         except GetimgError as error:
             if not (paid or budget.billed or budget.unknown_outcomes):
                 raise
-            # Billed images are saved all the same, and the bill is reported.
+            # Still save the billed images, and report the bill.
             self._api.stop.set(error)
 
     def _check_references(self, requests: Iterable[ImageRequest]) -> None:
-        """Let the catalogue say whether a model takes more references than are documented."""
+        """Check with the catalogue where a request has more references than documented."""
         get_model = cache(self._api.client.get_model)
         for request in requests:
             if references_beyond_documented(request):

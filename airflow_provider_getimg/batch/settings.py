@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for all rows of a batch, checked before anything is read or sent."""
+"""The settings for all rows of a batch, checked before anything is read or sent."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from airflow_provider_getimg.s3.save_many import threads_for
 if TYPE_CHECKING:
     from decimal import Decimal
 
-# Senders beside those that have a slot: each has a row ready, and holds its reference images.
+# Senders in addition to those with a slot: each has a row ready, and holds its reference images.
 _READY = 8
 
 
 @dataclass(frozen=True)
 class BatchSettings:
     """
-    The settings of a batch: what they mean is said where users set them.
+    The settings of a batch, documented where users set them.
 
     See :class:`~airflow_provider_getimg.operators.image_batch.GenerateImagesToS3Operator`.
     """
@@ -45,10 +45,10 @@ class BatchSettings:
     @classmethod
     def checked(cls, operator: Any) -> Self:
         """
-        Read the settings of an operator whose templates are rendered.
+        Read and check the settings of an operator whose templates are rendered.
 
-        :param operator: Has each as an attribute, as the user gave it.
-        :raises InvalidInputError: One can't be used.
+        :param operator: Has each setting as an attribute, as the user gave it.
+        :raises InvalidInputError: A setting can't be used.
         """
         return cls(
             concurrency=checked_count("concurrency", operator.concurrency),
@@ -65,10 +65,10 @@ class BatchSettings:
 
     @property
     def senders(self) -> int:
-        """Threads that send requests: more than slots, so that a row is ready whenever a slot is free."""
+        """Number of threads that send requests: more than slots, so that a row is ready whenever a slot is free."""
         return self.concurrency + min(self.concurrency, _READY)
 
     @property
     def uploaders(self) -> int:
-        """Threads that save images."""
+        """Number of threads that save images."""
         return threads_for(self.transfer_concurrency)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The switch that ends the sending of requests."""
+"""The switch that stops sending requests."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class Stop:
-    """Whether no more requests are to be sent, and why. Safe to set from a signal handler."""
+    """Whether to stop sending requests, and why. Safe to set from a signal handler."""
 
     def __init__(self) -> None:
-        #: Set once nothing more is sent.
+        #: Set once sending must stop.
         self.event = threading.Event()
         self._reasons: list[GetimgError] = []
 
     @property
     def reason(self) -> GetimgError | None:
-        """Why: the first reason that was given."""
+        """The first reason given for stopping; None if there is none yet."""
         return self._reasons[0] if self._reasons else None
 
     @property
     def is_killed(self) -> bool:
-        """Whether the task was terminated: what is in flight has little time left."""
+        """Whether the task was terminated: whatever is in flight has little time left."""
         return any(isinstance(reason, KilledError) for reason in self._reasons)
 
     def set(self, reason: GetimgError) -> None:
