@@ -2,7 +2,7 @@
 """
 The gallery and the spend page in Airflow's UI.
 
-Every process loads this module; all that is heavy waits until the API server asks for it.
+Every process loads this module; heavy imports wait until the API server needs them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ class GetimgPlugin(AirflowPlugin):
     """Adds "Images" and "Image spend" to Airflow's Browse menu."""
 
     name = "getimg"
-    # Without a url_route it opens as a page of its own: Airflow's frame would keep links from leading to a task's log.
+    # Without a url_route, each opens as a separate page: inside Airflow's frame, links could not open a task's log.
     external_views = [
         {"name": "Images", "href": "getimg/images/", "destination": "nav", "category": "browse"},
         {"name": "Image spend", "href": "getimg/spend/", "destination": "nav", "category": "browse"},
     ]
 
-    # Airflow reads these two in the API server alone: a task process never imports what they need.
+    # Airflow reads these two only in the API server: a task process never imports what they need.
 
     @cached_property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]
@@ -34,7 +34,7 @@ class GetimgPlugin(AirflowPlugin):
 
     @cached_property
     def fastapi_root_middlewares(self) -> list[Any]:  # type: ignore[override]
-        """What tells the pages where Airflow's own API is."""
+        """The middleware that gives the pages access to Airflow's own API."""
         from airflow_provider_getimg.plugin.airflow_api import AirflowAppMiddleware
 
         return [{"middleware": AirflowAppMiddleware, "args": [], "kwargs": {}, "name": "getimg"}]

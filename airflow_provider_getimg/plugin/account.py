@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What getimg.ai itself says of the account: for those whom Airflow lets read its connection."""
+"""The account as getimg.ai itself reports it, for users who may read its connection in Airflow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 
 _KEPT_SECONDS = 60.0
-# A page waits no longer for it.
+# The longest that a page waits for getimg.ai.
 _MAX_WAIT = 10.0
 _ACCOUNTS_AT_MOST = 100
 
@@ -31,7 +31,7 @@ class AccountSummary:
     """
     The account's balance and its costs by UTC day.
 
-    :param why_not: Why they are not known, as a sentence; empty if they are.
+    :param why_not: Why they are unknown, as a sentence; empty if they are known.
     """
 
     why_not: str = ""
@@ -42,14 +42,14 @@ class AccountSummary:
 
 
 class Accounts:
-    """Asks getimg.ai, and keeps what it says for a minute."""
+    """Queries getimg.ai, and caches the results for a minute."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, date], tuple[float, AccountSummary]] = {}
 
     async def read(self, user: BaseUser, conn_id: str, first: date) -> AccountSummary:
         """
-        Return what the account says, or why it doesn't.
+        Return the account's summary, or why there is none.
 
         :param first: The first day of the costs.
         """
@@ -69,7 +69,7 @@ class Accounts:
 
 
 def _may_read(user: BaseUser, conn_id: str) -> bool:
-    """Return whether Airflow lets the user read a connection, which may be that of a team from Airflow 3.2 on."""
+    """Return whether Airflow lets the user read a connection, which may belong to a team from Airflow 3.2 on."""
     has_teams = conf.getboolean("core", "multi_team", fallback=False)
     team_name = Connection.get_team_name(conn_id) if has_teams else None
     details = ConnectionDetails(conn_id=conn_id, team_name=team_name)
@@ -78,7 +78,7 @@ def _may_read(user: BaseUser, conn_id: str) -> bool:
 
 def _ask(conn_id: str, first: date) -> AccountSummary:
     try:
-        # Anyone who may read a connection may name it here: no other service's key is to go to getimg.ai.
+        # Users can name any connection that they may read: another service's key must not go to getimg.ai.
         if GetimgHook.get_connection(conn_id).conn_type != GetimgHook.conn_type:
             return AccountSummary(f"Connection {conn_id!r} must have the type {GetimgHook.conn_type!r}.")
         with GetimgHook(conn_id) as hook:
@@ -89,7 +89,7 @@ def _ask(conn_id: str, first: date) -> AccountSummary:
     except GetimgError as error:
         return AccountSummary(error.message)
     except Exception as error:
-        # Of a secrets backend, with whatever it says.
+        # From a secrets backend, whose message may say anything.
         return AccountSummary(f"The connection could not be read: {type(error).__name__}.")
     return AccountSummary(
         balance=str(balance.balance),

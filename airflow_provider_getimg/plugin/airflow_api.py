@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 _AIRFLOW = "getimg.airflow"
-# What says who the viewer is.
+# The headers that identify the viewer.
 _LOGIN_HEADERS = ("authorization", "cookie")
 _ANY = "~"
 NEWEST_RUN_FIRST = ("-run_after", "-timestamp")
@@ -35,7 +35,7 @@ class AirflowAppMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Note it, and go on."""
+        """Record the app, then pass the request on."""
         if scope["type"] == "http":
             scope[_AIRFLOW] = scope["app"]
         await self.app(scope, receive, send)
@@ -43,7 +43,7 @@ class AirflowAppMiddleware:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task instance that saved images; ``saved_at`` is when it said so, ``run_after`` that of its run."""
+    """A task instance that saved images; ``saved_at`` is when it recorded that, ``run_after`` is its run's."""
 
     dag_id: str
     run_id: str
@@ -54,13 +54,13 @@ class Task:
 
     @property
     def path(self) -> str:
-        """Its part of a URL of the gallery."""
+        """Its part of a gallery URL."""
         names = (quote(name, safe="") for name in (self.dag_id, self.run_id, self.task_id))
         return f"{'/'.join(names)}/{self.map_index}"
 
     @property
     def airflow_path(self) -> str:
-        """Where its log is, in Airflow's UI."""
+        """The path of its log in Airflow's UI."""
         dag, run, task = (quote(name, safe="") for name in (self.dag_id, self.run_id, self.task_id))
         mapped = f"/mapped/{self.map_index}" if self.map_index >= 0 else ""
         return f"dags/{dag}/runs/{run}/tasks/{task}{mapped}"
@@ -68,7 +68,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which tasks to list; empty means all. ``after`` and ``before`` are times of the run, in ISO 8601."""
+    """Which tasks to list; empty means all. ``after`` and ``before`` bound the time of the run, in ISO 8601."""
 
     dag_id: str = ""
     run_id: str = ""
@@ -80,10 +80,10 @@ class Filter:
 
 class AirflowApi:
     """
-    ``/api/v2`` as the viewer may use it: what Airflow refuses them is refused here.
+    ``/api/v2`` with the viewer's permissions: what Airflow denies them is denied here.
 
-    :param request: Of the viewer.
-    :param may_read: Returns whether the viewer may read the XComs of a DAG, and may block.
+    :param request: The viewer's request.
+    :param may_read: Returns whether the viewer may read the XComs of a DAG; it may block.
     """
 
     def __init__(self, request: Request, may_read: Callable[[str], bool]) -> None:
@@ -112,7 +112,7 @@ class AirflowApi:
         key: str = IMAGES,
         order_by: tuple[str, ...] = NEWEST_RUN_FIRST,
     ) -> tuple[list[Task], int]:
-        """Return tasks that pushed an XCom of this key, and how many there are."""
+        """Return one page of the tasks that pushed an XCom with this key, and the total number of them."""
         names = (which.dag_id or _ANY, which.run_id or _ANY, which.task_id or _ANY)
         given = {
             "map_index": which.map_index,
@@ -139,16 +139,16 @@ class AirflowApi:
 
     async def readable(self, tasks: list[Task]) -> list[Task]:
         """
-        Return those of a list's tasks whose XComs the viewer may read.
+        Return the tasks whose XComs the viewer may read.
 
-        Airflow lists the XComs of each DAG that the viewer may read, and checks the right to XComs for their values alone.
+        Airflow lists the XComs of every DAG that the viewer may read, and checks the XCom permission only for their values.
         """
         for dag_id in {task.dag_id for task in tasks} - self._known.keys():
             self._known[dag_id] = await run_in_threadpool(self._may_read, dag_id)
         return [task for task in tasks if self._known[task.dag_id]]
 
     async def newest_run(self, which: Filter) -> str:
-        """Return the ``run_after`` of the newest run, or an empty text."""
+        """Return the ``run_after`` of the newest run, or an empty string."""
         given = {"run_after_gte": which.after, "run_after_lt": which.before}
         response = await self._get(
             f"/dags/{_name(which.dag_id or _ANY)}/dagRuns",
@@ -157,7 +157,7 @@ class AirflowApi:
         return str(response["dag_runs"][0]["run_after"]) if response["dag_runs"] else ""
 
     async def xcom(self, task: Task, key: str) -> tuple[Any, str]:
-        """Return the value of a task's XCom, and when it was pushed."""
+        """Return the value of a task's XCom and when it was pushed."""
         path = f"{_entries(task.dag_id, task.run_id, task.task_id)}/{quote(key, safe='')}"
         response = await self._get(path, {"map_index": task.map_index})
         value = response["value"]
@@ -178,16 +178,16 @@ class AirflowApi:
 
 
 def _entries(dag_id: str, run_id: str, task_id: str) -> str:
-    """Return the path of the XComs of a task, where each name may be ``~``."""
+    """Return the path of a task's XComs; each name may be ``~``."""
     dag, run, task = map(_name, (dag_id, run_id, task_id))
     return f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries"
 
 
 def _name(name: str) -> str:
     """
-    Return a name as a part of a path.
+    Return a name as a path segment.
 
-    :raises HTTPException: It would be read as another path.
+    :raises HTTPException: The name would lead to another path.
     """
     if name in (".", "..") or "/" in name or "\\" in name:
         raise HTTPException(404)

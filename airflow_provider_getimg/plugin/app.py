@@ -36,7 +36,7 @@ _SECURITY_HEADERS = {
 }
 _FILE_HEADERS = {
     "Cache-Control": "private, max-age=300",
-    # What one person saw is not for the next who logs in with the same browser.
+    # The next user who logs in with the same browser must not get what the last one saw.
     "Vary": "Cookie, Authorization",
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
@@ -48,7 +48,7 @@ _TEXTS = {
     416: "The video has no such part.",
 }
 
-# Airflow decides who may read the XComs of a DAG, here and again in each call of its API.
+# Airflow decides who may read the XComs of a DAG, here and again in each call to its API.
 router = APIRouter(dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.XCOM))])
 
 
@@ -77,7 +77,7 @@ def _gallery(request: Request) -> Gallery:
 def _task(
     dag_id: str, run_id: str, task_id: str, map_index: Annotated[int, PathParameter(ge=-1, lt=2**31)]
 ) -> Task:
-    # To Airflow's API this name means all of them.
+    # In Airflow's API, this name means all of them.
     if "~" in (dag_id, run_id, task_id):
         raise HTTPException(404)
     return Task(dag_id, run_id, task_id, map_index)
@@ -133,7 +133,7 @@ async def images(request: Request, api: Api, gallery: Shared, query: Query, star
 async def image(
     request: Request, api: Api, gallery: Shared, task: OneTask, index: int, back: str | None = None
 ) -> Response:
-    """Show one image, with what is known about it; ``back`` is the query of the list that led here."""
+    """Show one image with its details; ``back`` is the query of the list that led here."""
     pictures, saved_at = await gallery.of_task(api, task)
     picture = next((one for one in pictures if one.index == index), None)
     if picture is None:
@@ -153,7 +153,7 @@ async def image(
         paths = [one.path for one in listed.pictures]
         if picture.path in paths:
             here = paths.index(picture.path)
-            # The first of a page knows only those of its own task before it.
+            # The first picture of a page links back only to earlier pictures of its own task.
             previous = listed.pictures[here - 1] if here else previous
             if here + 1 < len(paths):
                 following = listed.pictures[here + 1]
@@ -185,10 +185,10 @@ async def file(
     index: int,
     wanted: Annotated[str, Header(alias="range")] = "",
 ) -> Response:
-    """Send the image itself, or the part of a video that a player wants."""
+    """Send the image itself, or the part of a video that a player requests."""
     picture = await gallery.picture(api, task, index)
     headers = _FILE_HEADERS | ({"Accept-Ranges": "bytes"} if picture.is_video else {})
-    # A range of another form is one that a server may ignore.
+    # A server may ignore a range of any other form.
     if not picture.is_video or (match := _RANGE.fullmatch(wanted)) is None:
         start = await gallery.part(picture, 0, None)
         return StreamingResponse(
@@ -221,7 +221,7 @@ async def spend(
     dag: str = "",
     conn: str = GetimgHook.default_conn_name,
 ) -> Response:
-    """Show what the images of the last days cost."""
+    """Show what recent images cost."""
     query = _query(dag)
     conn_id = conn.strip() or GetimgHook.default_conn_name
     today = datetime.now(UTC).date()
@@ -250,18 +250,18 @@ async def spend(
 
 
 def _refuse_any(query: dict[str, str]) -> None:
-    # To Airflow's API this name means all of them.
+    # In Airflow's API, this name means all of them.
     if "~" in query.values():
         raise HTTPException(404)
 
 
 def _names_no_dag(query: dict[str, str], error: HTTPException) -> bool:
-    """Return whether Airflow refused the DAG that was typed: the page says so, and has the form for another one."""
+    """Return whether Airflow refused the DAG that the user typed: the page says so, and has the form for another one."""
     return "dag" in query and error.status_code in (403, 404)
 
 
 def _back(query: dict[str, str], start: str) -> str:
-    """Return the part of an image's link that leads back to the list."""
+    """Return the query string of an image's link that leads back to the list."""
     return "?" + urlencode({"back": urlencode({**query, "start": start} if start else query)})
 
 
@@ -280,7 +280,7 @@ def _filter(query: dict[str, str]) -> Filter:
 
 
 def _redirect_to(target: str) -> Callable[[Request], RedirectResponse]:
-    """Return a route to a relative address: behind a proxy the browser alone knows the host and the prefix."""
+    """Return a handler that redirects to a relative URL: behind a proxy, only the browser knows the host and the prefix."""
 
     def redirect(request: Request) -> RedirectResponse:
         query = request.url.query
@@ -291,7 +291,7 @@ def _redirect_to(target: str) -> Callable[[Request], RedirectResponse]:
 
 def create_app() -> FastAPI:
     """Return the app that Airflow's API server mounts."""
-    # FastAPI's own redirects have the host that the client names.
+    # FastAPI's own redirects use the host that the client names.
     app = FastAPI(title="getimg.ai", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.gallery = Gallery()
     app.state.costs = CostRecords()
@@ -321,7 +321,7 @@ def create_app() -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def not_found(request: Request, _: RequestValidationError) -> Response:
-        """Answer a path with a number that is none."""
+        """Respond with 404 to a path with an invalid number."""
         return await explain(request, StarletteHTTPException(404))
 
     return app

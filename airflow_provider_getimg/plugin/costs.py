@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tasks recorded that they were billed, summed by day, by DAG and by model."""
+"""The costs that tasks recorded, summed by day, by DAG and by model."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.plugin.airflow_api import AirflowApi, Task
 
 DAYS = 30
-# Airflow lists records without their values: each is one more request, so that a page view reads no more than these.
-# What is read is kept, and the next view goes on.
+# Airflow lists records without their values: each value takes another request, so a page view reads at most this many.
+# They are cached, and the next view continues.
 _NEW_RECORDS_AT_MOST = 400
 _KEPT_RECORDS = 50_000
 _PAGE = 100
 _AT_ONCE = 8
 _UNKNOWN = "unknown"
-# Of a table.
+# The maximum number of rows in a table.
 _ROWS = 50
 
 
 @dataclass
 class Spend:
     """
-    What was spent in the last :data:`DAYS` days, today included, in USD.
+    The spend of the last :data:`DAYS` days, including today, in USD.
 
     :param first: The first of the days, in UTC.
-    :param by_day: What was spent on each day that has records.
+    :param by_day: The spend of each day that has records.
     :param records: How many records were counted.
-    :param is_partial: Whether there are older ones that were not.
+    :param is_partial: Whether there are older records that were not counted.
     """
 
     first: date
@@ -53,12 +53,12 @@ class Spend:
 
     @classmethod
     def until(cls, today: date) -> Spend:
-        """Return nothing spent yet, in the days that end today."""
+        """Return an empty spend for the days up to today."""
         return cls(today - timedelta(days=DAYS - 1))
 
     @property
     def days(self) -> list[date]:
-        """All of the days, the oldest first."""
+        """All of the days, oldest first."""
         return [self.first + timedelta(days=number) for number in range(DAYS)]
 
     @property
@@ -67,7 +67,7 @@ class Spend:
         return math.fsum(self.by_day.values())
 
     def add(self, day: date, dag_id: str, models: dict[str, float]) -> None:
-        """Count a record."""
+        """Add a record."""
         self.records += 1
         cost = math.fsum(models.values())
         self.by_day[day] += cost
@@ -77,16 +77,16 @@ class Spend:
 
 
 class CostRecords:
-    """Reads what tasks recorded. Values that were read are kept: a record with the same time is the same."""
+    """Reads what tasks recorded, and caches the values: a record with the same time is the same."""
 
     def __init__(self) -> None:
         self._kept: dict[Task, dict[str, float]] = {}
 
     async def spend(self, api: AirflowApi, dag_id: str, today: date) -> Spend:
         """
-        Return what was spent, as far as the viewer may know.
+        Return the spend of the DAGs that the viewer may read.
 
-        :param dag_id: Of one DAG; of all of them if empty.
+        :param dag_id: The only DAG to count; all of them if empty.
         """
         spend = Spend.until(today)
         new, offset = 0, 0
@@ -105,7 +105,7 @@ class CostRecords:
                     spend.add(_day(task), task.dag_id, models)
             offset += len(tasks)
             spend.is_partial = len(missing) > room
-            # The newest come first.
+            # The newest records come first.
             if spend.is_partial or len(recent) < len(tasks) or not tasks or offset >= total:
                 return spend
 
@@ -125,16 +125,16 @@ class CostRecords:
 
         await asyncio.gather(*map(read, tasks))
         if len(self._kept) > _KEPT_RECORDS:
-            # The oldest, which drop out of the page first.
+            # Drop the oldest, which leave the page first.
             newest = sorted(self._kept, key=lambda task: task.saved_at, reverse=True)[:_KEPT_RECORDS]
             self._kept = {task: self._kept[task] for task in newest}
 
 
 def models_of(value: Any) -> dict[str, float]:
     """
-    Return the cost by model of a record, which may have been edited: what is no amount is left out.
+    Return the cost by model of a record, which may have been edited: invalid amounts are left out.
 
-    The parts add up to the record's ``cost``, if it has one: what its models don't say is of an unknown model.
+    The parts add up to the record's ``cost``, if it has one: the rest goes to an unknown model.
     """
     if not isinstance(value, dict):
         return {}
@@ -159,7 +159,7 @@ class Bar:
     """
     A day of the chart.
 
-    :param height: Of its bar, 0 to 100.
+    :param height: The height of its bar, 0 to 100.
     """
 
     day: date
@@ -168,13 +168,13 @@ class Bar:
 
 
 def bars(spend: Spend) -> list[Bar]:
-    """Return a bar for each day, the highest of which is 100."""
+    """Return a bar for each day; the highest is 100."""
     highest = max(spend.by_day.values(), default=0) or 1
     return [Bar(day, spend.by_day[day], round(100 * spend.by_day[day] / highest, 1)) for day in spend.days]
 
 
 def largest(costs: Mapping[str, float]) -> list[tuple[str | None, float]]:
-    """Return names with their costs, the dearest first; those that are too many for a page are one, without a name."""
+    """Return names with their costs, most expensive first; those that don't fit on a page are summed up under None."""
     ranked: list[tuple[str | None, float]] = sorted(costs.items(), key=lambda item: -item[1])
     rest = math.fsum(cost for _, cost in ranked[_ROWS:])
     return [*ranked[:_ROWS], *([(None, rest)] if ranked[_ROWS:] else [])]

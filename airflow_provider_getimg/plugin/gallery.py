@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pictures are on a page, and what is behind one of them."""
+"""Finds the pictures on a page, and reads the object behind each of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.plugin.pictures import Picture
 
 PAGE_SIZE = 24
-# A page of one model looks through this many tasks at most, and then offers to go on.
+# A page of one model searches at most this many tasks, and then offers to continue.
 _TASKS_AT_MOST = 240
 # Runs are searched in windows of these lengths, newest first; the last one is unbounded.
 _WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=30), None)
@@ -42,12 +42,12 @@ _THREADS = 4
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """
-    Where a page begins. It stays the same when newer tasks come.
+    Where a page starts. It stays valid when newer tasks arrive.
 
-    :param run_after: Of the task's run.
-    :param offset: How many tasks of runs of that very time came before it when it was made.
-    :param saved_at: Of the task: those that came later are passed over.
-    :param index: Of the picture among those of the task.
+    :param run_after: The ``run_after`` of the task's run.
+    :param offset: How many tasks of runs of exactly that time came before it when the cursor was created.
+    :param saved_at: When the task saved its images; tasks that saved later are skipped.
+    :param index: The picture's position among those of the task.
     """
 
     run_after: datetime
@@ -57,7 +57,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor | None:
-        """Return the cursor that a URL names; None if it names none."""
+        """Return the cursor from a URL; None if it has no valid one."""
         if (match := _CURSOR.fullmatch(text)) is None:
             return None
         run_after, offset, saved_at, index = map(int, match.groups())
@@ -72,29 +72,29 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Pictures, and where the next page begins, if there is one."""
+    """Pictures, and where the next page starts, if there is one."""
 
     pictures: list[Picture]
     following: Cursor | None
 
 
 class Gallery:
-    """What all requests share: clients of S3, thumbnails, manifests."""
+    """What all requests share: S3 clients, thumbnails, manifests."""
 
     def __init__(self) -> None:
         self._objects = objects.Objects()
         self._thumbnails = objects.Cache(_THUMBNAILS_BYTES)
         self._manifests = objects.Cache(_MANIFESTS_BYTES)
         self._values = objects.Cache(_VALUES_BYTES)
-        # Of its own: a store that doesn't respond must not take the threads that serve Airflow's API.
+        # A separate pool: a store that doesn't respond must not take the threads that serve Airflow's API.
         self._threads = ThreadPoolExecutor(_THREADS, "getimg-gallery")
 
     async def page(self, api: AirflowApi, which: Filter, model: str, cursor: Cursor | None) -> Page:
-        """Return the pictures from a cursor on, of one model if one is given."""
+        """Return a page of pictures starting at a cursor, of one model if one is given."""
         found: list[Picture] = []
         async with aclosing(self._tasks(api, which, cursor)) as batches:
             looked_at = 0
-            # More at once are slower on SQLite, and no faster on PostgreSQL.
+            # More at once is slower on SQLite, and no faster on PostgreSQL.
             at_once = asyncio.Semaphore(4)
             async for batch in batches:
                 if len(found) == PAGE_SIZE or looked_at >= _TASKS_AT_MOST:
@@ -108,7 +108,7 @@ class Gallery:
                         continue
                     value, _ = value_of[task]
                     first = cursor.index if cursor is not None and at.saved_at == cursor.saved_at else 0
-                    # Of the task with which the page begins, and not of another that was saved at the same moment.
+                    # The index is for the page's first task, not for another one that saved at the same moment.
                     cursor = None
                     for picture in await self._pictures(task, value):
                         if picture.index < first or (model and picture.model != model):
@@ -122,9 +122,9 @@ class Gallery:
         self, api: AirflowApi, which: Filter, cursor: Cursor | None
     ) -> AsyncGenerator[list[tuple[Task, Cursor]]]:
         """
-        Yield tasks from a cursor on, with the cursor of each.
+        Yield batches of tasks starting at a cursor, with the cursor of each task.
 
-        Airflow counts and sorts all that a filter leaves, so the runs of a short time are requested first.
+        Airflow counts and sorts everything that matches a filter, so the runs of a short window are requested first.
         """
         if cursor is not None:
             before = cursor.run_after + _INSTANT
@@ -162,7 +162,7 @@ class Gallery:
             before = after
 
     async def of_task(self, api: AirflowApi, task: Task) -> tuple[list[Picture], str]:
-        """Return the pictures of one task, and when it returned them."""
+        """Return the pictures of one task and when it returned them."""
         value, saved_at = await self._value(api, task)
         return await self._pictures(task, value), saved_at
 
@@ -180,9 +180,9 @@ class Gallery:
 
     async def thumbnail(self, picture: Picture) -> thumbnails.Shown:
         """
-        Return a small image of a picture.
+        Return a thumbnail of a picture.
 
-        :raises HTTPException: The object can't be read, isn't this picture, or is too large to be made small.
+        :raises HTTPException: The object can't be read, isn't this picture, or is too large for a thumbnail.
         """
         shown: thumbnails.Shown = await self._run(
             self._objects.read,
@@ -198,7 +198,7 @@ class Gallery:
         return shown
 
     async def parts(self, picture: Picture, first: objects.Part) -> AsyncGenerator[bytes]:
-        """Yield the content of an object, part by part, so that few of its bytes are in memory; ``first`` is the first."""
+        """Yield the content of an object part by part, to keep little of it in memory; ``first`` is the first part."""
         part = first
         yield part.content
         while (done := part.first + len(part.content)) < first.size:
@@ -230,9 +230,9 @@ class Gallery:
         self, api: AirflowApi, task: Task, at_once: AbstractAsyncContextManager[None] | None = None
     ) -> tuple[Any, str]:
         """
-        Return what a task returned, and when. That the viewer may read it was checked: it may be kept from another's request.
+        Return what a task returned, and when. The viewer's access was checked before, so the value may be another viewer's.
 
-        It is kept for a moment: each thumbnail of a page needs it again.
+        It is cached briefly: each thumbnail of a page needs it again.
         """
         key = replace(task, saved_at="", run_after="")
         until, found = self._values.get(key) or (0.0, None)
@@ -242,7 +242,7 @@ class Gallery:
             async with at_once or nullcontext():
                 value, saved_at = await api.xcom(task, "return_value")
         except HTTPException as error:
-            # Cleared since it was listed; or a task that failed and returned nothing.
+            # Cleared since it was listed, or the task failed and returned nothing.
             if error.status_code == 404:
                 return None, ""
             raise
@@ -280,7 +280,7 @@ async def _newest_run(api: AirflowApi, which: Filter) -> datetime | None:
     try:
         text = await api.newest_run(which)
     except HTTPException as error:
-        # XComs may be read by one who may not list runs.
+        # Someone who may read XComs may still not be permitted to list runs.
         if error.status_code != 403:
             raise
         return datetime.fromisoformat(which.before) if which.before else datetime.now(UTC)

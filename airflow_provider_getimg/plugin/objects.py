@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Objects that the gallery may read: those that say of themselves that this provider wrote them, for just that row.
+Objects that the gallery may read: those whose own metadata says that this provider wrote them for exactly that row.
 
-A row comes from XCom, which others may edit. So an object is looked at first, with the connection of its task, and
-read only if its own metadata names the row's generation.
+A row comes from XCom, which others may edit. So the gallery first sends a HEAD with the task's connection, and reads the
+object only if its metadata names the row's generation.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.plugin.airflow_api import Task
     from airflow_provider_getimg.plugin.pictures import Picture
 
-#: The largest image that is made small, and the largest manifest, that is read. Of what is shown or played, a part at a time is.
+#: The largest image to read for a thumbnail, the largest manifest to read, and the largest part of anything else.
 IMAGE_MAX_BYTES = 32 * 1024 * 1024
 MANIFEST_MAX_BYTES = 32 * 1024 * 1024
 PART_MAX_BYTES = 4 * 1024 * 1024
@@ -50,19 +50,19 @@ _CONNECTIONS_AT_MOST = 100
 
 # How long a client is reused: creating one takes longer than a thumbnail, but the connection may change.
 _CLIENT_SECONDS = 60.0
-# Of a store that is slow or gone: few threads wait for it, and not for long.
+# A store may be slow or gone: few threads wait for it, and not for long.
 _CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 1})
-# A fault is logged once in this time for each connection and bucket.
+# For each connection and bucket, at most one fault is logged in this time.
 _LOG_SECONDS = 60.0
 _LOG = logging.getLogger(__name__)
 
 
 class NotReadableError(Exception):
-    """There is no such object, it isn't this row's, or it can't be read. The viewer does not learn which of them."""
+    """There is no such object, it isn't this row's, or it can't be read. The viewer does not learn which."""
 
 
 class Cache:
-    """What was made from objects, the least recently used dropped. Safe to use from several threads."""
+    """An LRU cache of what was made from objects. Safe to use from several threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -71,7 +71,7 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, key: object) -> Any:
-        """Return what is kept, or None."""
+        """Return the cached value, or None."""
         with self._lock:
             if key not in self._values:
                 return None
@@ -79,7 +79,7 @@ class Cache:
             return self._values[key][0]
 
     def put(self, key: object, value: Any, size: int) -> None:
-        """Keep a value of ``size`` bytes, unless it exceeds the limit."""
+        """Cache a value of ``size`` bytes, unless it exceeds the limit."""
         if size > self._max_bytes:
             return
         with self._lock:
@@ -92,7 +92,7 @@ class Cache:
 
 
 def is_of(picture: Picture) -> Callable[[Mapping[str, str]], bool]:
-    """Return what tells by an object's metadata whether it is this picture, saved by this DAG: an edited XCom may name any."""
+    """Return a check of an object's metadata: is it this picture, saved by this DAG? An edited XCom may name any object."""
     names = (GENERATION_ID, INDEX, DAG)
     expected = [
         ascii_value(picture.generation_id),
@@ -107,7 +107,7 @@ def is_of(picture: Picture) -> Callable[[Mapping[str, str]], bool]:
 
 
 def is_manifest_of(task: Task) -> Callable[[Mapping[str, str]], bool]:
-    """Return what tells by an object's metadata whether it is the manifest of just this task: others' are not for its viewers."""
+    """Return a check of an object's metadata: is it this task's manifest? Its viewers must not see other tasks'."""
     expected = task_digest(task.dag_id, task.run_id, task.task_id, task.map_index)
 
     def check(metadata: Mapping[str, str]) -> bool:
@@ -121,9 +121,9 @@ class Part:
     """
     Some bytes of an object.
 
-    :param first: The place of the first of them.
-    :param size: Of the whole object.
-    :param etag: Of the whole object: parts of another one don't go with it.
+    :param first: The offset of the first byte.
+    :param size: The size of the whole object.
+    :param etag: The whole object's ETag: parts with another ETag don't belong to it.
     """
 
     content: bytes
@@ -142,14 +142,14 @@ class _Opened:
     size: int
 
     def read(self, first: int = 0, last: int | None = None) -> bytes:
-        """Return these bytes of just the object that was looked at."""
+        """Return these bytes of exactly the object that the HEAD found."""
         end = self.size - 1 if last is None else last
         names = {"Bucket": self.bucket, "Key": self.key, "IfMatch": self.etag}
         if (first, end) != (0, self.size - 1):
             names["Range"] = f"bytes={first}-{end}"
         response = self.client.get_object(**names)  # type: ignore[arg-type]
         with response["Body"] as body:
-            # A store that ignores the range sends the whole.
+            # A store that ignores the range sends the whole object.
             if "Range" in names and response["ResponseMetadata"]["HTTPStatusCode"] != 206:
                 raise ValueError("not a part")
             content: bytes = body.read(end - first + 1)
@@ -174,9 +174,9 @@ class Objects:
         cache: Cache | None = None,
     ) -> Any:
         """
-        Return what ``make`` makes from an object's content, or made before of the same content.
+        Return what ``make`` makes from an object's content, or the cached result for the same content.
 
-        :raises NotReadableError: See there.
+        :raises NotReadableError: For any of its reasons.
         """
         with self._open(uri, aws_conn_id, allowed) as opened:
             if opened.size > max_bytes:
@@ -199,10 +199,10 @@ class Objects:
         last: int | None,
     ) -> Part:
         """
-        Return bytes ``first`` to ``last`` of an object, or as many of them as are read at a time.
+        Return bytes ``first`` to ``last`` of an object, or the first ``PART_MAX_BYTES`` of them.
 
         :param kind_of: Returns the content type for an object's first bytes, or raises ValueError.
-        :raises NotReadableError: See there.
+        :raises NotReadableError: For any of its reasons.
         """
         with self._open(uri, aws_conn_id, allowed) as opened:
             end = opened.size - 1 if last is None else min(last, opened.size - 1)
@@ -240,8 +240,8 @@ class Objects:
             return client
 
     def _log(self, aws_conn_id: str | None, bucket: str, error: Exception) -> None:
-        """Say why objects can't be read to whoever runs the API server: the viewer only sees that they can't."""
-        # What an object is not is no fault of the server's.
+        """Log why objects can't be read, for whoever runs the API server: the viewer only sees that they can't."""
+        # An object of the wrong kind is not the server's fault.
         if isinstance(error, ValueError) and not isinstance(error, BotoCoreError):
             return
         now = time.monotonic()
@@ -261,5 +261,5 @@ class Objects:
 
 def _size_of(made: Any, length: int) -> int:
     content = getattr(made, "content", None)
-    # Parsed lines take several times their text.
+    # Parsed lines take several times the memory of their text.
     return len(content) if isinstance(content, bytes) else length * 4

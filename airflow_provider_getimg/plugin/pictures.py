@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what tasks recorded to pictures: rows of a transfer, lines of a batch's manifest."""
+"""Turns what tasks recorded into pictures: rows of a transfer, lines of a batch's manifest."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Picture:
     """
     One saved file, as its task recorded it. Anyone who may edit XComs may have changed it.
 
-    :param index: Its place among the task's files.
-    :param file_index: Its place among the files of its generation.
+    :param index: Its position among the task's files.
+    :param file_index: Its position among the files of its generation.
     """
 
     task: Task
@@ -43,17 +43,17 @@ class Picture:
 
     @property
     def path(self) -> str:
-        """Its part of a URL of the gallery."""
+        """Its part of a gallery URL."""
         return f"{self.task.path}/{self.index}"
 
     @property
     def is_video(self) -> bool:
-        """Whether it is to be played."""
+        """Whether it is played rather than shown."""
         return self.mime_type.startswith("video/")
 
     @property
     def alt(self) -> str:
-        """What a screen reader says of it."""
+        """Its text for screen readers."""
         return (
             self.prompt
             or f"{'Video' if self.is_video else 'Image'} {self.index + 1} of task {self.task.task_id}"
@@ -61,25 +61,25 @@ class Picture:
 
 
 def manifest_of(value: Any) -> tuple[str, str | None] | None:
-    """Return the URI of a batch's manifest and its AWS connection; None if the XCom is no batch's."""
+    """Return the URI of a batch's manifest and its AWS connection; None if the XCom is not a batch's."""
     if isinstance(value, dict) and isinstance(uri := value.get("manifest"), str) and "aws_conn_id" in value:
         return uri, _text_or_none(value["aws_conn_id"])
     return None
 
 
 def of_transfer(task: Task, value: Any) -> list[Picture]:
-    """Return the pictures of a transfer's XCom; what is no row of one is left out."""
+    """Return the pictures of a transfer's XCom, skipping anything that is not a row of one."""
     rows = value if isinstance(value, list) else []
     return [
         _picture(task, index, row, row, row.get("index"), row["aws_conn_id"])
         for index, row in enumerate(rows)
-        # A row of an older version doesn't say which connection reads it.
+        # A row from an older version doesn't name the connection to read it with.
         if isinstance(row, dict) and isinstance(row.get("uri"), str) and "aws_conn_id" in row
     ]
 
 
 def lines_of(manifest: bytes) -> list[dict[str, Any]]:
-    """Return the lines of a manifest that have files, of as many lines as a batch has at most."""
+    """Return the lines of a manifest that have files, among the maximum number of lines that a batch has."""
     lines = islice(_json_lines(manifest), MAX_REQUESTS)
     return [line for line in lines if isinstance(line.get("uri"), str)]
 
@@ -150,7 +150,7 @@ def _number(value: Any) -> int | None:
 
 
 def amount(value: Any) -> float | None:
-    """Return an amount in USD that was recorded, and may have been edited since; None if it is none."""
+    """Return a recorded amount in USD, which may have been edited since; None if it is invalid."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e9:
         return None
     return float(value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTML, with everything escaped that was not written here."""
+"""Renders HTML, with everything escaped that is not from the templates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
 _HEADERS = {
-    # Nothing from elsewhere, and no script or style within the page.
+    # Nothing from other origins, and no inline scripts or styles.
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; script-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
     "Cache-Control": "private, no-store",
@@ -23,14 +23,14 @@ _HEADERS = {
 
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """Return a page; its templates link with ``root``, which ends with a path prefix of Airflow's, if it has one."""
+    """Return a page; its templates link with ``root``, which begins with Airflow's path prefix, if it has one."""
     root = request.scope.get("root_path", "")
     html = (
         _environment()
         .get_template(template)
         .render(root=root, airflow=root.removesuffix("/getimg") + "/", status=status, **values)
     )
-    # A text from elsewhere may hold half of a character.
+    # Text from elsewhere may contain a lone surrogate.
     return HTMLResponse(html.encode(errors="replace"), status_code=status, headers=_HEADERS)
 
 
@@ -58,7 +58,7 @@ def _usd(cost: float) -> str:
 
 
 def _amount(usd: float) -> str:
-    # Not 0.00, which would say that it was free.
+    # Not 0.00, which would suggest that it was free.
     if 0 < usd < 0.0001:
         return "under 0.0001"
     return f"{usd:.4f}".removesuffix("00")

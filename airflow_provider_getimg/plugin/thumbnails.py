@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a browser may be sent of an object: images and videos, as identified by their bytes, not their names."""
+"""What may be sent to a browser: images and videos, identified by their bytes, not their names."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 from airflow_provider_getimg.api.media import HEAD_BYTES, type_of
 
-#: Types that browsers show and can't run.
+#: Types that browsers show and never execute.
 SHOWN_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif"})
 PLAYED_TYPES = frozenset({"video/mp4", "video/webm"})
 _SIDE = 480
-# More pixels take more memory to unpack than a thumbnail is worth.
+# More pixels take more memory to decode than a thumbnail is worth.
 _MAX_PIXELS = 20_000_000
-# Unpacked, one image at a time.
+# Decode one image at a time.
 _UNPACKING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What may be shown."""
+    """Content that may be shown."""
 
     content: bytes
     mime_type: str
@@ -29,9 +29,9 @@ class Shown:
 
 def shown_type(head: bytes) -> str:
     """
-    Return the type of an image or a video that begins so.
+    Return the type of an image or a video from its first bytes.
 
-    :raises ValueError: It is neither, or none that browsers show, whatever it is called.
+    :raises ValueError: It is neither, or of a type that browsers don't show, whatever its name.
     """
     mime_type = type_of(head[:HEAD_BYTES])
     if mime_type not in SHOWN_TYPES | PLAYED_TYPES:
@@ -41,11 +41,11 @@ def shown_type(head: bytes) -> str:
 
 def thumbnail(content: bytes) -> Shown:
     """
-    Return a small image of an object's content; the image itself where Pillow is not installed, or can't read it.
+    Return a thumbnail of an object's content; the image itself if Pillow is not installed or can't read it.
 
-    One of more pixels than are unpacked is empty, which can be kept as well.
+    An image with too many pixels to decode gives an empty result, which can be cached as well.
 
-    :raises ValueError: It is no image.
+    :raises ValueError: It is not an image.
     """
     whole = Shown(content, shown_type(content))
     if whole.mime_type not in SHOWN_TYPES:
@@ -61,7 +61,7 @@ def thumbnail(content: bytes) -> Shown:
             picture.draft("RGB", (_SIDE, _SIDE))
             small = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
             small.thumbnail((_SIDE, _SIDE))
-            # The thumbnail doesn't say which side is up, so that it is turned itself.
+            # The thumbnail carries no orientation tag, so its pixels are rotated.
             ImageOps.exif_transpose(small, in_place=True)
             file = io.BytesIO()
             small.save(file, "WEBP", quality=80)

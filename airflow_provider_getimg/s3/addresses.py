@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Which IP addresses are on the public internet.
+Decides which IP addresses are on the public internet.
 
-By a list of our own: ``ipaddress.is_global`` differs between releases of Python, and knows nothing of the IPv4 addresses that
-translators and tunnels read out of IPv6 ones. Source: the special-purpose registries of IANA, October 2026.
+Uses its own list: ``ipaddress.is_global`` differs between Python releases, and ignores the IPv4 addresses that translators
+and tunnels extract from IPv6 addresses. Source: IANA's special-purpose address registries, October 2026.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOT_PUBLIC_IPV4 = tuple(
             "10.0.0.0/8",  # private
             "100.64.0.0/10",  # carrier-grade NAT
             "127.0.0.0/8",  # loopback
-            "168.63.129.16/32",  # Azure's own services
+            "168.63.129.16/32",  # Azure platform services
             "169.254.0.0/16",  # link-local, and metadata services
             "172.16.0.0/12",  # private
             "192.0.0.0/24",  # protocol assignments, and Oracle's metadata service
@@ -37,7 +37,7 @@ _NOT_PUBLIC_IPV4 = tuple(
         ),
     )
 )
-# What is not in it is private, link-local, multicast, or reserved.
+# Anything outside it is private, link-local, multicast, or reserved.
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NOT_PUBLIC_IPV6 = tuple(
     map(
@@ -59,7 +59,7 @@ _ISATAP = (bytes.fromhex("00005efe"), bytes.fromhex("02005efe"))
 
 
 def address_of(host: str) -> Address | None:
-    """Return the address that a host is, in any way that an operating system reads one; None for a name."""
+    """Parse a host as an IP address, in any notation that an operating system accepts; return None for a name."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
         # ::ffff:10.0.0.1 is 10.0.0.1 on the wire.
@@ -74,25 +74,25 @@ def address_of(host: str) -> Address | None:
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether an address is on the public internet; an IPv4 address inside an IPv6 one counts as the former."""
+    """Return whether an address is on the public internet; for an IPv6 address, check any IPv4 addresses embedded in it."""
     return all(map(_is_public, embedded_addresses(address)))
 
 
 def embedded_addresses(address: Address) -> tuple[Address, ...]:
-    """Return the IPv4 addresses that an IPv6 address stands for, or else the address itself."""
+    """Return the IPv4 addresses embedded in an IPv6 address, or else the address itself."""
     if isinstance(address, IPv4Address):
         return (address,)
     octets = address.packed
     if any(address in network for network in (_COMPATIBLE, _NAT64)):
         return (IPv4Address(octets[12:]),)
     if address in _LOCAL_NAT64:
-        # The prefix of a translator has 96 bits, or these 48: then the address is on both sides of octet 8 (RFC 6052).
+        # A translator's prefix has 96 bits, or these 48: then the IPv4 address is split around octet 8 (RFC 6052).
         early = octets[6:8] + octets[9:11]
         return (IPv4Address(octets[12:]), *([IPv4Address(early)] if any(early) else []))
     if address in _6TO4:
         return (IPv4Address(octets[2:6]),)
     if address in _TEREDO:
-        # The server's address, and the client's with all bits turned.
+        # The server's address, and the client's with all bits inverted.
         return IPv4Address(octets[4:8]), IPv4Address(bytes(octet ^ 0xFF for octet in octets[12:]))
     if octets[8:12] in _ISATAP:
         return (address, IPv4Address(octets[12:]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The AWS connection, and a client of S3 that is made for it."""
+"""The AWS connection and its S3 client."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from mypy_boto3_s3 import S3Client
 
-# Those of a response, by their beginnings.
+# Prefixes of the response headers that are read.
 _READ_HEADERS = ("content-", "etag", "x-amz-checksum-", "x-amz-meta-", "x-amz-request-id", "x-amz-id-2")
 
 
 def s3_hook(aws_conn_id: str | None, connections: int, config: Config | None = None) -> S3Hook:
     """
-    Return a hook whose client has room for this many requests at once; boto3 keeps 10 connections by default.
+    Return a hook whose client can send this many requests at once; boto3 keeps 10 connections by default.
 
-    :param config: More settings, which win over the connection's own.
+    :param config: Extra settings, which override the connection's own.
     """
     hook = _hook_class()(aws_conn_id=aws_conn_id)
     with _faults_of_the_connection(aws_conn_id):
@@ -44,7 +44,7 @@ def _hook_class() -> type[S3Hook]:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     class GetimgS3Hook(S3Hook):
-        """Knows who calls it: the user agent names the caller, which is looked for through all modules otherwise."""
+        """Names its caller for the user agent; the base class would search all modules for it."""
 
         def _get_caller(self, *_: object) -> str:
             return "GetimgS3"
@@ -66,7 +66,7 @@ def s3_client(hook: S3Hook) -> S3Client:
 
 
 def plain_client(hook: S3Hook, client: S3Client) -> S3Client:
-    """Return a client that adds no checksum of its own to a request: ``client`` itself, if it is one."""
+    """Return a client that adds no checksums on its own: ``client`` itself, if it already adds none."""
     if getattr(client.meta.config, "request_checksum_calculation", None) == "when_required":
         return client
     plain: S3Client = _reconfigured(hook, Config(request_checksum_calculation="when_required")).get_conn()
@@ -75,7 +75,7 @@ def plain_client(hook: S3Hook, client: S3Client) -> S3Client:
 
 
 def _reconfigured(hook: S3Hook, config: Config) -> S3Hook:
-    """Return a hook with more settings, on top of the connection's own, such as the addressing style."""
+    """Return a hook with ``config`` merged over the connection's own settings, such as the addressing style."""
     own = hook.conn_config.botocore_config
     return _hook_class()(
         aws_conn_id=hook.aws_conn_id, config=own.merge(config) if own is not None else config
@@ -83,7 +83,7 @@ def _reconfigured(hook: S3Hook, config: Config) -> S3Hook:
 
 
 def _read_leniently(client: S3Client) -> None:
-    """Keep botocore from headers that nothing here reads: a date that is none would be an error of the whole call."""
+    """Hide headers that are not read here from botocore: an invalid date in one would fail the whole call."""
     for operation in ("PutObject", "HeadObject", "GetObject"):
         client.meta.events.register(
             f"before-parse.s3.{operation}", _keep_what_is_read, unique_id=f"getimg-headers-of-{operation}"
@@ -99,7 +99,7 @@ def _keep_what_is_read(response_dict: dict[str, Any], **_: Any) -> None:
 
 @contextmanager
 def _faults_of_the_connection(aws_conn_id: str | None) -> Iterator[None]:
-    """Say in one sentence what is wrong with an AWS connection, whoever finds it."""
+    """Report in one sentence what is wrong with an AWS connection, whichever library finds it."""
     try:
         yield
     except (
@@ -111,7 +111,7 @@ def _faults_of_the_connection(aws_conn_id: str | None) -> Iterator[None]:
         TypeError,
         ValueError,
     ) as error:
-        # A role is assumed with a request, which may fail this time alone.
+        # Assuming a role sends a request, which may fail only this time.
         is_passing = isinstance(error, ConnectionError | HTTPClientError) or (
             isinstance(error, ClientError) and is_transient(error)
         )
@@ -121,11 +121,11 @@ def _faults_of_the_connection(aws_conn_id: str | None) -> Iterator[None]:
 
 def _sign_checksum(request: Any, **_: Any) -> None:
     """
-    Sign a body's SHA-256 once.
+    Compute a body's SHA-256 only once.
 
-    Over plain http botocore computes it a second time, to sign the body: a quarter of an upload's CPU time. The header
-    ``x-amz-checksum-sha256`` is signed as well, and S3 compares the body with it. A connection that sets
-    ``payload_signing_enabled`` is left alone.
+    Over plain http, botocore computes it a second time to sign the body: a quarter of an upload's CPU time. The
+    ``x-amz-checksum-sha256`` header is signed too, and S3 verifies the body against it. A connection that sets
+    ``payload_signing_enabled`` keeps its setting.
     """
     config = request.context.get("client_config")
     options: Any = getattr(config, "s3", None) or {}

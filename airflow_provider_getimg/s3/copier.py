@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy one file from its signed URL into S3: download and verify all of it, then write it with one request."""
+"""Copy one file from its signed URL to S3: download and verify it in full, then write it with one request."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 IF_EXISTS = ("skip", "replace", "fail")
 
-#: A download is free to repeat: attempts within a try, and bounds in seconds of the wait between them.
+#: Repeating a download is free: attempts per try, and the bounds in seconds of the wait between them.
 ATTEMPTS = 5
 BACKOFF_FIRST = 0.5
 BACKOFF_LIMIT = 20.0
@@ -46,10 +46,10 @@ BACKOFF_LIMIT = 20.0
 @dataclass(frozen=True, slots=True)
 class SavedFile:
     """
-    A file that is in S3.
+    A file that is saved in S3.
 
-    :param mime_type: Its content type, as its bytes say.
-    :param etag: As S3 gave it; empty where it gave none.
+    :param mime_type: Its content type, detected from its bytes.
+    :param etag: As S3 returned it; empty if it returned none.
     """
 
     item: TransferItem
@@ -59,7 +59,7 @@ class SavedFile:
     mime_type: str | None
 
     def row(self) -> dict[str, Any]:
-        """Return the file's row of the XCom."""
+        """Return the file's row in the XCom."""
         return {
             "uri": self.item.uri,
             "bucket": self.item.bucket,
@@ -78,11 +78,11 @@ class SavedFile:
 
 class Copier:
     """
-    Copies files, each in any thread.
+    Copies files. Safe to use from several threads.
 
     :param store: S3 with the user's options.
     :param downloads: The download session.
-    :param if_exists: ``skip``, ``replace`` or ``fail``: what to do where an object is at the key.
+    :param if_exists: What to do if an object exists at the key: ``skip``, ``replace`` or ``fail``.
     :param killed: Set when the task is terminated.
     :param log: The task's log.
     """
@@ -103,22 +103,22 @@ class Copier:
         self._killed = killed
         self._log = log
         self._listing = Listing()
-        # Which file was the first to take a key: hashes of the object's URI and the file's URL. Of two that take one, as an API that
-        # repeats an id makes them, one is not to be taken for the other.
+        # Maps each key to the first file that claimed it: hash of the object's URI to hash of the file's URL. If the API
+        # repeats an id, two files claim one key, and neither may be mistaken for the other.
         self._taken: dict[int, int] = {}
 
     def list(self, items: Sequence[TransferItem]) -> None:
-        """List what is at the keys of these files, all in one bucket, where that takes less than a look at each."""
+        """List which keys of these files exist, all in one bucket, if that is cheaper than a HEAD for each."""
         if items and self._if_exists != "replace":
             self._listing = self._store.listing([item.key or None for item in items], items[0].bucket)
 
     def save(self, item: TransferItem, *, is_new: bool = False) -> SavedFile:
         """
-        Save a file, or find that it is saved. Downloads that fail are repeated, within the connection's timeout.
+        Save a file unless it is already saved. Failed downloads are retried within the connection's timeout.
 
-        :param is_new: Whether nothing was at the key a moment ago: the look before the download is spared, as for a key
-            that was not among those of :meth:`list`.
-        :raises GetimgError: Its message says which file failed, why, what it had cost, and what to do.
+        :param is_new: Whether nothing was at the key a moment ago: the check before the download is skipped, as for a key
+            that :meth:`list` did not find.
+        :raises GetimgError: Its message says which file failed, why, what it cost, and what to do.
         """
         deadline = Deadline(self.downloads.timeout)
         try:
@@ -136,9 +136,9 @@ class Copier:
 
     def find(self, items: Sequence[TransferItem]) -> Sequence[SavedFile]:
         """
-        Return the files of a generation if all of them are saved at their keys already; otherwise none.
+        Return a generation's files if all of them are already saved at their keys; otherwise none.
 
-        :raises GetimgError: S3 could not be asked.
+        :raises GetimgError: The request to S3 failed.
         """
         found = []
         for item in items:
@@ -146,14 +146,14 @@ class Copier:
             if stored is None or not stored.is_copy_of(item) or not self._is_first(item):
                 return []
             if stored.metadata.get(REQUEST_SHA256) != item.request_sha256:
-                # An API that repeats an id: it is another row's.
+                # The API repeated an id: the object is another row's.
                 return []
             sha256 = stored.sha256 or self._store.sha256_of(item)
             found.append(SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type))
         return found
 
     def _is_first(self, item: TransferItem) -> bool:
-        """Tell whether no other file of this task has taken the item's key."""
+        """Claim the item's key, and return whether no other file of this task claimed it first."""
         url = hash(item.media.url)
         return not item.key or self._taken.setdefault(hash(item.uri), url) == url
 
@@ -173,7 +173,7 @@ class Copier:
         return SavedFile(item, spool.size, spool.sha256, etag, mime_type)
 
     def _resolve_occupied(self, item: TransferItem, spool: Spool, deadline: Deadline) -> SavedFile:
-        """Look at what S3 refused to replace: it may be our own write, whose response was lost."""
+        """Check the object that S3 refused to replace: it may be our own write, whose response was lost."""
         stored = self._store.head(item.bucket, item.key)
         if stored is None:
             raise ObjectExistsError(
@@ -185,7 +185,7 @@ class Copier:
     def _resolve_existing(
         self, item: TransferItem, stored: StoredObject, sha256: str | None, deadline: Deadline
     ) -> SavedFile:
-        """Decide about an object that is at the key. ``sha256`` is the file's, where it is known already."""
+        """Decide what to do about an object at the key. ``sha256`` is the file's, if it is already known."""
         theirs = stored.sha256 or self._store.sha256_of(item)
 
         def found() -> SavedFile:
@@ -211,7 +211,7 @@ class Copier:
         return found()
 
     def _downloaded(self, item: TransferItem, deadline: Deadline) -> tuple[Spool, str]:
-        """Download a file, repeatedly where that may help."""
+        """Download a file, retrying where that may help."""
         seen: set[str] = set()
 
         def fetch() -> tuple[Spool, str]:
@@ -220,7 +220,7 @@ class Copier:
             try:
                 return self.downloads.fetch(item.name, item.media, deadline)
             except NotAnImageError as error:
-                # A page that says "wait" may be followed by the file; the same page again won't.
+                # A page that says "wait" may give way to the file; a page that comes twice won't.
                 if error.sha256 in seen:
                     raise FileRefusedError(f"{error.message} It is the same each time.") from None
                 seen.add(error.sha256)
@@ -235,7 +235,7 @@ class Copier:
         """
         Return a ``Retrying`` for a call.
 
-        :param item: The file, if it must still be available; None if it is downloaded already.
+        :param item: The file, if it must still be available; None if it is already downloaded.
         """
         ends = item.media.deletes_at if item is not None else None
 
@@ -243,7 +243,7 @@ class Copier:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, DownloadError) else None
             seconds = backoff(state.attempt_number, BACKOFF_FIRST, BACKOFF_LIMIT) if asked is None else asked
-            # Not past the file's end while it has one ahead: by our clock, which may be wrong.
+            # Don't sleep past the file's deletion if that is still ahead by the worker's clock, which may be wrong.
             left = (ends - datetime.now(UTC)).total_seconds() if ends is not None else 0
             return min(seconds, left / 2) if left > 0 else seconds
 
@@ -275,5 +275,5 @@ def _is_download_error(error: BaseException) -> bool:
 
 
 def _is_conflict(error: BaseException) -> bool:
-    """Tell whether it is a write at the same moment as somebody else's (409)."""
+    """Return whether a write collided with a concurrent write (409)."""
     return isinstance(error, ObjectStoreError) and error.code == "ConditionalRequestConflict"

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Downloads of signed URLs: an HTTP session of its own, which never holds the API key.
+Downloads from signed URLs, in a separate HTTP session that never holds the API key.
 
-The files are paid for, so that a download is lenient: bytes that are an image are the file, however a server labels, encodes
-or measures them. And it is free, so that what went wrong may be tried again until the server itself says that the file is
-gone.
+The files are paid for, so downloads are lenient: if the bytes are an image, they are the file, however the server labels,
+encodes or measures them. Downloads are free, so failures may be retried until the server itself says that the file is gone.
 """
 
 from __future__ import annotations
@@ -49,23 +48,23 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10.0
 MAX_REDIRECTS = 5
-# A page that comes with a redirect has no more.
+# The body of a redirect is no larger.
 _SMALL_BYTES = 64 * 1024
-# Compressed twice at most: a third layer is never intended.
+# At most two layers of compression: a third is never intended.
 _MAX_LAYERS = 2
 
-# Statuses of a URL that has expired, or does not work yet: the time shows which.
+# Statuses of a URL that has expired or does not work yet: the time shows which.
 _NOT_SERVED = frozenset({401, 403, 404})
 _GONE = 410
-# Successes of something else than a download.
+# Success statuses that deliver no file.
 _NOTHING_YET = frozenset({202, 204, 205})
 
 
 class Deadline:
     """
-    The time that one file may take, over all attempts.
+    The time limit for one file, across all attempts.
 
-    It begins when it is first asked for, which is when the file has its first slot: waiting for others is not its fault.
+    Starts on first use, when the file gets its first slot: time spent waiting for other files does not count.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -73,7 +72,7 @@ class Deadline:
         self._end: float | None = None
 
     def left(self) -> float:
-        """Return the seconds that are left, 0 at least."""
+        """Return the seconds left, at least 0."""
         if self._end is None:
             self._end = time.monotonic() + self._seconds
         return max(0.0, self._end - time.monotonic())
@@ -81,13 +80,13 @@ class Deadline:
 
 class Downloads:
     """
-    A session for downloads, for several threads. Use it as a context manager.
+    A download session that several threads can share. Use it as a context manager.
 
     :param settings: Proxy, timeout and base URL of the getimg connection.
-    :param remedy: What a user does about a file that is gone, as a sentence.
+    :param remedy: What a user can do about a file that is gone, as a sentence.
     :param max_bytes: The largest file to accept.
-    :param concurrency: How many downloads are open at once; others wait.
-    :param log: Where oddities are logged.
+    :param concurrency: How many downloads run at once; others wait.
+    :param log: Where to log anomalies.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class Downloads:
         self._http = http_client(
             transport=KeptConnections(settings.proxy, concurrency),
             follow_redirects=False,
-            # Bytes as they are: a decoder would hide what was really sent from the length check.
+            # Raw bytes: a decoder would hide from the length check what was really sent.
             headers={"Accept-Encoding": "identity"},
         )
 
@@ -115,23 +114,23 @@ class Downloads:
         self._http.close()
 
     def abort(self) -> None:
-        """End the downloads in flight at once, and let none begin. From any thread or signal handler."""
+        """Abort the downloads in flight at once and start no more. Safe to call from any thread or signal handler."""
         self._aborted = True
         for watch in list(self._watches):
             watch.cut()
 
     def fetch(self, name: str, media: MediaFile | KnownMedia, deadline: Deadline) -> tuple[Spool, str]:
         """
-        Download a file once one of the slots is free, and verify it.
+        Wait for a free slot, then download a file and verify it.
 
-        :param name: How messages call the file.
-        :param media: Its URL, and what was promised of it.
-        :param deadline: When it must have ended; it begins with the file's first slot.
-        :return: The file, to be closed, and its content type as its bytes say.
+        :param name: The file's name in messages.
+        :param media: Its URL, and the properties that the API promised.
+        :param deadline: The file's time limit; it starts with the file's first slot.
+        :return: The file, which the caller must close, and its content type, detected from its bytes.
         :raises FileGoneError: The server says that the file is gone, and its time is over.
-        :raises FileRefusedError: The URL leads where it may not, or the file is over ``max_bytes``.
-        :raises NotAnImageError: It is a page, a message or nothing.
-        :raises DownloadError: Any other failure: a cut-off body, a time-out, a status that is no success, a full disk.
+        :raises FileRefusedError: The URL may not be requested, or the file exceeds ``max_bytes``.
+        :raises NotAnImageError: The body is a page, a message or empty.
+        :raises DownloadError: Any other failure: a truncated body, a timeout, an unsuccessful status, a full disk.
         :raises KilledError: The session was aborted.
         """
         with self._request(name, media, deadline) as (response, watch):
@@ -151,15 +150,15 @@ class Downloads:
 
     def check_before_payment(self) -> None:
         """
-        Refuse, while nothing is paid yet, what every download would be refused for.
+        Before anything is paid for, fail if every download would be refused.
 
-        :raises NetworkRefusedError: Files are served where the connection does not allow downloads.
+        :raises NetworkRefusedError: The connection does not allow downloads from the host that serves the files.
         """
         self._guard.check_before_payment()
 
     def all_gone(self, generation: Generation) -> bool:
         """
-        Tell whether all files of a response should be deleted by now, and the server says so: a worker's clock may be wrong.
+        Return whether all files of a response are past deletion and the server confirms it; a worker's clock may be wrong.
 
         :raises KilledError: The session was aborted.
         """
@@ -169,7 +168,7 @@ class Downloads:
 
     def _is_gone(self, name: str, media: MediaFile) -> bool:
         """
-        Try to download a file whose time should be over. What can't be asked is not gone.
+        Try to download a file that should be deleted by now. If the request fails, the file does not count as gone.
 
         :raises KilledError: The session was aborted.
         """
@@ -188,12 +187,12 @@ class Downloads:
     def _request(
         self, name: str, media: MediaFile | KnownMedia, deadline: Deadline
     ) -> Iterator[tuple[httpx.Response, ConnectionWatch]]:
-        """Open the download, and check its head."""
+        """Open the download and check the response's head."""
         with self._slots, ExitStack() as stack:
             watch = ConnectionWatch("GET", deadline.left(), self._guard.check_peer)
             self._watches.add(watch)
             stack.callback(self._watches.discard, watch)
-            # After the watch is known to abort(): either it sees the watch, or we see that it was called.
+            # Checked after the watch is registered: either abort() sees the watch, or this sees that abort() was called.
             if self._aborted:
                 raise KilledError(f"The task was terminated before {name} was saved.")
             stack.enter_context(watch)
@@ -203,7 +202,7 @@ class Downloads:
 
     @contextmanager
     def _faults_of(self, name: str, watch: ConnectionWatch) -> Iterator[None]:
-        """Turn the faults of a connection, and of a URL or a host that can't be parsed, into ours."""
+        """Convert the errors of a connection, or of a URL or host that can't be parsed, into this package's own."""
         try:
             yield
         except (GetimgError, TooLargeError):
@@ -229,14 +228,14 @@ class Downloads:
                     return
                 url = urljoin(url, location)
                 if (_announced(response) or 0) <= _SMALL_BYTES and not _is_chunked(response):
-                    # Read to its end, its connection can be used again.
+                    # Once the body is read, the connection can be reused.
                     response.read()
         raise DownloadError(f"The URL of {name} redirects more than {MAX_REDIRECTS} times.")
 
     def _check_head(self, name: str, media: MediaFile | KnownMedia, response: httpx.Response) -> None:
         status = response.status_code
         ends = media.deletes_at
-        # By the server's clock, where it tells the time: a worker's may be wrong, and a URL may not work yet.
+        # By the server's clock, if it sends the time: a worker's may be wrong, and a URL may not work yet.
         is_over = ends is not None and ends <= _server_time(response)
         if status == _GONE or (status in _NOT_SERVED and is_over):
             when = "at a time that the API did not give" if ends is None else f"at {ends.isoformat()}"
@@ -255,7 +254,7 @@ class Downloads:
             raise self._too_large(name, str(announced))
 
     def _receive(self, name: str, response: httpx.Response, watch: ConnectionWatch, spool: Spool) -> None:
-        """Read the body; raise where it is not all of it."""
+        """Read the body; raise if it is incomplete."""
         with self._faults_of(name, watch):
             broken: httpx.RemoteProtocolError | None = None
             try:
@@ -267,7 +266,7 @@ class Downloads:
                 broken = error
             spool.seal()
             if broken is not None:
-                # What frames the chunks is wrong, or missing at the end: the file itself shows whether it is whole.
+                # The chunks' framing is invalid, or missing at the end: the file itself shows whether it is complete.
                 if not is_whole(spool.file(), spool.size):
                     raise broken
                 self._log.warning(
@@ -282,13 +281,13 @@ class Downloads:
                 raise EOFError(f"{spool.size} of {whole} bytes came, as a part of the file")
             is_part = response.status_code == 206 and whole is None
             if is_part or (announced is None and not _is_chunked(response)):
-                # Its end may be the server's, or that of the connection alone: the file itself shows which.
+                # Either the server finished or the connection broke: the file itself shows which.
                 if is_whole(spool.file(), spool.size) is False:
                     raise EOFError(f"{spool.size} bytes came without a length, and the file's end is missing")
                 self._log.warning("The download of %s came without a length.", name)
 
     def _content_type(self, name: str, media: MediaFile | KnownMedia, spool: Spool) -> str:
-        """Return the content type that the bytes speak for."""
+        """Return the content type, detected from the bytes."""
         promised = media.mime_type or "nothing"
         if not spool.size:
             raise NotAnImageError(f"The download of {name} was empty.", spool.sha256)
@@ -325,29 +324,29 @@ class Downloads:
 
 
 def is_past_deletion(generation: Generation) -> bool:
-    """Return whether all files of a response should be deleted by now, by this machine's clock."""
+    """Return whether all files of a response are past their deletion time, by this machine's clock."""
     now = datetime.now(UTC)
     return all(media.deletes_at is not None and media.deletes_at <= now for media in generation.data)
 
 
 def _server_time(response: httpx.Response) -> datetime:
-    """Return the time by the server's clock, or by ours where the response has none."""
+    """Return the time by the server's clock, or by this machine's if the response has no valid date."""
     try:
         date = parsedate_to_datetime(response.headers.get("date", ""))
         return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
     except Exception:
-        # ValueError, OverflowError and others: its parser fails in as many ways as a date can be wrong.
+        # ValueError, OverflowError and others: the parser fails in as many ways as a date can be wrong.
         return datetime.now(UTC)
 
 
 def _announced(response: httpx.Response) -> int | None:
-    """Return the announced length of the body in bytes, however many zeros it begins with."""
-    # A body in chunks has its length in them, whatever is said beside.
+    """Return the announced length of the body in bytes, however many leading zeros it has."""
+    # A chunked body carries its own length, whatever Content-Length says.
     return None if _is_chunked(response) else _number(response.headers.get("content-length", ""))
 
 
 def _whole_size(response: httpx.Response) -> int | None:
-    """Return the size of the file that a partial response (206) is a part of; None if it is not given, or is no part."""
+    """Return the whole file's size from a partial response (206); None if it is missing, or the response is not partial."""
     total = response.headers.get("content-range", "").rpartition("/")[2]
     return _number(total) if response.status_code == 206 else None
 
@@ -362,5 +361,5 @@ def _is_chunked(response: httpx.Response) -> bool:
 
 
 def capital(text: str) -> str:
-    """Return a text with its first letter in upper case, and the rest as it is: ids stay what they are."""
+    """Capitalize the first letter of a text and leave the rest alone: ids must not change."""
     return text[:1].upper() + text[1:]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Connections for downloads, kept and used again.
+Keep-alive connections for downloads.
 
-Over TLS a new connection takes two round trips before the request, and the handshake's CPU time. A download is free and may be
-repeated, so that it may go out on a connection which the server closes at that moment. A generation may not: each has a
-connection of its own (see :class:`~airflow_provider_getimg.api.transport.Transport`).
+A new TLS connection costs two round trips before the request, and the handshake's CPU time. A download is free and may be
+repeated, so it may be sent over a connection that the server closes at that moment. A generation may not: each has its own
+connection (see :class:`~airflow_provider_getimg.api.transport.Transport`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.proxies import Proxy
 
-# Shorter than what servers and translators of addresses keep: what is silently gone would be waited for in vain.
+# Shorter than servers and NATs keep connections: a request over one that was silently dropped would wait in vain.
 _KEPT_SECONDS = 15.0
 _CHUNK_BYTES = 256 * 1024
 _LENGTH = b"Content-Length: "
@@ -34,10 +34,10 @@ _Origin = tuple["Proxy | None", str, str, "int | None"]
 
 class KeptConnections(Transport):
     """
-    Sends each request over a connection that it has to itself: one that an earlier request is done with, or a new one.
+    Sends each request over a connection that no other request is using: an idle one, or a new one.
 
     :param proxy: URL of the getimg connection's proxy, if it has one.
-    :param most: How many connections are kept for later.
+    :param most: The maximum number of idle connections to keep.
     """
 
     _limits = httpx.Limits(max_connections=None, max_keepalive_connections=1, keepalive_expiry=_KEPT_SECONDS)
@@ -63,7 +63,7 @@ class KeptConnections(Transport):
             try:
                 return connection.send(request, self._give_back)
             except (httpx.NetworkError, httpx.RemoteProtocolError, OSError):
-                # The server has closed it meanwhile: that is no fault of the download's. One that was cut by us ends here.
+                # The server closed the idle connection: use a new one. If the watch cut it, this call raises.
                 request.extensions["trace"](ROUTE_EVENT, {"proxy": proxy})
         connection = _Connection(origin, self._built(proxy, request.url.scheme == "https"))
         return connection.send(request, self._give_back)
@@ -87,9 +87,9 @@ class KeptConnections(Transport):
 
 class _Connection:
     """
-    A connection, as a pool that is used by one request at a time.
+    One connection: a pool that serves one request at a time.
 
-    :param origin: Where it leads.
+    :param origin: What it connects to.
     :param transport: The pool.
     """
 
@@ -104,7 +104,7 @@ class _Connection:
         """
         Send a request.
 
-        :param give_back: Called once all of the response was read.
+        :param give_back: Called once the whole response has been read.
         """
         watch = request.extensions["trace"]
 
@@ -117,7 +117,7 @@ class _Connection:
         request.extensions = {**request.extensions, "trace": trace}
         try:
             if self._stream is not None:
-                # Its reader is replaced for each response.
+                # Drop the last response's reader: each response gets a new one.
                 vars(self._stream).pop("read", None)
                 trace(REUSE_EVENT, {"url": request.url, "return_value": self._stream})
             response = self._transport.handle_request(request)
@@ -140,20 +140,20 @@ class _Connection:
 
 class _Head:
     """
-    Keeps the body of a response from httpx, where its length is known.
+    Hides the body of a response from httpx, if its length is known.
 
-    httpx takes a body apart in small pieces, each through several layers of Python: half of a copy's CPU time. There is
-    nothing to take apart: for httpx the response has no body, and it is read off the connection.
+    httpx parses a body in small pieces, each through several layers of Python: half of a copy's CPU time. A body of known
+    length needs no parsing: httpx sees an empty body, and the real one is read straight from the connection.
     """
 
     def __init__(self) -> None:
         self._is_read = False
         self._begun = b""
-        #: Of the body in bytes; 0 where httpx reads it.
+        #: Of the body, in bytes; 0 if httpx reads it.
         self.length = 0
 
     def come_from(self, stream: httpcore.NetworkStream) -> None:
-        """Read what comes from a stream before httpx does."""
+        """Intercept what httpx reads from a stream."""
         read = stream.read
 
         def read_head(max_bytes: int, timeout: float | None = None) -> bytes:
@@ -166,7 +166,7 @@ class _Head:
         stream.read = read_head  # type: ignore[method-assign]
 
     def _without_body(self, received: bytes) -> bytes:
-        """Take the body out of what came first: a whole head as ResponseHeads returns it, with its length at the end."""
+        """Cut the body off the first bytes, which hold the whole head as ResponseHeads returns it, with the length last."""
         head, end, begun = received.partition(b"\r\n\r\n")
         others, _, last = head.rpartition(b"\r\n")
         if not end or not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 206")) or not last.startswith(_LENGTH):
@@ -176,9 +176,9 @@ class _Head:
 
     def body(self, stream: httpcore.NetworkStream, timeout: float | None) -> Iterator[bytes]:
         """
-        Yield the bytes of the body; fewer where the connection ends before.
+        Yield the bytes of the body; fewer if the connection ends early.
 
-        :raises httpx.TransportError: It broke.
+        :raises httpx.TransportError: The connection broke.
         """
         begun, self._begun = self._begun[: self.length], b""
         if begun:
@@ -191,7 +191,7 @@ class _Head:
         try:
             while left > 0:
                 filled, most = 0, min(left, len(buffer))
-                # TLS hands out 16 KiB at a time, however much is requested.
+                # TLS returns at most 16 KiB at a time, however much is requested.
                 while filled < most and (received := receive(buffer[filled:most])):
                     filled += received
                 yield bytes(buffer[:filled])
@@ -205,14 +205,14 @@ class _Head:
 
 
 def _receiver(stream: httpcore.NetworkStream, timeout: float | None) -> Callable[[memoryview], int]:
-    """Return what receives bytes into a buffer, and returns their number: straight from the socket, where it can be."""
+    """Return a function that reads into a buffer and returns the number of bytes: straight from the socket, if possible."""
     sock = stream.get_extra_info("socket")
     if isinstance(sock, socket.socket) and not isinstance(stream.get_extra_info("ssl_object"), ssl.SSLObject):
         sock.settimeout(timeout)
         return sock.recv_into
 
     def receive(buffer: memoryview) -> int:
-        # TLS within the TLS of a proxy.
+        # TLS inside a proxy's TLS.
         received = stream.read(len(buffer), timeout)
         buffer[: len(received)] = received
         return len(received)
@@ -224,9 +224,9 @@ class _Body(httpx.SyncByteStream):
     """
     The body of a response.
 
-    :param rest: What httpx has of it.
-    :param begun: What it has not.
-    :param end: Called when it is closed, with whether all of it was read.
+    :param rest: The part that httpx reads.
+    :param begun: The part that httpx does not see.
+    :param end: Called on close, with whether the whole body was read.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of objects: templates with placeholders, and what a key may consist of."""
+"""Object keys: templates with placeholders, and the rules for valid keys."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 #: S3's limit for a key, in bytes of UTF-8.
 KEY_MAX_BYTES = 1024
 
-#: What a file of a generation knows of itself.
+#: The placeholders that every file of a generation fills in.
 PLACEHOLDERS = ("generation_id", "index", "extension", "model", "width", "height", "sha256")
 
 _MAX_NAMES_SHOWN = 30
-# No width and no precision above this: Python would build a text of any size.
+# The maximum width and precision of a format: Python would build a text of any size.
 _FORMAT_MAX = 255
 _FORMAT_MAX_CHARACTERS = 32
-# A key takes at most this much of a value that only the response has.
+# A value that only the response has is cut to this length in a key.
 _VALUE_MAX_CHARACTERS = 128
-# What follows a dot is no extension if it is longer.
+# A longer text after a dot is not an extension.
 _EXTENSION_MAX_CHARACTERS = 16
 
-# C0, DEL, C1, line separators, all that turns the direction of text, and what XML, so a listing, can't carry.
+# C0, DEL, C1, line separators, bidirectional controls, and characters that XML, and so a listing, can't carry.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]"
 )
@@ -37,7 +37,7 @@ _SEPARATOR = re.compile(r"[/\\]")
 
 
 class _Unknown(str):
-    """An unknown value, in any format."""
+    """An unknown value, which ignores its format."""
 
     __slots__ = ()
 
@@ -45,32 +45,32 @@ class _Unknown(str):
         return str(self)
 
 
-#: Stands in a key for what a response does not say, whatever the format.
+#: Replaces in a key a value that the response does not give, whatever the format.
 UNKNOWN = _Unknown("unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyTemplate:
     """
-    Where objects go in S3: a bucket, and a key with placeholders that are filled in for each.
+    Where objects go in S3: a bucket, and a key whose placeholders are filled in for each object.
 
     :param bucket: The bucket.
-    :param names: The placeholders in it.
+    :param names: The placeholders in the key.
     """
 
     bucket: str
     names: frozenset[str]
-    # Text, then the name and the format of the placeholder that follows it, if one does.
+    # Literal text, then the name and the format of the placeholder that follows it, if any.
     _parts: tuple[tuple[str, str | None, str], ...]
 
     @classmethod
     def parse(cls, s3_key: object, s3_bucket: object) -> Self:
         """
-        Read a template.
+        Parse a template.
 
         :param s3_key: A key with placeholders, or a full ``s3://bucket/key``.
-        :param s3_bucket: The bucket where ``s3_key`` is no full URI; None or empty otherwise.
-        :raises InvalidInputError: They name no object, or a placeholder can't be used.
+        :param s3_bucket: The bucket if ``s3_key`` is not a full URI; None or empty otherwise.
+        :raises InvalidInputError: They don't name an object, or a placeholder is invalid.
         """
         bucket, text = _bucket_and_key(s3_key, s3_bucket)
         try:
@@ -91,7 +91,7 @@ class KeyTemplate:
         """
         Check that all placeholders are known.
 
-        :raises InvalidInputError: One is not.
+        :raises InvalidInputError: One is unknown.
         """
         unknown = sorted(self.names - set(allowed))
         if unknown:
@@ -104,8 +104,8 @@ class KeyTemplate:
         """
         Return the key with its placeholders filled in.
 
-        :param values: A text or a number for each placeholder; there may be more.
-        :raises InvalidInputError: A value is missing, or does not fit its format, or the result is no key.
+        :param values: A text or a number for each placeholder; extra values are ignored.
+        :raises InvalidInputError: A value is missing or does not fit its format, or the result is not a valid key.
         """
         texts = []
         for literal, name, spec in self._parts:
@@ -127,7 +127,7 @@ class KeyTemplate:
 
     @property
     def shared_folder(self) -> str:
-        """The folder that all its keys share, without the slash at its end; empty for none."""
+        """The folder that all its keys share, without a trailing slash; empty if there is none."""
         fixed = ""
         for literal, name, _ in self._parts:
             fixed += literal
@@ -138,10 +138,10 @@ class KeyTemplate:
 
 def check_key(key: str, source: str = "s3_key") -> None:
     """
-    Check that S3, and what people do with keys afterwards, can take a finished key.
+    Check that a finished key is valid for S3, and safe for what people do with keys afterwards.
 
     :param source: The parameter that it comes from.
-    :raises InvalidInputError: It can't.
+    :raises InvalidInputError: It is not.
     """
     try:
         size = len(key.encode())
@@ -165,9 +165,9 @@ def check_key(key: str, source: str = "s3_key") -> None:
 
 def clean_value(value: object) -> str:
     """
-    Return what a response says as a part of a key: nothing in it can make a folder, or make the key unusable.
+    Make a response's value safe as part of a key: it can neither create a folder nor make the key invalid.
 
-    It is then too late to refuse: the file is paid for.
+    By then it is too late to refuse it: the file is paid for.
     """
     text = "" if value is None else str(value)
     text = _SEPARATOR.sub("-", _CONTROL.sub("-", text))[:_VALUE_MAX_CHARACTERS]
@@ -177,12 +177,12 @@ def clean_value(value: object) -> str:
 
 
 def numbered(key: str, index: int) -> str:
-    """Return a key with ``-{index}`` before its extension, for files that would share it otherwise."""
+    """Return a key with ``-{index}`` before its extension, for files that would otherwise share it."""
     stem, dot, suffix = key.rpartition(".")
     if not dot or "/" in suffix or len(suffix) > _EXTENSION_MAX_CHARACTERS or stem.rpartition("/")[2] == "":
         stem, dot, suffix = key, "", ""
     end = f"-{index}{dot}{suffix}"
-    # Where there is no room for the number, the key makes some.
+    # If there is no room for the number, the key is shortened.
     return stem.encode()[: KEY_MAX_BYTES - len(end.encode())].decode(errors="ignore") + end
 
 
@@ -210,14 +210,14 @@ def _bucket_and_key(s3_key: object, s3_bucket: object) -> tuple[str, str]:
 
 def _check_placeholder(name: str, spec: str, conversion: str | None) -> None:
     written = f"{{{name}{f'!{conversion}' if conversion else ''}{spec and ':'}{spec}}}"
-    # A format such as {index:03d} is welcome; what reaches into a value, or holds another placeholder, is not.
+    # A format such as {index:03d} is fine; access into a value, or a nested placeholder, is not.
     if conversion or "." in name or "[" in name or "{" in spec:
         raise InvalidInputError(
             f"A placeholder of s3_key must be a name, with at most a format such as {{index:03d}}, got {quote(written)}."
         )
     if name == "sha256" and spec:
         raise InvalidInputError(f"{{sha256}} in s3_key must have no format, got {quote(written)}.")
-    # Short, so that its numbers are few and can be read as such.
+    # In a short format, the numbers are few and short enough for int().
     if len(spec) > _FORMAT_MAX_CHARACTERS or any(
         int(number) > _FORMAT_MAX for number in re.findall(r"\d+", spec)
     ):

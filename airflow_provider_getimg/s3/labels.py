@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.types import Generation
 
 LABELS = "labels"
-#: What a row's key may name beside its labels and what its file knows: all of it is known before the request is sent.
+#: A row's placeholders besides its labels and PLACEHOLDERS: all are known before the request is sent.
 ROW_PLACEHOLDERS = (*(name for name in ImageRequest.model_fields if name != "images"), "row")
 
 _RESERVED = frozenset({*ImageRequest.model_fields, *PLACEHOLDERS, *ROW_PLACEHOLDERS})
-# Beyond it, an integer has more digits than JSON's readers take.
+# A larger integer has more digits than JSON parsers accept.
 _NUMBER_LIMIT = 1e300
 _INTEGER_LIMIT = 2**63
 
 
 def checked_labels(labels: object) -> dict[str, str | int | float]:
     """
-    Return labels as plain JSON: None becomes an empty text; dates, UUIDs, decimal fractions and long integers become texts.
+    Return labels as plain JSON: None becomes ``""``; dates, UUIDs, decimal fractions and long integers become strings.
 
-    :raises InvalidInputError: They are not a dict, or one of them can't be used.
+    :raises InvalidInputError: They are not a dict, or one of them is invalid.
     """
     if labels is None:
         return {}
@@ -47,7 +47,7 @@ def checked_labels(labels: object) -> dict[str, str | int | float]:
 
 
 def labels_of(generation: Generation) -> dict[str, str | int | float]:
-    """Return the labels that the XCom of a generation carries. It is paid for: what is none is left out."""
+    """Return the labels in a generation's XCom. The generation is paid for, so invalid labels are left out."""
     request = (generation.model_extra or {}).get("request")
     labels = request.get(LABELS) if isinstance(request, Mapping) else None
     if not isinstance(labels, Mapping):
@@ -64,7 +64,7 @@ def _checked(labels: Mapping[object, object]) -> Iterator[tuple[str, str | int |
         if not isinstance(name, str) or not name.isprintable():
             raise InvalidInputError(f"The name of a label must be a printable text, got {quote(name)}.")
         if name.startswith("__"):
-            # Airflow's serialization keeps such names for itself.
+            # Airflow's serialization reserves such names.
             raise InvalidInputError(f"The name of a label must not begin with '__', got {quote(name)}.")
         if name in _RESERVED:
             raise InvalidInputError(f"labels must not hold {quote(name)}, which is a placeholder of its own.")
@@ -77,14 +77,14 @@ def _checked(labels: Mapping[object, object]) -> Iterator[tuple[str, str | int |
 
 
 def _plain(value: object) -> str | int | float | None:
-    """Return a value as plain JSON; None if it is none that a label can have."""
+    """Return a value as plain JSON; None if a label can't have it."""
     if value is None:
         return ""
     if isinstance(value, str):
         text = str.__str__(value)
-        # Neither PostgreSQL nor Airflow's own messages take these.
+        # Neither PostgreSQL nor Airflow's own messages accept NUL or lone surrogates.
         return None if "\x00" in text or text.encode(errors="replace").decode() != text else text
-    # True is a flag that slipped in, rather than anybody's name for an image.
+    # True is a stray flag rather than a name for an image.
     if isinstance(value, bool):
         return None
     if isinstance(value, Integral):
@@ -95,21 +95,21 @@ def _plain(value: object) -> str | int | float | None:
         return _plain_decimal(value)
     if isinstance(value, UUID):
         return str(value)
-    # A date that isn't like itself is pandas' NaT.
+    # A date that does not equal itself is pandas' NaT.
     if isinstance(value, date | time) and value == value:
         return value.isoformat()
     return None
 
 
 def _plain_decimal(value: Decimal) -> str | int | None:
-    """Return a whole number as such, so that a format such as ``{size:03}`` fits it, and a fraction as it is written."""
+    """Return a whole number as an integer, so that a format such as ``{size:03}`` fits it, and a fraction as a string."""
     if not value.is_finite() or abs(value) >= _NUMBER_LIMIT:
         return None
     return _plain_integer(int(value)) if value.as_tuple().exponent == 0 else str(value)
 
 
 def _plain_integer(number: int) -> str | int | None:
-    """Return an integer as such if Airflow can hold it, in 64 bits, and a longer one as a text."""
+    """Return an integer unchanged if it fits in Airflow's 64 bits, and a longer one as a string."""
     if abs(number) < _INTEGER_LIMIT:
         return number
     return str(number) if abs(number) < _NUMBER_LIMIT else None

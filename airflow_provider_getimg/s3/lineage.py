@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Report to Airflow and OpenLineage which objects a transfer wrote, but not their source: its URL is secret."""
+"""Report to Airflow and OpenLineage the objects that a transfer wrote, but not their source: its URL is secret."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.s3.copier import SavedFile
 
-#: How many events of a task Airflow registers in a second on SQLite, with room to spare.
+#: How many events of a task Airflow registers per second on SQLite, with a safety margin.
 EVENTS_PER_SECOND = 50
-#: How many objects of a task are looked up among Airflow's assets, at some 10 ms each.
+#: How many objects of a task to look up among Airflow's assets, at about 10 ms each.
 LOOKUPS = 100
-#: The longest URI that is its asset's name as well: an index of PostgreSQL holds both in 2,704 bytes. Airflow takes 1,500.
+#: The longest URI that is also its asset's name: a PostgreSQL index holds both in 2,704 bytes. Airflow accepts 1,500.
 LONGEST_NAME = 1300
 
 _PLAIN_IN_A_PATH = "/!$&'()*+,;=:@-._~"
@@ -40,10 +40,10 @@ def emit_asset_events(
     context: Context, outlets: Iterable[Any], saved: Sequence[SavedFile], log: Logger | logging.Logger = _LOG
 ) -> None:
     """
-    Put the saved objects into the events of the task's outlets. What Airflow can't take is a warning, never a failure.
+    Add the saved objects to the events of the task's outlets. What Airflow rejects is logged as a warning, never a failure.
 
-    An ``AssetAlias`` gets an event for each object, under the asset that has the object's URI, or else a new one that is
-    named by it. An ``Asset`` gets its one event of this task, with the objects under ``files``.
+    An ``AssetAlias`` gets an event for each object, on the asset that has the object's URI, or else on a new one named after
+    the URI. An ``Asset`` gets this task's one event, with the objects under ``files``.
     """
     for outlet in outlets:
         try:
@@ -71,7 +71,7 @@ def _emit_each(events: Any, saved: Sequence[SavedFile], log: Logger | logging.Lo
         )
     lookups = LOOKUPS
     for file in saved[:most]:
-        # Airflow would cut a key at "#", and its database takes ASCII alone.
+        # Airflow would cut a key at "#", and its database accepts only ASCII.
         uri = f"s3://{file.item.bucket}/{quote(file.item.key or '', safe=_PLAIN_IN_A_PATH)}"
         if not (extra := _extra(file, log)):
             continue
@@ -81,7 +81,7 @@ def _emit_each(events: Any, saved: Sequence[SavedFile], log: Logger | logging.Lo
                 if _add_to_existing(events, uri, extra):
                     continue
             except ImportError:
-                # Outside of a running task there is no one to ask.
+                # Outside a running task, assets can't be looked up.
                 lookups = 0
             except Exception as error:
                 lookups = 0
@@ -96,7 +96,7 @@ def _emit_each(events: Any, saved: Sequence[SavedFile], log: Logger | logging.Lo
 
 
 def _add_to_existing(events: Any, uri: str, extra: dict[str, Any]) -> bool:
-    """Add an event to the asset that has this URI, whatever its name, and return whether there is one."""
+    """Add an event to the asset with this URI, whatever its name, and return whether there is such an asset."""
     try:
         events.add(Asset.ref(uri=uri), extra=extra)
     except AirflowRuntimeError as error:
@@ -108,20 +108,20 @@ def _add_to_existing(events: Any, uri: str, extra: dict[str, Any]) -> bool:
 
 def _most_events() -> int | None:
     """
-    Return how many events of a task Airflow is sure to take; None for any number.
+    Return how many events of a task Airflow is sure to accept; None for any number.
 
-    A worker whose request to register the events times out repeats it. Other databases lock the task meanwhile; on SQLite
-    the two requests collide, and the task fails.
+    If a worker's request to register the events times out, the worker retries it. Other databases lock the task meanwhile;
+    on SQLite the two requests collide, and the task fails.
     """
     kind, _, path = getattr(definitions, "SQL_ALCHEMY_CONN", "").partition(":///")
-    # A worker that knows nothing of the database has SQLite by default, but no such file.
+    # A worker without database settings defaults to SQLite, but has no such file.
     if not kind.startswith("sqlite") or not Path(path).exists():
         return None
     return int(EVENTS_PER_SECOND * conf.getfloat("workers", "execution_api_timeout", fallback=5.0))
 
 
 def _is_new(file: SavedFile) -> bool:
-    """Whether no DAG can have named the object before it was made."""
+    """Return whether no DAG can have named the object before it was written."""
     return file.item.generation_id in file.item.uri or file.sha256 in file.item.uri
 
 
@@ -136,7 +136,7 @@ def _label(outlet: Asset | AssetAlias | definitions.AssetRef) -> str:
 
 
 def _extra(file: SavedFile, log: Logger | logging.Logger) -> dict[str, Any] | None:
-    """Return what an event says about an object, or None, with a warning, where it can't be sent to Airflow."""
+    """Return the extra of an object's event; log a warning and return None if it can't be sent to Airflow."""
     extra = {
         "generation_id": file.item.generation_id,
         "index": file.item.index,
@@ -157,7 +157,7 @@ def _extra(file: SavedFile, log: Logger | logging.Logger) -> dict[str, Any] | No
 def collect_hook_lineage(
     hook: S3Hook, saved: Sequence[SavedFile], log: Logger | logging.Logger = _LOG
 ) -> None:
-    """Add the saved objects to what Airflow's hook lineage collector knows of this task, if it takes them."""
+    """Add the saved objects to Airflow's hook lineage collector for this task, if it accepts them."""
     try:
         from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Where a download may go.
+Decides where a download may connect to.
 
-URLs come from an XCom, which other tasks can write: they must not turn a worker into a way into the
-internal network. The scheme and an address in the URL are checked before a request, the addresses of a name before it is
-connected to, and the one of the socket before a byte is sent: a name that resolves differently the second time gains nothing.
+URLs come from an XCom, which other tasks can write: they must not turn a worker into a gateway to the internal network.
+The scheme and an IP address in the URL are checked before a request, the addresses of a host name before connecting, and
+the socket's peer address before a byte is sent: a name that resolves differently the second time gains nothing.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 class NetworkGuard:
     """
-    Lets downloads reach the public internet, the connection's own base URL, and the networks that it allows.
+    Lets downloads reach the public internet, the connection's own base URL, and the networks that the connection allows.
 
-    The proxy of a request may be anywhere: where it leads is for it to decide.
+    A request's proxy may be anywhere, and decides itself what to connect to.
 
-    :param base_url: Of the getimg connection. Its address and port may be private; where it is plain
+    :param base_url: The getimg connection's base URL. Its address and port may be private; if it is plain
         http, plain http is accepted.
     :param proxy: The connection's proxy.
     :param allowed_networks: The connection's ``allowed_networks``.
@@ -52,9 +52,9 @@ class NetworkGuard:
 
     def check_url(self, url: str) -> None:
         """
-        Refuse a URL before anything is connected to.
+        Refuse a URL before any connection is opened.
 
-        Plain http is for this machine only, unless the base URL is plain http itself. An address, ``localhost`` or the
+        Plain http is for this machine only, unless the base URL itself is plain http. An IP address, ``localhost`` or the
         proxy's own host is refused if :meth:`check_peer` would refuse it, even if the request goes through a proxy.
 
         :raises FileRefusedError: The URL may not be requested.
@@ -62,10 +62,10 @@ class NetworkGuard:
         try:
             parsed = httpx.URL(url)
             host, port = _host(parsed), _port(parsed)
-            # httpx encodes what no host has, and a proxy might decode it.
+            # httpx encodes characters that no host name has, and a proxy might decode them.
             if "%" in host or (not host and parsed.scheme in _DEFAULT_PORTS):
                 raise ValueError("no host")
-            # As the request will do.
+            # The request will do the same.
             host.encode("idna")
         except (httpx.InvalidURL, ValueError):
             raise FileRefusedError(
@@ -83,7 +83,7 @@ class NetworkGuard:
 
     def check_peer(self, peer: Peer) -> None:
         """
-        Refuse an address that is not on the internet, not the base URL's own and not in an allowed network.
+        Refuse an address that is neither public, nor the base URL's own, nor in an allowed network.
 
         :raises FileRefusedError: The connection may not be used.
         """
@@ -92,12 +92,12 @@ class NetworkGuard:
 
     def check_before_payment(self) -> None:
         """
-        Refuse, while nothing is paid yet, what every download would be refused for.
+        Before anything is paid for, fail if every download would be refused.
 
-        Files are served by the base URL's own host, which is always allowed, or behind a gateway by the API's: that one is
-        looked up here.
+        Files are served by the base URL's own host, which is always allowed, or, behind a gateway, by the API's host: this
+        looks up the latter.
 
-        :raises NetworkRefusedError: The API's host has none but addresses that downloads may not reach.
+        :raises NetworkRefusedError: The API's host has only addresses that downloads may not reach.
         """
         files = httpx.URL(DEFAULT_BASE_URL)
         if is_loopback(str(self._base_url)) or self._proxies.of(files) is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of an object: the user's ``extra_args``, its content type, and metadata that says where it comes from."""
+"""An object's options: the user's ``extra_args``, the content type, and metadata that records the object's origin."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.s3.plan import TransferItem
 
-#: S3's limit for user metadata, names and values together, in bytes; and how much of it is ours at most.
+#: S3's limit for user metadata, names and values together, in bytes; and the provider's maximum share of it.
 METADATA_MAX_BYTES = 2048
 _OWN_METADATA_BYTES = 1024
-# A value of ours is cut here: names of the API's own may be long, and longer once they are encoded.
+# The provider's values are cut to this length: the API's own names may be long, and longer once encoded.
 _METADATA_VALUE_BYTES = 192
 
 GENERATION_ID = "getimg-generation-id"
@@ -28,14 +28,14 @@ INDEX = "getimg-index"
 MODEL = "getimg-model"
 SHA256 = "getimg-sha256"
 REQUEST_SHA256 = "getimg-request-sha256"
-#: A digest of the DAG that saved it.
+#: A digest of the DAG that saved the object.
 DAG = "getimg-dag"
 #: Marks a manifest, with a digest of the task that wrote it.
 MANIFEST = "getimg-manifest"
 
 # Set by the write itself: a user's value would break it.
 _OWN_ARGS = frozenset({"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "IfNoneMatch", "IfMatch"})
-# What describes the user's files, and not the manifest beside them.
+# Options that describe the user's files, not the manifest beside them.
 _DESCRIPTION = frozenset(
     {
         "ContentType",
@@ -51,12 +51,12 @@ _DESCRIPTION = frozenset(
 
 class ObjectOptions:
     """
-    The user's options for what is written and looked at.
+    The user's options for writing and reading objects.
 
-    :param client: Knows which options S3 has.
+    :param client: Knows which options S3 supports.
     :param extra_args: Options as ``put_object`` takes them; copied, never changed.
-    :param dag_id: The DAG whose images are written; None for none.
-    :raises InvalidInputError: ``extra_args`` is not a dict, or holds what can't be set.
+    :param dag_id: The DAG whose images are written; None if there is none.
+    :raises InvalidInputError: ``extra_args`` is not a dict, or has an option that can't be set.
     """
 
     def __init__(self, client: S3Client, extra_args: object, dag_id: str | None) -> None:
@@ -66,7 +66,7 @@ class ObjectOptions:
         self._extra_args = self._checked(extra_args)
 
     def of_image(self, item: TransferItem, mime_type: str, sha256: str) -> dict[str, Any]:
-        """Return the options for one object: its content type, where it comes from, and the user's, which win."""
+        """Return the options for one object: its content type, its origin, and the user's options, which take precedence."""
         ends = item.media.deletes_at
         ours = {
             GENERATION_ID: item.generation_id,
@@ -84,17 +84,17 @@ class ObjectOptions:
         return args
 
     def of_text(self, content_type: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-        """Return the options for an object of our own: the user's, but for what describes their files."""
+        """Return the options for an object of the provider's own: the user's, except those that describe their files."""
         args = {name: value for name, value in self._extra_args.items() if name not in _DESCRIPTION}
         return {**args, "ContentType": content_type, "Metadata": dict(metadata)}
 
     def of_call(self, operation: str) -> dict[str, Any]:
-        """Return those of the user's options that an S3 operation knows, such as the key of an encryption."""
+        """Return the user's options that an S3 operation accepts, such as an encryption key."""
         known = self._members_of(operation)
         return {name: value for name, value in self._extra_args.items() if name in known}
 
     def _members_of(self, operation: str) -> frozenset[str]:
-        """Return the names of the parameters that an S3 operation takes."""
+        """Return the names of an S3 operation's parameters."""
         if operation not in self._members:
             name = "".join(word.capitalize() for word in operation.split("_"))
             shape = self._client.meta.service_model.operation_model(name).input_shape
@@ -109,7 +109,7 @@ class ObjectOptions:
                 "extra_args must be a dict of S3 options, such as {'StorageClass': 'STANDARD_IA'}, got "
                 f"{type(extra_args).__name__}."
             )
-        # A checksum's value can be that of one object at most; its algorithm may be chosen.
+        # A checksum's value fits one object at most; its algorithm may be chosen.
         allowed = {
             name
             for name in self._members_of("put_object") - _OWN_ARGS
@@ -138,7 +138,7 @@ class ObjectOptions:
         return dict(extra_args)
 
     def _check_types(self, extra_args: Mapping[str, Any]) -> None:
-        """Let botocore check the values before anything is downloaded, as it will when they are sent."""
+        """Have botocore validate the values before anything is downloaded, as it will when they are sent."""
         shape = self._client.meta.service_model.operation_model("PutObject").input_shape
         if shape is None:
             return
@@ -150,17 +150,17 @@ class ObjectOptions:
 
 
 def ascii_value(text: str) -> str:
-    """Write a text so that a header can hold it: percent-encoded where it is not plain."""
+    """Return a text as a header can hold it: percent-encoded where necessary, and cut to length."""
     return quote(text, safe=" :+,/")[:_METADATA_VALUE_BYTES]
 
 
 def dag_digest(dag_id: str) -> str:
-    """Return a digest of a DAG's name: by it, what a DAG saved is known from what another one saved."""
+    """Return a digest of a DAG's id, which distinguishes its objects from another DAG's."""
     return _digest(dag_id)
 
 
 def task_digest(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
-    """Return a digest of a task instance's name: by it, what a task wrote is known from what another one wrote."""
+    """Return a digest of a task instance's ids, which distinguishes its objects from another task instance's."""
     return _digest(dag_id, run_id, task_id, str(map_index))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files of which generations go to which keys: all decided before the first download."""
+"""Decides which files of which generations go to which keys, all before the first download."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.types import MediaFile
 
-# Of one length and form with what they stand for, so that a key can be checked before the file is there.
+# The same length and form as the real values, so that a key can be checked before the file is downloaded.
 _ANY_CONTENT = {"sha256": "0" * 64, "extension": "webp"}
-# Whatever is promised, the bytes of files may turn out to be of one kind.
+# Whatever the API promises, all files may turn out to have the same type.
 _ONE_KIND = {"extension": "x"}
 
 
 @dataclass(frozen=True, slots=True)
 class KnownMedia:
-    """What is known of a file that is saved, in the place of a ``MediaFile``: all but its URL, in a tenth of the memory."""
+    """Replaces the ``MediaFile`` of a saved file: everything but its URL, in a tenth of the memory."""
 
     mime_type: str | None
     deletes_at: datetime | None
@@ -40,22 +40,22 @@ class KnownMedia:
 
 
 def file_name(generation_id: str, index: int) -> str:
-    """Return how a file is called in messages."""
+    """Return a file's name in messages."""
     return f"file {index} of generation {generation_id}"
 
 
-# Each is itself: two files may be alike in all that is known of them before a download.
+# Compared by identity: before they are downloaded, two files may have equal fields.
 @dataclass(frozen=True, eq=False, slots=True)
 class TransferItem:
     """
     One file of a generation and the object that it becomes.
 
-    :param index: Its place in the response's ``data``, from 0.
-    :param key: The object's key; empty where it depends on the file's content, until :meth:`with_key`.
-    :param cost: What its generation cost in USD; None where the API didn't say.
-    :param prompt_sha256: Digest of the prompt, where it is known.
-    :param request_sha256: Fingerprint of the request, where it is known.
-    :param request: The request that came with its generation, as it is recorded.
+    :param index: Its position in the response's ``data``, from 0.
+    :param key: The object's key; if it depends on the file's content, empty until :meth:`with_key`.
+    :param cost: The cost of its generation in USD; None if the API didn't say.
+    :param prompt_sha256: Digest of the prompt, if known.
+    :param request_sha256: Fingerprint of the request, if known.
+    :param request: The request that came with its generation, as recorded.
     """
 
     generation_id: str
@@ -72,12 +72,12 @@ class TransferItem:
 
     @property
     def uri(self) -> str:
-        """The object's ``s3://bucket/key``; the bucket alone while the key is not known."""
+        """The object's ``s3://bucket/key``; only the bucket while the key is unknown."""
         return f"s3://{self.bucket}/{self.key}"
 
     @property
     def name(self) -> str:
-        """How the file is called in messages."""
+        """The file's name in messages."""
         return file_name(self.generation_id, self.index)
 
     def with_key(self, sha256: str, mime_type: str) -> TransferItem:
@@ -89,7 +89,7 @@ class TransferItem:
         return replace(self, key=numbered(key, self.index) if shared else key, _pending_key=None)
 
     def at(self, uri: str) -> TransferItem:
-        """Return the item as it is saved at ``s3://bucket/key``."""
+        """Return the item as saved at ``s3://bucket/key``."""
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         return replace(self, bucket=bucket, key=key, _pending_key=None)
 
@@ -99,9 +99,9 @@ def plan(generations: Sequence[Generation], s3_key: object, s3_bucket: object) -
     Return an item for each file of each generation.
 
     :param s3_key: A key with placeholders, or a full ``s3://bucket/key``.
-    :param s3_bucket: The bucket where ``s3_key`` is no full URI; None otherwise.
-    :raises InvalidInputError: An unknown placeholder, a label that a generation lacks, an unusable key, or one key for two
-        generations.
+    :param s3_bucket: The bucket if ``s3_key`` is not a full URI; None otherwise.
+    :raises InvalidInputError: An unknown placeholder, a label that a generation lacks, an invalid key, or the same key for
+        two generations.
     """
     template = KeyTemplate.parse(s3_key, s3_bucket)
     # An output that is passed twice is saved once.
@@ -128,7 +128,7 @@ def plan(generations: Sequence[Generation], s3_key: object, s3_bucket: object) -
     ]
     _check_distinct(items)
     if not all(item.key for item in items):
-        # Those whose extension only their bytes tell may all be of one kind.
+        # Files whose extension is known only from their bytes may all have the same type.
         _check_distinct(
             item
             for generation, labels in labelled
@@ -138,7 +138,7 @@ def plan(generations: Sequence[Generation], s3_key: object, s3_bucket: object) -
 
 
 def _request(generation: Generation, labels: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the request that came with a generation, as it is recorded; None for none."""
+    """Return the request that came with a generation, as recorded; None if there is none."""
     request = (generation.model_extra or {}).get("request")
     return (request_record(request, labels) or None) if isinstance(request, Mapping) else None
 
@@ -146,7 +146,7 @@ def _request(generation: Generation, labels: Mapping[str, Any]) -> dict[str, Any
 def _check_distinct(items: Iterable[TransferItem]) -> None:
     seen: dict[str, TransferItem] = {}
     for item in items:
-        # Files that are named by their content share a key if, and only if, they are the same.
+        # Files named by their content share a key if and only if they are identical.
         place = item.key or item.name
         if place in seen:
             raise InvalidInputError(
@@ -162,10 +162,10 @@ def items_of(
     """
     Return an item for each file of a generation. Files that would share a key get their index appended.
 
-    The response is paid for: what it says is made to fit into a key, and what it doesn't say is ``unknown`` there.
+    The response is paid for: its values are made to fit into a key, and missing ones become ``unknown``.
 
-    :param values: The values of further placeholders, and of those that are known better than from the response.
-    :raises InvalidInputError: The template gives no key that S3 takes.
+    :param values: The values of further placeholders, and values that override the response's.
+    :raises InvalidInputError: The template gives a key that S3 does not accept.
     """
     items: dict[str, TransferItem] = {}
     for media in generation.data:
@@ -197,7 +197,7 @@ def items_of(
 
 
 def total_cost(billed: Iterable[Generation | TransferItem]) -> Decimal | None:
-    """Return what generations cost together in USD; None where the API didn't say it of all of them."""
+    """Return the total cost of generations in USD; None if the API didn't give the cost of all of them."""
     costs = [one.cost for one in billed]
     known = [cost for cost in costs if cost is not None]
     return sum(known, Decimal(0)) if len(known) == len(costs) else None
@@ -205,9 +205,9 @@ def total_cost(billed: Iterable[Generation | TransferItem]) -> Decimal | None:
 
 def parse_generations(generation: object) -> tuple[list[Generation], int]:
     """
-    Return the generations that a task's ``generation`` holds, and how often it holds None, as skipped tasks leave it.
+    Return the generations in a task's ``generation``, and the number of None values, which skipped tasks leave.
 
-    :raises InvalidInputError: It is not a generation or a list of them. The error reports the bill of those that are.
+    :raises InvalidInputError: It is not a generation or a list of them. The error reports the bill of the valid ones.
     """
     generations: list[Generation] = []
     gaps = 0
@@ -235,7 +235,7 @@ def _entries(generation: object) -> Iterator[tuple[str, object]]:
         )
     for position, value in enumerate(generation):
         name = f"generation[{position}]"
-        # A list of outputs, one of which is a mapped task's.
+        # In a list of outputs, this one is a mapped task's.
         if isinstance(value, Sequence) and not isinstance(value, str):
             for number, one in enumerate(value):
                 yield f"{name}[{number}]", one

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators that save files to S3 have in common: hooks, lineage, and the link to the console."""
+"""The common parts of operators that save files to S3: hooks, lineage, and the link to the console."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ else:
 
 
 class S3OutputMixin(HookMixin, BaseOperator):
-    """For an operator with ``getimg_conn_id`` and ``aws_conn_id``."""
+    """Mixin for operators with ``getimg_conn_id`` and ``aws_conn_id``."""
 
     operator_extra_links = (ImagesLink(), OpenInS3Link())
 
     aws_conn_id: str | None
-    #: What the "Open in S3" link leads to, once something was saved.
+    #: The target of the "Open in S3" link, once something is saved.
     s3_console_url = ""
 
     @cached_property
     def s3_hook(self) -> S3Hook:
-        """The hook for ``aws_conn_id``, with room for all requests that run at once."""
+        """The hook for ``aws_conn_id``, with a connection for each concurrent request."""
         from airflow_provider_getimg.s3.connection import s3_hook
 
         return s3_hook(self.aws_conn_id, self._s3_connections())
@@ -50,7 +50,7 @@ class S3OutputMixin(HookMixin, BaseOperator):
     def _copier(
         self, store: S3Store, *, if_exists: str, max_bytes: int, concurrency: int
     ) -> Iterator[Copier]:
-        """Open what saves files to a store, until :meth:`_abort_copies`."""
+        """Open a copier that saves files to a store, until :meth:`_abort_copies`."""
         from airflow_provider_getimg.s3.copier import Copier
         from airflow_provider_getimg.s3.download import Downloads
 
@@ -62,17 +62,17 @@ class S3OutputMixin(HookMixin, BaseOperator):
 
     @abstractmethod
     def _remedy(self) -> str:
-        """Return how a user gets another image for a file that is gone, as a sentence."""
+        """Return, as a sentence, how a user gets a new image for a file that is gone."""
 
     def _abort_copies(self) -> None:
-        """End the copies in flight. Safe at any time, also from a signal handler."""
+        """Abort the copies in flight. Safe to call at any time, even from a signal handler."""
         self._killed.set()
         downloads: Downloads | None = getattr(self, "_downloads", None)
         if downloads is not None:
             downloads.abort()
 
     def _remember(self, context: Context, saved: Sequence[SavedFile]) -> None:
-        """Report what was saved to Airflow: assets, lineage, the link."""
+        """Report the saved files to Airflow: assets, lineage, and the link."""
         from airflow_provider_getimg.s3.lineage import collect_hook_lineage, emit_asset_events
 
         self._saved = saved
@@ -81,14 +81,14 @@ class S3OutputMixin(HookMixin, BaseOperator):
         if not saved:
             return
         client: S3Client = self.s3_hook.get_conn()
-        # A store of one's own has no page in Amazon's console.
+        # Other S3-compatible stores have no page in the AWS console.
         if "amazonaws.com" in client.meta.endpoint_url:
             self.s3_console_url = console_url(
                 saved[0].item.bucket, [file.item.key for file in saved], client.meta.region_name or ""
             )
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Name the saved objects as outputs; the source is a signed URL, and is not named."""
+        """Report the saved objects as outputs, but not the source, which is a signed URL."""
         from airflow_provider_getimg.s3.lineage import openlineage_outputs
 
         return openlineage_outputs(getattr(self, "_saved", []))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy many files at once, the first to expire first; one failure doesn't stop the others."""
+"""Copy many files at once, soonest to expire first; one failure doesn't stop the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TABLE_WIDTH = 160
 
 
 def threads_for(concurrency: int) -> int:
-    """Return how many files are worked on at once: while some are downloaded, others are on their way into S3."""
+    """Return how many files to process at once: while some are downloaded, others are uploaded to S3."""
     return 2 * concurrency
 
 
@@ -40,10 +40,10 @@ def save_many(
     """
     Save all files, ``concurrency`` downloads at once, and return them in the order of ``items``.
 
-    :param save: Saves one file, in any thread.
-    :param abort: Ends what is in flight, if this thread is interrupted.
-    :raises GetimgError: The one file's error, or :class:`TransferIncompleteError` where there are several files. The
-        others are saved; the log has a table of what was and what was not.
+    :param save: Saves one file; called from several threads.
+    :param abort: Aborts the copies in flight, if this thread is interrupted.
+    :raises GetimgError: The error of a single file, or :class:`TransferIncompleteError` if there are several files. The
+        others are saved; the log has a table of which files were saved and which were not.
     """
     outcomes: dict[TransferItem, SavedFile | GetimgError] = {}
     threads = min(threads_for(concurrency), len(items))
@@ -57,8 +57,8 @@ def save_many(
                 item, error = futures[future], future.exception()
                 outcomes[item] = future.result() if error is None else _reported(item, error, log)
     except BaseException:
-        # A time-out, a signal or a fault of ours: nothing new begins, what runs is cut short, without waiting for a
-        # request to S3 to end.
+        # A timeout, a signal or a bug: start nothing new and abort the copies in flight, without waiting for S3 requests
+        # to finish.
         pool.shutdown(wait=False, cancel_futures=True)
         abort()
         raise
@@ -72,7 +72,7 @@ def save_many(
 
 
 def _reported(item: TransferItem, error: BaseException, log: Logger) -> GetimgError:
-    """Return why a file was not saved. A fault of ours, or of a library, stops no other file and hides no bill."""
+    """Return why a file was not saved. A bug here or in a library must not stop other files or hide the bill."""
     if isinstance(error, GetimgError):
         return error
     log.error("Saving %s failed.", item.name, exc_info=error)
@@ -83,7 +83,7 @@ def _reported(item: TransferItem, error: BaseException, log: Logger) -> GetimgEr
 
 
 def _expiry(item: TransferItem) -> datetime:
-    """Return when a file expires: what is not known may be soon."""
+    """Return when a file expires; an unknown time may be soon, so it sorts first."""
     return item.media.deletes_at or datetime.min.replace(tzinfo=UTC)
 
 
@@ -107,7 +107,7 @@ def _failure(items: Sequence[TransferItem], failures: dict[TransferItem, GetimgE
 
 
 def _table(items: Sequence[TransferItem], outcomes: dict[TransferItem, SavedFile | GetimgError]) -> str:
-    # A failure alone needs them.
+    # Only a failure needs these.
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -122,7 +122,7 @@ def _table(items: Sequence[TransferItem], outcomes: dict[TransferItem, SavedFile
             "no" if failed else "yes",
             outcome.message if isinstance(outcome, GetimgError) else outcome.item.uri,
         )
-    # Plain text of one width, whatever terminal or log the worker writes to.
+    # Plain text of a fixed width, whatever terminal or log the worker writes to.
     text = io.StringIO()
     Console(file=text, width=_TABLE_WIDTH, color_system=None, force_terminal=False, markup=False).print(table)
     return text.getvalue().rstrip()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
-#: Up to this many bytes, a file is kept in memory: 16 at once, with what else they take, stay below 200 MiB.
+#: A file of up to this many bytes stays in memory: 16 at once, with their overhead, take less than 200 MiB.
 MEMORY_BYTES = 5 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _GZIP = b"\x1f\x8b\x08"
@@ -26,25 +26,25 @@ _GZIP_WINDOW = zlib.MAX_WBITS | 16
 
 
 class TooLargeError(Exception):
-    """There is more than the limit allows."""
+    """The file exceeds the size limit."""
 
 
 class Spool:
     """
     The bytes of one file. Use it as a context manager: leaving it frees memory and disk.
 
-    :param name: How the file is called in messages.
+    :param name: The file's name in messages.
     :param max_bytes: The largest size to accept.
     """
 
     def __init__(self, name: str, max_bytes: int) -> None:
         self._name = name
         self._max_bytes = max_bytes
-        # No SpooledTemporaryFile: that gives its bytes away as a copy alone, which doubles the memory.
+        # Not a SpooledTemporaryFile: it returns its bytes only as a copy, which doubles the memory.
         self._memory = io.BytesIO()
         self._disk: BinaryIO | None = None
         self._digest = hashlib.sha256()
-        #: Bytes written so far, and the first of them.
+        #: The number of bytes written so far, and the first of them.
         self.size = 0
         self.head = b""
 
@@ -55,23 +55,23 @@ class Spool:
         self.close()
 
     def close(self) -> None:
-        """Free what it takes. Idempotent."""
+        """Free memory and disk. Idempotent."""
         self._memory.close()
         if self._disk is not None:
-            # Closing writes what a full disk did not take.
+            # Closing writes what a full disk rejected.
             with suppress(OSError):
                 self._disk.close()
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of what was written, in hex."""
+        """The SHA-256 of the bytes written so far, in hex."""
         return self._digest.hexdigest()
 
     def write(self, chunk: bytes) -> None:
         """
-        Add bytes.
+        Append bytes.
 
-        :raises TooLargeError: There are more than ``max_bytes``.
+        :raises TooLargeError: The total exceeds ``max_bytes``.
         :raises DownloadError: The disk is full.
         """
         self.size += len(chunk)
@@ -89,7 +89,7 @@ class Spool:
 
     def seal(self) -> None:
         """
-        Say that all is written.
+        Flush the file after its last bytes.
 
         :raises DownloadError: The disk is full.
         """
@@ -105,7 +105,7 @@ class Spool:
         try:
             yield
         except OSError as error:
-            # Python looks for a folder once. On a full disk, or in a read-only container, it finds none.
+            # Python looks for a temporary folder once. On a full disk or in a read-only container, it finds none.
             folder = tempfile.tempdir or os.environ.get("TMPDIR") or "temporary folder"
             raise DownloadError(
                 f"The download of {self._name} could not be buffered in the worker's {folder} "
@@ -114,20 +114,20 @@ class Spool:
             ) from None
 
     def body(self) -> bytes | BinaryIO:
-        """Return all of it, as boto3 takes it: bytes where it is in memory, otherwise a file at its beginning."""
-        # The bytes of a BytesIO are its own, not a copy.
+        """Return the whole file in a form that boto3 takes: bytes if it is in memory, otherwise a file at position 0."""
+        # A BytesIO returns its own bytes, not a copy.
         return self._memory.getvalue() if self._disk is None else self.file()
 
     def file(self) -> BinaryIO:
-        """Return all of it as a file at its beginning."""
+        """Return the whole file as a file object at position 0."""
         self._file.seek(0)
         return self._file
 
     def decoded(self, *, is_deflate: bool = False) -> Spool:
         """
-        Return the file without the compression that it came in; itself where it came in none.
+        Return the file with one layer of compression removed; itself if it has none.
 
-        :param is_deflate: Whether it is said to be compressed by deflate, which its bytes don't show as gzip's do.
+        :param is_deflate: Whether it is labeled as deflate, which can't be recognized by its bytes as gzip can.
         :raises TooLargeError: It unpacks to more than ``max_bytes``.
         :raises DownloadError: It can't be unpacked, or the disk is full.
         """
@@ -142,7 +142,7 @@ class Spool:
         except zlib.error:
             plain.close()
             if not is_gzip:
-                # It was said to be compressed, and is not.
+                # It was labeled as compressed, but is not.
                 return self
             raise DownloadError(
                 f"The download of {self._name} came compressed and can't be unpacked."
@@ -160,18 +160,18 @@ class Spool:
 
 
 def _deflate_window(head: bytes) -> int:
-    """Return how zlib is to read deflate: with the header that the standard wants, or without it, as some send it."""
+    """Return zlib's window bits for deflate: with the header that the standard requires, or raw, as some servers send it."""
     has_header = head[:1] == b"\x78" and int.from_bytes(head[:2], "big") % 31 == 0
     return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
 
 
 def _unpacked(chunks: Iterator[bytes], window: int) -> Iterator[bytes]:
-    """Unpack in pieces of bounded size: a few bytes may stand for gigabytes."""
+    """Unpack in pieces of bounded size: a few bytes may expand to gigabytes."""
     unpacker = zlib.decompressobj(window)
     for chunk in chunks:
         while chunk:
             if unpacker.eof:
-                # Gzip may come in several members; what else follows is no part of it.
+                # Gzip may have several members; anything else that follows is not part of it.
                 if window != _GZIP_WINDOW or not chunk.startswith(_GZIP[: len(chunk)]):
                     return
                 unpacker = zlib.decompressobj(window)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the provider asks of S3: a look at an object, one write, and a listing.
+The provider's requests to S3: look at an object, write it with one request, list keys.
 
-S3-compatible stores support less than Amazon's. If one refuses something optional (a checksum header, a condition on a
+S3-compatible stores support less than Amazon S3. If one refuses something optional (a checksum header, a condition on a
 write), it is left out from then on, and its purpose is served by other means.
 """
 
@@ -46,7 +46,7 @@ _LIST_FROM = 16
 
 
 class OccupiedKeyError(Exception):
-    """An object is at the key of a write that must not replace one (S3's 412)."""
+    """A write that must not replace an object found one at its key (S3's 412)."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class StoredObject:
     """
     An object as S3 describes it.
 
-    :param sha256: Of its content, in hex, where S3 or the object's metadata has it.
-    :param readable: Whether it may be read. Where not, a listing found it: it has no metadata here.
+    :param sha256: Of its content, in hex, if S3 or the object's metadata has it.
+    :param readable: Whether it may be read. If not, it comes from a listing and has no metadata here.
     """
 
     size: int
@@ -66,23 +66,23 @@ class StoredObject:
     readable: bool = True
 
     def is_copy_of(self, item: TransferItem) -> bool:
-        """Tell whether an earlier try saved this very file here."""
+        """Return whether an earlier try saved this very file here."""
         found = (self.metadata.get(GENERATION_ID), self.metadata.get(INDEX))
         return found == (ascii_value(item.generation_id), str(item.index))
 
 
 class Listing:
     """
-    Which keys existed at a moment.
+    The keys that existed at one moment.
 
-    :param found: Those that did; None if that was not looked up.
+    :param found: The keys; None if they were not looked up.
     """
 
     def __init__(self, found: frozenset[str] | None = None) -> None:
         self._found = found
 
     def may_hold(self, key: str) -> bool:
-        """Tell whether the key may have existed."""
+        """Return whether the key may have existed."""
         return self._found is None or key in self._found
 
 
@@ -90,10 +90,10 @@ class S3Store:
     """
     S3 with the user's options. Safe to use from several threads.
 
-    :param hook: Of the AWS connection.
+    :param hook: The hook of the AWS connection.
     :param extra_args: Options as ``put_object`` takes them; copied, never changed.
-    :param dag_id: The DAG whose images are written; None for none.
-    :raises InvalidInputError: ``extra_args`` is not a dict, or holds what can't be set.
+    :param dag_id: The DAG whose images are written; None if there is none.
+    :raises InvalidInputError: ``extra_args`` is not a dict, or has an option that can't be set.
     :raises ConnectionConfigError: The connection can't be used.
     """
 
@@ -101,7 +101,7 @@ class S3Store:
         self._hook = hook
         self.client = s3_client(hook)
         self._options = ObjectOptions(self.client, extra_args, dag_id)
-        # What the store, or the connection, wants of a write; a refusal changes it for all that follow.
+        # What the store or the connection requires of a write; a refusal changes it for all later writes.
         self._sends_checksums = (
             getattr(self.client.meta.config, "request_checksum_calculation", "when_supported")
             != "when_required"
@@ -111,7 +111,7 @@ class S3Store:
 
     @cached_property
     def _plain_client(self) -> S3Client:
-        """For stores that refuse checksums."""
+        """The client for stores that refuse checksums."""
         return plain_client(self._hook, self.client)
 
     def put(
@@ -126,11 +126,11 @@ class S3Store:
         """
         Write an object, whole or not at all, and return its ETag.
 
-        :param sha256: Of the body, in hex: S3 compares.
-        :param mime_type: What the bytes are.
-        :param replaces: Whether an object at the key is replaced; otherwise S3 itself refuses, atomically.
-        :raises OccupiedKeyError: An object is there already, and it must not be replaced.
-        :raises ObjectStoreError: S3 refused it, or could not be asked.
+        :param sha256: Of the body, in hex; S3 verifies it.
+        :param mime_type: The body's content type.
+        :param replaces: Whether to replace an object at the key; otherwise S3 itself refuses, atomically.
+        :raises OccupiedKeyError: An object already exists and must not be replaced.
+        :raises ObjectStoreError: S3 refused the request, or the request failed.
         """
         args = self._options.of_image(item, mime_type, sha256)
         return self._put(item.bucket, item.key, body, sha256, args, replaces=replaces)
@@ -146,11 +146,11 @@ class S3Store:
         replaces: bool = True,
     ) -> None:
         """
-        Write a small object of our own as images are written, with the user's options except those that describe files.
+        Write a small object of the provider's own like an image, with the user's options except those that describe files.
 
-        :param replaces: Whether an object at the key is replaced; otherwise S3 itself refuses, atomically.
-        :raises OccupiedKeyError: An object is there already, and it must not be replaced.
-        :raises ObjectStoreError: S3 refused it, or could not be asked.
+        :param replaces: Whether to replace an object at the key; otherwise S3 itself refuses, atomically.
+        :raises OccupiedKeyError: An object already exists and must not be replaced.
+        :raises ObjectStoreError: S3 refused the request, or the request failed.
         """
         args = self._options.of_text(content_type, metadata or {})
         self._put(bucket, key, content, hashlib.sha256(content).hexdigest(), args, replaces=replaces)
@@ -159,13 +159,13 @@ class S3Store:
         """
         Return the content of a small object; None if there is none.
 
-        :raises ObjectStoreError: S3 refused it, or could not be asked.
+        :raises ObjectStoreError: S3 refused the request, or the request failed.
         """
         try:
             response = self.client.get_object(**self._options.of_call("get_object"), Bucket=bucket, Key=key)
             return response["Body"].read()
         except (ClientError, BotoCoreError) as error:
-            # A bucket that is not there has this status as well.
+            # By code, not status: a missing bucket is a 404 too.
             if isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") == "NoSuchKey":
                 return None
             raise self._error("read", bucket, f"s3://{bucket}/{key}", error) from None
@@ -174,8 +174,8 @@ class S3Store:
         """
         Return the names of the folders in a folder.
 
-        :param prefix: Of the folder, with a slash at its end.
-        :raises ObjectStoreError: S3 refused it, or could not be asked.
+        :param prefix: The folder's prefix, with a trailing slash.
+        :raises ObjectStoreError: S3 refused the request, or the request failed.
         """
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=bucket, Prefix=prefix, Delimiter="/"
@@ -190,7 +190,7 @@ class S3Store:
             raise self._error("list", bucket, f"s3://{bucket}/{prefix}", error) from None
 
     def delete(self, bucket: str, key: str) -> None:
-        """Delete an object of our own, if that is permitted."""
+        """Delete an object of the provider's own, if that is permitted."""
         with suppress(ClientError, BotoCoreError):
             self.client.delete_object(Bucket=bucket, Key=key)
 
@@ -206,7 +206,7 @@ class S3Store:
     ) -> str:
         uri = f"s3://{bucket}/{key}"
         while True:
-            # Read once: another thread may change them between the look and the write.
+            # Read once: another thread may change them between the check and the write.
             conditions, checksums = self._sends_conditions, self._sends_checksums
             if not replaces and not conditions and self.head(bucket, key) is not None:
                 raise OccupiedKeyError
@@ -230,18 +230,18 @@ class S3Store:
             except BotoCoreError as error:
                 raise self._error("store", bucket, uri, error) from None
             else:
-                # Some stores give none; nor does a proxy that returns 200 for everything.
+                # Some stores return no ETag; neither does a proxy that returns 200 for everything.
                 if not etag and self._is_free(bucket, key):
                     raise ObjectStoreError(f"S3 accepted {uri}, but the object is not there.")
                 return etag
 
     def _disables_unsupported(self, error: ClientError, condition: bool, checksums: bool) -> bool:
-        """Decide whether a store refused what a write can do without: it is left out from now on."""
+        """Return whether a store refused an optional part of a write, which is then left out from now on."""
         status = status_of(error)
         said = error.response.get("Error", {})
-        # Not all that it says: it repeats the key, which may hold any of these words.
+        # Not the whole error: it repeats the key, which may contain any of these words.
         text = " ".join(str(said.get(name)) for name in ("Code", "Message", "ArgumentName", "Header")).lower()
-        # A body that broke on the way is not a header that is refused, though its message names the checksum.
+        # A body corrupted in transit is not a refused header, though the message names the checksum.
         if status not in (400, 411, 412, 501) or said.get("Code") in TRANSIENT_CODES:
             return False
         names_checksum = any(word in text for word in ("checksum", "trailer", "chunked", "content-sha256"))
@@ -250,7 +250,7 @@ class S3Store:
             self._sends_conditions = False
         elif checksums and (status == 411 or names_checksum):
             self._sends_checksums = False
-        # A header that is not implemented, and not named.
+        # A header is not implemented, but the error doesn't name it.
         elif condition and status == 501:
             self._sends_conditions = False
         elif checksums and status == 501:
@@ -260,7 +260,7 @@ class S3Store:
         return True
 
     def _is_free(self, bucket: str, key: str) -> bool:
-        """Tell whether S3 itself says that nothing is at a key."""
+        """Return whether S3 itself says that nothing is at a key."""
         try:
             self.client.head_object(Bucket=bucket, Key=key)
         except ClientError as error:
@@ -271,10 +271,10 @@ class S3Store:
 
     def head(self, bucket: str, key: str, *, list_fallback: bool = False) -> StoredObject | None:
         """
-        Return the object at a key; None if there is none, or if looking is not permitted.
+        Return the object at a key; None if there is none, or if reading it is not permitted.
 
-        :param list_fallback: Whether to list it where it may not be read.
-        :raises ObjectStoreError: S3 could not be asked.
+        :param list_fallback: Whether to list the key if reading is not permitted.
+        :raises ObjectStoreError: The request to S3 failed.
         """
         uri = f"s3://{bucket}/{key}"
         mode: dict[str, Any] = {"ChecksumMode": "ENABLED"} if self._asks_for_checksums else {}
@@ -283,12 +283,12 @@ class S3Store:
                 **self._options.of_call("head_object"), Bucket=bucket, Key=key, **mode
             )
         except ClientError as error:
-            # 403: S3's response for a missing object, too, to who may not list the bucket.
+            # S3 also returns 403 for a missing object to callers that may not list the bucket.
             if status_of(error) == 403 and list_fallback:
                 return self._listed(bucket, key)
             if status_of(error) in (403, 404):
                 return None
-            # The response to a HEAD has no body: why it is refused is not said.
+            # The response to a HEAD has no body that would explain the refusal.
             if mode and status_of(error) in (400, 501):
                 self._asks_for_checksums = False
                 return self.head(bucket, key, list_fallback=list_fallback)
@@ -306,7 +306,7 @@ class S3Store:
 
     def _listed(self, bucket: str, key: str) -> StoredObject | None:
         try:
-            # Keys come in the order of their bytes: of those that begin like it, it is the first.
+            # Keys are listed in byte order: among those that start with this one, it comes first.
             response = self.client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
         except (ClientError, BotoCoreError):
             return None
@@ -324,7 +324,7 @@ class S3Store:
         """
         Read the object at the item's key and return its SHA-256 in hex.
 
-        :raises ObjectStoreError: S3 could not be asked.
+        :raises ObjectStoreError: The request to S3 failed.
         """
         digest = hashlib.sha256()
         try:
@@ -339,17 +339,17 @@ class S3Store:
 
     def listing(self, keys: Sequence[str | None], bucket: str) -> Listing:
         """
-        List which of many keys exist, with a call for a thousand of them.
+        List which of many keys exist, with one request per thousand objects.
 
-        If there are few keys, one is unknown, listing is denied, or far more objects share the prefix, each may exist.
+        If there are few keys, one is unknown, listing is denied, or far more objects share the prefix, any key may exist.
 
-        :param keys: None stands for one that is not known.
+        :param keys: None stands for an unknown key.
         """
         if len(keys) < _LIST_FROM or None in keys:
             return Listing()
         wanted = frozenset(keys)
         found: set[str] = set()
-        # S3's prefixes are characters, as these are.
+        # S3's prefixes are plain characters too, not path segments.
         prefix = os.path.commonprefix([key for key in keys if key])  # noqa: RUF071
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         try:
@@ -358,7 +358,7 @@ class S3Store:
                     return Listing()
                 found |= {entry["Key"] for entry in page.get("Contents", [])} & wanted
         except (ClientError, BotoCoreError):
-            # No permission to list, most likely: that is none of what saving needs.
+            # Most likely there is no permission to list, which saving does not need.
             return Listing()
         return Listing(frozenset(found))
 
@@ -370,7 +370,7 @@ def _rewound(body: bytes | BinaryIO) -> bytes | BinaryIO:
 
 
 def _md5(body: bytes | BinaryIO) -> str:
-    """Return what ``Content-MD5`` holds: for stores that know no newer checksum."""
+    """Return the value of ``Content-MD5``, for stores that support no newer checksum."""
     digest = hashlib.md5(usedforsecurity=False)
     if isinstance(body, bytes):
         digest.update(body)
@@ -382,8 +382,8 @@ def _md5(body: bytes | BinaryIO) -> str:
 
 
 def _whole_checksum(checksum: str) -> str | None:
-    """Return the SHA-256 of an object's content in hex, from what S3 says of it; None if it says something else."""
-    # A checksum of checksums, as a multipart upload gets, ends in the number of parts.
+    """Return the SHA-256 of an object's content in hex, from the checksum that S3 gives; None if it is of another kind."""
+    # A multipart upload has a checksum of checksums, which ends in the number of parts.
     try:
         digest = base64.b64decode(checksum, validate=True)
     except binascii.Error:

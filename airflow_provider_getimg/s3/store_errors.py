@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What S3 refuses, as sentences, and whether it may pass."""
+"""S3's errors as sentences, and whether they are transient."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from airflow_provider_getimg.api.errors import (
     UnavailableError,
 )
 
-# Refusals (4xx) that another request may not meet: a clock, a token, too much at once, a body that broke on the way.
+# Transient refusals (4xx): a clock, a token, throttling, a body corrupted in transit.
 TRANSIENT_CODES = frozenset(
     {
         "BadDigest",
@@ -46,14 +46,14 @@ _TRANSIENT_STATUSES = frozenset({408, 409, 412, 425, 429})
 def store_error(
     aws_conn_id: str | None, action: str, bucket: str, uri: str, error: ClientError | BotoCoreError
 ) -> GetimgError:
-    """Return what S3 said as one sentence."""
+    """Return S3's error as one sentence."""
     if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
         found = " ".join(str(error).split()).rstrip(".")
         return ConnectionConfigError(
             f"The AWS connection {aws_conn_id!r} has no credentials for S3, nor does the worker's environment: {found}."
         )
     if not isinstance(error, ClientError):
-        # A bucket's name that can't be one is found by botocore itself, and will not get better.
+        # botocore itself rejects an invalid bucket name, and a retry would not help.
         kind = InvalidInputError if isinstance(error, ParamValidationError) else ObjectStoreError
         reason = " ".join(str(error).split()).rstrip(".")
         return kind(f"S3 could not {action} {uri}: {reason}.")
@@ -71,12 +71,12 @@ def store_error(
 
 
 def status_of(error: ClientError) -> int:
-    """Return the HTTP status of a refusal; 0 for none."""
+    """Return the HTTP status of a refusal; 0 if it has none."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def is_transient(error: ClientError) -> bool:
-    """Tell whether another request may not meet this refusal."""
+    """Return whether another request may succeed."""
     status, code = status_of(error), error.response.get("Error", {}).get("Code") or ""
     if code in TRANSIENT_CODES or "throttl" in code.lower() or status in _TRANSIENT_STATUSES:
         return True
@@ -84,7 +84,7 @@ def is_transient(error: ClientError) -> bool:
 
 
 def read_error(name: str, error: ClientError | BotoCoreError) -> InvalidInputError | UnavailableError:
-    """Return why an object that a parameter names can't be read: as wrong input, where repeating would not help."""
+    """Return why an object that a parameter names can't be read: as invalid input if a retry would not help."""
     reason = " ".join(str(error).split()).rstrip(".")
     status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else 0
     final = isinstance(error, ParamValidationError) or status in (400, 403, 404)

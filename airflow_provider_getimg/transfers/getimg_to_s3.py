@@ -32,40 +32,40 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
     """
     Save the files of generations to S3.
 
-    Files are downloaded ``concurrency`` at once, those nearest to their ``deletes_at`` first, into memory up to 5 MiB and a
-    temporary file beyond, verified as a whole, and written with one ``PutObject`` each: an object appears complete or not
-    at all, and S3 itself compares the SHA-256.
+    Files are downloaded ``concurrency`` at once, those closest to their ``deletes_at`` first, into memory (up to 5 MiB) or a
+    temporary file (larger ones). Each is verified in full and written with one ``PutObject``: an object appears complete or
+    not at all, and S3 itself verifies the SHA-256.
 
-    The files are paid for, so odd headers, odd types and missing fields are only logged as warnings; a download that is text
-    or empty is not saved. Saving is free. Failed downloads are repeated within the try, and a retry resumes: what is already
-    saved is not downloaded again. One failed file doesn't stop the others; the task fails at the end, with a table of all
-    files in the log. A file that the server says is gone (410, or 401, 403, 404 after its
-    ``deletes_at``) is not retried: only the upstream task can regenerate it, and that is billed.
+    The files are paid for, so unexpected headers, unexpected types and missing fields only log warnings; a download that is
+    text or empty is not saved. Saving is free. Failed downloads are retried within the try, and a task retry resumes: files
+    already saved are not downloaded again. One failed file doesn't stop the others; the task fails at the end and logs a
+    table of all files. A file that the server says is gone (410, or 401, 403 or 404 after its ``deletes_at``) is not
+    retried: only the upstream task can regenerate it, and that is billed.
 
     The XCom is a list with one row per file: ``uri``, ``bucket``, ``key``, ``bytes``, ``sha256``, ``etag``,
-    ``mime_type`` (as the bytes say), ``width``, ``height``, ``generation_id``, ``index``, ``model``, ``request`` (where it
-    came with the generation), ``cost`` (what the generation cost in USD, at its first file; 0 at its others) and
-    ``aws_conn_id``. It is empty where ``generation`` is an empty list. A second XCom, ``getimg_images``, is the number of its
-    rows. Where every upstream task was skipped, so is this one.
+    ``mime_type`` (detected from the bytes), ``width``, ``height``, ``generation_id``, ``index``, ``model``, ``request`` (if
+    it came with the generation), ``cost`` (the generation's cost in USD on its first file, 0 on the others) and
+    ``aws_conn_id``. The list is empty if ``generation`` is an empty list. A second XCom, ``getimg_images``, is the number of
+    rows. If every upstream task was skipped, so is this one.
 
     Each object carries metadata: ``getimg-generation-id``, ``getimg-index``, ``getimg-model``, ``getimg-deletes-at`` and
-    ``getimg-sha256``. Each is in the outlets' events, with generation id, cost, bytes and SHA-256: for an ``AssetAlias``, as
-    its own asset ``s3://bucket/key``; for an ``Asset``, as an entry in ``extra["files"]``.
+    ``getimg-sha256``. Each object is in the outlets' events, with generation id, cost, bytes and SHA-256: for an
+    ``AssetAlias``, as its own asset ``s3://bucket/key``; for an ``Asset``, as an entry in ``extra["files"]``.
 
     :param generation: The output of a :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` or
         :class:`~airflow_provider_getimg.operators.video.GenerateVideoOperator`, mapped or not, or a list of such outputs: pass
         ``.output``. None, the output of a skipped task, is ignored. (templated)
-    :param s3_key: The object's key, or a full ``s3://bucket/key``. Beside Jinja it may hold the placeholders
+    :param s3_key: The object's key, or a full ``s3://bucket/key``. Besides Jinja, it may contain the placeholders
         ``{generation_id}``, ``{index}`` (0 for the first file of a generation), ``{extension}`` (``png``, ``jpg``,
-        ``webp``; by the response's MIME type, or by the bytes if it gives no known one), ``{model}``, ``{width}``,
-        ``{height}`` (in pixels; ``unknown`` where the API doesn't say), ``{sha256}``, and each of the generation's
+        ``webp``; from the response's MIME type, or from the bytes if that type is unknown), ``{model}``, ``{width}``,
+        ``{height}`` (in pixels; ``unknown`` if the API doesn't say), ``{sha256}``, and each of the generation's
         ``labels``. (templated)
     :param s3_bucket: The bucket, if ``s3_key`` is not a full URI. (templated)
-    :param if_exists: What to do if an object is at the key. ``"skip"`` (default): identical content is already saved,
-        different content is an error that names both. ``"replace"``: overwrite it; needs no permission to read.
-        ``"fail"``: an error, unless this very file was saved there. Where the store supports conditional writes, the check
-        is atomic. (templated)
-    :param concurrency: How many downloads run at once. Default 8. As many files may be on their way into S3 beside them,
+    :param if_exists: What to do if an object exists at the key. ``"skip"`` (default): identical content counts as saved;
+        different content is an error that names both. ``"replace"``: overwrite it; needs no read permission.
+        ``"fail"``: an error, unless this very file was saved there. The check is atomic if the store supports conditional
+        writes. (templated)
+    :param concurrency: How many downloads run at once. Default 8. The same number of files may be uploading to S3 meanwhile,
         each in memory (up to 5 MiB) or in the worker's temporary folder. (templated)
     :param max_bytes: The largest file to accept, in bytes, at most 5 GiB. Default 2 GiB. (templated)
     :param aws_conn_id: The AWS connection; None for boto3's own credentials. Default ``aws_default``. (templated)
@@ -73,8 +73,8 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
         is not sent: the URL itself is the credential. Private addresses are refused unless they are the base URL's own or
         in ``allowed_networks``. Default ``getimg_default``. (templated)
     :param extra_args: Options of S3's ``PutObject`` for each object, such as ``StorageClass``,
-        ``ServerSideEncryption``, ``Tagging``, ``Metadata``. ``ContentType`` is the file's MIME type unless it is given
-        here. (templated)
+        ``ServerSideEncryption``, ``Tagging``, ``Metadata``. ``ContentType`` is the file's MIME type unless given here.
+        (templated)
     :param retries: Default 3.
     :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
     """
@@ -124,9 +124,9 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
     @with_retry_policy
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """
-        Save each file, and return a row for each.
+        Save each file and return one row per file.
 
-        :raises GetimgError: Its message says which file failed, why, what it had cost, and what to do.
+        :raises GetimgError: Its message says which file failed, why, what it cost, and what to do.
         """
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
@@ -155,7 +155,7 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
         return self._rows(saved)
 
     def _rows(self, saved: Sequence[SavedFile]) -> list[dict[str, Any]]:
-        """Return the XCom."""
+        """Return the rows of the XCom."""
         rows, counted = [], set()
         for file in saved:
             row = file.row()
@@ -199,7 +199,7 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
         return f"To regenerate it (billed), clear the task that generated it: {upstream}."
 
     def _warn_of_short_time(self, items: list[TransferItem]) -> None:
-        """Warn where a file will be gone before the last retry could copy it."""
+        """Warn if a file will be gone before the last retry could copy it."""
         known = [ends for item in items if (ends := item.media.deletes_at) is not None]
         left = min(known) - datetime.now(UTC) if known else timedelta(0)
         needed = (self.retries or 0) * self.retry_delay
@@ -213,5 +213,5 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
             )
 
     def on_kill(self) -> None:
-        """End the downloads in flight. What is saved stays, and a retry goes on from there."""
+        """Abort the downloads in flight. Saved files stay, and a retry resumes from there."""
         self._abort_copies()
