@@ -48,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: a DAG file that is parsed needs neither httpx nor pydantic.
+    # Import on demand: parsing a DAG file needs neither httpx nor pydantic.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

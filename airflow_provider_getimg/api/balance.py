@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the account's balance is enough, before a request that is billed."""
+"""Check the account's balance before a billed request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def in_usd(balance: Balance) -> Decimal:
     """
     Return the balance in USD.
 
-    :raises ConnectionConfigError: The account has another currency, which prices and limits can't be compared with.
+    :raises ConnectionConfigError: The account's currency is not USD: prices and limits can't be compared with it.
     """
     if balance.currency != CURRENCY:
         raise ConnectionConfigError(
@@ -35,10 +35,10 @@ def in_usd(balance: Balance) -> Decimal:
 
 def check_balance(client: GetimgClient, cost: Decimal) -> Decimal:
     """
-    Return the balance in USD if it covers a cost, before the first request. Free.
+    Check before the first request that the balance covers a cost, and return it in USD. Free.
 
-    :param cost: What is about to be spent, in USD.
-    :raises InsufficientBalanceError: It doesn't.
+    :param cost: The planned spending, in USD.
+    :raises InsufficientBalanceError: The balance is lower.
     """
     balance = in_usd(client.get_balance())
     if balance < cost:

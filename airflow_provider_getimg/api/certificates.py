@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which certificates a server's own is checked against."""
+"""The CA certificates that server certificates are verified against."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import certifi
 
 from airflow_provider_getimg.api.errors import ConnectionConfigError
 
-# The first that is set is used instead of certifi's bundle: the ones of OpenSSL and httpx, of requests, and of curl.
+# The first one set overrides certifi's bundle. In order: those of OpenSSL and httpx, of requests, and of curl.
 _VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 class Certificates:
     """
-    The trusted certificates of the worker's environment, or else those of ``certifi``.
+    The CA certificates that the worker's environment names, or else those of ``certifi``.
 
-    :raises ConnectionConfigError: A variable of the environment names something that can't be used.
+    :raises ConnectionConfigError: An environment variable names a file or folder that can't be used.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._variable = next((name for name in _VARIABLES if os.environ.get(name)), None)
         self._path = os.environ[self._variable] if self._variable else certifi.where()
-        # What somebody configured is read at once, to be refused before anything is sent. certifi's own costs some
-        # milliseconds, and is read when the first https:// request is made.
+        # Load configured certificates now, to reject bad ones before anything is sent. certifi's take some
+        # milliseconds to load, so they wait for the first https:// request.
         self._context = self._read() if self._variable else None
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class Certificates:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The context for all connections of a client."""
+        """The SSL context for all connections of a client."""
         with self._lock:
             if self._context is None:
                 self._context = self._read()
@@ -48,7 +48,7 @@ class Certificates:
         try:
             if not is_folder:
                 return ssl.create_default_context(cafile=self._path)
-            # OpenSSL takes several, and ignores those that don't exist.
+            # OpenSSL accepts several folders and ignores those that don't exist.
             if any(map(os.path.isdir, self._path.split(os.pathsep))):
                 return ssl.create_default_context(capath=self._path)
             why = "there is no such folder"

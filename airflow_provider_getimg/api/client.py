@@ -31,25 +31,25 @@ CONNECT_TIMEOUT = 10.0
 FREE_CALL_TIMEOUT = 30.0
 COSTS_MAX_DAYS = 180
 
-# A response holds URLs and figures, a few KB. Past this it isn't one, and must not fill the memory.
+# A response is a few KB of URLs and numbers. Anything larger is not one, and must not fill the memory.
 _RESPONSE_MAX_BYTES = 16 * 1024 * 1024
-# The extension of a response that is whole, though its body is not what was announced.
+# Response extension: the JSON is complete although the body broke off.
 _CUT_OFF = "getimg_cut_off"
 
 
 class GetimgClient:
     """
-    A client of the getimg.ai API. Use it as a context manager, or call :meth:`close`.
+    A client for the getimg.ai API. Use it as a context manager, or call :meth:`close`.
 
-    A generation is billed, and the API has no idempotency key: :meth:`generate_image` sends its POST
-    once, follows no redirect and retries nothing. Safe to use from several threads.
+    Generations are billed, and the API has no idempotency key: :meth:`generate_image` and :meth:`create_video`
+    send their POST once, and never follow redirects or retry. Thread-safe.
 
     :param api_key: The account's API key (``sk_...``).
-    :param base_url: Where the API is, with scheme. Default ``https://api.getimg.ai``.
-    :param timeout: Seconds that a generation may take from start to end. Default 300. The free
-        calls take at most 30 seconds, or this if it is shorter.
-    :param proxy: URL of an HTTP(S) or SOCKS proxy. Default: what the environment says.
-    :raises ConnectionConfigError: One of these can't be used.
+    :param base_url: The API's base URL, with scheme. Default ``https://api.getimg.ai``.
+    :param timeout: Total time limit for a generation, in seconds. Default 300. The limit for free calls is
+        30 seconds, or this if it is shorter.
+    :param proxy: URL of an HTTP(S) or SOCKS proxy. Default: the environment's proxy settings.
+    :raises ConnectionConfigError: One of these is invalid.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class GetimgClient:
         self.base_url = checked.base_url
         self.timeout = checked.timeout
         self._watches: set[ConnectionWatch] = set()
-        # A connection kept from an earlier call may be closed by the server just as the next POST
-        # goes out, and it would be unknown whether it arrived: each request opens its own.
+        # Each request opens its own connection: the server may close a kept-alive one just as the next
+        # POST goes out, and it would be unknown whether the POST arrived.
         self._http = settings.http_client(
             base_url=self.base_url,
             headers={
@@ -81,7 +81,7 @@ class GetimgClient:
         self._reader = Reader(self.base_url, self._redact)
 
     def __repr__(self) -> str:
-        # Of one whose __init__ has raised as well: stack traces with locals show it.
+        # Must also work if __init__ raised: stack traces with locals show the client.
         return f"<GetimgClient {self.__dict__.get('base_url', '(not set up)')}>"
 
     def __enter__(self) -> Self:
@@ -91,20 +91,20 @@ class GetimgClient:
         self.close()
 
     def close(self) -> None:
-        """End requests in flight and close the client. Idempotent."""
+        """Abort requests in flight and close the client. Idempotent."""
         self.abort()
         self._http.close()
 
     @property
     def in_flight(self) -> int:
-        """How many requests are in flight."""
+        """The number of requests in flight."""
         return len(self._watches)
 
     def abort(self) -> int:
         """
-        End the requests in flight at once, from any thread or signal handler.
+        Abort all requests in flight at once. Safe to call from any thread or signal handler.
 
-        :return: How many there were. A generation among them may be made and billed all the same.
+        :return: The number of requests aborted. A generation among them may still be made and billed.
         """
         watches = list(self._watches)
         for watch in watches:
@@ -115,11 +115,11 @@ class GetimgClient:
         """
         Generate an image. Billed; sent once.
 
-        :raises InvalidInputError: The body would be over the API's 25 MiB. Nothing was sent.
+        :raises InvalidInputError: The body exceeds the API's limit of 25 MiB. Nothing was sent.
         :raises NoConnectionError: No connection was made. Nothing was sent.
         :raises RequestRefusedError: The API refused the request. Nothing was billed.
         :raises RateLimitError: Too many requests. Nothing was billed.
-        :raises OutcomeUnknownError: It was sent, and no readable response came.
+        :raises OutcomeUnknownError: The request was sent, but no readable response came back.
         """
         generation, response = self._paid("/v2/images/generations", request, Generation)
         generation._rate_limit = responses.rate_limit(response)
@@ -127,14 +127,14 @@ class GetimgClient:
 
     def create_video(self, request: VideoRequest) -> Video:
         """
-        Submit a video, to be polled with :meth:`get_video`. Billed; sent once.
+        Submit a video; poll it with :meth:`get_video`. Billed; sent once.
 
-        :return: Its id, and usually nothing more yet.
-        :raises InvalidInputError: The body would be over the API's 25 MiB. Nothing was sent.
+        :return: The video's id, and usually nothing else yet.
+        :raises InvalidInputError: The body exceeds the API's limit of 25 MiB. Nothing was sent.
         :raises NoConnectionError: No connection was made. Nothing was sent.
         :raises RequestRefusedError: The API refused the request. Nothing was billed.
         :raises RateLimitError: Too many requests. Nothing was billed.
-        :raises OutcomeUnknownError: It was sent, and no readable response came.
+        :raises OutcomeUnknownError: The request was sent, but no readable response came back.
         """
         video, _ = self._paid("/v2/videos/generations", request, Video)
         return video
@@ -146,7 +146,7 @@ class GetimgClient:
     def _paid(
         self, path: str, request: ImageRequest | VideoRequest, kind: type[PaidT]
     ) -> tuple[PaidT, httpx.Response]:
-        """Send a billed request once, and read what was made of it as leniently as can be."""
+        """Send a billed request once and parse the response as leniently as possible."""
         body = json.dumps(request.to_json()).encode()
         if len(body) > REQUEST_MAX_BYTES:
             raise InvalidInputError(
@@ -162,7 +162,7 @@ class GetimgClient:
         return made, response
 
     def _made_nevertheless(self, response: httpx.Response, content: bytes, kind: type[PaidT]) -> PaidT:
-        """Return a response that was evidently made, though its status doesn't say so; else raise."""
+        """Return the generation if the body shows that it was made despite the HTTP status; otherwise raise."""
         error = responses.generation_error(response, content, self._redact)
         if not isinstance(error, OutcomeUnknownError):
             raise error
@@ -178,16 +178,16 @@ class GetimgClient:
 
     def list_models(self, type: Literal["image", "video"] | None = None) -> list[Model]:
         """
-        List the models that the key sees, with their prices. Free.
+        List the models available to the key, with their prices. Free.
 
-        :param type: ``image`` or ``video`` alone; both otherwise.
-        :raises GetimgError: As for every free call: refused, rate limited, no connection, unavailable.
+        :param type: ``image`` or ``video``; both by default.
+        :raises GetimgError: As with every free call: refused, rate limited, no connection, unavailable.
         """
         response, content = self._get("/v2/models", {"type": type} if type else None)
         return self._reader.read_list(Model, response, content, UnavailableError)
 
     def get_model(self, model: str) -> Model:
-        """Return one model of the catalogue, with its prices. Free."""
+        """Return one model from the catalogue, with its prices. Free."""
         return self._reader.read(Model, *self._get(f"/v2/models/{quote(model, safe='')}"), UnavailableError)
 
     def get_balance(self) -> Balance:
@@ -221,7 +221,7 @@ class GetimgClient:
         return response, content
 
     def _send(self, method: str, path: str, timeout: float, **options: Any) -> tuple[httpx.Response, bytes]:
-        """Send one request and read the whole response, within ``timeout`` seconds altogether."""
+        """Send one request and read the whole response, within ``timeout`` seconds in total."""
         lost: type[GetimgError] = OutcomeUnknownError if method == "POST" else UnavailableError
         watch = ConnectionWatch(method, timeout)
         if method == "POST":
@@ -253,8 +253,8 @@ class GetimgClient:
         except GetimgError:
             raise
         except Exception as error:
-            # Not httpx's errors alone: a host that can't be encoded or a number that a socket doesn't take are
-            # others, and what matters is whether anything was sent.
+            # Not only httpx's errors: a host that can't be encoded or a number that a socket rejects raises
+            # others. What matters is whether anything was sent.
             raise self._transport_error(error, watch, method, timeout, lost) from None
         finally:
             self._watches.discard(watch)
@@ -267,7 +267,7 @@ class GetimgClient:
         method: str,
         timeout: float,
     ) -> bytes:
-        """Return a body that broke off if it still holds a whole paid response; otherwise raise, quoting it."""
+        """Return a body that broke off if it holds a complete paid response; otherwise raise an error quoting it."""
         cause = cut.__cause__
         if method != "POST" or not isinstance(cause, Exception):
             raise cause or cut
@@ -305,5 +305,5 @@ class GetimgClient:
         return lost(f"The connection to {self.base_url} broke after {subject} was sent: {reason}.")
 
     def _redact(self, text: str) -> str:
-        """Take the API key and the query strings of signed URLs out of a text for people."""
+        """Remove the API key and the query strings of URLs from a text meant for people."""
         return responses.redacted(text, self._api_key)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-One request on the wire: was anything sent, and has it taken too long.
+Watch one request on the wire: whether anything was sent, and whether it has taken too long.
 
-httpx limits the wait for each read, not for all of them: a server that drips a byte a second can
-hold a caller for hours. And its exceptions don't always tell whether a request left the machine.
-Both follow from httpcore's ``trace`` extension, which hands out the socket and the moment at which
-the request's first byte is written. What is read from the connection goes through :class:`ResponseHeads`.
+httpx's read timeout applies to each read, not to all of them: a server that sends a byte a second can
+hold a caller for hours. And its exceptions don't always show whether a request left the machine.
+httpcore's ``trace`` extension solves both: it exposes the socket and the moment when the request's
+first byte is written. Everything read from the connection goes through :class:`ResponseHeads`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Peer:
 
     :param host: The requested name or address.
     :param port: The port.
-    :param address: The IP address that it led to.
-    :param is_proxy: It is the proxy that this request goes through.
+    :param address: The IP address that the host resolved to.
+    :param is_proxy: Whether it is the proxy that the request goes through.
     """
 
     host: str
@@ -44,12 +44,12 @@ class Peer:
 
 class ConnectionWatch:
     """
-    Watch one request: pass :attr:`extensions` to httpx, and use it as a context around the call.
+    Watches one request. Pass :attr:`extensions` to httpx, and use the watch as a context manager around the call.
 
-    :param method: Method of the request that counts as sent: a proxy's CONNECT doesn't.
+    :param method: The request's HTTP method: a proxy's CONNECT doesn't count as sending it.
     :param deadline: Seconds from entering the context until the connection is cut.
-    :param check_peer: Called with the peer of each new connection, before it is connected to and again before anything is
-        sent, and with that of one which is used again; what it raises ends the request.
+    :param check_peer: Called with the peer of each new connection, before connecting and again before anything is
+        sent, and with the peer of each reused connection. If it raises, the request ends with that error.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class ConnectionWatch:
         self._cut = False
         self._timer = threading.Timer(deadline, self._expire)
         self._timer.daemon = True
-        #: The request's first byte was handed to the operating system.
+        #: Whether the request's first byte was handed to the operating system.
         self.sent = False
-        #: The deadline has passed and the connection was cut.
+        #: Whether the deadline has passed and the connection was cut.
         self.expired = False
 
     @property
     def extensions(self) -> dict[str, Any]:
-        """What httpx takes as ``extensions=``."""
+        """The value for httpx's ``extensions=``."""
         return {"trace": self._on_event}
 
     def _on_event(self, name: str, info: dict[str, Any]) -> None:
@@ -105,14 +105,14 @@ class ConnectionWatch:
             self.sent = self.sent or info["request"].method == self._method
 
     def _let_addresses_be_checked(self) -> None:
-        """Have the connection refused before it is made, where none of the host's addresses may be connected to."""
+        """Refuse the connection before it is made if ``check_peer`` refuses all of the host's addresses."""
         if self._check_peer is None or self._through_proxy:
             return
         host, port = self._connecting_to
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            # Connecting will fail with the same, and say it.
+            # Connecting will fail with the same error and report it.
             return
         refusals = []
         for *_, address in found:
@@ -133,7 +133,7 @@ class ConnectionWatch:
             address = str(stream.get_extra_info("server_addr")[0])
             self._check_peer(Peer(host, port, address, is_proxy=self._through_proxy))
         except BaseException:
-            # No one else holds the new connection yet.
+            # No one else can close the new connection yet.
             stream.close()
             raise
 
@@ -142,7 +142,7 @@ class ConnectionWatch:
         self.cut()
 
     def cut(self) -> None:
-        """End the connection now, from any thread: a blocked read returns at once. Idempotent."""
+        """Cut the connection now; a blocked read returns at once. Safe to call from any thread. Idempotent."""
         with self._lock:
             self._cut = True
             sockets = list(self._sockets)
@@ -158,6 +158,6 @@ class ConnectionWatch:
 
 
 def _shut_down(sock: socket.socket) -> None:
-    # The base class's method: SSLSocket.shutdown() would drop the TLS state under the reading thread.
+    # Call the base class's method: SSLSocket.shutdown() would drop the TLS state that the reading thread uses.
     with contextlib.suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What can go wrong, one class per outcome.
+Errors, one class per outcome.
 
-Each error's message says what happened and what it cost; ``billed``, ``cost`` and ``generation_ids`` hold the latter as
-data. The classes know nothing about retries: the table in ``airflow_provider_getimg.retry`` decides on those.
+Each error's message says what happened and what it cost; ``billed``, ``cost`` and ``generation_ids`` hold the cost as
+data. The classes know nothing about retries; see the table in ``airflow_provider_getimg.retry``.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
 Billed = Literal["no", "unknown", "yes"]
 
-#: How each value of ``GetimgError.billed`` reads at the end of a message.
+#: The sentence that ends a message, by the value of ``GetimgError.billed``.
 BILLED_SENTENCE: dict[Billed, str] = {
     "no": "Nothing was billed.",
     "unknown": "It may have been billed.",
     "yes": "It was billed.",
 }
-#: What a message about too little money adds.
+#: Added to messages about an insufficient balance.
 PREPAID = "API credits are prepaid and separate from the consumer plans."
 
 
 class GetimgError(Exception):
     """
-    Root of all errors of this package.
+    Base class of all errors in this package.
 
-    :param message: What happened, as full sentences. The sentence on billing is added to the text of
-        the exception; ``message`` stays without it.
+    :param message: What happened, in full sentences. The billing sentence is added to the exception's
+        text, not to ``message``.
     :param billed: ``"no"``, ``"unknown"`` (it may have been) or ``"yes"``.
-    :param status: HTTP status, where there was a response.
+    :param status: HTTP status, if there was a response.
     :param code: The API's ``error.code``, such as ``invalid_parameter``.
     :param param: The API's ``error.param``: the field of the request that was wrong.
     :param detail: The API's ``error.message``.
-    :param retry_after: Seconds the server asks to wait before another try.
+    :param retry_after: Seconds that the server asks to wait before retrying.
     :param doc_url: The API's ``error.doc_url``: a page about the error.
-    :param cost: What was billed, in USD; None where that is not known, or nothing was.
-    :param generation_ids: The generations that were billed, as far as they are known.
+    :param cost: The amount billed, in USD; None if it is unknown or nothing was billed.
+    :param generation_ids: The billed generations, as far as they are known.
     """
 
-    #: What holds for the class unless an instance knows better.
+    #: The class's default; an instance may override it.
     billed: Billed = "no"
 
     def __init__(
@@ -72,11 +72,11 @@ class GetimgError(Exception):
         self.doc_url = doc_url
         self.cost = cost
         self.generation_ids = tuple(generation_ids)
-        #: A response that could not be read, as it came. It may hold signed URLs: not for logs.
+        #: The raw response that could not be read. It may contain signed URLs: keep it out of logs.
         self.received: str | None = None
 
     def billing_sentence(self) -> str:
-        """Tell what the failure cost, for the end of the message."""
+        """Return what the failure cost, as the last sentence of the message."""
         return BILLED_SENTENCE[self.billed]
 
     def with_bill(
@@ -88,17 +88,17 @@ class GetimgError(Exception):
         unknown: int = 0,
     ) -> Self:
         """
-        Return this error with the bill of what its task has generated so far.
+        Add the bill for everything that the task has generated so far, and return this error.
 
-        :param unsaved: The generations whose files are not saved, by id.
-        :param cost: What these and the saved ones cost in USD; None where the API didn't say.
-        :param saved: The generations whose files are.
-        :param unknown: How many more requests may have been billed.
+        :param unsaved: Ids of the generations whose files are not saved.
+        :param cost: Cost of the unsaved and saved generations together, in USD; None if the API didn't say.
+        :param saved: Ids of the generations whose files are saved.
+        :param unknown: Number of further requests that may have been billed.
         """
         generation_ids = (*unsaved, *saved)
         if generation_ids:
             self.billed, self.cost, self.generation_ids = "yes", cost, generation_ids
-            # The bill comes first, and what is more.
+            # The bill comes first, and replaces the billing sentence.
             self.args = (f"{_bill(unsaved, saved, cost, unknown)} {self.message}",)
         elif unknown:
             self.billed = "unknown"
@@ -133,19 +133,19 @@ def _restore(cls: type[GetimgError], args: tuple[Any, ...], state: dict[str, Any
 
 
 class InvalidInputError(GetimgError, ValueError):
-    """A value that was given can't be sent: raised before any request."""
+    """An input value can't be sent. Raised before any request."""
 
 
 class ConnectionConfigError(GetimgError, ValueError):
-    """The Airflow connection can't be used as it is: raised before any request."""
+    """The Airflow connection can't be used as configured. Raised before any request."""
 
 
 class CostLimitError(GetimgError):
-    """The price is over ``max_cost``, or unknown: a spending decision, not a fault. Nothing was sent."""
+    """The price exceeds ``max_cost`` or is unknown: a spending decision, not a failure. Nothing was sent."""
 
 
 class LedgerError(GetimgError):
-    """The task's state could not be read or written before a request: it was not sent."""
+    """The task's state could not be read or written before a request, which was not sent."""
 
 
 class KilledError(GetimgError):
@@ -165,30 +165,30 @@ class AuthenticationError(RequestRefusedError):
 
 
 class InsufficientBalanceError(RequestRefusedError):
-    """402, or a comparison before the first request: the account's balance doesn't cover the cost."""
+    """402, or the check before the first request: the account's balance doesn't cover the cost."""
 
 
 class ContentPolicyError(RequestRefusedError):
-    """422: the prompt or a reference image was refused by the safety filter."""
+    """422: the safety filter refused the prompt or a reference image."""
 
 
 class RateLimitError(GetimgError):
-    """429: too many requests a minute, or too many at once. ``retry_after`` where the API says."""
+    """429: too many requests per minute, or too many at once. ``retry_after`` is set if the API sends it."""
 
 
 class NoConnectionError(GetimgError):
-    """No connection was made (DNS, refused, TLS, proxy, connect time-out): nothing was sent."""
+    """No connection was made (DNS, refused, TLS, proxy, connect timeout): nothing was sent."""
 
 
 class UnavailableError(GetimgError):
     """
-    A call that bills nothing failed (models, balance, costs, a read from S3), or a failure that may pass stopped a batch.
+    A free call failed (models, balance, costs, a read from S3), or a transient failure stopped a batch.
 
-    Safe to repeat.
+    Safe to retry.
     """
 
 
-#: A call that bills nothing and failed like this is worth repeating.
+#: A free call that failed with one of these is worth retrying.
 TRANSIENT_ERRORS = (RateLimitError, UnavailableError, NoConnectionError)
 
 
@@ -196,7 +196,7 @@ class OutcomeUnknownError(GetimgError):
     """
     A generation was requested and its outcome is unknown: it may have been made and billed.
 
-    A time-out, a dropped connection, 408, 409, 5xx or an unreadable response. The API can't look up a
+    A timeout, a dropped connection, 408, 409, 5xx or an unreadable response. The API can't look up a
     generation and has no idempotency key, so only the user can decide to send it again.
     """
 
@@ -210,27 +210,27 @@ class PaidFilesGoneError(GetimgError):
 
 
 class VideoPendingError(GetimgError):
-    """A video is still being made, and the wait for it is over. A retry goes on waiting for the same video."""
+    """The wait for a video ended while it was still being made. A retry keeps waiting for the same video."""
 
     billed: Billed = "unknown"
 
 
 class VideoFailedError(GetimgError):
-    """The API accepted a video and failed to make it. ``billed`` is what its response says; unknown where it says nothing."""
+    """The API accepted a video but failed to make it. ``billed`` follows its response; unknown if it says nothing."""
 
     billed: Billed = "unknown"
 
 
 class TransferError(GetimgError):
-    """A file could not be saved to S3. Saving is free; the generation that made the file was billed before."""
+    """A file could not be saved to S3. Saving is free; the generation that made the file was already billed."""
 
     def billing_sentence(self) -> str:
-        """Say nothing: what was billed is known where the file's generation is."""
+        """Return an empty string: only the code that knows the file's generation knows the bill."""
         return ""
 
 
 class FileGoneError(TransferError):
-    """The file's download URL has expired: it can't be downloaded again."""
+    """The file's download URL has expired; the file can't be downloaded again."""
 
 
 class FileRefusedError(TransferError):
@@ -238,22 +238,22 @@ class FileRefusedError(TransferError):
 
 
 class NetworkRefusedError(FileRefusedError):
-    """The file's URL leads to an address that the connection does not allow, as all others will."""
+    """The file's URL leads to an address that the connection does not allow, and so will all others."""
 
 
 class ObjectExistsError(TransferError):
-    """Another object is at the key, and ``if_exists`` says to leave it alone."""
+    """The key already holds another object, and ``if_exists`` forbids replacing it."""
 
 
 class DownloadError(TransferError):
-    """A download failed or delivered something else than the file. Safe to repeat."""
+    """A download failed or returned something other than the file. Safe to retry."""
 
 
 class NotAnImageError(DownloadError):
     """
-    A download returned a page, a message or nothing instead of the file.
+    A download returned a web page, a message or nothing instead of the file.
 
-    :param sha256: Of what it returned, in hex.
+    :param sha256: Hash of the returned content, in hex.
     """
 
     def __init__(self, message: str, sha256: str) -> None:
@@ -262,18 +262,18 @@ class NotAnImageError(DownloadError):
 
 
 class ObjectStoreError(TransferError):
-    """S3 could not be reached, or failed to respond to a request. Safe to repeat."""
+    """S3 could not be reached or failed to respond to a request. Safe to retry."""
 
 
 class StoreRefusedError(ObjectStoreError):
-    """S3 refused a request and will refuse it again: no permission, no such bucket, an option that it doesn't take."""
+    """S3 refused a request and will refuse it again: no permission, no such bucket, an unsupported option."""
 
 
 class TransferIncompleteError(TransferError):
     """
     Some of several files were not saved.
 
-    :param failures: The error of each file that was not.
+    :param failures: The error of each unsaved file.
     """
 
     def __init__(self, message: str, failures: Sequence[GetimgError] = (), **bill: Any) -> None:
@@ -285,7 +285,7 @@ class BatchIncompleteError(GetimgError):
     """
     A batch ended with more failed rows than ``max_failures`` allows.
 
-    :param failures: The error of each row that was not saved, and the one that stopped the batch.
+    :param failures: The error of each unsaved row, and the one that stopped the batch.
     """
 
     def __init__(self, message: str, failures: Sequence[GetimgError] = (), **bill: Any) -> None:
@@ -293,5 +293,5 @@ class BatchIncompleteError(GetimgError):
         self.failures = tuple(failures)
 
     def billing_sentence(self) -> str:
-        """Say nothing: the message begins with what all rows were billed."""
+        """Return an empty string: the message begins with the bill for all rows."""
         return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pydantic found wrong, as a sentence."""
+"""Turn pydantic's validation errors into sentences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_provider_getimg.api.quote import quote
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-# What was expected, by the first word of pydantic's name for the fault.
+# The expected type, by the first word of pydantic's error type.
 _EXPECTED = {
     "string": "a text",
     "int": "a whole number",
@@ -27,7 +27,7 @@ _EXPECTED = {
 
 
 def first_fault(error: ValidationError) -> str:
-    """Turn the first fault that pydantic found into a sentence, such as ``prompt must be a text, got 7.``."""
+    """Return the first error that pydantic found as a sentence, such as ``prompt must be a text, got 7.``."""
     fault = error.errors(include_url=False)[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
     where = where if where.isprintable() else quote(where)

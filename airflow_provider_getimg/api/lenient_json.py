@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Read the JSON of a paid response, whatever oddities it has.
+Parse the JSON of a paid response, however odd it is.
 
-A response that was paid must neither be lost to a stray byte nor to what Airflow or its database refuses to store later:
-``NaN``, integers of more than 64 bits, half of a surrogate pair, NUL characters, and names that Airflow's serialization
-keeps for itself.
+A paid response must not be lost to a stray byte, or to a value that Airflow or its database later refuses to store:
+``NaN``, integers over 64 bits, lone surrogates, NUL characters, and names that Airflow's serialization reserves.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import json
 import math
 from typing import Any
 
-# Airflow's serializer is recursive. No documented response is deeper than five levels.
+# Airflow's serializer is recursive. No documented response is nested deeper than five levels.
 _MAX_DEPTH = 64
 _MAX_INTEGER = 2**63
 
@@ -22,10 +21,10 @@ def loads(content: bytes) -> Any:
     """
     Return the first JSON value in ``content``, as plain data that Airflow can store.
 
-    Bytes that are not text become replacement characters, and what follows the value is ignored. A number that JSON or
-    Airflow can't hold becomes None or a float.
+    Bytes that are not text become replacement characters, and anything after the value is ignored. A number that JSON
+    or Airflow can't represent becomes None or a float.
 
-    :raises ValueError: It does not begin with a JSON value, or is nested too deeply to be read.
+    :raises ValueError: ``content`` does not begin with a JSON value, or is nested too deeply to be parsed.
     """
     text = content.decode(json.detect_encoding(content), errors="replace").lstrip("\ufeff \t\r\n\x00")
     try:
@@ -36,7 +35,7 @@ def loads(content: bytes) -> Any:
 
 
 def _integer(digits: str) -> int | float | None:
-    # Long digits are no integer to Python itself, past a few thousand of them.
+    # Python's own int() refuses more than a few thousand digits.
     if len(digits.lstrip("-")) < 20 and abs(whole := int(digits)) < _MAX_INTEGER:
         return whole
     return _number(digits)

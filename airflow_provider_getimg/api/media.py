@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What kind of file it is: by its first bytes, and by the names that servers give to it.
+Detect the type of a file, from its first bytes and from the MIME type that a server gives.
 
-The bytes decide. A name is a promise that servers spell in many ways, keep badly, or leave out; and a name that a browser
-would run, such as ``text/html``, must not reach an object's content type.
+The bytes decide. Servers spell MIME types in many ways, get them wrong, or leave them out; and a type that a browser
+would run, such as ``text/html``, must not become an object's content type.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-#: File extension by MIME type, as users expect it at the end of a key: the content types that an object can get.
+#: File extension by MIME type, as users expect it at the end of a key. Objects get no other image or video type.
 EXTENSIONS = {
     "image/png": "png",
     "image/jpeg": "jpg",
@@ -31,7 +31,7 @@ EXTENSIONS = {
     "video/webm": "webm",
     "video/quicktime": "mov",
 }
-#: What is no image or video that is known here.
+#: The type of anything that is not a known image or video.
 OCTET_STREAM = "application/octet-stream"
 
 _OTHER_NAMES = {
@@ -57,25 +57,25 @@ _BRANDS = {
     b"qt  ": "video/quicktime",
 }
 
-#: Bytes from a file's start that :func:`type_of` and :func:`text_in` need at most.
+#: The most bytes that :func:`type_of` and :func:`text_in` need from a file's start.
 HEAD_BYTES = 1024
 
-# A file that seems to consist of more pieces is not looked through.
+# Give up on a file that seems to have more chunks, segments or boxes.
 _MAX_PIECES = 100_000
 _PIECE_BYTES = 1024 * 1024
 
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"+/v8", b"+/v9")
 _CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-# Atomic: what was taken for a comment is not tried as another one, which would take time without end.
+# Atomic group: backtracking into comments that already matched would take exponential time.
 _SVG = re.compile(rb"(?>(?:<\?xml[^>]*>|<!--.*?-->|<!doctype[^>]*>|\s)*)<svg[\s>]", re.IGNORECASE | re.DOTALL)
-# Behind characters that browsers show as nothing.
+# Browsers skip the leading characters.
 _PAGE = re.compile(rb"[\x00-\x20\x7f]*<(?:!doctype html|html|head|body|script)\b", re.IGNORECASE)
 _ACTIVE = re.compile(rb"<\s*script|javascript:|\son\w+\s*=", re.IGNORECASE)
 
 
 def known_type(mime_type: str | None) -> str | None:
     """
-    Return the MIME type that a server's name for it stands for; None if it is none of :data:`EXTENSIONS`.
+    Return the standard spelling of a server's MIME type; None if it is not in :data:`EXTENSIONS`.
 
     ``image/jpeg`` for ``Image/JPG; q=1``; None for ``image/*``, ``application/octet-stream`` and ``text/html``.
     """
@@ -85,7 +85,7 @@ def known_type(mime_type: str | None) -> str | None:
 
 
 def type_of(head: bytes) -> str | None:
-    """Return the MIME type that a file's first bytes speak for; None if they are of no kind that is known here."""
+    """Return the MIME type that a file's first bytes indicate; None if they match no known type."""
     for start, kind in (
         (b"\x89PNG\r\n\x1a\n", "image/png"),
         (b"\xff\xd8\xff", "image/jpeg"),
@@ -105,7 +105,7 @@ def type_of(head: bytes) -> str | None:
         if head[8:12] in (b"mif1", b"msf1") and b"avif" in head[16 : int.from_bytes(head[:4], "big")]:
             return "image/avif"
         return _BRANDS.get(head[8:12], "video/mp4")
-    # Two letters alone would be a text's as well: a bitmap's header has four zero bytes that are reserved.
+    # A text may start with these two letters too: also check the four reserved zero bytes of a bitmap's header.
     if head[:2] == b"BM" and head[6:10] == b"\x00\x00\x00\x00":
         return "image/bmp"
     return None
@@ -113,10 +113,10 @@ def type_of(head: bytes) -> str | None:
 
 def text_in(head: bytes) -> str | None:
     """
-    Return what kind of text it is, for a message: ``a web page``, ``JSON``, ``a text``; None if it isn't text.
+    Return the kind of text for a message, such as ``a web page``, ``JSON`` or ``a text``; None if it isn't text.
 
-    A web page may begin with a byte order mark, white space or NUL characters: browsers skip those. A drawing (SVG) is text
-    by its bytes and an image by its use: here it counts as text if it runs scripts.
+    A web page may begin with a byte order mark, white space or NUL characters, which browsers skip. An SVG is text by
+    its bytes but an image by its use: here it counts as text only if it runs scripts.
     """
     plain = head.replace(b"\x00", b"")
     for mark in _BYTE_ORDER_MARKS:
@@ -132,7 +132,7 @@ def text_in(head: bytes) -> str | None:
         )
     if _CONTROLS.search(head):
         return "a web page" if _PAGE.match(plain) else None
-    # In some character set or other: what is not ASCII is the smaller part of a page's or a message's beginning.
+    # Whatever its character set, the beginning of a page or a message is mostly ASCII.
     if sum(byte < 0x80 for byte in plain) < len(plain) / 2 and not _is_utf8(plain):
         return None
     return "JSON" if plain.startswith((b"{", b"[")) else "a text"
@@ -140,7 +140,7 @@ def text_in(head: bytes) -> str | None:
 
 def _is_utf8(text: bytes) -> bool:
     try:
-        # It may be cut in the middle of a character.
+        # The last character may be incomplete.
         codecs.getincrementaldecoder("utf-8")().decode(text)
     except UnicodeDecodeError:
         return False
@@ -149,10 +149,10 @@ def _is_utf8(text: bytes) -> bool:
 
 def is_whole(file: BinaryIO, size: int) -> bool | None:
     """
-    Return whether a file is complete by its own format; None if unknown. What follows its end does not matter.
+    Return whether a file is complete according to its format; None if unknown. Trailing data does not matter.
 
-    :param file: Its position is changed.
-    :param size: Its size in bytes.
+    :param file: The file; its position changes.
+    :param size: The file's size in bytes.
     """
     file.seek(0)
     head = file.read(HEAD_BYTES)
@@ -172,7 +172,7 @@ def is_whole(file: BinaryIO, size: int) -> bool | None:
 
 
 def _png_ends(file: BinaryIO) -> bool | None:
-    """Go from chunk to chunk, each with its length before it, to the one that ends the picture."""
+    """Follow the length-prefixed chunks to the one that ends the image."""
     file.seek(8)
     for _ in range(_MAX_PIECES):
         length, name = file.read(4), file.read(4)
@@ -185,7 +185,7 @@ def _png_ends(file: BinaryIO) -> bool | None:
 
 
 def _jpeg_ends(file: BinaryIO) -> bool | None:
-    """Go over the segments, which may hold a preview with an end of its own, and look for the end in what follows."""
+    """Skip the segments, which may hold a preview with its own end marker, and search the rest for the end marker."""
     file.seek(2)
     for _ in range(_MAX_PIECES):
         marker = file.read(4)
@@ -208,14 +208,14 @@ def _jpeg_ends(file: BinaryIO) -> bool | None:
 
 
 def _boxes_end(file: BinaryIO, size: int) -> bool | None:
-    """Go from box to box, each with its length at its beginning, and see whether the last one is all there."""
+    """Follow the length-prefixed boxes and check whether the last one is complete."""
     position = 0
     for _ in range(_MAX_PIECES):
         file.seek(position)
         length, name = int.from_bytes(file.read(4), "big"), file.read(4)
         if length == 1:
             length = int.from_bytes(file.read(8), "big")
-        # 0 stands for all that follows, however much that is; and what follows the last box is none.
+        # Length 0 means up to the end of the file, wherever that is; and data after the last box is not a box.
         if length < 8 or len(name) < 4 or not name.isascii():
             return None
         position += length
@@ -225,5 +225,5 @@ def _boxes_end(file: BinaryIO, size: int) -> bool | None:
 
 
 def extension(mime_type: str) -> str:
-    """Return the file extension for a content type: ``jpg`` for ``image/jpeg``, ``bin`` if it is none of the known ones."""
+    """Return the file extension for a content type: ``jpg`` for ``image/jpeg``, ``bin`` for an unknown one."""
     return EXTENSIONS.get(mime_type, "bin")

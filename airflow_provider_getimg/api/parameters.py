@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the operators' parameters, which Jinja may have made: one sentence for each wrong value."""
+"""Check the operators' parameters, which Jinja may have rendered: one sentence for each invalid value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-#: S3's limit for an object that is written with one request.
+#: S3's size limit for an object that is written in one request.
 FILE_MAX_BYTES = 5 * 1024**3
 
 
@@ -22,7 +22,7 @@ def checked_choice(name: str, value: object, choices: Sequence[str]) -> str:
     """
     Return ``value`` if it is one of ``choices``.
 
-    :raises InvalidInputError: It is none of them.
+    :raises InvalidInputError: It is not one of them.
     """
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices[:-1])
@@ -32,9 +32,9 @@ def checked_choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 def checked_flag(name: str, value: object) -> bool:
     """
-    Return whether something is wanted; the texts ``true`` and ``false`` count as such.
+    Return a boolean; the strings ``true`` and ``false`` are accepted in any case.
 
-    :raises InvalidInputError: It is neither.
+    :raises InvalidInputError: The value is neither true nor false.
     """
     text = str(value).strip().lower()
     if text not in ("true", "false"):
@@ -44,9 +44,9 @@ def checked_flag(name: str, value: object) -> bool:
 
 def checked_seconds(name: str, value: Any) -> float:
     """
-    Return a time in seconds, 0 or more; a text is read as a number.
+    Return a time in seconds, 0 or more; a string is parsed.
 
-    :raises InvalidInputError: It is not such a number.
+    :raises InvalidInputError: The value is not such a number.
     """
     seconds = _number(value)
     if not 0 <= seconds < math.inf:
@@ -56,9 +56,9 @@ def checked_seconds(name: str, value: Any) -> float:
 
 def checked_amount(name: str, value: object) -> Decimal:
     """
-    Return an amount in USD, 0 or more, as a decimal; a text is read as a number.
+    Return an amount in USD, 0 or more, as a decimal; a string is parsed.
 
-    :raises InvalidInputError: It is not such a number.
+    :raises InvalidInputError: The value is not such a number.
     """
     text = str(value).strip()
     try:
@@ -74,9 +74,9 @@ def checked_amount(name: str, value: object) -> Decimal:
 
 def checked_count(name: str, value: Any) -> int:
     """
-    Return a whole number, 1 or more; a text is read as a number.
+    Return a whole number, 1 or more; a string is parsed.
 
-    :raises InvalidInputError: It is not such a number.
+    :raises InvalidInputError: The value is not such a number.
     """
     count = _number(value)
     if not 1 <= count < math.inf or count != int(count):
@@ -86,9 +86,9 @@ def checked_count(name: str, value: Any) -> int:
 
 def checked_file_size(name: str, value: Any) -> int:
     """
-    Return a size in bytes, up to the 5 GiB that S3 takes in one request; a text is read as a number.
+    Return a size in bytes, up to the 5 GiB that S3 accepts in one request; a string is parsed.
 
-    :raises InvalidInputError: It is not such a number.
+    :raises InvalidInputError: The value is not such a number.
     """
     size = _number(value)
     if not 1 <= size <= FILE_MAX_BYTES or size != int(size):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image or a video costs, from the catalogue. A price that isn't known is no price, and never zero."""
+"""Prices of images and videos, from the catalogue. An unknown price is None, never zero."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CURRENCY = "USD"
 
 def image_price(model: Model, resolution: str | None) -> Decimal | None:
     """
-    Return the price in USD of one image, or None where the catalogue doesn't say.
+    Return the price of one image in USD, or None if the catalogue doesn't say.
 
     :param model: The model, with its rates.
-    :param resolution: The requested resolution; None for the model's default, its first.
+    :param resolution: The requested resolution; None for the model's default, the first in its list.
     """
     return _highest_price(_rates(model, "image", resolution))
 
@@ -29,18 +29,18 @@ def video_price(
     model: Model, resolution: str | None, duration: float | None, sound: bool | None
 ) -> Decimal | None:
     """
-    Return the price in USD of one video, or None where the catalogue doesn't say.
+    Return the price of one video in USD, or None if the catalogue doesn't say.
 
     :param model: The model, with its rates.
-    :param resolution: The requested resolution; None for the model's default, its first.
-    :param duration: In seconds; None for the model's default, its first.
-    :param sound: Whether it is to have sound; None where the request doesn't say, so that it may.
+    :param resolution: The requested resolution; None for the model's default, the first in its list.
+    :param duration: In seconds; None for the model's default, the first in its list.
+    :param sound: Whether the video has sound; None if the request doesn't say, so it may.
     """
     if duration is None:
         duration = next(iter(model.supported_durations), None)
     rates = _rates(model, "video_second", resolution)
     wanted = {True: ("sound_on",), False: ("sound_off",), None: ("sound_on", "sound_off")}[sound]
-    # A rate that doesn't depend on sound is for what has none of its own.
+    # Fall back to rates that don't depend on sound.
     price = _highest_price(
         [rate for rate in rates if rate.sound in wanted]
         or [rate for rate in rates if rate.sound in ("not_applicable", None)]
@@ -49,7 +49,7 @@ def video_price(
 
 
 def _rates(model: Model, billable_unit: str, resolution: str | None) -> list[Rate]:
-    """Return a resolution's own rates, or else those for any resolution."""
+    """Return the rates for a resolution, or else those for any resolution."""
     if model.pricing.currency != CURRENCY:
         return []
     if resolution is None and model.supported_resolutions:
@@ -60,17 +60,17 @@ def _rates(model: Model, billable_unit: str, resolution: str | None) -> list[Rat
 
 
 def _highest_price(rates: list[Rate]) -> Decimal | None:
-    """Return the highest price: two rates for the same thing are not documented, and this one is no surprise."""
+    """Return the highest price: duplicate rates are not documented, and the bill can't exceed the highest one."""
     return max((rate.unit_price for rate in rates), default=None)
 
 
 def checked_max_cost(max_cost: object) -> Decimal | None:
     """
-    Return a limit in USD as a decimal; None for no limit, as a param without a value renders in native Python types.
+    Return a limit in USD as a decimal; None for no limit: an unset param renders as None in native Python types.
 
-    An empty text is an error: a template that failed to render a limit must not mean that there is none.
+    An empty string is an error: a template that failed to render a limit must not mean no limit.
 
-    :raises InvalidInputError: It is not a number, or below zero.
+    :raises InvalidInputError: It is not a number, or is below zero.
     """
     return None if max_cost is None else checked_amount("max_cost", max_cost)
 
@@ -79,9 +79,9 @@ def check_price(price: Decimal | None, what: str, max_cost: Decimal) -> Decimal:
     """
     Return a price if it is within ``max_cost``.
 
-    :param price: In USD; None where the catalogue doesn't say.
-    :param what: What has this price, for the message.
-    :raises CostLimitError: It is over, or not known.
+    :param price: In USD; None if the catalogue doesn't say.
+    :param what: The priced item, for the message.
+    :raises CostLimitError: It is over the limit, or unknown.
     """
     if price is None:
         raise CostLimitError(
@@ -95,5 +95,5 @@ def check_price(price: Decimal | None, what: str, max_cost: Decimal) -> Decimal:
 
 
 def named(kind: str, model: Model, resolution: str | None) -> str:
-    """Return how an image or a video of a model is called in messages."""
+    """Describe an image or a video of a model, for messages."""
     return f"{kind} of model {model.id!r}{f' at {resolution}' if resolution else ''}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which proxy a request goes through: the connection's, or the one of the worker's environment."""
+"""Choose a request's proxy: the connection's, or the one from the worker's environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import httpx
 from airflow_provider_getimg.api.errors import ConnectionConfigError
 
 _SCHEMES = ("http", "https", "socks5", "socks5h")
-# Around all of an entry, or the address of a network: what follows [::1]: is a port.
+# Brackets around a whole entry or a network's address. Not those of [::1]:80, where a port follows.
 _BRACKETS = re.compile(r"^\[([^\]]*)\](?=$|/)")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
@@ -27,7 +27,7 @@ class Proxy:
     A proxy and where it was configured.
 
     :param url: With scheme. May hold a password: kept out of ``repr()``.
-    :param source: The variable that names it, or "the connection's proxy".
+    :param source: The environment variable that names it, or "the connection's proxy".
     """
 
     url: str = field(repr=False)
@@ -35,7 +35,7 @@ class Proxy:
 
     @property
     def host(self) -> str:
-        """Its host name or address, in lower case."""
+        """The proxy's host name or address, in lower case."""
         return urlsplit(self.url).hostname or ""
 
     def __str__(self) -> str:
@@ -46,13 +46,13 @@ class Proxy:
 
 class Proxies:
     """
-    The one decision on proxies, for API calls and downloads alike.
+    The single place that chooses proxies, for API calls and downloads alike.
 
-    The connection's proxy is for all requests. Otherwise the environment decides: ``HTTPS_PROXY``, ``HTTP_PROXY`` and
-    ``ALL_PROXY``, but for the hosts in ``NO_PROXY``. Both are read once.
+    The connection's proxy applies to all requests. Without one, the environment decides: ``HTTPS_PROXY``,
+    ``HTTP_PROXY`` and ``ALL_PROXY``, except for the hosts in ``NO_PROXY``. Both are read once.
 
     :param configured: URL of the connection's proxy, if it has one.
-    :raises ConnectionConfigError: A proxy of the environment can't be used.
+    :raises ConnectionConfigError: A proxy from the environment can't be used.
     """
 
     def __init__(self, configured: str | None = None) -> None:
@@ -68,7 +68,7 @@ class Proxies:
                     self._by_scheme[scheme] = _of_environment(url, kind)
 
     def of(self, url: httpx.URL) -> Proxy | None:
-        """Return the proxy that a request for ``url`` goes through, or None where it goes straight to the host."""
+        """Return the proxy for a request to ``url``, or None for a direct connection."""
         if self._configured is not None:
             return self._configured
         proxy = self._by_scheme.get(url.scheme)
@@ -79,9 +79,9 @@ class Proxies:
 
 class NoProxy:
     """
-    The hosts of ``NO_PROXY``: names with their subdomains, addresses, networks (CIDR), each with a port if it has one.
+    The hosts in ``NO_PROXY``: names with their subdomains, addresses and networks (CIDR), each with an optional port.
 
-    An entry that is none of these is ignored.
+    Any other entry is ignored.
     """
 
     def __init__(self, text: str) -> None:
@@ -89,7 +89,7 @@ class NoProxy:
         self.everything = "*" in self._entries
 
     def holds(self, url: httpx.URL) -> bool:
-        """Tell whether the host of ``url`` is among them."""
+        """Return whether the host of ``url`` is one of them."""
         host = url.raw_host.decode("ascii").lower().rstrip(".")
         port = url.port or _DEFAULT_PORTS.get(url.scheme)
         return any(_matches(entry, url.scheme, host, port) for entry in self._entries)
@@ -124,7 +124,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """Return the network that an entry names, be it a single address; IPv6 may be in brackets."""
+    """Return the network that an entry names; a single address counts as one. IPv6 may be in brackets."""
     try:
         return ipaddress.ip_network(_BRACKETS.sub(r"\1", text), strict=False)
     except ValueError:
@@ -132,7 +132,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
 
 
 def checked_proxy(proxy: object) -> str | None:
-    """Return the URL of the connection's proxy, or None where none is given. Its password is never quoted."""
+    """Return the URL of the connection's proxy, or None if there is none. Errors never quote its password."""
     url = str(proxy or "").strip()
     if not url:
         return None
@@ -141,9 +141,9 @@ def checked_proxy(proxy: object) -> str | None:
 
 
 def _of_environment(url: str, kind: str) -> Proxy:
-    # Where both are set, the lower case wins.
+    # If both are set, lower case wins.
     name = f"{kind}_proxy" if os.environ.get(f"{kind}_proxy") else f"{kind.upper()}_PROXY"
-    # A host and a port alone are common there, and mean plain http to the proxy.
+    # A bare host and port is common there, and means plain http to the proxy.
     url = url.strip() if "://" in url else f"http://{url.strip()}"
     _check(url, name)
     return Proxy(url, name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the body of a success to a typed response, or to an error that quotes it."""
+"""Turn the body of a successful response into a typed one, or into an error that quotes it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Reader:
     """
-    Reads responses of one server.
+    Reads responses from one server.
 
-    :param base_url: Of the server, for messages.
-    :param redact: Takes secrets out of what is quoted.
+    :param base_url: The server's base URL, for messages.
+    :param redact: Removes secrets from quoted text.
     """
 
     base_url: str
@@ -36,9 +36,9 @@ class Reader:
         self, kind: type[ApiObjectT], response: httpx.Response, content: bytes, unreadable: type[GetimgError]
     ) -> ApiObjectT:
         """
-        Return the response.
+        Return the typed response.
 
-        :raises GetimgError: It can't be read: an ``unreadable``.
+        :raises GetimgError: The response can't be read; raised as ``unreadable``.
         """
         received = self._json(response, content, unreadable)
         try:
@@ -50,9 +50,9 @@ class Reader:
         self, kind: type[ApiObjectT], response: httpx.Response, content: bytes, unreadable: type[GetimgError]
     ) -> list[ApiObjectT]:
         """
-        Return the responses of a list.
+        Return a list of typed responses.
 
-        :raises GetimgError: It is not a list, or one of them can't be read: an ``unreadable``.
+        :raises GetimgError: It is not a list, or an entry can't be read; raised as ``unreadable``.
         """
         received = self._json(response, content, unreadable)
         if not isinstance(received, list):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model accepts: how many references, and which durations."""
+"""Check what a model accepts: the number of references, and the durations."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def references_beyond_documented(request: ImageRequest | VideoRequest) -> bool:
-    """Return whether a request has more references than documented: only the catalogue knows if its model accepts them."""
+    """Return whether a request exceeds the documented limit; only the catalogue shows if its model accepts that."""
     return len(request.images or ()) > MAX_REFERENCE_IMAGES
 
 
 def check_references(model: Model, request: ImageRequest | VideoRequest) -> None:
     """
-    Check that a model takes a request's references. The limits that it states win over the documented one.
+    Check that a model accepts a request's references. The model's stated limits override the documented one.
 
-    :raises InvalidInputError: It doesn't.
+    :raises InvalidInputError: The model doesn't.
     """
     counts = Counter(image.role for image in request.images or ())
     for role, count in counts.items():
@@ -33,7 +33,7 @@ def check_references(model: Model, request: ImageRequest | VideoRequest) -> None
             raise InvalidInputError(
                 f"images must hold at most {limit} with the role {quote(role)} for model {quote(model.id)}, got {count}."
             )
-    # What the model doesn't limit by its role is limited as documented.
+    # Roles that the model doesn't limit fall under the documented limit.
     unstated = sum(count for role, count in counts.items() if role not in model.supported_references)
     if unstated and counts.total() > MAX_REFERENCE_IMAGES:
         raise InvalidInputError(
@@ -44,9 +44,9 @@ def check_references(model: Model, request: ImageRequest | VideoRequest) -> None
 
 def check_duration(model: Model, duration: int | None) -> None:
     """
-    Check that a model makes videos of a duration in seconds. The catalogue has them as numbers such as ``5.0``.
+    Check that a model supports a duration in seconds. The catalogue lists durations as numbers such as ``5.0``.
 
-    :raises InvalidInputError: It doesn't.
+    :raises InvalidInputError: The model doesn't.
     """
     supported = model.supported_durations
     if duration is not None and supported and duration not in supported:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The bodies of billed requests. What the API is known to refuse is refused before anything is sent.
+The bodies of billed requests. Values that the API is known to refuse are rejected before anything is sent.
 
-Source of every shape and limit: the vendor's pages "Generate images" and "Generate videos".
+All shapes and limits come from the vendor's pages "Generate images" and "Generate videos".
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from airflow_provider_getimg.api.faults import first_fault
 from airflow_provider_getimg.api.quote import quote
 
 PROMPT_MAX_CHARACTERS = 4096
-#: As documented, for models that don't state a limit of their own.
+#: The documented limit, for models that don't state their own.
 MAX_REFERENCE_IMAGES = 8
-#: More than any model takes: past this, the catalogue need not be asked.
+#: More than any model accepts: beyond this, there is no need to check the catalogue.
 REFERENCE_IMAGES_LIMIT = 64
 REFERENCE_IMAGE_MAX_BYTES = 10 * 1024 * 1024
 REQUEST_MAX_BYTES = 25 * 1024 * 1024
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
 REFERENCE_IMAGE = "reference_image"
 
-# Letters and signs that are drawn as nothing: fillers, joiners, blank patterns and selectors of variants.
+# Letters and symbols that render as nothing: fillers, joiners, blank patterns and variation selectors.
 _LOOK_EMPTY = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
     + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
@@ -73,7 +73,7 @@ class ReferenceImage(BaseModel):
 
 
 class _Request(BaseModel):
-    """What all generations are requested with. What is not given is not sent."""
+    """The fields common to all generation requests. Omitted fields are not sent."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,9 +86,9 @@ class _Request(BaseModel):
     @classmethod
     def checked(cls, **fields: Any) -> Self:
         """
-        Build a request, or say in one sentence what is wrong with it. None means: not given.
+        Build a request, or say in one sentence what is wrong with it. None means omitted.
 
-        :raises InvalidInputError: A value that the API is known to refuse.
+        :raises InvalidInputError: The API is known to refuse a value.
         """
         try:
             return cls(**{name: value for name, value in fields.items() if value is not None})
@@ -104,7 +104,7 @@ class _Request(BaseModel):
     @classmethod
     def _prompt_is_in_range(cls, prompt: str) -> str:
         _not_empty(prompt)
-        # No one means this word, and it would be billed.
+        # No one wants this as a prompt, and it would be billed.
         if prompt.strip() == "None":
             raise ValueError("must be a description, got 'None': a template rendered nothing")
         if len(prompt) > PROMPT_MAX_CHARACTERS:
@@ -119,7 +119,7 @@ class _Request(BaseModel):
         return images
 
     def to_json(self) -> dict[str, Any]:
-        """Return the body as it is sent: given fields alone, no ``images`` where the list is empty."""
+        """Return the body to send: only the given fields, and no ``images`` if the list is empty."""
         body = self.model_dump(mode="json", exclude_none=True)
         if not body.get("images"):
             body.pop("images", None)
@@ -128,14 +128,14 @@ class _Request(BaseModel):
 
 class ImageRequest(_Request):
     """
-    The body of ``POST /v2/images/generations``. What is not given is not sent.
+    The body of ``POST /v2/images/generations``. Omitted fields are not sent.
 
     :param model: Model identifier, such as ``seedream-5-lite``.
     :param prompt: What to draw, 1 to 4096 characters.
     :param aspect_ratio: Such as ``16:9``; the model's default otherwise.
     :param resolution: Such as ``2K``; the model's default otherwise.
     :param output_format: ``png``, ``jpeg`` or ``webp``; the API's default is ``jpeg``.
-    :param images: Reference images: at most 8, or as many as the model takes (``check_references``).
+    :param images: Reference images: at most 8, or as many as the model accepts (``check_references``).
     """
 
     output_format: str | None = None
@@ -150,15 +150,15 @@ class ImageRequest(_Request):
 
 class VideoRequest(_Request):
     """
-    The body of ``POST /v2/videos/generations``. What is not given is not sent.
+    The body of ``POST /v2/videos/generations``. Omitted fields are not sent.
 
     :param model: Model identifier, such as ``seedance-v1-pro``.
     :param prompt: What to show, 1 to 4096 characters.
     :param aspect_ratio: Such as ``16:9``; the model's default otherwise.
     :param resolution: Such as ``1080p``; the model's default otherwise.
-    :param duration: In whole seconds, 1 or more; the model's default otherwise. A text is read as a number.
+    :param duration: In whole seconds, 1 or more; the model's default otherwise. A string is parsed.
     :param sound: Whether the video has sound; the model's default otherwise.
-    :param images: References: at most 8, or as many as the model takes. Their role is ``reference_image``,
+    :param images: References: at most 8, or as many as the model accepts. Their role is ``reference_image``,
         ``first_frame`` or ``last_frame``.
     """
 
@@ -186,7 +186,7 @@ class VideoRequest(_Request):
 
 
 def video_path(video_id: str) -> str:
-    """Return where the state of a video is read."""
+    """Return the path to read a video's state from."""
     return f"/v2/videos/generations/{percent_encoded(video_id, safe='')}"
 
 
@@ -200,17 +200,17 @@ def _not_empty(text: str) -> str:
 
 def _encodable(text: str) -> str:
     if "\x00" in text:
-        # PostgreSQL takes none, so that the response could not be kept with its request.
+        # PostgreSQL rejects them, so the response could not be stored with its request.
         raise ValueError(f"must not hold NUL characters, got {quote(text)}")
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Half of a surrogate pair, as a text that was cut has it.
+        # A lone surrogate, as truncated text may contain.
         raise ValueError(f"must be text that can be encoded, got {quote(text)}") from None
     return text
 
 
 def _is_blank(character: str) -> bool:
-    """Tell whether a character leaves no mark: spaces, controls, zero-width ones, and those that look like spaces."""
+    """Return whether a character is invisible: spaces, controls, zero-width ones, and those that look like spaces."""
     category = unicodedata.category(character)
     return category[0] == "Z" or category in ("Cc", "Cf") or character in _LOOK_EMPTY

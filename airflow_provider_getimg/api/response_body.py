@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The body of a response, decoded within a limit."""
+"""Read and decompress the body of a response, within a limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GZIP_BEGINS = b"\x1f\x8b"
-# Compressed once by the server and once by a proxy.
+# Compressed once by the server and again by a proxy.
 _MAX_LAYERS = 2
 
 
@@ -20,9 +20,9 @@ class TooLongError(ValueError):
 
 class CutOffError(Exception):
     """
-    A body broke off; the cause is why.
+    A body broke off; ``__cause__`` says why.
 
-    :param content: What had come of it.
+    :param content: The part that was received.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -34,13 +34,13 @@ def read(chunks: Iterator[bytes], content_encoding: str, max_bytes: int) -> byte
     """
     Read a body and decompress it.
 
-    Requests ask for an uncompressed response. One that comes as gzip or deflate is paid for all the same, and so is one whose
-    ``Content-Encoding`` is something else than what its bytes are: the bytes decide.
+    Requests ask for an uncompressed response. One that comes as gzip or deflate is paid for all the same, and so is one
+    whose ``Content-Encoding`` doesn't match its bytes: the bytes decide.
 
-    :param chunks: The body as it was sent.
-    :raises TooLongError: It is longer than ``max_bytes`` before or after any layer of compression: no more than that is
-        kept in memory.
-    :raises CutOffError: The connection broke, or what frames the body is wrong. It may be all there nevertheless.
+    :param chunks: The raw body.
+    :raises TooLongError: The body is longer than ``max_bytes`` before or after decompressing any layer; no more than
+        that is kept in memory.
+    :raises CutOffError: The connection broke, or the body's framing is invalid. The body may still be complete.
     """
     body = bytearray()
     try:
@@ -61,7 +61,7 @@ def _decoded(content: bytes, content_encoding: str, max_bytes: int) -> bytes:
         if content.startswith(_GZIP_BEGINS):
             decoded = _decompressed(content, zlib.MAX_WBITS | 16, max_bytes)
         elif may_be_deflate:
-            # With the header that the standard wants, or without it, as some send it.
+            # With the zlib header that the standard requires, or without it, as some servers send it.
             decoded = _decompressed(content, zlib.MAX_WBITS, max_bytes)
             if decoded is None:
                 decoded = _decompressed(content, -zlib.MAX_WBITS, max_bytes)
@@ -74,7 +74,7 @@ def _decoded(content: bytes, content_encoding: str, max_bytes: int) -> bytes:
 
 
 def _decompressed(content: bytes, window: int, max_bytes: int) -> bytes | None:
-    """Return the content, or None where it is not compressed in this way."""
+    """Return the decompressed content, or None if it is not compressed in this way."""
     decompressor = zlib.decompressobj(window)
     try:
         decoded = decompressor.decompress(content, max_bytes + 1)
@@ -82,5 +82,5 @@ def _decompressed(content: bytes, window: int, max_bytes: int) -> bytes | None:
         return None
     if len(decoded) > max_bytes:
         raise TooLongError
-    # Gzip shows by its first bytes that it is; what is missing at its end may be its checksum alone.
+    # Accept truncated gzip: its first bytes identify it, and perhaps only the checksum is missing.
     return decoded if decompressor.eof or window > zlib.MAX_WBITS else None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The heads of HTTP responses, without what can't be read in them.
+Remove unreadable headers from the heads of HTTP responses.
 
-h11 refuses a response for one header that it can't parse, and the paid image would be lost with it: a name with a space in
-it, a length that is not a number, a transfer coding that it doesn't know.
+h11 rejects a whole response over one header that it can't parse, and the paid image would be lost with it: a name with
+a space in it, a length that is not a number, an unknown transfer coding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What is longer is no head.
+# Anything longer is not a head.
 _MAX_BYTES = 1024 * 1024
 _HEAD_BEGINS = b"HTTP/"
 _HEAD_ENDS = re.compile(rb"\n\r?\n")
@@ -26,9 +26,9 @@ _LENGTH = re.compile(rb"[0-9]{1,20}")
 
 class ResponseHeads:
     """
-    Reads from a connection, and repairs the heads of the responses that come.
+    Reads from a connection and repairs the heads of its responses.
 
-    :param read: The ``read`` of httpcore's stream.
+    :param read: The ``read`` method of httpcore's stream.
     """
 
     def __init__(self, read: Callable[..., bytes]) -> None:
@@ -36,14 +36,14 @@ class ResponseHeads:
         self._is_past_head = False
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read as the stream does; a head is returned as a whole."""
+        """Read like the stream, but return a head in one piece."""
         received = self._read(max_bytes, timeout)
         if self._is_past_head:
             return received
         sanitized = b""
         while True:
             start = received.lstrip(b"\r\n")
-            # Before a response comes what a SOCKS proxy says.
+            # Not a head: a SOCKS proxy's replies come before the response.
             if not start.startswith(_HEAD_BEGINS[: len(start)]) or len(received) > _MAX_BYTES:
                 return sanitized + received
             if start and (end := _HEAD_ENDS.search(start)):
@@ -68,7 +68,7 @@ def sanitized_head(head: bytes) -> bytes:
     was_kept = False
     for line in lines:
         if line[:1] in (b" ", b"\t"):
-            # It goes on from the line before.
+            # A continuation of the previous line.
             if was_kept:
                 kept[-1] += b" " + _NO_TEXT.sub(b" ", line).strip()
             continue
@@ -87,6 +87,6 @@ def sanitized_head(head: bytes) -> bytes:
     if codings and codings[-1] == b"chunked":
         kept.append(b"Transfer-Encoding: chunked")
     elif len({int(length) for length in lengths if _LENGTH.fullmatch(length)}) == len(lengths) == 1:
-        # Otherwise the body ends with the connection.
+        # Otherwise the body ends when the connection closes.
         kept.append(b"Content-Length: " + lengths.pop())
     return b"\r\n".join([status, *kept, b"", b""])

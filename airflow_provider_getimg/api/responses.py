@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an HTTP response that is no success to the error that says what it means and what it cost."""
+"""Turn an unsuccessful HTTP response into an error that says what it means and what it cost."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 Redact = Callable[[str], str]
 
-# Documented as refusals, and so as not billed. Any other status on a generation is an unknown outcome, but for those that
-# say that another server than the API responded (_MOVED), or a proxy that wants a password (407).
+# Documented as refusals, so not billed. Any other status on a generation is an unknown outcome, except those that show
+# that a server other than the API responded (_MOVED), or a proxy that wants a password (407).
 _REFUSALS: dict[int, type[RequestRefusedError]] = {
     400: InvalidRequestError,
     401: AuthenticationError,
@@ -45,13 +45,13 @@ _REFUSALS: dict[int, type[RequestRefusedError]] = {
     413: RequestRefusedError,
     422: ContentPolicyError,
 }
-# The request was not taken, it belongs elsewhere. 302 and 303 are not here: after a POST they may mean "done, look there".
+# The request was not accepted; it belongs elsewhere. Not 302 or 303: after a POST, they may mean "done, look there".
 _MOVED = frozenset({301, 307, 308})
 
 _EXCERPT_CHARACTERS = 300
 _MESSAGE_CHARACTERS = 500
 
-#: The longest wait that a server may ask for, in seconds: a longer one is a mistake, and ignored.
+#: The longest wait that a server may ask for, in seconds; a longer one is a mistake and is ignored.
 MAX_WAIT = 6 * 3600.0
 
 
@@ -74,7 +74,7 @@ def _error(
     code = one_line(said.get("code", ""), 60, redact) or None
     param = one_line(said.get("param", ""), 60, redact) or None
     doc_url = _doc_url(said.get("doc_url", ""))
-    # A code that only repeats the status says nothing.
+    # A code that only repeats the status adds nothing.
     where = ", ".join(
         filter(None, [str(status) if code in (None, str(status)) else f"{status} {code}", param])
     )
@@ -123,7 +123,7 @@ def _error(
 
 
 def _said_by_the_api(content: bytes) -> dict[str, str]:
-    """Return the fields of the API's error body that are texts; nothing for a proxy's HTML page."""
+    """Return the string fields of the API's error body; empty for a proxy's HTML page."""
     try:
         error = json.loads(content)["error"]
         return {name: text for name, text in error.items() if isinstance(text, str) and text}
@@ -132,12 +132,12 @@ def _said_by_the_api(content: bytes) -> dict[str, str]:
 
 
 def _doc_url(url: str) -> str | None:
-    """Return the API's link to a page about an error, if it can be shown: https, without a user part or a query."""
+    """Return the API's link to a page about an error, without its query, if safe to show: https and no user part."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return None
-    # The place on the page, unless it holds values as a query does.
+    # Keep the fragment, unless it holds values as a query does.
     place = f"#{parts.fragment}" if parts.fragment and "=" not in parts.fragment else ""
     shown = f"https://{parts.netloc}{parts.path}{place}"
     usable = parts.scheme == "https" and parts.netloc and "@" not in parts.netloc and len(shown) <= 200
@@ -148,11 +148,11 @@ def _reason_phrase(response: httpx.Response, redact: Redact) -> str:
     return one_line(response.reason_phrase, _EXCERPT_CHARACTERS, redact)
 
 
-# Functions that read headers never raise: a nonsensical header may come with a paid response.
+# Functions that read headers never raise: a paid response may have a nonsensical header.
 
 
 def wait_before_next(response: httpx.Response) -> float | None:
-    """Return the seconds until another try, from ``Retry-After`` or ``X-RateLimit-Reset``; None if absent."""
+    """Return the seconds to wait before retrying, from ``Retry-After`` or ``X-RateLimit-Reset``; None if absent."""
     asked = response.headers.get("retry-after")
     if asked is not None:
         wait = _seconds(asked)
@@ -160,7 +160,7 @@ def wait_before_next(response: httpx.Response) -> float | None:
             wait = max(0.0, moment - time.time())
         return wait if wait is not None and wait <= MAX_WAIT else None
     reset = _seconds(response.headers.get("x-ratelimit-reset"))
-    # A limit that has requests left is not the one that was hit: its reset says nothing.
+    # A limit with requests left is not the one that was hit: ignore its reset.
     if reset is not None and response.headers.get("x-ratelimit-remaining") in (None, "0"):
         wait = reset - time.time()
         return wait if 0 < wait <= MAX_WAIT else None
@@ -168,12 +168,12 @@ def wait_before_next(response: httpx.Response) -> float | None:
 
 
 def rate_limit(response: httpx.Response) -> RateLimit | None:
-    """Return what a response says about the limit on requests per minute; None if absent."""
+    """Return the limit on requests per minute that a response reports; None if absent."""
     remaining = _seconds(response.headers.get("x-ratelimit-remaining"))
     reset = _seconds(response.headers.get("x-ratelimit-reset"))
     if remaining is None or reset is None:
         return None
-    # By the server's own clock where it tells the time: the two need not agree.
+    # Use the server's clock if the response has a date: it may differ from the worker's.
     now = _moment(response.headers.get("date", ""))
     resets_in = reset - (time.time() if now is None else now)
     if not 0 < resets_in <= MAX_WAIT:
@@ -191,28 +191,28 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _moment(text: str) -> float | None:
-    """Return the Unix time of a date in a header."""
+    """Return the Unix time of a header's date; None if it can't be read."""
     try:
         moment = parsedate_to_datetime(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except Exception:
-        # ValueError, TypeError, IndexError, OverflowError: its parser fails in as many ways as a date can be wrong.
+        # ValueError, TypeError, IndexError, OverflowError: the parser raises any of them for a bad date.
         return None
 
 
 def excerpt(content: bytes, redact: Redact) -> str:
-    """Quote the start of a response, on one line, with nothing secret in it."""
-    # A part of it first: a response may be megabytes, and the end is not quoted anyway.
+    """Quote the start of a response, on one line, without secrets."""
+    # Cut it first: a response may be megabytes, and its end is not quoted anyway.
     start = content[: 40 * _EXCERPT_CHARACTERS].decode("utf-8", errors="replace")
     return repr(one_line(start, _EXCERPT_CHARACTERS, redact))
 
 
 def one_line(text: str, characters: int, redact: Redact) -> str:
-    """Return the start of a text on one line, with nothing secret in it and no control characters."""
+    """Return the start of a text on one line, without secrets or control characters."""
     line = " ".join(printable(redact(text[: 40 * characters])).split())
     return line if len(line) <= characters else f"{line[:characters]}..."
 
 
 def redacted(text: str, api_key: str) -> str:
-    """Take ``api_key`` and the query strings of URLs out of ``text``."""
+    """Remove ``api_key`` and the query strings of URLs from ``text``."""
     return without_query(text.replace(api_key, "***") if api_key else text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client is set up with, checked before any request: one sentence for each wrong value."""
+"""A client's settings, checked before any request: one sentence for each invalid value."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 @dataclass(frozen=True)
 class ClientSettings:
     """
-    How the API is reached.
+    How to reach the API.
 
-    :param base_url: With scheme, without a slash at its end.
-    :param timeout: Seconds that a generation may take.
+    :param base_url: With scheme, without a trailing slash.
+    :param timeout: Time limit for a generation, in seconds.
     :param proxy: URL of a proxy, or None. May hold a password: kept out of ``repr()``.
-    :param allowed_networks: Networks that downloads may reach though they are not the internet.
+    :param allowed_networks: Non-public networks that downloads may reach.
     """
 
     base_url: str = DEFAULT_BASE_URL
@@ -51,9 +51,9 @@ class ClientSettings:
         cls, base_url: str | None, timeout: object, proxy: object, allowed_networks: object = None
     ) -> Self:
         """
-        Build settings from what a user typed; empty values mean the defaults.
+        Build settings from user input; empty values mean the defaults.
 
-        :raises ConnectionConfigError: One of them can't be used.
+        :raises ConnectionConfigError: One of them is invalid.
         """
         return cls(
             checked_base_url(base_url),
@@ -63,7 +63,7 @@ class ClientSettings:
         )
 
 
-# Filters don't reach the records of child loggers: each is named.
+# Filters don't apply to the records of child loggers, so list each one.
 _TALKATIVE_LOGGERS = (
     "httpx",
     "httpcore.connection",
@@ -77,7 +77,7 @@ _API_KEY = re.compile(r"(?<![A-Za-z0-9])sk_[A-Za-z0-9]")
 
 
 def checked_api_key(api_key: str | None) -> str:
-    """Return the key without the white space that pasting adds. The key itself is never quoted."""
+    """Return the key without the white space that pasting adds. Errors never quote the key."""
     key = (api_key or "").strip()
     if not key:
         raise ConnectionConfigError("The API key is missing: put it into the password field.")
@@ -94,13 +94,13 @@ def checked_api_key(api_key: str | None) -> str:
 
 
 def checked_base_url(base_url: str | None) -> str:
-    """Return the base URL without a slash at its end; the API's own where none is given."""
+    """Return the base URL without a trailing slash; the API's own by default."""
     url = (base_url or "").strip().rstrip("/") or DEFAULT_BASE_URL
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         holds_more = bool(parts.username or parts.password or parts.query or parts.fragment)
-        # As the request will do: a host that can't be encoded is found here, and not after a POST was noted.
+        # Encode the host as the request will, to find a bad one before a POST is recorded.
         httpx.URL(url).raw_host.decode().encode("idna")
     except (ValueError, httpx.InvalidURL):
         usable = holds_more = False
@@ -110,7 +110,7 @@ def checked_base_url(base_url: str | None) -> str:
             "belongs in the password field."
         )
     if not usable:
-        # Without a scheme it may be anything, such as a key.
+        # Without a scheme, it may be anything, such as a key.
         got = f", got {_quoted(url)}" if "://" in url else ""
         raise ConnectionConfigError(
             f"The base URL must start with https:// (or http://) and name a host, such as {DEFAULT_BASE_URL}{got}."
@@ -119,7 +119,7 @@ def checked_base_url(base_url: str | None) -> str:
 
 
 def checked_timeout(timeout: object) -> float:
-    """Return the time-out in seconds; the default where none is given."""
+    """Return the timeout in seconds, or the default if none is given."""
     if timeout is None or timeout == "":
         return DEFAULT_TIMEOUT
     try:
@@ -134,11 +134,11 @@ def checked_timeout(timeout: object) -> float:
 
 
 def checked_networks(networks: object) -> tuple[Network, ...]:
-    """Return the networks of a list, or of a text with commas or spaces between them; none where none is given."""
+    """Return the networks in a list, or in a string separated by commas or spaces; empty if none are given."""
     entries = networks
     if isinstance(networks, str):
         try:
-            # A connection given as a URI holds a list as its JSON.
+            # A connection URI stores a list as JSON.
             entries = json.loads(networks)
         except (ValueError, RecursionError):
             entries = networks.replace(",", " ").split()
@@ -151,7 +151,7 @@ def checked_networks(networks: object) -> tuple[Network, ...]:
 
 def _network(entry: object) -> Network:
     try:
-        # Numbers are addresses to ip_network().
+        # ip_network() would read a number as an address.
         return ipaddress.ip_network(entry.strip() if isinstance(entry, str) else "")
     except ValueError:
         raise ConnectionConfigError(
@@ -160,7 +160,7 @@ def _network(entry: object) -> Network:
 
 
 def _quoted(value: object) -> str:
-    """Quote what was typed into a field, but for what may be an API key that went into the wrong one."""
+    """Quote user input, but mask what may be an API key entered in the wrong field."""
     quoted = quote(value)
     return "'***'" if _API_KEY.search(quoted) else quoted
 
@@ -173,15 +173,15 @@ def http_client(
     **options: Any,
 ) -> httpx.Client:
     """
-    Return an httpx client that uses each connection once, with the proxies and certificates that we decide on.
+    Return an httpx client that uses each connection once, with this package's choice of proxies and certificates.
 
-    :param proxy: URL of the connection's proxy; without one the environment decides.
-    :param transport: What decides on connections and proxies instead.
+    :param proxy: URL of the connection's proxy; without one, the environment decides.
+    :param transport: Used instead of the default one; it then decides on connections and proxies.
     :raises ConnectionConfigError: The environment's proxies or certificates can't be used.
     """
     quiet_loggers()
-    # Not to the pool alone: between the end of a response and the closing of its connection, another thread's
-    # request may be given that connection, and dies with it. This header makes it unusable at once.
+    # Don't rely on the pool's limits alone: between the end of a response and the closing of its connection, the pool
+    # may give that connection to another thread's request, which dies with it. This header makes it unusable at once.
     once = {"Connection": "close"} if transport is None else {}
     return httpx.Client(
         transport=transport or Transport(proxy), trust_env=False, headers={**headers, **once}, **options
@@ -189,13 +189,13 @@ def http_client(
 
 
 def quiet_loggers() -> None:
-    """Keep the query strings of URLs out of what httpx and httpcore log."""
+    """Keep the query strings of URLs out of the logs of httpx and httpcore."""
     for name in _TALKATIVE_LOGGERS:
         logging.getLogger(name).addFilter(_strip_queries)
 
 
 def _strip_queries(record: logging.LogRecord) -> bool:
-    """Take the query strings of URLs out of a log line: httpx and httpcore write down what they request."""
+    """Remove the query strings of URLs from a log line: httpx and httpcore log the URLs they request."""
     message = record.getMessage()
     stripped = without_query(message)
     if stripped != message:
@@ -204,7 +204,7 @@ def _strip_queries(record: logging.LogRecord) -> bool:
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether the URL names this machine itself: ``localhost`` or a loopback address."""
+    """Return whether the URL names this machine itself: ``localhost`` or a loopback address."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Signed URLs in text that people read.
+Mask signed URLs in text that people read.
 
-The query string of a signed URL is a credential: whoever has it has the file. So is the user part of one
-(``https://user:password@host``). They must not be in a log line or an error message.
+The query string of a signed URL is a credential: whoever has it has the file. So is a URL's user part
+(``https://user:password@host``). Neither may appear in a log line or an error message.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from airflow_provider_getimg.api.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Of a longer text the start is looked at and returned.
+#: Only this much of a longer text is examined and returned.
 MAX_CHARACTERS = 1_000_000
 
-# Slashes may be escaped, as JSON allows. What stands before is a scheme, or something that a server would take for one.
+# Slashes may be escaped, as JSON allows. Before them is a scheme, or what a server would take for one.
 _AUTHORITY_BEGINS = re.compile(r":\\?/\\?/")
 _SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+.-")
 _SCHEME_CHARACTERS = 20
-# A URL ends at white space, and one that follows a quote ends at the next such quote: other quotes may be part of it.
-# Within quotes a backslash escapes what follows. Where the quote itself is escaped, the depth is unknown: to be on the safe
-# side the URL ends at white space.
+# A URL ends at white space, and one that follows a quote ends at the next quote of the same kind: others may be part of
+# it. Within quotes, a backslash escapes the next character. If the quote itself is escaped, the depth is unknown: to be
+# safe, the URL ends at white space.
 _UNQUOTED = re.compile(r"\S*")
 _QUOTED = {quote: re.compile(rf"[^\s\\{quote}]*(?:\\\S[^\s\\{quote}]*)*") for quote in "'\""}
 
-# Where the text around a URL may have gone on, though the URL could have.
+# Characters where a URL may have ended, although they could be part of it.
 _PERHAPS_THE_END = re.compile(r"""["'<>]""")
-# In a URL without a scheme, or one that broke off before its query: by its name. Bounded, for linear time.
+# A signature by its parameter name, for a URL without a scheme or cut off before its query. Bounded: linear time.
 _SIGNATURE = re.compile(r"([?&;][\w-]{0,32}(?:sig|signature|token))=[^\s&\"'<>\\]+", re.IGNORECASE)
-# A part that is shorter is no signature, and masking it would blot out half a log.
+# Anything shorter is not a signature, and masking it would blot out half a log.
 _SECRET_CHARACTERS = 6
 
 
 def without_query(text: str) -> str:
     """
-    Cut the query string and the user part off every URL in ``text``.
+    Remove the query string and the user part from every URL in ``text``.
 
-    ``https://user:pw@host/file?exp=1&sig=ab`` becomes ``https://***@host/file?...``. Takes linear time.
+    ``https://user:pw@host/file?exp=1&sig=ab`` becomes ``https://***@host/file?...``. Runs in linear time.
     """
     cut = text[:MAX_CHARACTERS]
     shown: list[str] = []
@@ -54,7 +54,7 @@ def without_query(text: str) -> str:
 
 
 def url_without_query(url: str) -> str:
-    """Do as :func:`without_query` for a text that is one URL, whatever characters it has."""
+    """Do the same as :func:`without_query` for a single URL, whatever characters it contains."""
     begins = _AUTHORITY_BEGINS.search(url, 0, MAX_CHARACTERS)
     if begins is None:
         path, mark, _ = url.partition("?")
@@ -63,7 +63,7 @@ def url_without_query(url: str) -> str:
 
 
 def secrets_in(text: str) -> list[str]:
-    """Return the query strings and the passwords of the URLs in ``text``, and of the URL that ``text`` is."""
+    """Return the query strings and passwords of the URLs in ``text``, and of ``text`` itself if it is a URL."""
     cut = text[:MAX_CHARACTERS]
     found: dict[str, None] = {}
     begins = _AUTHORITY_BEGINS.search(cut)
@@ -80,12 +80,12 @@ def secrets_in(text: str) -> list[str]:
 
 
 def reason(error: BaseException) -> str:
-    """Return what an exception says for the middle of a sentence: one line, nothing signed, no full stop."""
+    """Return an exception's message for use within a sentence: one line, no signatures, no final period."""
     return " ".join(printable(without_query(str(error))).split()).rstrip(".")[:300] or type(error).__name__
 
 
 def _urls(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where each URL of a text has its authority, and where the URL ends."""
+    """Yield where the authority of each URL in a text begins, and where the URL ends."""
     position = 0
     while begins := _AUTHORITY_BEGINS.search(text, position):
         before = _before_scheme(text, begins.start())
@@ -97,7 +97,7 @@ def _urls(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _before_scheme(text: str, colon: int) -> str:
-    """Return the character before the scheme that ends at a colon; none where it is escaped, or there is none."""
+    """Return the character before the scheme that ends at a colon; empty if it is escaped or there is none."""
     start = colon
     while start > max(0, colon - _SCHEME_CHARACTERS) and text[start - 1] in _SCHEME:
         start -= 1
@@ -105,7 +105,7 @@ def _before_scheme(text: str, colon: int) -> str:
 
 
 def _split(rest: str) -> tuple[str, str, str, bool]:
-    """Take apart what follows ``://``: the user part, host and path, the query with the fragment, and whether it has one."""
+    """Split what follows ``://``: the user part, host and path, query with fragment, and whether there is one."""
     path, mark, _ = rest.partition("?")
     path = path.partition("#")[0]
     has_query = bool(mark) or len(path) < len(rest)

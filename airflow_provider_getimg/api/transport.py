@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An httpx transport that takes our own decisions on proxies and certificates, and explains what failed there."""
+"""An httpx transport that chooses proxies and certificates itself, and explains failures with them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import httpx
 from airflow_provider_getimg.api.certificates import Certificates
 from airflow_provider_getimg.api.proxies import Proxies, Proxy
 
-#: The trace event that tells a request's proxy (``info["proxy"]``) before a connection is made.
+#: Trace event that reports a request's proxy (``info["proxy"]``) before a connection is made.
 ROUTE_EVENT = "getimg.route"
-#: The trace event before a request goes out on a reused connection; it has the peer.
+#: Trace event before a request goes out on a reused connection; it carries the peer.
 REUSE_EVENT = "getimg.reuse"
-#: The response extension that names the proxy which it came through.
+#: Response extension that names the proxy that the response came through.
 PROXY_EXTENSION = "getimg_proxy"
 
-# To an http:// server no certificate is needed. The context refuses all of them, in case that one were checked.
+# An http:// server needs no certificate. This context rejects all of them, in case one is checked after all.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Transport(httpx.BaseTransport):
     """
-    Sends each request straight or through a proxy, over a connection of its own.
+    Sends each request over its own connection, directly or through a proxy.
 
     :param proxy: URL of the connection's proxy, if it has one.
     :raises ConnectionConfigError: The environment's proxies or certificates can't be used.
@@ -51,7 +51,7 @@ class Transport(httpx.BaseTransport):
         if proxy is not None:
             response.extensions[PROXY_EXTENSION] = str(proxy)
         if not _can_be_joined(request.url, response.headers.get("location")):
-            # httpx parses it, though it follows no redirect for us, and would lose the response over it.
+            # httpx parses it even when not following redirects, and would lose the response over it.
             del response.headers["location"]
         return response
 

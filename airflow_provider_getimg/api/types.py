@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the API returns.
+The API's responses.
 
-Responses keep fields that are unknown here, so that the API can grow; a required field that is
-missing is an error. Source of every shape and limit: the vendor's pages "Generate images",
-"Media responses", "Models" and "Billing".
+They keep unknown fields, so that the API can grow; a missing required field is an error. All shapes and
+limits come from the vendor's pages "Generate images", "Media responses", "Models" and "Billing".
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from pydantic import (
 
 from airflow_provider_getimg.api.quote import quote
 
-#: Past this, the API's names for things (an id, a model) are cut: an object's metadata has room for 2 KB in all.
+#: The API's names (an id, a model) are truncated to this: an object's metadata is limited to 2 KB in total.
 NAME_MAX_CHARACTERS = 128
-# A video's id has some thirty.
+# A video's id has about thirty characters.
 _ID_MAX_CHARACTERS = 512
 
 
 class _ApiObject(BaseModel):
-    """A response of the API: unknown fields are kept, and the JSON is kept as it came."""
+    """A response from the API. Keeps unknown fields and the original JSON."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -49,9 +48,9 @@ class _ApiObject(BaseModel):
     @classmethod
     def from_json(cls, received: Any) -> Self:
         """
-        Read a response, and keep the JSON as it came.
+        Read a response and keep the original JSON.
 
-        :raises ValueError: A required field is missing or of another type.
+        :raises ValueError: A required field is missing or has the wrong type.
         """
         response = cls.model_validate(received)
         response._received = received
@@ -65,7 +64,7 @@ class _ApiObject(BaseModel):
 
 
 def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    """Read a field that nothing depends on: what can't be read is not known, and no reason to lose a paid file."""
+    """Read a field that nothing depends on: an unreadable value becomes None, and is no reason to lose a paid file."""
     try:
         return None if isinstance(value, bool) else read(value)
     except (ValidationError, ArithmeticError):
@@ -73,15 +72,15 @@ def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _moment(moment: datetime) -> datetime | None:
-    """Take a time without a zone for UTC, as the documented ones are; one that was never set for not known."""
+    """Return a time in UTC, the default zone because documented times are UTC; None if it was never set."""
     if moment.utcoffset() is None:
         moment = moment.replace(tzinfo=UTC)
-    # Year 1, or 1970, is how servers write a time that they don't have.
+    # Servers write a time that they don't have as year 1 or 1970.
     return moment.astimezone(UTC) if moment.year > 1970 else None
 
 
 def _one_line(text: str) -> str | None:
-    """Return a name of the API's without control characters, cut to a length that any store takes."""
+    """Return an API name without control characters, truncated to a length that any store accepts."""
     plain = "".join(character for character in text.strip() if unicodedata.category(character)[0] != "C")
     if len(plain) > NAME_MAX_CHARACTERS:
         digest = hashlib.sha256(plain.encode(errors="replace")).hexdigest()[:16]
@@ -98,7 +97,7 @@ class MediaFile(_ApiObject):
     """
     One generated file. ``url`` is signed: it works without the API key until ``deletes_at``.
 
-    All but the URL is None where the API didn't say, or not in a way that can be read.
+    Every other field is None if the API sent no readable value.
     """
 
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
@@ -115,12 +114,12 @@ class MediaFile(_ApiObject):
 
     @property
     def index(self) -> int:
-        """Its place in the response's ``data``, from 0."""
+        """The file's position in the response's ``data``, from 0."""
         return self._index
 
 
 class Usage(_ApiObject):
-    """What a generation cost, in USD; None where the API didn't say."""
+    """What a generation cost, in USD; None if the API didn't say."""
 
     total_cost: _Amount = None
     unit_price: _Amount = None
@@ -131,11 +130,11 @@ class Usage(_ApiObject):
 @dataclass(frozen=True)
 class RateLimit:
     """
-    What a response says about the limit on requests per minute.
+    The limit on requests per minute that a response reports.
 
-    :param remaining: Requests that are left.
-    :param resets_in: Seconds until there are more.
-    :param limit: Requests of a whole window; None where the API doesn't say.
+    :param remaining: Requests left.
+    :param resets_in: Seconds until the limit resets.
+    :param limit: Requests per window; None if the API doesn't say.
     """
 
     remaining: int
@@ -144,7 +143,7 @@ class RateLimit:
 
 
 class _PaidMedia(_ApiObject):
-    """A response that was paid for, or will be: :attr:`oddities` says what was odd about it."""
+    """A response that was or will be paid for; :attr:`oddities` lists what is odd about it."""
 
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
 
@@ -152,7 +151,7 @@ class _PaidMedia(_ApiObject):
 
     @property
     def oddities(self) -> tuple[str, ...]:
-        """What is odd about the response, each as a clause for a warning: ``data[1] has no URL``."""
+        """What is odd about the response, as clauses for a warning, such as ``data[1] has no URL``."""
         return self._oddities
 
 
@@ -160,8 +159,8 @@ class Generation(_PaidMedia):
     """
     The response to a generation: one or more files, and what they cost.
 
-    It was paid for, so it is read as leniently as possible: an entry of ``data`` with a URL is a file, whatever else is odd
-    about it, and a bad entry affects no other.
+    It was paid for, so it is read as leniently as possible: an entry of ``data`` with a URL is a file, whatever else is
+    odd about it, and a bad entry doesn't affect the others.
     """
 
     id: str
@@ -175,7 +174,7 @@ class Generation(_PaidMedia):
     @classmethod
     def from_json(cls, received: Any) -> Self:
         """
-        Read a response, and keep the JSON as it came.
+        Read a response and keep the original JSON.
 
         :raises ValueError: It holds no file with a URL.
         """
@@ -196,17 +195,17 @@ class Generation(_PaidMedia):
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """What the response's headers said about the limit on requests per minute; None if nothing."""
+        """The limit on requests per minute that the response's headers report; None if absent."""
         return self._rate_limit
 
     @property
     def cost(self) -> Decimal | None:
-        """What it cost in USD; None where the API didn't say."""
+        """The cost in USD; None if the API didn't say."""
         return self.usage.total_cost if self.usage else None
 
     @property
     def is_made(self) -> bool:
-        """Whether it was made, whatever the HTTP status says."""
+        """Whether the generation was made, whatever the HTTP status says."""
         return self.cost is not None
 
 
@@ -214,7 +213,7 @@ class Video(_PaidMedia):
     """
     The state of a video: failed, completed, or still being made.
 
-    An unknown state counts as still being made: asking again is free.
+    An unknown state counts as still being made: polling is free.
     """
 
     id: str
@@ -226,14 +225,14 @@ class Video(_PaidMedia):
     @classmethod
     def from_json(cls, received: Any) -> Self:
         """
-        Read a state, and keep the JSON as it came.
+        Read a state and keep the original JSON.
 
         :raises ValueError: It has no id, or is completed without a file.
         """
         if not isinstance(received, Mapping):
             raise ValueError("it is not a JSON object.")
         video = cls.model_validate({str(name): value for name, value in received.items()})
-        # It goes into a path as it is, so that it is not shortened as an image's is.
+        # The id goes into a URL path, so it can't be truncated like an image's.
         if not (video.id.strip() and video.id.isprintable() and len(video.id) <= _ID_MAX_CHARACTERS):
             raise ValueError("its id can't be used.")
         video._received = received
@@ -243,22 +242,22 @@ class Video(_PaidMedia):
 
     @property
     def generation(self) -> Generation | None:
-        """The files and what they cost, once completed."""
+        """The files and their cost, once completed."""
         return self._generation
 
     @property
     def is_failed(self) -> bool:
-        """Whether it will never be completed."""
+        """Whether the video will never be completed."""
         return self._generation is None and self.status == "failed"
 
     @property
     def is_made(self) -> bool:
-        """Whether it was accepted, whatever the HTTP status says."""
+        """Whether the video was accepted, whatever the HTTP status says."""
         return self.status in ("pending", "completed")
 
     @property
     def failure(self) -> str:
-        """Why it failed, as the API says it: its code and its message."""
+        """Why the video failed, according to the API: its code and message."""
         error = (self.model_extra or {}).get("error")
         said = error if isinstance(error, Mapping) else {"message": error}
         texts = [
@@ -268,19 +267,19 @@ class Video(_PaidMedia):
 
     @property
     def cost(self) -> Decimal | None:
-        """What it cost in USD; None where the API didn't say."""
+        """The cost in USD; None if the API didn't say."""
         return self.usage.total_cost if self.usage else None
 
 
 def _named_fields(received: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a response but for those that are read apart."""
+    """Return the fields of a response, except those that are read separately."""
     return {str(name): value for name, value in received.items() if name not in ("id", "data")}
 
 
 def _files(data: Any) -> tuple[list[MediaFile], list[str]]:
-    """Return the entries of ``data`` that are files, and what is odd about it."""
+    """Return the files in ``data``, and what is odd about it."""
     if isinstance(data, Mapping):
-        # One file without a list around it, or files by name.
+        # A single file without a list, or files by name.
         data = [data] if "url" in data else list(data.values())
     files, oddities = [], []
     for index, entry in enumerate(data if isinstance(data, list) else []):
@@ -300,7 +299,7 @@ def _files(data: Any) -> tuple[list[MediaFile], list[str]]:
 
 
 def _usable_url(value: Any) -> str | None:
-    """Return an absolute HTTP URL without white space around it; None if it is none."""
+    """Return an absolute HTTP URL without surrounding white space; None if ``value`` is not one."""
     if not isinstance(value, str):
         return None
     url = value.strip()
@@ -313,7 +312,7 @@ def _usable_url(value: Any) -> str | None:
 
 
 def _id(received: Mapping[str, Any], files: list[MediaFile]) -> str:
-    """Return the generation's id; one made of its URLs where it has none, the same whenever the response is read."""
+    """Return the generation's id; if it has none, a stable one derived from its URLs."""
     value = received.get("id")
     if (
         isinstance(value, str | int | float)
@@ -326,7 +325,7 @@ def _id(received: Mapping[str, Any], files: list[MediaFile]) -> str:
 
 
 class Rate(_ApiObject):
-    """A price in USD. ``resolution`` None means: for every resolution."""
+    """A price in USD. A ``resolution`` of None means every resolution."""
 
     billable_unit: str
     unit_price: Decimal
@@ -335,14 +334,14 @@ class Rate(_ApiObject):
 
 
 class Pricing(_ApiObject):
-    """The rates of a model. No rates means that the price is unknown, not that it is free."""
+    """The rates of a model. No rates means an unknown price, not a free model."""
 
     currency: str
     rates: list[Rate]
 
 
 class Model(_ApiObject):
-    """A model of the catalogue. The first entry of each list is the model's default."""
+    """A model in the catalogue. The first entry of each list is the model's default."""
 
     id: str
     name: str
@@ -371,7 +370,7 @@ class DailyCost(_ApiObject):
 
 
 class Costs(_ApiObject):
-    """The account's costs from ``start`` to ``end``, a bucket a UTC day."""
+    """The account's costs from ``start`` to ``end``, in one bucket per UTC day."""
 
     currency: str
     start: AwareDatetime

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""States of videos, read from an event loop: by many triggers over a few connections."""
+"""Read the states of videos from an event loop: for many triggers, over a few connections."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 30.0
 _BYTES_AT_MOST = 1024 * 1024
-# Of a process: a thousand videos are polled every ten seconds over these.
+# Per process: enough to poll a thousand videos every ten seconds.
 _CONNECTIONS = 10
 
 
 class VideoStates:
     """
-    Reads states of videos, which is free and may be repeated: connections are kept and used again.
+    Reads the states of videos over connections that are kept and reused: reads are free and safe to repeat.
 
-    For one event loop.
+    Use each instance in one event loop only.
 
     :param api_key: The account's API key.
-    :param settings: How the API is reached.
-    :raises ConnectionConfigError: One of these can't be used.
+    :param settings: How to reach the API.
+    :raises ConnectionConfigError: One of these is invalid.
     """
 
     def __init__(self, api_key: str | None, settings: ClientSettings) -> None:
@@ -68,12 +68,12 @@ class VideoStates:
         """
         Return the state of a video.
 
-        :raises RequestRefusedError: The API will refuse it again.
+        :raises RequestRefusedError: The API refused the request and will refuse it again.
         :raises RateLimitError: Too many requests.
-        :raises UnavailableError: Anything else: worth asking again.
+        :raises UnavailableError: Anything else: worth retrying.
         """
         try:
-            # Time for a connection to become free is part of it.
+            # This includes the wait for a free connection.
             async with (
                 asyncio.timeout(2 * _TIMEOUT),
                 self._http.stream("GET", video_path(video_id)) as response,
@@ -91,7 +91,7 @@ class VideoStates:
         except GetimgError:
             raise
         except Exception as error:
-            # httpx's errors, the socket's, a time-out, a body that can't be unpacked: nothing of it was billed.
+            # An error from httpx or the socket, a timeout, a body that can't be decompressed: nothing was billed.
             reason = (
                 responses.one_line(str(error), 300, self._reader.redact).rstrip(".") or type(error).__name__
             )
