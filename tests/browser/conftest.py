@@ -38,6 +38,12 @@ def browser(chromium_path: str) -> Iterator[Browser]:
         browser.close()
 
 
+def log_in(page: Page, url: str) -> None:
+    """Open Airflow's first page, and wait until it is there: after a login, Airflow 3.1 forgets which page was requested."""
+    page.goto(f"{url}/")
+    expect(page.get_by_role("button", name="Browse")).to_be_visible()
+
+
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """An empty page for a new user: no cookies, English, light theme."""
