@@ -133,7 +133,7 @@ def wait_out_rate_limits(seconds: float, log: Logger, killed: threading.Event) -
         return max(asked, MIN_WAIT * state.attempt_number)
 
     def log_wait(state: RetryCallState) -> None:
-        log.info("Rate limited, nothing was billed: asking again in %.1f seconds.", state.upcoming_sleep)
+        log.info("Rate limited, nothing was billed: retrying in %.1f seconds.", state.upcoming_sleep)
 
     return Retrying(
         retry=retry_if_exception_type(RateLimitError),

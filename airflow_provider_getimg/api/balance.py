@@ -28,7 +28,7 @@ def in_usd(balance: Balance) -> Decimal:
     """
     if balance.currency != CURRENCY:
         raise ConnectionConfigError(
-            f"The account's balance must be in {CURRENCY}, got {quote(balance.currency)}: it can't be compared."
+            f"The account's balance must be in {CURRENCY}, got {quote(balance.currency)}, so it can't be compared with prices."
         )
     return balance.balance
 

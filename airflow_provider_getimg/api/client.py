@@ -158,7 +158,7 @@ class GetimgClient:
             return self._made_nevertheless(response, content, kind), response
         made = self._reader.read(kind, response, content, OutcomeUnknownError)
         if response.extensions.get(_CUT_OFF):
-            made._oddities += ("the connection broke before its body's announced end",)
+            made._oddities += ("the connection broke before the end of the response body",)
         return made, response
 
     def _made_nevertheless(self, response: httpx.Response, content: bytes, kind: type[PaidT]) -> PaidT:
@@ -280,7 +280,7 @@ class GetimgClient:
         if not cut.content.strip():
             raise error
         quoted = OutcomeUnknownError(
-            f"{error.message} Until then it said: {responses.excerpt(cut.content, self._redact)}.",
+            f"{error.message} Received before that: {responses.excerpt(cut.content, self._redact)}.",
             status=response.status_code,
         )
         quoted.received = cut.content.decode("utf-8", errors="replace")

@@ -79,7 +79,7 @@ class ConnectionWatch:
         if name == ROUTE_EVENT:
             self._through_proxy = info["proxy"] is not None
             if self._cut:
-                raise TimeoutError("the time was up before the request was sent")
+                raise TimeoutError("timed out before the request was sent")
         elif name.endswith(".connect_tcp.started"):
             self._connecting_to = str(info.get("host", "")), int(info.get("port", 0))
             self._let_addresses_be_checked()
@@ -101,7 +101,7 @@ class ConnectionWatch:
                     _shut_down(sock)
         elif name.endswith(".send_request_headers.started"):
             if self._cut:
-                raise TimeoutError("the time was up before the request was sent")
+                raise TimeoutError("timed out before the request was sent")
             self.sent = self.sent or info["request"].method == self._method
 
     def _let_addresses_be_checked(self) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # The expected type, by the first word of pydantic's error type.
 _EXPECTED = {
-    "string": "a text",
+    "string": "a string",
     "int": "a whole number",
     "float": "a number",
     "decimal": "a number",
@@ -20,14 +20,14 @@ _EXPECTED = {
     "list": "a list",
     "dict": "a dict",
     "model": "a dict",
-    "timezone": "a time with a zone",
+    "timezone": "a time with a time zone",
     "datetime": "a time",
     "date": "a date",
 }
 
 
 def first_fault(error: ValidationError) -> str:
-    """Return the first error that pydantic found as a sentence, such as ``prompt must be a text, got 7.``."""
+    """Return the first error that pydantic found as a sentence, such as ``prompt must be a string, got 7.``."""
     fault = error.errors(include_url=False)[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
     where = where if where.isprintable() else quote(where)

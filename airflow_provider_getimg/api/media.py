@@ -113,7 +113,7 @@ def type_of(head: bytes) -> str | None:
 
 def text_in(head: bytes) -> str | None:
     """
-    Return the kind of text for a message, such as ``a web page``, ``JSON`` or ``a text``; None if it isn't text.
+    Return the kind of text for a message, such as ``a web page``, ``JSON`` or ``text``; None if it isn't text.
 
     A web page may begin with a byte order mark, white space or NUL characters, which browsers skip. An SVG is text by
     its bytes but an image by its use: here it counts as text only if it runs scripts.
@@ -135,7 +135,7 @@ def text_in(head: bytes) -> str | None:
     # Whatever its character set, the beginning of a page or a message is mostly ASCII.
     if sum(byte < 0x80 for byte in plain) < len(plain) / 2 and not _is_utf8(plain):
         return None
-    return "JSON" if plain.startswith((b"{", b"[")) else "a text"
+    return "JSON" if plain.startswith((b"{", b"[")) else "text"
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -85,7 +85,7 @@ def check_price(price: Decimal | None, what: str, max_cost: Decimal) -> Decimal:
     """
     if price is None:
         raise CostLimitError(
-            f"{what} has no known price, so that max_cost ({max_cost} USD) can't be kept: nothing was sent."
+            f"{what} has no known price, so max_cost ({max_cost} USD) can't be enforced. Nothing was sent."
         )
     if price > max_cost:
         raise CostLimitError(

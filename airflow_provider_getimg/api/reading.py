@@ -72,7 +72,7 @@ class Reader:
         self, unreadable: type[GetimgError], response: httpx.Response, content: bytes, why: str
     ) -> GetimgError:
         error = unreadable(
-            f"{self.base_url} returned {response.status_code} with something that can't be read: "
+            f"{self.base_url} returned {response.status_code} with an unreadable body: "
             f"{responses.one_line(why, 500, self.redact)} It says: {responses.excerpt(content, self.redact)}.",
             status=response.status_code,
         )

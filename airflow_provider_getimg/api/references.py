@@ -37,7 +37,7 @@ def check_references(model: Model, request: ImageRequest | VideoRequest) -> None
     unstated = sum(count for role, count in counts.items() if role not in model.supported_references)
     if unstated and counts.total() > MAX_REFERENCE_IMAGES:
         raise InvalidInputError(
-            f"images must hold at most {MAX_REFERENCE_IMAGES} images for model {quote(model.id)}, which states no limit of "
+            f"images must hold at most {MAX_REFERENCE_IMAGES} images for model {quote(model.id)}, which has no limit of "
             f"its own, got {counts.total()}."
         )
 

@@ -59,7 +59,7 @@ class ReferenceImage(BaseModel):
         try:
             size = len(base64.b64decode(url[head.end() :], validate=True))
         except ValueError:
-            raise ValueError("must be a data URL with whole base64, got one that can't be decoded") from None
+            raise ValueError("must be a data URL with valid base64, got one that can't be decoded") from None
         if size > REFERENCE_IMAGE_MAX_BYTES:
             raise ValueError(
                 f"must be an image of at most {REFERENCE_IMAGE_MAX_BYTES} bytes (10 MiB), got {size}"

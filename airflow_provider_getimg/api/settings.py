@@ -80,10 +80,10 @@ def checked_api_key(api_key: str | None) -> str:
     """Return the key without the white space that pasting adds. Errors never quote the key."""
     key = (api_key or "").strip()
     if not key:
-        raise ConnectionConfigError("The API key is missing: put it into the password field.")
+        raise ConnectionConfigError("The API key is missing: enter it in the password field.")
     if set(key) == {"*"}:
         raise ConnectionConfigError(
-            "The API key is Airflow's mask for it (***), not the key: type it in again."
+            "The API key is Airflow's mask for it (***), not the key: enter it again."
         )
     for position, character in enumerate(key, start=1):
         if not "!" <= character <= "~":

@@ -64,10 +64,10 @@ class Budget:
             so = (
                 "the balance can't be checked"
                 if self._limit is None
-                else f"max_cost ({self._limit} USD) can't be kept"
+                else f"max_cost ({self._limit} USD) can't be enforced"
             )
             raise CostLimitError(
-                f"An image of model {request.model!r}{at} has no known price, so that {so}: nothing was sent."
+                f"An image of model {request.model!r}{at} has no known price, so {so}. Nothing was sent."
             )
         return price
 

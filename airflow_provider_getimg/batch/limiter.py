@@ -119,7 +119,7 @@ class RateLimiter:
                 wait = self._wait()
                 if wait > self._max_wait:
                     raise RateLimitError(
-                        f"getimg.ai takes no more requests for {wait:.0f} seconds.", retry_after=wait
+                        f"getimg.ai accepts no requests for the next {wait:.0f} seconds.", retry_after=wait
                     )
                 if wait <= 0 and not self._held and self._limit.allows(self._in_flight, self._clock()):
                     break
@@ -180,7 +180,7 @@ class RateLimiter:
                 return
             self._unreachable += 1
             self._close_until(
-                now + backoff(self._unreachable, BACKOFF_FIRST, BACKOFF_LIMIT), "getimg.ai is out of reach"
+                now + backoff(self._unreachable, BACKOFF_FIRST, BACKOFF_LIMIT), "getimg.ai is unreachable"
             )
 
     def _wait(self) -> float:
@@ -205,9 +205,7 @@ class RateLimiter:
     def _close_until(self, moment: float, why: str) -> None:
         # Many requests are refused at the same time: log it only once.
         if moment > self._opens_at + MIN_WAIT:
-            self._log.info(
-                "%s: asking again in %.0f seconds. Nothing was billed.", why, moment - self._clock()
-            )
+            self._log.info("%s: retrying in %.0f seconds. Nothing was billed.", why, moment - self._clock())
         if moment > self._opens_at:
             self._opens_at, self._close_reason = moment, why
 

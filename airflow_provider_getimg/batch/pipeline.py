@@ -180,8 +180,8 @@ class Pipeline:
                 stopped_at = time.monotonic()
                 if in_flight := self._steps.in_flight:
                     self._log.warning(
-                        "%d requests are in flight, and are awaited for %.0f seconds, if the task may run that long. One that is cut "
-                        "off may be billed all the same.",
+                        "%d requests are in flight; waiting up to %.0f seconds for them, if the task may run that long. An aborted "
+                        "request may still be billed.",
                         in_flight,
                         GRACE_SECONDS,
                     )
@@ -190,7 +190,7 @@ class Pipeline:
                 cut = True
                 if in_flight := self._steps.abort_requests():
                     self._log.warning(
-                        "%d requests were in flight and are given up: they may be billed all the same.",
+                        "%d requests in flight were aborted; they may still be billed.",
                         in_flight,
                     )
             if not abandoned and passed >= GRACE_SECONDS + SAVE_SECONDS:

@@ -206,7 +206,7 @@ class BatchResults:
         without = f"; the API gave no cost for {unknown}" if unknown else ""
         parts = [
             f"{self.count('saved', 'reused')} of {len(self.rows)} rows are saved",
-            f"{_were(self.billed)} billed ({self.total_cost} USD in all{without})",
+            f"{_were(self.billed)} billed ({self.total_cost} USD in total{without})",
         ]
         if self.unknown_outcomes:
             requests = "request" if self.unknown_outcomes == 1 else "requests"

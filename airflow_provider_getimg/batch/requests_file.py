@@ -44,7 +44,7 @@ def listed(
     if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Sequence):
         raise InvalidInputError(
             f"requests must be a list of dicts, or the s3://bucket/key of a JSON Lines file, got {quote(requests)}. Pass an "
-            "upstream task's .output rather than a Jinja text."
+            "upstream task's .output rather than a Jinja string."
         )
     if len(requests) > MAX_REQUESTS:
         raise InvalidInputError(f"requests must be at most {MAX_REQUESTS}, got {len(requests)}.")

@@ -219,7 +219,7 @@ def read_rows(
             labels_seen.update(labels)
             missing = template.names.difference(FILE_PLACEHOLDERS, ROW_PLACEHOLDERS, labels)
             if missing:
-                unlabelled.add(f"{where} has no label {quote(min(missing))}, which s3_key names.")
+                unlabelled.add(f"{where} has no label {quote(min(missing))}, which s3_key uses.")
                 continue
             row = Row(index, request, labels, template)
             row.check_key()

@@ -58,7 +58,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     :param on_unknown_outcome: What to do when a request may have been billed and its response was lost, or when a paid
         response is recorded and its files are gone. ``"fail"`` (default) stops the task, without further retries.
         ``"resubmit"`` lets a retry send the request again: it may be paid twice. (templated)
-    :param max_cost: The most that the image may cost, in USD, as a text or a number, such as ``"0.05"``. The price is read
+    :param max_cost: The most that the image may cost, in USD, as a string or a number, such as ``"0.05"``. The price is read
         from the catalogue before the request; if it is higher or unknown, the task fails. Default: no limit. (templated)
     :param rate_limit_wait: Seconds to wait out rate limits within a try. A longer wait becomes a retry, which frees the
         worker slot. Default 120. (templated)

@@ -223,7 +223,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
             self._push(context, results, uri if manifest_error is None else None)
             raise
         self.log.info(
-            "%d of %d rows are saved, %d of them from before; %s USD in all. Manifest: %s",
+            "%d of %d rows are saved, %d of them from before; %s USD in total. Manifest: %s",
             results.count("saved", "reused"),
             len(rows),
             results.count("reused"),

@@ -70,7 +70,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         ``"resubmit"`` lets a retry send the request again: it may be paid twice. (templated)
     :param on_failed_video: ``"fail"`` (default) stops the task, without further retries, when the API could not make the
         video. ``"resubmit"`` lets a retry submit another one, which is billed. (templated)
-    :param max_cost: The most that the video may cost, in USD, as a text or a number, such as ``"0.50"``. The price is read
+    :param max_cost: The most that the video may cost, in USD, as a string or a number, such as ``"0.50"``. The price is read
         from the catalogue before the request, for the video's seconds, resolution and sound; if it is higher or unknown, the
         task fails. Default: no limit. (templated)
     :param rate_limit_wait: Seconds to wait out rate limits, within a try, before the request is accepted. A longer wait

@@ -222,7 +222,9 @@ class Copier:
             except NotAnImageError as error:
                 # A page that says "wait" may give way to the file; a page that comes twice won't.
                 if error.sha256 in seen:
-                    raise FileRefusedError(f"{error.message} It is the same each time.") from None
+                    raise FileRefusedError(
+                        f"{error.message} The server sent the same content again."
+                    ) from None
                 seen.add(error.sha256)
                 raise
 
@@ -262,7 +264,7 @@ class Copier:
     def _log_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self._log.warning(
-            "%s Attempt %d of %d, again in %.1f seconds.",
+            "%s Attempt %d of %d failed; retrying in %.1f seconds.",
             error.message if isinstance(error, GetimgError) else error,
             state.attempt_number,
             ATTEMPTS,

@@ -275,15 +275,17 @@ class Downloads:
                 return
             announced = _announced(response)
             if announced is not None and announced != spool.size:
-                raise EOFError(f"{spool.size} of {announced} bytes came")
+                raise EOFError(f"{spool.size} of {announced} bytes arrived")
             whole = _whole_size(response)
             if whole is not None and whole != spool.size:
-                raise EOFError(f"{spool.size} of {whole} bytes came, as a part of the file")
+                raise EOFError(f"{spool.size} of {whole} bytes arrived, as a part of the file")
             is_part = response.status_code == 206 and whole is None
             if is_part or (announced is None and not _is_chunked(response)):
                 # Either the server finished or the connection broke: the file itself shows which.
                 if is_whole(spool.file(), spool.size) is False:
-                    raise EOFError(f"{spool.size} bytes came without a length, and the file's end is missing")
+                    raise EOFError(
+                        f"{spool.size} bytes arrived without a length, and the file's end is missing"
+                    )
                 self._log.warning("The download of %s came without a length.", name)
 
     def _content_type(self, name: str, media: MediaFile | KnownMedia, spool: Spool) -> str:
@@ -293,10 +295,12 @@ class Downloads:
             raise NotAnImageError(f"The download of {name} was empty.", spool.sha256)
         found = type_of(spool.head)
         if found is None and (text := text_in(spool.head)) is not None:
-            raise NotAnImageError(f"The download of {name} brought {text} instead of an image.", spool.sha256)
+            raise NotAnImageError(
+                f"The download of {name} returned {text} instead of an image.", spool.sha256
+            )
         if found is None:
             self._log.warning(
-                "The bytes of %s are of no kind that is known here; %s was promised. It is saved as %s.",
+                "The bytes of %s are of an unknown type; %s was promised. It is saved as %s.",
                 name,
                 promised,
                 OCTET_STREAM,

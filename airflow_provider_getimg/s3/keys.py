@@ -114,7 +114,7 @@ class KeyTemplate:
                 continue
             value = values.get(name)
             if value is None:
-                raise InvalidInputError(f"s3_key has {{{name}}}, for which there is no value.")
+                raise InvalidInputError(f"s3_key has {{{name}}}, which has no value.")
             try:
                 texts.append(format(value, spec))
             except (ValueError, TypeError, ArithmeticError):
@@ -147,7 +147,7 @@ def check_key(key: str, source: str = "s3_key") -> None:
         size = len(key.encode())
     except UnicodeEncodeError:
         raise InvalidInputError(
-            f"{source} gives the key {quote(key)}, which holds text that can't be encoded."
+            f"{source} gives the key {quote(key)}, which can't be encoded as UTF-8."
         ) from None
     if size > KEY_MAX_BYTES:
         raise InvalidInputError(

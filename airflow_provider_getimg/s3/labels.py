@@ -71,7 +71,7 @@ def _checked(labels: Mapping[object, object]) -> Iterator[tuple[str, str | int |
         plain = _plain(value)
         if plain is None:
             raise InvalidInputError(
-                f"labels[{quote(name)}] must be a text, a finite number, a date, a time, a UUID or None, got {quote(value)}."
+                f"labels[{quote(name)}] must be a string, a finite number, a date, a time, a UUID or None, got {quote(value)}."
             )
         yield name, plain
 

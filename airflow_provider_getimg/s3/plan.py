@@ -118,7 +118,7 @@ def plan(generations: Sequence[Generation], s3_key: object, s3_bucket: object) -
         missing = template.names.difference(PLACEHOLDERS, labels)
         if missing:
             raise InvalidInputError(
-                f"Generation {generation.id} has no label {quote(min(missing))}, which s3_key names."
+                f"Generation {generation.id} has no label {quote(min(missing))}, which s3_key uses."
             )
     items = [
         replace(item, request=request)
@@ -231,7 +231,7 @@ def _entries(generation: object) -> Iterator[tuple[str, object]]:
     if isinstance(generation, str) or not isinstance(generation, Sequence):
         raise InvalidInputError(
             "generation must be the response of a generation (a dict), or a list of them, got "
-            f"{type(generation).__name__}. Pass the upstream task's .output rather than a Jinja text."
+            f"{type(generation).__name__}. Pass the upstream task's .output rather than a Jinja string."
         )
     for position, value in enumerate(generation):
         name = f"generation[{position}]"

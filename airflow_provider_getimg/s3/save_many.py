@@ -112,7 +112,7 @@ def _table(items: Sequence[TransferItem], outcomes: dict[TransferItem, SavedFile
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("generation", "file", "saved", "object, or why not", title="Files", box=box.ASCII)
+    table = Table("generation", "file", "saved", "object or error", title="Files", box=box.ASCII)
     for item in items:
         outcome = outcomes[item]
         failed = isinstance(outcome, GetimgError)

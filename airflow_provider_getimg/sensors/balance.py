@@ -35,7 +35,7 @@ class GetimgBalanceSensor(HookMixin, RetryPolicyMixin, BaseSensorOperator):
     - A **429**, a **5xx** or **no connection** is waited out: the next poke asks again.
     - A **wrong key**, or a wrong ``minimum``, fails the task at once, without retries, also with ``soft_fail``.
 
-    :param minimum: The balance to wait for, in USD, as a text or a number, such as ``"5"`` or ``2.50``. (templated)
+    :param minimum: The balance to wait for, in USD, as a string or a number, such as ``"5"`` or ``2.50``. (templated)
     :param getimg_conn_id: The getimg.ai connection. Default ``getimg_default``. (templated)
     :param deferrable: Wait in the triggerer, without a worker slot; it asks every ``poke_interval`` seconds there,
         without ``exponential_backoff``. Default: ``[operators] default_deferrable`` of Airflow's configuration.

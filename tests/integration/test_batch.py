@@ -175,7 +175,7 @@ class TestALaterTry:
         fields = {"if_exists": if_exists, "on_unknown_outcome": on_unknown_outcome, "concurrency": 1}
         with pytest.raises(
             errors.BatchIncompleteError,
-            match=r"^5 of 6 rows are saved, 5 were billed \(0\.20 USD in all\), 1 failed\.",
+            match=r"^5 of 6 rows are saved, 5 were billed \(0\.20 USD in total\), 1 failed\.",
         ):
             execute(rows(6), **fields)
         for key, value in store.values.items():
@@ -192,7 +192,7 @@ class TestALaterTry:
         fields = {"max_cost": "0.32", "on_unknown_outcome": "resubmit", "concurrency": 1}
         with pytest.raises(
             errors.BatchIncompleteError,
-            match=r"^6 of 8 rows are saved, 7 were billed \(0\.28 USD in all\), 1 more request may have been billed, 2 f",
+            match=r"^6 of 8 rows are saved, 7 were billed \(0\.28 USD in total\), 1 more request may have been billed, 2 f",
         ):
             execute(rows(8), **fields)
         # The row whose response was lost may have been billed: requesting it again could exceed max_cost.
@@ -313,7 +313,7 @@ def test_a_batch_returns_a_summary_and_leaves_a_manifest(simulator, seaweedfs, r
         "mime_type": "image/png",
     }
     log = last_log(ended)
-    assert "12 of 12 rows are saved, 0 of them from before; 0.48 USD in all." in log
+    assert "12 of 12 rows are saved, 0 of them from before; 0.48 USD in total." in log
     assert "sig=" not in log
     assert simulator.api_key not in log
     assert "sig=" not in json.dumps(lines)
@@ -334,7 +334,7 @@ def test_one_refused_row_stops_no_other(simulator, seaweedfs, run, prefix, key, 
     assert len(saved_objects(seaweedfs, prefix, but=manifest)) == 11
     if state == "failed":
         log = last_log(ended)
-        assert "11 of 12 rows are saved, 11 were billed (0.44 USD in all), 1 failed. Row 5: " in log
+        assert "11 of 12 rows are saved, 11 were billed (0.44 USD in total), 1 failed. Row 5: " in log
         assert (
             f"All rows are in {manifest}. While its URL works, neither a retry nor a Clear pays again" in log
         )
@@ -356,7 +356,7 @@ def test_an_empty_account_stops_the_batch_and_a_clear_pays_for_what_is_missing(
     # At once: no more than were under way, and one more in each asker's hands.
     assert 1 <= posts_by_status(simulator)[402] <= 4
     log = last_log(ended)
-    assert "10 of 40 rows are saved, 10 were billed (0.40 USD in all), " in log
+    assert "10 of 40 rows are saved, 10 were billed (0.40 USD in total), " in log
     assert "The batch was stopped: " in log
     assert len(saved_objects(seaweedfs, prefix)) == 11
     simulator.balance = "100"
@@ -403,7 +403,7 @@ def test_a_batch_that_can_not_save_pays_nothing_and_reports_it(
     assert simulator.ledger.raw() == {"posts": [], "billed_total": 0}
     log = last_log(ended)
     assert (
-        "0 of 12 rows are saved, 0 were billed (0 USD in all), 12 were not sent. The batch was stopped: S3 refused to store"
+        "0 of 12 rows are saved, 0 were billed (0 USD in total), 12 were not sent. The batch was stopped: S3 refused to store"
         in log
     )
     reported = ended.xcom("report")
@@ -431,7 +431,7 @@ def test_a_batch_that_s3_refuses_midway_still_owes_its_paid_images(
     # It stopped at the first refusal: how many were answered until that came is the machine's.
     assert 4 < len(posts) < 40
     assert (
-        f"4 of 40 rows are saved, {len(posts)} were billed ({PRICE * len(posts):.2f} USD in all), "
+        f"4 of 40 rows are saved, {len(posts)} were billed ({PRICE * len(posts):.2f} USD in total), "
         in last_log(ended)
     )
     # Downstream tasks and callbacks get the report.

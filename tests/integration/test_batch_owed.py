@@ -147,7 +147,7 @@ def begins(error: BaseException, saved: int, rows: int, billed: int) -> bool:
     were = "was" if billed == 1 else "were"
     cost = PRICE * billed if billed else 0
     return str(error).startswith(
-        f"{saved} of {rows} rows are saved, {billed} {were} billed ({cost} USD in all)"
+        f"{saved} of {rows} rows are saved, {billed} {were} billed ({cost} USD in total)"
     )
 
 
@@ -162,7 +162,7 @@ class TestWhatCanNotBeSaved:
         assert batches.posts() == 0
         assert batches.simulator.ledger.total_cost == 0
         start = (
-            "0 of 6 rows are saved, 0 were billed (0 USD in all), 6 were not sent. The batch was stopped: "
+            "0 of 6 rows are saved, 0 were billed (0 USD in total), 6 were not sent. The batch was stopped: "
         )
         assert str(error).startswith(start + said)
         assert str(error).endswith(" Nothing was billed.")
@@ -610,7 +610,7 @@ def test_a_bill_that_the_api_did_not_give_is_no_unknown_outcome(batches):
     for try_number in (1, 2):
         error = batches.failure(20, concurrency=1, try_number=try_number)
         assert re.match(
-            r"3 of 20 rows are saved, (\d+) were billed \([\d.]+ USD in all; the API gave no cost for 2\), ",
+            r"3 of 20 rows are saved, (\d+) were billed \([\d.]+ USD in total; the API gave no cost for 2\), ",
             str(error),
         )
         assert "may have been billed" not in str(error)

@@ -72,7 +72,7 @@ def test_a_batch_sends_no_more_and_saves_what_is_in_flight(
     # More than the first four only if their responses had come before the signal.
     assert summary["reused"] in (4, 8)
     log = airflow_stack.task_log("batch", run_id, "generate")
-    assert "requests are in flight, and are awaited for 120 seconds, if the task may run that long." in log
+    assert "requests are in flight; waiting up to 120 seconds for them, if the task may run that long." in log
 
 
 @pytest.mark.long

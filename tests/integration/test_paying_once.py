@@ -131,7 +131,7 @@ def test_a_short_429_is_waited_out_within_the_try(simulator, run):
     ended = run("paying_once", rate_limit_wait=20)
     assert (ended.state, ended.tries(), posts(simulator)) == ("success", 1, 3)
     assert billed(simulator) == pytest.approx(PRICE)
-    assert "Rate limited, nothing was billed: asking again in 1.0 seconds" in ended.log()
+    assert "Rate limited, nothing was billed: retrying in 1.0 seconds" in ended.log()
 
 
 def test_a_connection_that_is_never_made_is_retried(simulator, connections, run):

@@ -161,8 +161,8 @@ def test_a_download_that_fails_once_is_repeated_within_the_try(
     ("fault", "sentence"),
     [
         ({"kind": "drop_after_billing"}, "broke: Server disconnected without sending a response"),
-        ({"kind": "truncate"}, r"broke: 6291456 of 12582912 bytes came"),
-        ({"kind": "wrong_length"}, r"broke: 12582912 of 12583936 bytes came"),
+        ({"kind": "truncate"}, r"broke: 6291456 of 12582912 bytes arrived"),
+        ({"kind": "wrong_length"}, r"broke: 12582912 of 12583936 bytes arrived"),
         ({"kind": "status", "status": 500}, "returned 500"),
         ({"kind": "status", "status": 202}, "returned 202"),
         ({"kind": "status", "status": 304}, "returned 304"),

@@ -179,7 +179,7 @@ class TestHowABodyComes:
                 saving,
                 served_by(server, generation),
                 errors.DownloadError,
-                rf"The download of .* broke: {len(cut)} bytes came without a length, and the file's end is missing\.$",
+                rf"The download of .* broke: {len(cut)} bytes arrived without a length, and the file's end is missing\.$",
             )
         assert server.visits == ATTEMPTS
 
@@ -252,7 +252,7 @@ class TestHowABodyComes:
                 saving,
                 served_by(server, generation),
                 errors.DownloadError,
-                "The download of .* broke: 1000 bytes came",
+                "The download of .* broke: 1000 bytes arrived",
             )
 
     def test_a_part_is_not_saved(self, saving):
@@ -265,7 +265,7 @@ class TestHowABodyComes:
                 saving,
                 served_by(server, generation),
                 errors.DownloadError,
-                r"The download of .* broke: 1000 of 5000 bytes came, as a part of the file\.$",
+                r"The download of .* broke: 1000 of 5000 bytes arrived, as a part of the file\.$",
             )
 
     def test_five_redirects_are_followed_and_six_are_not(self, simulator, saving):
@@ -375,9 +375,9 @@ class TestWhatKindOfPictureItIs:
     @pytest.mark.parametrize(
         ("found", "what"),
         [
-            ("html", "brought a web page instead of an image"),
-            ("json", "brought JSON instead of an image"),
-            ("text", "brought a text instead of an image"),
+            ("html", "returned a web page instead of an image"),
+            ("json", "returned JSON instead of an image"),
+            ("text", "returned text instead of an image"),
             ("nothing", "was empty"),
         ],
     )
@@ -388,7 +388,7 @@ class TestWhatKindOfPictureItIs:
             saving,
             generation,
             errors.FileRefusedError,
-            rf"The download of .* {what}\. It is the same each time\.$",
+            rf"The download of .* {what}\. The server sent the same content again\.$",
         )
         assert fetches(simulator) == 2
 
@@ -429,7 +429,7 @@ class TestWhatKindOfPictureItIs:
                 saving,
                 served_by(server, generation),
                 errors.FileRefusedError,
-                r"The download of .* brought (?:a web page|markup|a text) instead of an image\.",
+                r"The download of .* returned (?:a web page|markup|text) instead of an image\.",
             )
         assert server.visits == 2
 

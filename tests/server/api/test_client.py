@@ -183,7 +183,7 @@ def test_a_response_that_breaks_off_is_quoted_and_kept():
     with (
         raw_servers.RawServer(raw_servers.response(_WHOLE[:-2], length=len(_WHOLE))) as server,
         GetimgClient("sk_test", base_url=server.url, timeout=20) as client,
-        pytest.raises(errors.OutcomeUnknownError, match=r"Until then it said: .*img_1") as error,
+        pytest.raises(errors.OutcomeUnknownError, match=r"Received before that: .*img_1") as error,
     ):
         client.generate_image(REQUEST)
     assert "secret" not in str(error.value)

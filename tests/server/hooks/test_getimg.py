@@ -59,8 +59,8 @@ def test_a_connection_as_uri_becomes_a_client(connect, uri, base_url, timeout):
 @pytest.mark.parametrize(
     ("connection", "sentence"),
     [
-        ({}, "Connection 'getimg_default': The API key is missing: put it into the password field."),
-        ({"password": "***"}, "The API key is Airflow's mask for it (***), not the key: type it in again."),
+        ({}, "Connection 'getimg_default': The API key is missing: enter it in the password field."),
+        ({"password": "***"}, "The API key is Airflow's mask for it (***), not the key: enter it again."),
         (
             {"password": "sk_x", "host": "api.getimg.ai"},
             "The base URL must start with https:// (or http://) and name a host",
@@ -176,7 +176,7 @@ def test_the_test_button_shows_the_api_s_own_message(connect, simulator):
 def test_the_test_button_shows_what_is_wrong_with_the_connection(connect):
     assert connect({}).test_connection() == (
         False,
-        "The API key is missing: put it into the password field. Nothing was billed.",
+        "The API key is missing: enter it in the password field. Nothing was billed.",
     )
 
 

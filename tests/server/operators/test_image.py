@@ -91,11 +91,11 @@ def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
         ({"labels": {"__id__": "x"}}, "The name of a label must not begin with '__', got '__id__'."),
         (
             {"labels": {"sku": "a\0"}},
-            r"labels['sku'] must be a text, a finite number, a date, a time, a UUID or None, got 'a\x00'.",
+            r"labels['sku'] must be a string, a finite number, a date, a time, a UUID or None, got 'a\x00'.",
         ),
         (
             {"labels": {"sku": "\ud83d"}},
-            "labels['sku'] must be a text, a finite number, a date, a time, a UUID or None, got ",
+            "labels['sku'] must be a string, a finite number, a date, a time, a UUID or None, got ",
         ),
         ({"labels": {"model": "x"}}, "labels must not hold 'model', which is a placeholder of its own."),
         ({"max_cost": ""}, "max_cost must be an amount in USD, 0 or more, such as '0.05', got ''."),

@@ -200,7 +200,7 @@ class TestBadInput:
                     "requests": [{"prompt": "x", "labels": {"sku": 1}}, {"prompt": "y"}],
                     "s3_key": "s3://b/{row}-{sku}",
                 },
-                "requests[1] has no label 'sku', which s3_key names.",
+                "requests[1] has no label 'sku', which s3_key uses.",
             ),
             (
                 {"requests": [{"prompt": "half \ud83d"}]},
@@ -263,7 +263,9 @@ class TestBadInput:
         with pytest.raises(errors.InvalidInputError, match=r"there-is-none\.jsonl\) can't be read from S3"):
             bench.run(f"s3://{bench.bucket}/there-is-none.jsonl")
         error = bench.failure(rows(1), s3_key="s3://there-is-none/{row}")
-        assert str(error).startswith("0 of 1 rows are saved, 0 were billed (0 USD in all), 1 was not sent. ")
+        assert str(error).startswith(
+            "0 of 1 rows are saved, 0 were billed (0 USD in total), 1 was not sent. "
+        )
         assert "there is no bucket 'there-is-none'." in str(error)
         assert str(error).endswith(" Nothing was billed.")
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
@@ -277,7 +279,7 @@ class TestFailures:
         requests[4]["model"] = "there-is-none"
         error = bench.failure(requests)
         assert str(error).startswith(
-            "4 of 6 rows are saved, 4 were billed (0.0100 USD in all), 2 failed. Row 2: getimg.ai refused the "
+            "4 of 6 rows are saved, 4 were billed (0.0100 USD in total), 2 failed. Row 2: getimg.ai refused the "
         )
         assert "Row 4: getimg.ai refused the request (400 " in str(error)
         assert f"All rows are in s3://{bench.bucket}/{MANIFEST}. While its URL works, neither a retry" in str(
@@ -301,7 +303,7 @@ class TestFailures:
             {"on": "download", "kind": "file", "bytes": "html", "times": 2},
         )
         error = bench.failure(rows(1))
-        assert "brought a web page instead of an image" in str(error)
+        assert "returned a web page instead of an image" in str(error)
         assert list(bench.files()) == ["night/000-1.jpg"]
 
     @pytest.mark.parametrize("max_failures", [2, "2", 0.34, "34%"])
@@ -511,7 +513,7 @@ class TestTheEnd:
         operator.on_kill()
         with pytest.raises(
             errors.BatchIncompleteError,
-            match=r"^0 of 3 rows are saved, 0 were billed \(0 USD in all\), 3 were not sent\.",
+            match=r"^0 of 3 rows are saved, 0 were billed \(0 USD in total\), 3 were not sent\.",
         ):
             operator.execute(bench.context())
         assert bench.posts() == 0

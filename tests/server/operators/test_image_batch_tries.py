@@ -44,7 +44,7 @@ class TestRetry:
         play(bench.simulator, {"on": "image", "kind": "status", "status": 500})
         error = bench.failure(rows(6), concurrency=1)
         assert re.match(
-            r"5 of 6 rows are saved, 5 were billed \(0\.0125 USD in all\), 1 more request may have been billed, "
+            r"5 of 6 rows are saved, 5 were billed \(0\.0125 USD in total\), 1 more request may have been billed, "
             r"1 failed\. Row \d: getimg\.ai failed \(500",
             str(error),
         )
@@ -60,7 +60,7 @@ class TestRetry:
         assert bench.posts() == 1
         for error in (first, second):
             assert str(error).startswith(
-                "0 of 1 rows are saved, 0 were billed (0 USD in all), 1 more request may have been billed, 1 failed."
+                "0 of 1 rows are saved, 0 were billed (0 USD in total), 1 more request may have been billed, 1 failed."
             )
         assert "broke after the generation was sent" in str(first)
         assert "Try 1 sent this request at" in str(second)
@@ -166,7 +166,7 @@ class TestRetry:
         bench.run(rows(1))
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", '{"conn_type": "aws", "extra": {"role_arn": 7}}')
         error = bench.failure([{"prompt": "Another"}], try_number=2)
-        assert "(0.0025 USD in all)" in str(error)
+        assert "(0.0025 USD in total)" in str(error)
         assert (error.billed, float(error.cost)) == ("yes", PRICE)
 
     def test_denies_no_bill_where_the_catalogue_can_not_be_asked(self, bench):
@@ -253,7 +253,7 @@ class TestRetry:
         change_entries(store, gone, notes=False)
         error = bench.failure(rows(1), try_number=2, on_unknown_outcome="resubmit", max_cost=PRICE)
         assert str(error).startswith(
-            "0 of 1 rows are saved, 1 was billed (0.0025 USD in all), 1 was not sent. The batch was stopped: 0.0025 USD were"
+            "0 of 1 rows are saved, 1 was billed (0.0025 USD in total), 1 was not sent. The batch was stopped: 0.0025 USD were"
         )
         assert error.generation_ids == (bench.manifest()[0]["generation_id"],)
 

@@ -149,7 +149,7 @@ def test_one_that_was_silent_for_long_is_not_trusted(certificate, monkeypatch):
 def test_a_broken_response_ends_its_connection(certificate):
     cut = response(FILE).replace(b"Content-Length: ", b"Content-Length: 9")
     with FileServer(certificate, cut, leaves=1) as server, downloads(server) as session:
-        with pytest.raises(DownloadError, match="bytes came"):
+        with pytest.raises(DownloadError, match="bytes arrived"):
             fetch(session, server.url)
         server.response = response()
         assert fetch(session, server.url) == FILE

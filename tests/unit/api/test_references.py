@@ -59,7 +59,7 @@ def test_what_a_model_takes_passes(references, asked):
             "images must hold at most 2 with the role 'reference_image' for model 'm', got 3.",
         ),
         ({"style": 0}, request(1, "style"), "images must hold at most 0 with the role 'style' for model 'm', got 1."),
-        ({}, request(9), "images must hold at most 8 images for model 'm', which states no limit of its own, got 9."),
+        ({}, request(9), "images must hold at most 8 images for model 'm', which has no limit of its own, got 9."),
         ({"reference_image": 10}, request(10, style=1), "images must hold at most 8 images for model 'm', which"),
     ],
     ids=["fewer than documented", "a role that it doesn't take", "nothing stated", "not stated for a role"],

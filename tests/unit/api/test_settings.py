@@ -133,7 +133,7 @@ def test_a_proxy_that_is_none_is_refused_without_showing_its_password(proxy):
 
 @pytest.mark.parametrize("key", [None, "", "  \n"], ids=repr)
 def test_a_missing_key_is_named(key):
-    with pytest.raises(ConnectionConfigError, match=r"^The API key is missing: put it into the password"):
+    with pytest.raises(ConnectionConfigError, match=r"^The API key is missing: enter it in the password"):
         GetimgClient(key)
 
 

@@ -206,7 +206,7 @@ def test_retry_after_holds_all_requests():
     bench.now += 0.2
     assert bench.free()
     assert bench.limiter.limit == 4
-    assert bench.logged == ["getimg.ai limits requests: asking again in 20 seconds. Nothing was billed."]
+    assert bench.logged == ["getimg.ai limits requests: retrying in 20 seconds. Nothing was billed."]
 
 
 def test_a_server_that_says_now_is_not_hammered():
@@ -295,7 +295,7 @@ def test_a_wait_that_is_too_long_raises_before_a_slot_is_taken():
     bench.limiter._max_wait = 60
     bench.limiter.on_response(30.0, RateLimit(remaining=0, resets_in=90))
     with (
-        pytest.raises(RateLimitError, match="takes no more requests for 90 seconds") as caught,
+        pytest.raises(RateLimitError, match="accepts no requests for the next 90 seconds") as caught,
         bench.limiter.acquire(),
     ):
         pass

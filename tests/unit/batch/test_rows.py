@@ -112,13 +112,13 @@ class TestALabel:
     )
     def test_of_another_kind_is_refused_by_row_and_name(self, value):
         assert refusal([{}, {"labels": {"sku": "A-17", "size": value}}]).startswith(
-            "requests[1]: labels['size'] must be a text, a finite number, a date, a time, a UUID or None, got "
+            "requests[1]: labels['size'] must be a string, a finite number, a date, a time, a UUID or None, got "
         )
 
     def test_that_a_row_lacks_is_named(self):
         requests = [{"labels": {"sku": "A-17"}}, {"labels": {"sku": "B-2"}}, {}, {"labels": {"SKU": "x"}}]
         assert refusal(requests, "s3://b/{sku}.jpg") == (
-            "requests[2] has no label 'sku', which s3_key names. requests[3] has no label 'sku', which s3_key names."
+            "requests[2] has no label 'sku', which s3_key uses. requests[3] has no label 'sku', which s3_key uses."
         )
 
     def test_that_no_row_has_is_an_unknown_placeholder(self):

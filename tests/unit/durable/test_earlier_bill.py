@@ -5,7 +5,7 @@ from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.durable.earlier_bill import with_earlier_bill
 from airflow_provider_getimg.durable.ledger import Entry
 
-WRONG = "model must be a text, got 3."
+WRONG = "model must be a string, got 3."
 
 
 def entry(number: int, *, cost: float | None = 0.04, answered: bool = True) -> Entry:

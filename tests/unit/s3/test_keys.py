@@ -112,7 +112,7 @@ def test_the_folder_that_all_keys_share(s3_key, folder):
         ("a\x85b", "b", "which holds control characters."),
         ("a\u2028b", "b", "which holds control characters."),
         ("a\u202egnp.exe", "b", "which holds control characters."),
-        ("a\ud800", "b", "which holds text that can't be encoded."),
+        ("a\ud800", "b", "which can't be encoded as UTF-8."),
         ("ä" * 513, "b", "s3_key gives a key of 1026 bytes ('" + "ä" * 59 + "...): S3 takes at most 1024."),
     ],
     ids=lambda value: ascii(value)[:30],
@@ -130,7 +130,7 @@ def test_what_is_no_key_is_one_sentence(s3_key, s3_bucket, sentence):
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (None, "s3_key has {model}, for which there is no value."),
+        (None, "s3_key has {model}, which has no value."),
         ("..", "s3_key gives the key 'a/..': no part"),
         ("", "s3_key gives the key 'a/', which names a folder, not an object."),
         ("b/", "s3_key gives the key 'a/b/', which names a folder, not an object."),

@@ -294,7 +294,7 @@ def test_a_label_names_no_placeholder_of_a_file():
     [
         (
             [labelled("img_1", sku="A-17"), labelled("img_2")],
-            "Generation img_2 has no label 'sku', which s3_key names.",
+            "Generation img_2 has no label 'sku', which s3_key uses.",
         ),
         (response(), "s3_key has the unknown placeholder '{sku}'."),
         (response(request={"labels": "A-17"}), "s3_key has the unknown placeholder '{sku}'."),
