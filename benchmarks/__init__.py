@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures that the README quotes, with the machine that they come from: ``python -m benchmarks``."""
+"""The figures that the README quotes, and the machine that produced them: ``python -m benchmarks``."""

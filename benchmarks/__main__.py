@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WIDTH = 150
 RESULTS = Path(__file__).parent / "results"
-#: Each takes the servers and the options. To add one, write a module with a ``run`` and list it here.
+#: Each takes the servers and the options. To add one, write a module with a ``run`` function and list it here.
 BENCHMARKS: dict[str, Callable[[Testbed, Options], Report]] = {
     "transfer": transfer.run,
     "network": network.run,
@@ -47,11 +47,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the order of the cases")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     arguments = parser.parse_args()
-    # SIGTERM ends it as Ctrl-C does, along with everything that it started.
+    # SIGTERM acts like Ctrl-C, and also ends everything that was started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     if not console.is_terminal:
-        # In a log, the tables are not limited to 80 columns.
+        # In a log, don't limit the tables to 80 columns.
         console = Console(width=WIDTH)
     started = time.monotonic()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed, memory and CPU of one task that makes many images, compared with a thread pool and with a task for each image."""
+"""Speed, memory and CPU of one task that makes many images, compared with a thread pool and with one task per image."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ CPU_FACTOR = 40.0
 
 @dataclass(frozen=True)
 class Size:
-    """The images to make.
+    """The workloads.
 
-    :param speed: By one process, and by one Airflow task.
-    :param memory: By one process, which should take the same memory for each.
-    :param mapped: By a pair of tasks for each image.
-    :param warm_up: In both ways before Airflow is measured.
+    :param speed: For one process, and for one Airflow task.
+    :param memory: For one process, which should use the same memory for each.
+    :param mapped: For a pair of tasks per image.
+    :param warm_up: For both, before Airflow is measured.
     :param idle_seconds: How long an idle Airflow is watched, before and after.
     """
 
@@ -60,7 +60,7 @@ QUICK = Size(
 
 
 def run(testbed: Testbed, options: Options) -> Report:
-    """Measure Airflow first: the store that the processes use is as slow as Airflow's task state store."""
+    """Measure Airflow first: the processes' store is made as slow as Airflow's task state store."""
     size = QUICK if options.quick else FULL
     airflow = compare(
         testbed,

@@ -35,7 +35,7 @@ class Figures:
 
 
 def draw(figure: FigureBase, figures: Figures) -> Axes:
-    """Draw all panels, and return the one that has both colours."""
+    """Draw all panels, and return the one with both colors."""
     time, memory, rate, cpu = figure.subplots(1, 4, width_ratios=(3, 2, 2, 2))
     _bars(time, figures.seconds, "Wall time", "seconds", digits=1)
     _bars(memory, figures.memory, "Memory of the batch", "MiB above the idle process", digits=0, ours=True)
@@ -56,7 +56,7 @@ def _bars(
     for place, (name, value) in enumerate(values.items()):
         owner = OURS if ours or name.startswith("batch") else OTHERS
         colour = COLOURS[0] if owner == OURS else COLOURS[1]
-        # One entry in the legend for all bars of a colour.
+        # One legend entry per color.
         label = None if owner in labelled else owner
         labelled.add(owner)
         axes.bar(place, value, 0.7, color=colour, label=label)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and CPU that a real Airflow takes for a batch, and for the same work as a pair of tasks for each image."""
+"""Time and CPU that a real Airflow needs for a batch, and for the same work as a pair of tasks per image."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ MAPPED, BATCH = "benchmark_mapped", "benchmark_batch"
 CONN_IN_S3 = "getimg_in_s3"
 LIMIT_SECONDS = 600.0
 POLL_SECONDS = 1.0
-# Work that goes on after a run: the last tasks' processes end, and their logs are written.
+# For work that continues after a run: the last tasks' processes exit, and their logs are written.
 SETTLE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class AirflowUsage:
-    """What a run took.
+    """The resources that a run used.
 
     :param seconds: From the run's start to its end, as Airflow records them.
-    :param cpu_seconds: Of all Airflow processes, above what they use when nothing runs.
-    :param idle_cpu_seconds: What the processes use when nothing runs, already subtracted.
+    :param cpu_seconds: Of all Airflow processes, above what they use when idle.
+    :param idle_cpu_seconds: What the processes use when idle, already subtracted.
     """
 
     images: int
@@ -59,7 +59,7 @@ class AirflowUsage:
 
 @dataclass(frozen=True)
 class BatchTask:
-    """What the batch's ``execute`` took inside its task, including its imports.
+    """The resources that the batch's ``execute`` used inside its task, including its imports.
 
     :param set_seconds: The median time of a write to the task's state, while the batch ran.
     :param get_seconds: The same for a read.
@@ -77,7 +77,7 @@ class Comparison:
 
     :param task: The batch, with its state in the task state store.
     :param task_in_s3: The same with its state in a folder in S3.
-    :param idle_rates: CPU-seconds per second when nothing runs, before and after.
+    :param idle_rates: CPU-seconds per second when idle, before and after.
     """
 
     mapped: AirflowUsage
@@ -98,8 +98,8 @@ def compare(
 ) -> Comparison:
     """Measure a mapped pair of tasks and a batch, one after the other.
 
-    :param warm_up: Images to make first, in both ways: the first task of a fresh Airflow is slower than later ones.
-    :raises devstack.StackError: A run failed, or did not make what it should.
+    :param warm_up: Images to make first, both ways: the first task of a fresh Airflow is slower than later ones.
+    :raises devstack.StackError: A run failed, or did not make the expected images.
     """
     env = {
         name: value
@@ -110,7 +110,7 @@ def compare(
     env |= {
         f"AIRFLOW_CONN_{CONN_IN_S3.upper()}": testbed.simulator.process.connection(state_folder=folder),
         "PYTHONPATH": str(REPOSITORY),
-        # Parsed once: a later parse would count against one of the two.
+        # Parse once: a later parse would count against one of the two.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
     }
     progress("batch: starting Airflow")
@@ -141,7 +141,7 @@ def compare(
 
 
 class _Runner:
-    """Runs in one Airflow."""
+    """Runs DAGs in one Airflow, and measures them."""
 
     def __init__(self, airflow: Airflow, testbed: Testbed) -> None:
         assert airflow.process is not None
@@ -151,7 +151,7 @@ class _Runner:
         self._last = ("", "")
 
     def run(self, dag_id: str, workload: Workload, **given: str) -> tuple[float, float, float]:
-        """Run a DAG with this conf; return the run's seconds, Airflow's CPU-seconds, and the seconds in which it used them."""
+        """Run a DAG with this conf; return the run's seconds, Airflow's CPU-seconds, and the seconds over which it used them."""
         with verified(self._testbed, workload) as bucket:
             conf: dict[str, Any] = given | {
                 "bucket": bucket,
@@ -173,7 +173,7 @@ class _Runner:
         return seconds.total_seconds(), watched[0], watched[1]
 
     def idle_rate(self, seconds: float) -> float:
-        """Return the CPU-seconds a second of an Airflow that does nothing but respond to this process."""
+        """Return the CPU-seconds per second of an Airflow that only responds to this process."""
         with self._watched() as watched:
             ends = time.monotonic() + seconds
             while time.monotonic() < ends:
@@ -205,7 +205,7 @@ class _Runner:
         return run
 
     def _wait_for_end(self) -> None:
-        # Not AirflowRest.wait(): each request costs the API server CPU time, so there must be as many as while it is idle.
+        # Not AirflowRest.wait(): each request costs the API server CPU time, so the rate must be the same as when idle.
         ends = time.monotonic() + LIMIT_SECONDS
         while (state := self._state()["state"]) not in FINAL_STATES:
             if time.monotonic() > ends:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that makes a batch and measures itself: ``python -m benchmarks.batch_worker JOB``.
 
-The clock starts when everything is imported. Clients and threads are created while it runs.
+The clock starts when everything is imported, and includes creating clients and threads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 60
 
 
 class SlowStore:
-    """A task state store that keeps nothing, and is as slow as Airflow's: one call after the other.
+    """A task state store that keeps nothing and is as slow as Airflow's, one call at a time.
 
     :param set_seconds: Duration of a write.
     :param get_seconds: Duration of a read.
@@ -36,15 +36,15 @@ class SlowStore:
         self._channel = threading.Lock()
 
     def get(self, _key: str, default: Any = None) -> Any:
-        """Find nothing."""
+        """Return the default."""
         with self._channel:
             time.sleep(self._get_seconds)
         return default
 
     def set(self, _key: str, value: Any, **_: Any) -> None:
-        """Serialize the value, and discard it."""
+        """Serialize the value and discard it."""
         with self._channel:
-            # It goes over a socket as JSON.
+            # Airflow sends it over a socket as JSON.
             json.dumps(value)
             time.sleep(self._set_seconds)
 
@@ -62,7 +62,7 @@ def by_operator(job: dict[str, Any]) -> Callable[[], object]:
     from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 
     import_provider()
-    # For what creating a client imports.
+    # For the imports that creating a client triggers.
     S3Hook(AWS_CONNECTION).get_conn()
     operator = GenerateImagesToS3Operator(
         task_id="benchmark",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The look of all charts: light, few colours, each bar with its figure."""
+"""The look of all charts: light, few colors, each bar labeled with its value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
 
-# No window: the benchmarks also run without a screen.
+# No window: the benchmarks also run without a display.
 mpl.use("Agg")
 
 COLOURS = ("#2f6fdf", "#8a94a6", "#e8a33d", "#5fae7d")
@@ -40,7 +40,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Bar:
-    """One figure, optionally with its spread."""
+    """One value, optionally with its spread."""
 
     value: float
     low: float | None = None
@@ -76,9 +76,9 @@ def bars(
     digits: int = 1,
     floor: float = 0.0,
 ) -> None:
-    """Draw groups of bars side by side, each with its figure on top and a whisker for its spread.
+    """Draw groups of bars side by side, each with its value on top and a whisker for its spread.
 
-    :param series: Names, and one bar for each group.
+    :param series: One bar per group, by name.
     :param floor: No bar is drawn lower than this: a logarithmic axis has no zero.
     """
     width = 0.82 / len(series)
@@ -94,21 +94,21 @@ def bars(
                 axes.errorbar(x, bar.value, yerr=spread, color=INK, linewidth=0.9, capsize=2.5)
                 top = bar.high
             write_value(axes, bar.value, (x, top), digits)
-            # One entry in the legend for all bars of a series.
+            # One legend entry per series.
             label = None
     axes.set_xticks(range(len(groups)), groups)
     axes.margins(y=0.14)
 
 
 def write_value(axes: Axes, value: float, top: tuple[float, float], digits: int) -> None:
-    """Write a bar's figure on top of it."""
+    """Write a bar's value on top of it."""
     axes.annotate(
         f"{value:.{digits}f}", top, xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8
     )
 
 
 def target_line(axes: Axes, height: float, text: str) -> None:
-    """Draw a dashed line where the target is."""
+    """Draw a dashed line at the target."""
     axes.axhline(height, color=TARGET_COLOUR, linestyle="--", linewidth=1)
     axes.annotate(
         text,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The copiers: this provider's operator, rclone, and the loop inside ``HttpToS3Operator``.
 
-Each runs in a process of its own, and is measured from its first request to its last object.
+Each runs in its own process, and is measured from its first request to its last object.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RCLONE_FLAGS = (
     # The bucket exists, and a 200 for the PUT is enough: no more requests to S3 than the operator sends.
     "--s3-no-check-bucket",
     "--s3-no-head",
-    # A failure must be seen, not retried.
+    # A failure must surface, not be retried.
     "--retries=1",
 )
 
@@ -40,11 +40,11 @@ def copy(
     latency: float = 0.0,
     if_exists: str = "replace",
 ) -> Usage:
-    """Let a copier save the files, check that it did, and return its usage.
+    """Let a copier save the files, verify them, and return its usage.
 
     :param latency: Seconds before the response to each download.
     :param if_exists: The operator's parameter.
-    :raises devstack.StackError: It failed, or did not copy what it should.
+    :raises devstack.StackError: It failed, or did not copy exactly these files.
     """
     with testbed.bucket() as bucket:
         testbed.simulator.settings(download_latency=latency)
@@ -79,7 +79,7 @@ def _by_rclone(testbed: Testbed, files: Sequence[SourceFile], bucket: str, concu
 
 @cache
 def rclone_start(testbed: Testbed) -> Usage:
-    """Return what rclone takes to copy nothing: its start, which is not counted, as the others' imports are not."""
+    """Return what rclone uses to copy nothing: its startup, which is not counted, just like the others' imports."""
     with testbed.bucket() as bucket:
         starts = [_rclone(testbed, [], bucket, 1) for _ in range(5)]
     return Usage(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that are far away: files and S3 over https, each behind a relay with a delay."""
+"""Servers that seem far away: files and S3 over HTTPS, each behind a relay with a delay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MIB = 2**20
 
 class Detour:
     """
-    The way to files and to a testbed's S3 over https. Use it as a context manager.
+    The route to files and to a testbed's S3 over HTTPS. Use it as a context manager.
 
     :param testbed: Its S3 is put behind a relay that speaks TLS.
     :param delay: Seconds that a byte takes to or from the file server.
@@ -81,7 +81,7 @@ class Detour:
         self._ends.close()
 
     def environment(self) -> dict[str, str]:
-        """Return the additional variables with which a process reaches them."""
+        """Return the additional environment variables that a process needs to reach them."""
         s3 = self._testbed.s3
         getimg = json.loads(self._testbed.simulator.process.connection())
         getimg["extra"] = {"allowed_networks": "127.0.0.0/8"}
@@ -92,11 +92,11 @@ class Detour:
         }
 
     def make_files(self, count: int, size: int) -> list[SourceFile]:
-        """Create files that differ, and return them as the API lists them."""
+        """Create distinct files, and return them as the API lists them."""
         (picture,) = self._testbed.make_files(1, size)
         files = []
         for number in range(count):
-            # Within the padding behind the picture.
+            # Within the padding after the picture.
             content = bytearray(self._testbed.content(picture))
             content[-16:] = uuid.uuid4().bytes
             name = f"{size}-{number}.jpg"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine and the versions behind the figures, without which these mean nothing."""
+"""The machine and the versions behind the figures, which mean nothing without them."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Seconds each way: to the files, and to S3.
 DELAYS = ((0.04, 0.005), (0.0, 0.0))
 FAR_FACTOR, NEAR_FACTOR = 1.8, 0.95
-#: Limits: seconds of CPU for a file, by its size in bytes.
+#: Limits: CPU-seconds per file, by its size in bytes.
 CPU_SECONDS = {MIB: 0.008, 4 * MIB: 0.010}
 
 
@@ -49,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a file took."""
+    """The cost of a file."""
 
     files_per_second: float
     cpu_seconds_per_file: float
@@ -75,7 +75,7 @@ def run(testbed: Testbed, options: Options) -> Report:
             order.shuffle(cases)
             for case in cases:
                 detour.handshakes()
-                # The default is what is measured.
+                # Measure the operator's default.
                 usage = copy(case.copier, testbed, files[case.file_bytes], case.concurrency, if_exists="skip")
                 costs[case] = cost = _cost(usage, count, detour.handshakes())
                 runs.append(asdict(case) | asdict(usage) | asdict(cost))

@@ -67,7 +67,7 @@ class Measurement:
 
 
 def do_job(functions: Mapping[str, Callable[[dict[str, Any]], Callable[[], object]]]) -> None:
-    """Do the job described in the file on the command line, and write its usage to the file that the job names.
+    """Run the job described in the file on the command line, and write its usage to the file that the job names.
 
     :param functions: By name. Each prepares a job, and returns the work to measure.
     """
@@ -79,7 +79,7 @@ def do_job(functions: Mapping[str, Callable[[dict[str, Any]], Callable[[], objec
 
 
 def import_provider() -> None:
-    """Import what the operators import when they run, so that it isn't measured."""
+    """Import what the operators import at run time, so that it isn't measured."""
     import airflow_provider_getimg
 
     for part in ("api", "batch", "durable", "operators", "s3", "transfers"):
@@ -106,7 +106,7 @@ def _own_cpu() -> float:
 
 
 def run(command: Sequence[str | Path], *, env: Mapping[str, str], log: Path, limit: float) -> Usage:
-    """Run a command to its end, and return what it used.
+    """Run a command to completion, and return what it used.
 
     :param log: File for its output.
     :param limit: Seconds after which it is killed.

@@ -16,10 +16,10 @@ AGAIN_SECONDS = 0.1
 def cpu_seconds(root: int) -> float:
     """Return the user and system time of a process and of all its descendants so far.
 
-    A process that has ended is included in the time of the one that waited for it. For none to be lost, the root must be
+    The time of a process that has exited counts toward the one that waited for it. To lose none, the root must be
     a child subreaper, as the guard of :class:`devstack.GuardedProcess` is: orphans become its children, and it waits for them.
 
-    :raises devstack.StackError: Processes start and end too often.
+    :raises devstack.StackError: Processes start and end too often to add up.
     """
     for _ in range(ATTEMPTS):
         before = _tree(root)

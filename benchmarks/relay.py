@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A relay to a port of this machine, as slow as a network: ``python -m benchmarks.relay PORT COUNT``.
+"""A relay to a local port, as slow as a network: ``python -m benchmarks.relay PORT COUNT``.
 
 Each byte arrives ``--delay`` seconds later, in either direction, and a new connection first takes a round trip, as with TCP.
-With ``--certificate`` it speaks TLS to its clients. The first line that it prints is its port; the file COUNT grows by a byte
+With ``--certificate``, it speaks TLS to its clients. It prints its port as the first line; the file COUNT grows by a byte
 for each connection.
 """
 

@@ -24,7 +24,7 @@ NOT_QUOTABLE = "QUICK RUN, NOT QUOTABLE"
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command line.
+    """The command-line options.
 
     :param quick: A smoke test with small sizes, whose figures mean nothing.
     :param repetitions: How many times each case is measured; None for a benchmark's own default.

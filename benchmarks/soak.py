@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates many images with the cluster, checks that each is paid once and saved, and measures each component's memory.
+"""Generates many images with the cluster, checks that each is paid for once and saved, and measures each component's memory.
 
 ``python -m benchmarks.soak [--images N] [--runs N] [--concurrency N]`` runs the example DAG ``getimg_nightly_batch`` on
-the cluster of ``docker-compose.yaml`` as processes. It prints each component's memory before and after each run and its
+the cluster of ``docker-compose.yaml``, run as processes. It prints each component's memory before and after each run and its
 peak, and fails unless every image was billed once and is in the bucket.
 """
 
@@ -35,7 +35,7 @@ WARM_UP_IMAGES = 32
 
 
 def soak(cluster: Cluster, images: int, console: Console) -> bool:
-    """Generate this number of images, print what it took, and return whether each was paid once and saved.
+    """Generate this number of images, print what it took, and return whether each was paid for once and saved.
 
     :raises devstack.StackError: The run failed.
     """

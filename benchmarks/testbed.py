@@ -35,7 +35,7 @@ WRITERS = 8
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of the simulator.
+    """A file to copy.
 
     :param generation: The API's response with its URL.
     """
@@ -60,7 +60,7 @@ class Testbed:
 
     def __init__(self) -> None:
         self._ends = contextlib.ExitStack()
-        #: The way to S3, unless it is direct.
+        #: The route to S3, unless it is direct.
         self.detour: Detour | None = None
 
     def __enter__(self) -> Self:
@@ -93,7 +93,7 @@ class Testbed:
 
     @property
     def s3_endpoint_url(self) -> str:
-        """Where copiers reach S3."""
+        """The URL at which copiers reach S3."""
         return self.s3.endpoint_url if self.detour is None else self.detour.s3_endpoint_url
 
     def content(self, file: SourceFile) -> bytes:
@@ -169,7 +169,7 @@ class Testbed:
             raise StackError("A multipart upload was left open.")
 
     def _make_volumes(self, bucket: str) -> None:
-        """Make SeaweedFS create the bucket's volumes, for which the first objects wait up to a second."""
+        """Make SeaweedFS create the bucket's volumes now: the first objects would wait up to a second for them."""
 
         def write(number: int) -> None:
             self.client.put_object(Bucket=bucket, Key=f"first-{number}", Body=b"0" * 2**20)

@@ -69,7 +69,7 @@ def run(testbed: Testbed, options: Options) -> Report:
         Case(copier, latency, concurrency)
         for copier in COPIERS
         for latency in size.latencies
-        # The loop always copies one file after the other.
+        # The loop always copies one file at a time.
         for concurrency in ((1,) if copier == LOOP else size.concurrencies)
     ]
     options.progress(f"transfer: making {count} files of {size.file_bytes / MIB:g} MiB")

@@ -52,7 +52,7 @@ def by_triggers(job: dict[str, Any]) -> Callable[[], object]:
         triggers = [GetimgVideoTrigger({**wait, "video_id": each}, "getimg_default") for each in job["ids"]]
 
         async def wait_a_while() -> None:
-            # They are cancelled: at the end of its wait, each would poll once more.
+            # Canceled, because each would poll once more at the end of its wait.
             with suppress(TimeoutError):
                 async with asyncio.timeout(job["seconds"]):
                     await asyncio.gather(*(anext(trigger.run()) for trigger in triggers))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it takes to wait for many videos at once in the triggerer's process: polls, CPU and memory."""
+"""The cost of waiting for many videos at once in the triggerer's process: polls, CPU and memory."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ REQUEST = {"model": "seedance-v1-pro", "prompt": "a benchmark"}
 POLL_INTERVAL = 10.0
 SECONDS, QUICK_SECONDS = 60.0, 12.0
 COUNTS, QUICK_COUNTS = (1, 200, 1000), (1, 20)
-# The share of one core, for 200 videos; and the busiest second as a multiple of the average, as polls should come evenly.
+# Limits: the share of one core, for 200 videos; the busiest second as a multiple of the average, as polls should be spread evenly.
 LIMIT_SHARE = 0.10
 LIMIT_SPREAD = 2.0
 
 
 def run(testbed: Testbed, options: Options) -> Report:
-    """Wait for each number of videos in a new process; no video is completed meanwhile."""
+    """Wait for each number of videos in a new process; no video completes in that time."""
     seconds = QUICK_SECONDS if options.quick else SECONDS
     counts = QUICK_COUNTS if options.quick else COUNTS
     testbed.simulator.settings(video_latency=3600)
@@ -65,7 +65,7 @@ def run(testbed: Testbed, options: Options) -> Report:
         )
     many = counts[1]
     share = usages[many].cpu_seconds / usages[many].seconds
-    # Without the first interval, in which nothing is due.
+    # Skip the first interval, in which nothing is due.
     settled = polls[many][int(POLL_INTERVAL) :] or polls[many]
     spread = max(settled) / max(1.0, statistics.mean(settled))
     return Report(

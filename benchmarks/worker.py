@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that copies with Airflow's hooks and measures itself: ``python -m benchmarks.worker JOB``.
 
-The clock starts after the imports and the creation of the S3 client: any Airflow task needs these, and they take the
-same time however much is copied.
+The clock starts after the imports and the creation of the S3 client: any Airflow task needs these, and their
+cost does not depend on how much is copied.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from benchmarks.testbed import Testbed
 
 MIB = 2**20
-#: All of them save their images here, and nothing else.
+#: Every worker saves its images under this prefix, and nothing else.
 PREFIX = "images/"
 #: What all requests share; each has its own prompt, to tell them apart in the ledger.
 SHARED = {name: value for name, value in REQUEST.items() if name != "prompt"}
@@ -58,7 +58,7 @@ def verified(testbed: Testbed, workload: Workload) -> Iterator[str]:
 
     :raises devstack.StackError: It was not.
     """
-    # This draws the picture that all files of a size share.
+    # Draws the picture that all files of this size share.
     testbed.make_files(1, MIB)
     testbed.simulator.ledger.clear()
     testbed.simulator.settings(latency=workload.latency)

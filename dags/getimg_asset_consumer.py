@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A DAG that runs whenever new pictures are in S3.
+A DAG that runs whenever new pictures arrive in S3.
 
 It shows asset scheduling: ``getimg_daily_image`` declares ``AssetAlias("getimg_pictures")`` as an outlet of its
 transfer, each saved object becomes an asset event of that alias, and this DAG is scheduled on it. The events
@@ -29,7 +29,7 @@ with DAG(
     @task
     def list_pictures(triggering_asset_events: Any = None) -> list[str]:
         """Return a line for each new picture; a real DAG would publish or index it."""
-        # Among all triggering events each is twice: under its asset, and under the alias.
+        # Each triggering event appears twice: under its asset, and under the alias.
         events = triggering_asset_events[AssetAlias("getimg_pictures")]
         return [
             f"{event.asset.uri}: {event.extra['bytes']} bytes, {event.extra['cost_usd']} USD"

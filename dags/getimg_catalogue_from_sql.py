@@ -3,19 +3,19 @@
 Pictures for the rows of a SQL table that have none.
 
 It shows ``@task.getimg_images_to_s3``, whose function returns the requests, and ``read_manifest``, which gives a downstream
-task each one's outcome: rows without a picture are read, their images generated and saved, and the URIs written back.
+task the outcome of each: the DAG reads rows without a picture, generates and saves their images, and writes the URIs back.
 
 It needs:
 
 - the connections ``getimg_default`` and ``aws_default``,
-- the connection ``getimg_catalogue`` to a database that ``apache-airflow-providers-common-sql`` knows, with its provider: SQLite
-  (``apache-airflow-providers-sqlite``), PostgreSQL, Snowflake, ... Another database is another connection,
-- in it the table ``CREATE TABLE products (sku VARCHAR(100) PRIMARY KEY, name VARCHAR(500) NOT NULL, picture VARCHAR(2000))``,
+- the connection ``getimg_catalogue`` to a database that ``apache-airflow-providers-common-sql`` supports, and its provider: SQLite
+  (``apache-airflow-providers-sqlite``), PostgreSQL, Snowflake, ... For another database, change only the connection,
+- in that database, the table ``CREATE TABLE products (sku VARCHAR(100) PRIMARY KEY, name VARCHAR(500) NOT NULL, picture VARCHAR(2000))``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket.
 
-It has no schedule of its own: trigger it. A run costs at most 5 cents for each of its rows (``max_cost``). Safe to run twice: rows
-that have a picture are left alone, and one whose image was saved, but never written back, is not billed again. A row that fails
-keeps no picture, so that the next run tries it again.
+It has no schedule: trigger it. A run costs at most 5 cents for each of its rows (``max_cost``). Safe to run twice: rows that have a
+picture are skipped, and one whose image was saved but never written back is not billed again. A row that fails stays without a
+picture, so the next run tries it again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ with DAG(
         s3_bucket="{{ var.value.getimg_bucket }}",
         s3_key="getimg/catalogue/{sku}-{version}.{extension}",
         max_cost="{{ 0.05 * params.rows }}",
-        # What failed has no picture afterwards, and is a row of the next run.
+        # Rows that fail stay without a picture, so the next run tries them again.
         max_failures="100%",
     )
     def draw_products(params: Any = None) -> list[dict[str, Any]]:
@@ -58,14 +58,14 @@ with DAG(
         requests = []
         for sku, name in rows:
             prompt = f"Product photo of {name}, studio light, white background"
-            # A product with another name gets another object.
+            # A renamed product gets a new object.
             version = hashlib.sha256(prompt.encode()).hexdigest()[:8]
             requests.append({"prompt": prompt, "labels": {"sku": sku, "version": version}})
         return requests
 
     @task
     def write_back(summary: dict[str, Any]) -> int:
-        """Write the URIs into the table, and return how many there are."""
+        """Write the URIs to the table, and return the number of them."""
         lines = read_manifest(summary["manifest"], summary["aws_conn_id"])
         pictures = [(line.uri, line.labels["sku"]) for line in lines if line.is_saved]
         hook = BaseHook.get_hook(DATABASE)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-An evening look at the account: is there enough money for the night?
+An evening check of the account: is there enough money for the night?
 
-A balance that runs out at night shows as refused requests (402) in the morning. This DAG asks at 18:00 instead, when somebody can
-still top up: it reads the price of an image from the catalogue, and ``GetimgBalanceSensor`` waits until the balance covers all images
-of the night. After an hour it fails, which is the alert: give it an ``on_failure_callback``, or a notifier.
+A balance that runs out at night shows up as refused requests (402) in the morning. This DAG checks at 18:00 instead, when someone
+can still top up: it reads the price of an image from the catalogue, and ``GetimgBalanceSensor`` waits until the balance covers all
+images of the night. After an hour it fails, which is the alert: give it an ``on_failure_callback``, or a notifier.
 
 It needs the connection ``getimg_default``. The model and the number of images are the run's params.
 

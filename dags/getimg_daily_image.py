@@ -2,16 +2,16 @@
 """
 One image a day: the prompt comes from the logical date, the file ends up in S3.
 
-It shows the two operators side by side. What ``generate_image`` returns goes to ``save_to_s3`` as it is, and each
-object that is saved is an asset event, which schedules ``getimg_asset_consumer``.
+It shows the two operators side by side. The output of ``generate_image`` goes to ``save_to_s3`` unchanged, and each
+saved object is an asset event, which schedules ``getimg_asset_consumer``.
 
 It needs:
 
 - the connections ``getimg_default`` (type getimg.ai) and ``aws_default``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket.
 
-Unpausing it starts a run at once, that of last midnight: there is no need to trigger one as well. Safe to run twice: a
-second run of the same day replaces the object at the same key. It generates, and is billed for, a new image.
+Unpausing it starts the run of last midnight at once: there is no need to trigger one as well. Safe to run twice: a
+second run of the same day replaces the object at the same key. That run generates, and is billed for, a new image.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ It needs:
 
 - the connections ``getimg_default`` and ``aws_default``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket,
-- the pool ``getimg``, with as many slots as the account may run requests at once:
+- the pool ``getimg``, with one slot per concurrent request that the account allows:
   ``airflow pools set getimg 4 "Concurrent requests of the getimg.ai account" --include-deferred``.
 
-Safe to run twice: the keys hold the generation's id, so a second run adds files and overwrites none. It is
+Safe to run twice: the keys contain the generation's id, so a second run adds files and overwrites none. It is
 billed again.
 """
 

@@ -3,19 +3,19 @@
 Hundreds of images a night, in a few tasks.
 
 It shows ``GenerateImagesToS3Operator``: a list of requests goes in, and each image is saved to S3 as soon as it arrives. The
-list is cut into chunks, one mapped task each, so that several workers share the night's work; the pool ``getimg`` keeps them
+list is split into chunks, one mapped task each, so that several workers share the night's work; the pool ``getimg`` keeps them
 within the account's limit: it has a slot for each concurrent request, and a task takes as many as it uses.
 
 It needs:
 
 - the connections ``getimg_default`` and ``aws_default``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket,
-- the pool ``getimg``, with as many slots as the account may run requests at once, and 4 at least:
+- the pool ``getimg``, with one slot per concurrent request that the account allows, at least 4:
   ``airflow pools set getimg 4 "Concurrent requests of the getimg.ai account" --include-deferred``.
 
-It has no schedule of its own: trigger it, with the number of articles in the run's conf. A task stops at 5 cents for each of
-its rows (``max_cost``). Safe to run twice: the keys consist of the day and the article's number, and a row whose image already
-exists is neither requested nor billed.
+It has no schedule: trigger it, with the number of articles in the run's conf. A task stops at 5 cents for each of its rows
+(``max_cost``). Safe to run twice: the keys consist of the day and the article's number, and a row whose image already exists
+is neither requested nor billed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """
 A product picture, and a clip that begins with it.
 
-It shows ``GenerateVideoOperator``: a picture is generated and saved, and read from S3 as the first frame of a video of five seconds,
+It shows ``GenerateVideoOperator``: a picture is generated and saved, then read from S3 as the first frame of a five-second video,
 which is saved beside it. Waiting for the video takes no worker slot: the task is deferred to the triggerer.
 
 It needs:
@@ -11,8 +11,8 @@ It needs:
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket,
 - a triggerer, which ``airflow standalone`` and all managed Airflows run.
 
-It has no schedule of its own: trigger it. A run costs a picture and five seconds of video, at most 5 cents and 1 dollar
-(``max_cost``). A retry pays for neither again. Safe to run twice: each run has keys of its own.
+It has no schedule: trigger it. A run costs a picture and five seconds of video, at most 5 cents and 1 dollar
+(``max_cost``). A retry pays for neither again. Safe to run twice: each run has its own keys.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ It needs:
 
 - the connections ``getimg_default`` and ``aws_default``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket,
-- in that bucket the photo, a PNG, JPEG or WebP of at most 10 MiB, under the key that the DAG's parameter
-  ``photo`` says.
+- in that bucket, the photo, a PNG, JPEG or WebP of at most 10 MiB, under the key in the DAG's param
+  ``photo``.
 
-Safe to run twice: the key holds the run's id. Each run is billed.
+Safe to run twice: the key contains the run's id. Each run is billed.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Images that a person sees, and approves, before they are published.
+Images that a person reviews and approves before they are published.
 
-It shows ``images_markdown`` in the body of Airflow's ``ApprovalOperator``: the images are saved under ``review/`` and shown on the page
-Required Actions. Whoever approves may leave some out. Only the chosen ones are copied to ``published/``, an asset that the DAG
-``getimg_site`` waits for. The others stay under ``review/``, with the tag ``review=rejected``; so do all if the answer is Reject.
+It shows ``images_markdown`` in the body of Airflow's ``ApprovalOperator``: the images are saved under ``review/`` and shown on the
+Required Actions page. The approver may leave some out. Only the chosen ones are copied to ``published/``, an asset that schedules the
+DAG ``getimg_site``. The others stay under ``review/``, with the tag ``review=rejected``; so do all of them if the answer is Reject.
 
 It needs:
 
 - the connections ``getimg_default`` and ``aws_default``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket,
-- the pool ``getimg``, with as many slots as the account may run requests at once,
-- on the API server this provider and the connection ``aws_default``, to show the images.
+- the pool ``getimg``, with one slot per concurrent request that the account allows,
+- on the API server, this provider and the connection ``aws_default``, to show the images.
 
-A run is billed for its images before the question, whatever the answer is. Safe to run twice: the keys hold the generation's id. Clear the
-task ``review`` with what is downstream to be asked again: nothing is billed, and a copy that is left out this time is deleted from
-``published/``.
+A run is billed for its images before the review, whatever the answer is. Safe to run twice: the keys contain the generation's id. To be
+asked again, clear the task ``review`` and everything downstream: nothing is billed, and a copy that is left out this time is deleted
+from ``published/``.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ MAX_IMAGES = 12
 
 
 def by_answer(ti: Any) -> tuple[list[SavedImage], list[SavedImage]]:
-    """Return the images that may be published, and those that were rejected."""
+    """Return the approved images, and the rejected ones."""
     images = saved_images(ti, "save_to_s3")
     answer = ti.xcom_pull(task_ids="review")
-    # After a Reject the operator leaves no XCom. Nor is there one if someone marks the task as success: that is no yes.
+    # After a Reject there is no XCom. Nor is there one if someone marks the task as success: that is not an approval.
     if answer is None or answer["chosen_options"] != [ApprovalOperator.APPROVE]:
         return [], images
     left_out = {int(number) for number in answer["params_input"].get("leave_out") or ()}
     if unknown := left_out - {image.number for image in images}:
-        # Better ask again than publish what someone wanted to leave out.
+        # Better to ask again than to publish what someone wanted to leave out.
         raise ValueError(
             f"There are {len(images)} images, and no number {min(unknown)}: clear the task review."
         )
@@ -56,7 +56,7 @@ def by_answer(ti: Any) -> tuple[list[SavedImage], list[SavedImage]]:
 
 def s3(image: SavedImage) -> Any:
     """Return the hook of the connection that saved the image."""
-    # Here, so that no parsing of this file pays for the import.
+    # Imported here, so that parsing this file stays fast.
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     return S3Hook(image.aws_conn_id)
@@ -118,9 +118,9 @@ with DAG(
         params={
             "leave_out": Param(
                 None,
-                # Null is what the form sends if nothing is chosen.
+                # The form sends null if nothing is chosen.
                 type=["array", "null"],
-                # They make it a list to choose from.
+                # Examples make the field a list to choose from.
                 examples=[str(number + 1) for number in range(MAX_IMAGES)],
                 title="Leave out",
                 description="The numbers of images that are not to be published.",
@@ -130,13 +130,13 @@ with DAG(
 
     @task(outlets=[PUBLISHED])
     def publish(ti: Any = None, outlet_events: Any = None) -> list[str]:
-        """Copy what was approved, and return the URIs of the copies."""
+        """Copy the approved images, and return the URIs of the copies."""
         approved, _ = by_answer(ti)
         if not approved:
             raise AirflowSkipException("No image was approved.")
         for image in approved:
             mark(image, "approved")
-            # Metadata and tags are copied, too. Buckets take no ACLs any more, unless they are configured to.
+            # Metadata and tags are copied, too. Buckets no longer accept ACLs, unless they are configured to.
             s3(image).copy_object(
                 image.key, published_key(image), image.bucket, image.bucket, acl_policy="no-acl"
             )
@@ -144,10 +144,10 @@ with DAG(
         outlet_events[PUBLISHED].extra = {"uris": uris}
         return uris
 
-    # Reject skips all that is directly downstream of the review, whatever its trigger rule is: so this comes after publish.
+    # Reject skips every task directly downstream of the review, whatever its trigger rule, so this one runs after publish.
     @task(trigger_rule="none_failed")
     def mark_rejected(ti: Any = None) -> list[str]:
-        """Mark what was rejected, delete copies that an earlier answer made, and return the URIs."""
+        """Tag the rejected images, delete their copies from an earlier approval, and return the URIs."""
         _, rejected = by_answer(ti)
         for image in rejected:
             mark(image, "rejected")

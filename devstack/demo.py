@@ -57,7 +57,7 @@ SHOWN_DAGS = (
 )
 LOCAL_BUCKET = "getimg-demo"
 REAL_API = "https://api.getimg.ai"
-# Its presence shows that the folder is the demo's to empty; the lock on it, that no other run uses the folder.
+# Its presence shows that the demo may empty the folder; a lock on it keeps other runs out.
 MARKER = ".airflow-provider-getimg-demo"
 # Copies of the images, kept between runs: those from the real API were paid for.
 IMAGES = "images"
@@ -97,7 +97,7 @@ class Demo:
     api_url: str = REAL_API
 
     def run(self) -> None:
-        """Start everything, run the DAG, show its files, and end everything.
+        """Start everything, run the DAG, show its files, and shut everything down.
 
         :raises devstack.StackError: A server did not start, or the run failed.
         """
@@ -154,7 +154,7 @@ class Demo:
         return json.dumps(connection)
 
     def _price(self, api_key: str) -> tuple[str, Decimal]:
-        """Return the DAG's model and the price of its image; asking the API for it is free."""
+        """Return the DAG's model and the price of its image; asking the API is free."""
         [name] = re.findall(r'model="(.+?)"', (self.dags / f"{DAG_ID}.py").read_text())
         try:
             with GetimgClient(api_key, base_url=self.api_url) as client:
@@ -251,7 +251,7 @@ class Demo:
     def _watch(self, airflow: Airflow) -> None:
         """Block until Ctrl-C, or until Airflow dies."""
         assert airflow.process is not None
-        # What it was left up for is over: that is no failure.
+        # Ctrl-C is the expected way to end this, not a failure.
         with contextlib.suppress(KeyboardInterrupt):
             airflow.process.wait()
             raise StackError("Airflow has ended.", tail(airflow.log))
@@ -260,7 +260,7 @@ class Demo:
         return self.folder / "logs" / f"{name}.log"
 
     def _say(self, text: str) -> None:
-        # Without wrapping: a URI broken across two lines can't be copied.
+        # No wrapping: a URI broken across two lines can't be copied.
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     @contextlib.contextmanager
@@ -306,13 +306,13 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave Airflow up until Ctrl-C")
     parser.add_argument("--folder", type=Path, default=Demo.folder, help="default: .demo")
     arguments = parser.parse_args()
-    # SIGTERM ends it as Ctrl-C does, along with everything that it started.
+    # SIGTERM acts like Ctrl-C, and also ends everything that was started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     demo = Demo(
         console,
         folder=arguments.folder.absolute(),
-        # Removed from the environment: processes get it through the Airflow connection only.
+        # Removed from the environment: child processes get it only through the Airflow connection.
         api_key=os.environ.pop("GETIMG_API_KEY", "").strip() or None,
         bucket=os.environ.get("DEMO_S3_BUCKET", "").strip() or None,
         keep=arguments.keep,

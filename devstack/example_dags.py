@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the example DAGs with the provider of another environment, against the simulator and a real S3 server."""
+"""Runs the example DAGs with the provider from another environment, against the simulator and a real S3 server."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def run_example_dags(
     venv: Path, home: Path, dags: Path, *, state_folder: bool = False
 ) -> Iterator[tuple[str, int]]:
     """
-    Run each example DAG once with ``airflow dags test``, and yield its name and how many images it saved.
+    Run each example DAG once with ``airflow dags test``, and yield its name and the number of images it saved.
 
     The commands run in ``home``, where no package of this repository can be imported.
 
     :param venv: The environment with the provider and its extra ``simulator``.
     :param home: A new folder for Airflow's database and logs.
     :param dags: The folder with the example DAGs.
-    :param state_folder: Keep the state of paid requests in S3, as Airflow 3.1 and 3.2 must.
+    :param state_folder: Keep the state of paid requests in S3, as Airflow 3.1 and 3.2 require.
     :raises devstack.StackError: A DAG failed, or did not save exactly the images that were billed.
     """
     home.mkdir(parents=True)

@@ -8,8 +8,8 @@ import random
 import socket
 
 LOOPBACK = "127.0.0.1"
-# Even with the 10000 that SeaweedFS adds for gRPC, these are below the kernel's range for outgoing
-# connections (from 32768), in which any client may take a port that was free a moment ago.
+# Even with the 10000 that SeaweedFS adds for gRPC, these are below the kernel's ephemeral ports
+# (from 32768), where any client may take a port that was free a moment ago.
 PORTS = range(10_240, 22_000)
 GRPC_OFFSET = 10_000
 
@@ -18,7 +18,7 @@ def is_free(port: int) -> bool:
     """Return whether a server could listen on the port now, on loopback and on all interfaces."""
     for host in (LOOPBACK, ""):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As servers do: it ignores connections in TIME_WAIT, but never a listening socket.
+            # Like servers: it ignores connections in TIME_WAIT, but never a listening socket.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
@@ -30,11 +30,11 @@ def is_free(port: int) -> bool:
 def free_ports(count: int, *, with_grpc: bool = False) -> list[int]:
     """Pick distinct free ports at random, so that two stacks started at once rarely collide.
 
-    :param count: How many.
-    :param with_grpc: Only ports whose gRPC neighbour (10000 above) is free as well.
+    :param count: The number of ports.
+    :param with_grpc: Only ports whose gRPC port (10000 above) is also free.
     """
     found: list[int] = []
-    # Not the shared generator, which tests may have seeded alike in every process.
+    # Not the shared generator, which tests may have seeded identically in every process.
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
         if is_free(port) and (not with_grpc or is_free(port + GRPC_OFFSET)):
             found.append(port)
@@ -44,7 +44,7 @@ def free_ports(count: int, *, with_grpc: bool = False) -> list[int]:
 
 
 def clean_environment(*, keep_aws: bool = False) -> dict[str, str]:
-    """Copy this process's environment without what would leak into a local stack.
+    """Copy this process's environment without variables that would leak into a local stack.
 
     The Airflow and AWS settings of the user's shell are dropped (a stray ``AWS_PROFILE`` or
     ``AIRFLOW__CORE__EXECUTOR`` would change what runs), and so are API keys. Loopback is exempt from
@@ -57,7 +57,7 @@ def clean_environment(*, keep_aws: bool = False) -> dict[str, str]:
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [host for host in env.get(name, "").split(",") if host]
         env[name] = ",".join(dict.fromkeys([*hosts, LOOPBACK, "localhost"]))
-    # Airflow starts eight interpreters; without a byte-code cache, each compiles everything that it imports.
+    # Airflow starts eight interpreters; without a bytecode cache, each compiles everything that it imports.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     # Log files are read while they grow, and must not lose their last lines to a SIGKILL.
     env["PYTHONUNBUFFERED"] = "1"

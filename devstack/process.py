@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Child processes that become ready or report why not, and never outlive their parent.
 
-Their guard is the package's own, under which the test kit runs its simulator. This module adds what local servers need:
-waiting until one is ready, showing its last lines, and killing a whole process tree at once.
+They run under the package's own guard, as the test kit's simulator does. This module adds what local servers need:
+waiting until one is ready, showing its last log lines, and killing a whole process tree at once.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether the process still runs; a zombie does not."""
+    """Return whether the process is still running; a zombie is not."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -118,11 +118,11 @@ class GuardedProcess:
         return self._guard.poll() is None
 
     def wait_until(self, check: Callable[[], T | None], *, timeout: float) -> T:
-        """Poll ``check`` until it returns something true, and return that.
+        """Poll ``check`` until it returns something truthy, and return that.
 
         :param check: Asks the server; None or False means "not yet".
         :param timeout: Seconds.
-        :raises StackError: The process died meanwhile, or time is up; with the last lines of its log.
+        :raises StackError: The process died, or time is up; with the last lines of its log.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -138,7 +138,7 @@ class GuardedProcess:
             time.sleep(POLL_SECONDS)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Block until the command has exited by itself, and return its exit code.
+        """Block until the command has exited on its own, and return its exit code.
 
         :raises devstack.StackError: It did not exit within ``timeout`` seconds.
         """
@@ -148,7 +148,7 @@ class GuardedProcess:
             raise StackError(f"{self.name} did not end in {timeout:g} s.", tail(self.log)) from None
 
     def descendants(self) -> list[psutil.Process]:
-        """List the processes of the command: all but the guard."""
+        """List the command's processes, without the guard."""
         try:
             found: list[psutil.Process] = psutil.Process(self._guard.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -159,7 +159,7 @@ class GuardedProcess:
         """Kill the command and all its descendants with SIGKILL, without SIGTERM first. Nothing is deleted."""
         if not self.running:
             return
-        # The guard is halted: it would send SIGTERM to the children of each process that dies.
+        # Stop the guard: once the command dies, it would send SIGTERM to the other processes.
         os.kill(self._guard.pid, signal.SIGSTOP)
         while alive := [process for process in self.descendants() if is_alive(process)]:
             for process in alive:
@@ -170,7 +170,7 @@ class GuardedProcess:
         self.end(keep=True)
 
     def end(self, *, keep: bool = False) -> None:
-        """End the command and all its descendants, and wait for that. It may be called more than once.
+        """End the command and all its descendants, and wait for that. Can be called more than once.
 
         :param keep: Delete nothing.
         """
@@ -178,7 +178,7 @@ class GuardedProcess:
         if keep and self.running:
             self._guard.terminate()
         if stdin is not None and not stdin.closed:
-            # From here on the guard works on its own: a second Ctrl-C can't stop the clean-up.
+            # From here on, the guard works on its own: a second Ctrl-C can't stop the cleanup.
             stdin.close()
         try:
             self._guard.wait(self._grace + GUARD_EXIT_SECONDS)
@@ -186,7 +186,7 @@ class GuardedProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._guard.pid, signal.SIGKILL)
             self._guard.wait()
-        # Again, as the guard deletes nothing if the command or the guard itself died on its own.
+        # Also here: the guard deletes nothing if the command or the guard itself died on its own.
         for path in () if keep else self._remove:
             with contextlib.suppress(OSError):
                 path.unlink()

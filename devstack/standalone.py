@@ -24,7 +24,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 # ``airflow standalone`` starts its components as ``airflow scheduler`` and so on from PATH. Their
 # log servers listen on all interfaces, which no setting changes; on one machine they are not needed,
-# since the API server reads the log files themselves. This script comes before the real one on PATH.
+# since the API server reads the log files directly. This script comes before the real one on PATH.
 LAUNCHER = """\
 #!/bin/sh
 case "$1" in
@@ -64,7 +64,7 @@ class Airflow(AirflowRest):
         self.log = log or self.home / "airflow.log"
         self.process: GuardedProcess | None = None
         settings = self._settings(port, [folder.absolute() for folder in dags_folders])
-        #: Environment of every component; also suits an ``airflow`` command beside them.
+        #: Environment of every component; also works for an ``airflow`` command run beside them.
         self.env = clean_environment(keep_aws=keep_aws) | settings | dict(env or {})
         self.env["PATH"] = os.pathsep.join(
             [str(self.home / "bin"), str(SCRIPTS), self.env.get("PATH", os.defpath)]

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 MISSING_EXTRA = "getimg-simulator needs the simulator extra: pip install 'airflow-provider-getimg[simulator]'"
-# The modules that the extra brings: one of them missing means that the extra is.
+# Modules that the extra installs: if one is missing, so is the extra.
 EXTRA = ("PIL", "av", "fastapi", "starlette", "uvicorn")
 DEFAULT_PORT = 8989
 
 
 class OneSentenceParser(argparse.ArgumentParser):
-    """A parser whose complaints are one sentence, without the list of all options before it."""
+    """A parser that reports an error in one sentence, without listing all options first."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end."""
+        """Print the error and exit."""
         self.exit(2, f"getimg-simulator: {message}\n")
 
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         listener = listen(options.host, options.port)
     except (OSError, UnicodeError) as error:
-        # The text of a failed bind repeats the address; that of its number doesn't.
+        # The message of a failed bind repeats the address; the text of its errno doesn't.
         number = error.errno if isinstance(error, OSError) else None
         known = number in errno.errorcode and not isinstance(error, socket.gaierror)
         reason = os.strerror(number) if number and known else getattr(error, "strerror", None) or str(error)
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         default = "" if field.default is None else f" (default: {field.default})"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            # What was not given is not set: a preset is.
+            # Absent unless given: a default would override the preset.
             default=argparse.SUPPRESS,
             metavar="N" if field.annotation is int else "SECONDS" if field.annotation is float else "NAME",
             help=f"{field.description}{default}",
@@ -123,7 +123,7 @@ def _port(text: str) -> int:
 
 
 def _api_key(text: str) -> str:
-    # What a header can carry.
+    # Must be valid in an HTTP header.
     if text.isascii() and text.isprintable() and text and " " not in text:
         return text
     raise argparse.ArgumentTypeError("the key must be printable ASCII text without spaces")

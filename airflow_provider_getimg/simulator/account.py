@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workspace: its balance, and its limits on requests."""
+"""The workspace's balance and request limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_BALANCE = Decimal(10) ** 12
 
 
 def parse_balance(value: object) -> Decimal:
-    """Read an amount of USD from a decimal string or a JSON number."""
+    """Parse an amount in USD from a decimal string or a JSON number."""
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
             balance = Decimal(str(value))
@@ -35,7 +35,7 @@ def parse_balance(value: object) -> Decimal:
 
 
 class Hold:
-    """Money set aside for an image that is being made, so that concurrent requests can't spend it twice."""
+    """Money reserved for an image or a video in progress, so that concurrent requests can't spend it twice."""
 
     def __init__(self, account: Account, amount: Decimal) -> None:
         self._account = account
@@ -43,13 +43,13 @@ class Hold:
         self._open = True
 
     def charge(self) -> Decimal:
-        """Bill the image, and return what it cost."""
+        """Bill the amount and return it."""
         self._account.balance -= self.amount
         self.release()
         return self.amount
 
     def release(self) -> None:
-        """Set the money free, where it was not billed already."""
+        """Release the money, unless it has already been billed."""
         if self._open:
             self._account.held -= self.amount
             self._open = False
@@ -63,7 +63,7 @@ class Account:
         self.held = Decimal(0)
 
     def hold(self, amount: Decimal) -> Hold:
-        """Set money aside, or refuse with a 402."""
+        """Reserve money, or refuse with a 402."""
         if self.balance - self.held < amount:
             raise ApiError(402, "Your balance is too low for this request. Top up your account to continue.")
         self.held += amount
@@ -76,9 +76,9 @@ class Account:
 
 
 class Limits:
-    """Requests per minute, in fixed minutes that start with their first request, and concurrent requests.
+    """Limits on requests per minute and on concurrent requests.
 
-    The minute is one of the settings' time scale.
+    The minute is a fixed window that starts with its first request; the settings' time scale shortens it.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
@@ -88,12 +88,12 @@ class Limits:
         self.new_window()
 
     def new_window(self) -> None:
-        """Start a new minute with no requests in it."""
+        """Start a new window with no requests in it."""
         self._count = 0
         self._ends_at = 0.0
 
     def headers(self) -> dict[str, str]:
-        """Return the headers of a generation response; none where requests per minute aren't limited."""
+        """Return the headers of a generation response; none if requests per minute aren't limited."""
         limit = self._settings.rpm
         if not limit:
             return {}
@@ -107,10 +107,10 @@ class Limits:
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """Count a request for as long as it runs, or refuse it with a 429. One refused is not counted."""
+        """Count a request while it runs, or refuse it with a 429. Refused requests are not counted."""
         settings = self._settings
         if settings.concurrency and self.running >= settings.concurrency:
-            # No Retry-After: it is unknown when the others will be done.
+            # No Retry-After: when the others will finish is unknown.
             raise ApiError(429, f"Too many concurrent requests: the limit is {settings.concurrency}.")
         self._roll()
         if settings.rpm and self._count >= settings.rpm:
@@ -131,7 +131,7 @@ class Limits:
         return self._clock() + self._settings.real(MINUTE)
 
     def _rounded_up(self, seconds: float) -> str:
-        # As the API: whole seconds. Where time is scaled those are too long, and a client that waits them too slow.
+        # Whole seconds, as in the API. With scaled time, those would make clients wait too long.
         digits = 0 if self._settings.time_scale == 1 else 3
         return f"{math.ceil(seconds * 10**digits) / 10**digits:.{digits}f}"
 

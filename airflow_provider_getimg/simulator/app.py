@@ -144,8 +144,8 @@ def _add_downloads(app: FastAPI, simulator: Simulator) -> None:
 
 
 def _due(simulator: Simulator, request: Request, on: str) -> Fault | None:
-    """Return the fault that is due for this kind of GET, or has redirected to this one."""
-    # A HEAD asks what a GET would do, and uses up nothing.
+    """Return the fault that redirected to this GET, or else the next one for its kind."""
+    # A HEAD only asks what a GET would do, and uses up no fault.
     if request.method != "GET":
         return None
     return simulator.faults.follow(request.query_params.get("hop", "")) or simulator.faults.take(on)
@@ -159,7 +159,7 @@ def _deferred(
     *,
     latency: float = 0.0,
 ) -> Response:
-    """Return what sends the response, or what the fault has in its place."""
+    """Return an object that sends the response, or the fault's reply in its place."""
     if isinstance(fault, Reply):
         response = reply(fault)
 

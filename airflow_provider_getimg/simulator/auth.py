@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bearer token."""
+"""Bearer token authentication."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_API_KEY = "sk_simulator"
 
 
 def check_key(request: Request, api_key: str) -> None:
-    """Refuse a request that doesn't bear the key of the workspace."""
+    """Refuse a request without the workspace's key."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), api_key.encode()):
         raise ApiError(401)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The costs of a period, from the ledger."""
+"""The costs of a period, computed from the ledger."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_PERIOD = timedelta(days=180)
 
 
 def costs(ledger: RequestLog, query: Mapping[str, str]) -> dict[str, Any]:
-    """Return what was billed in the period of the query: one entry for each UTC date, also where it is 0."""
+    """Return what was billed in the query's period: one entry for each UTC date, even if it is 0."""
     start, end = _moment(query, "start"), _moment(query, "end")
     if end <= start:
         raise invalid("end", "'end' must be after 'start'.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that the simulator sells: what each takes, and what it costs."""
+"""The simulator's models: accepted parameters and prices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDE_RATIOS = (*COMMON_RATIOS, "4:5", "5:4", "21:9")
 
 @dataclass(frozen=True)
 class Rate:
-    """One line of a price list: USD a unit, as a decimal string."""
+    """One line of a price list: USD per unit, as a decimal string."""
 
     unit_price: str
     resolution: str | None = None
@@ -23,7 +23,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the catalogue. The first ratio, resolution and duration is the default."""
+    """A model in the catalogue. The first ratio, resolution and duration are the defaults."""
 
     id: str
     name: str
@@ -34,19 +34,19 @@ class Model:
     references: dict[str, int] = field(default_factory=dict)
     durations: tuple[float, ...] = ()
     supports_sound: bool = False
-    # What an image, or a second, costs where the price list is silent: an unlisted price is unknown, not zero.
+    # Price of an image or a second that the price list omits: an unlisted price is unknown, not zero.
     unlisted_price: str = "0.05"
     created_at: str = "2026-01-15T09:00:00.000Z"
 
     def price(self, resolution: str) -> Decimal:
-        """Return what one image of this resolution is billed at, in USD."""
+        """Return the price of one image at this resolution, in USD."""
         for rate in self.rates:
             if rate.resolution in (resolution, None):
                 return Decimal(rate.unit_price)
         return Decimal(self.unlisted_price)
 
     def second_price(self, resolution: str, *, sound: bool) -> Decimal:
-        """Return what a second of video is billed at, in USD."""
+        """Return the price of one second of video, in USD."""
         wanted = ("sound_on" if sound else "sound_off", "not_applicable")
         for name in wanted:
             for rate in self.rates:
@@ -68,7 +68,7 @@ class Model:
             "supported_references": dict(self.references),
             "pricing": {
                 "currency": "USD",
-                # The vendor's client documents the order: by unit price.
+                # Sorted by unit price, as the vendor's client documents.
                 "rates": [
                     {
                         "billable_unit": rate.billable_unit,
@@ -82,7 +82,7 @@ class Model:
         }
 
 
-# The two documented ids, and invented ones that differ where a client could stumble.
+# The two documented ids, and invented ones that differ in ways that can trip up a client.
 MODELS: dict[str, Model] = {
     model.id: model
     for model in (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos that players open: a walk over the picture of the prompt, as H.264 in an MP4 file."""
+"""Playable videos: a pan across the prompt's picture, as H.264 in an MP4 file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 FRAMES_A_SECOND = 8
 SAMPLES_A_SECOND = 48_000
-# The scene is this many times as large as what the camera shows of it.
+# The scene is this many times as large as the camera's view of it.
 ZOOM = 1.25
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What to film."""
+    """A clip to film."""
 
     prompt: str
     width: int
@@ -36,12 +36,12 @@ class Clip:
 
     @property
     def mime_type(self) -> str:
-        """The MIME type of its file."""
+        """The file's MIME type."""
         return "video/mp4"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a response says of it."""
+        """The fields that describe it in a response."""
         return {
             "width": self.width,
             "height": self.height,
@@ -56,7 +56,7 @@ class Clip:
 
 
 def dimensions(aspect_ratio: str, resolution: str) -> tuple[int, int]:
-    """Return width and height in pixels: even numbers, the smaller one what the resolution is called after."""
+    """Return width and height in pixels, both even; the resolution is named after the smaller one."""
     across, down = (int(number) for number in aspect_ratio.split(":"))
     side = int(resolution.removesuffix("p"))
     scale = side / min(across, down)
@@ -88,7 +88,7 @@ def _film(clip: Clip) -> bytes:
 
 
 def _hum(container: Any, audio: AudioStream, clip: Clip) -> None:
-    """Add a tone, one for each prompt."""
+    """Add a tone whose pitch depends on the prompt."""
     pitch = 220 + sum(clip.prompt.encode()) % 220
     size = 1024
     for start in range(0, clip.seconds * SAMPLES_A_SECOND, size):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The endpoints under ``/_simulator``: for tests, not part of the API, and without a key.
+"""The endpoints under ``/_simulator``: for tests, not part of the API, no key required.
 
-A browser on this machine reaches them as well, so they obey no web page: see ``_guard``.
+A browser on this machine can reach them too, so requests from web pages are refused: see ``_guard``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _show(value: object) -> Response:
 
 
 def _guard(simulator: Simulator, request: Request) -> None:
-    """Refuse what a web page has a browser send: from its own origin, or to a name that it leads to this machine."""
+    """Refuse requests from web pages: those with a foreign origin, and those to a name rebound to this machine."""
     host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
     if not _is_known(f"//{host}", simulator, request):
         raise ApiError(403, f"The Host must be localhost or an address of the simulator, got {host!r}.")
@@ -43,19 +43,19 @@ def _is_known(url: str, simulator: Simulator, request: Request) -> bool:
         host = (urlsplit(url).hostname or "").partition("%")[0]
     except ValueError:
         return False
-    # What the client has connected to, where the simulator listens on all addresses.
+    # The address that the client connected to, in case the simulator listens on all of them.
     own = str((request.scope["server"] or ("",))[0])
     if host in (own, simulator.host.lower(), "localhost") or host.endswith(".localhost"):
         return bool(host)
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        # No page of the internet has a name without a dot; a container has, and listens on all addresses.
+        # No internet host has a name without a dot; a container does, and it listens on all addresses.
         return simulator.host in ALL_ADDRESSES and bool(host) and "." not in host
 
 
 async def _fields(request: Request, *required: str) -> dict[str, Any]:
-    # A page may send other types to any server without asking it first.
+    # A page may send other types to any server without a CORS preflight.
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "The Content-Type must be application/json.")
     fields = parse(await read_body(request))

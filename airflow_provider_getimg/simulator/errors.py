@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error bodies of the API: one table, from which refusals and played faults are both made."""
+"""The API's error bodies: one table for both refusals and injected faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-# status -> (code, message). 400, 401, 402, 422, 429: documented. The other codes are guesses.
+# status -> (code, message). 400, 401, 402, 422 and 429 are documented; the other codes are guesses.
 STATUSES: dict[int, tuple[str, str]] = {
     400: ("invalid_parameter", "The request is invalid."),
     401: ("invalid_api_key", "Missing or invalid API key."),
@@ -32,16 +32,16 @@ STATUSES: dict[int, tuple[str, str]] = {
     504: ("gateway_timeout", "The server got no response from an upstream server in time."),
 }
 
-# A 429 may hold a message and a code and nothing else, so here it does: clients must live with that.
+# A 429 may contain only a message and a code, so here it does: clients must cope with that.
 BARE_STATUSES = frozenset({402, 429})
 MAX_MESSAGE = 500
 
 
 class ApiError(Exception):
-    """A request that the API refuses, with the response it gives.
+    """A request that the API refuses, with its response.
 
     :param status: The HTTP status.
-    :param message: The sentence for the caller; by default that of the status.
+    :param message: The message for the caller; by default that of the status.
     :param code: The machine-readable code; by default that of the status.
     :param param: The parameter at fault, e.g. ``images[0].url``.
     :param headers: Headers of the response besides its type and length.
@@ -73,7 +73,7 @@ def invalid(param: str | None, message: str) -> ApiError:
 
 
 def must_be(name: str, *errors: ErrorDetails) -> str:
-    """Return pydantic's complaints about one value, one for each type that it may have, as one sentence."""
+    """Return pydantic's errors for one value, one for each type that it may have, as one sentence."""
     rules = [error["msg"].removeprefix("Input should be ").partition(", unable")[0] for error in errors]
     return f"{name} must be {' or '.join(rules)}, got {errors[0]['input']!r}"
 
@@ -83,7 +83,7 @@ def error_body(
 ) -> dict[str, dict[str, Any]]:
     """Return the JSON body that the API sends with this status."""
     known_code, known_message = STATUSES.get(status, ("error", f"The request failed with status {status}."))
-    # What is quoted back may be as long as the request.
+    # Quoted input may be as long as the request.
     code, message = code or known_code, (message or known_message)[:MAX_MESSAGE]
     param = param and param[:MAX_MESSAGE]
     if status in BARE_STATUSES:
@@ -93,5 +93,5 @@ def error_body(
 
 
 def as_json(value: object) -> bytes:
-    """Encode a body. ASCII only: a request may hold lone surrogates, and its refusal may quote them."""
+    """Encode a body as ASCII: a request may contain lone surrogates, and its refusal may quote them."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")

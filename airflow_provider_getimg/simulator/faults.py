@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults to be played: what a test may ask for, and the queue of those still due."""
+"""Faults to inject: those that a test can request, and the queue of pending ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pydantic import (
 
 from airflow_provider_getimg.simulator.errors import as_json, error_body, must_be
 
-# A body that ends where its length says is the server's business, not the test's: see 'length'.
+# The server frames the body, not the test: see 'length'.
 FORBIDDEN_HEADERS = ("content-length", "transfer-encoding", "connection")
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")
@@ -68,11 +68,11 @@ Encoding = Literal["identity", "gzip", "gzip, gzip"]
 
 
 class Fault(BaseModel):
-    """One fault, and how many more requests it will hit. The fields of its kind are those of its class.
+    """One fault, and the number of requests it will still hit. Each kind's fields are those of its class.
 
-    :param on: The requests that it hits.
-    :param times: How many of them.
-    :param seconds: How long to wait first; with slow_body, how long the body takes.
+    :param on: The kind of request that it hits.
+    :param times: The number of requests that it still hits.
+    :param seconds: Seconds to wait first; with slow_body, seconds that the body takes.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -84,36 +84,36 @@ class Fault(BaseModel):
 
     @property
     def bills(self) -> bool:
-        """Whether an image that it hits is made and billed, and a video taken."""
+        """Whether an image that it hits is still made and billed, or a video accepted."""
         return True
 
     def public(self) -> dict[str, Any]:
-        """Return the fault as it was set, with the number of requests it will still hit."""
+        """Return the fault as given, with the number of requests it will still hit."""
         return {**self.model_dump(exclude_unset=True), "times": self.times}
 
 
 class Break(Fault):
-    """The connection ends early, without a response or within it."""
+    """The connection closes early: before the response or in the middle of it."""
 
     kind: Literal["drop_before_billing", "drop_after_billing", "truncate", "wrong_length"]
 
     @property
     def bills(self) -> bool:
-        """All but the one that says so."""
+        """True except for ``drop_before_billing``."""
         return self.kind != "drop_before_billing"
 
 
 class Slow(Fault):
-    """The right response, late or in drips."""
+    """The correct response, late or in small pieces."""
 
     kind: Literal["slow_first_byte", "slow_body"]
     seconds: float = Field(5.0, ge=0, le=10**6)
 
 
 class BilledByChoice(Fault):
-    """A fault that leaves open whether the image was made.
+    """A fault for which the test chooses whether the image was made.
 
-    :param billed: Whether an image is billed.
+    :param billed: Whether the image is made and billed.
     """
 
     billed: bool | None = None
@@ -126,19 +126,19 @@ class BilledByChoice(Fault):
 
     @property
     def bills(self) -> bool:
-        """As asked."""
+        """True unless ``billed`` is false."""
         return self.billed is not False
 
 
 class Hang(BilledByChoice):
-    """No response, for that many seconds."""
+    """No response: the connection closes after ``seconds``."""
 
     kind: Literal["hang"]
     seconds: float = Field(3600.0, ge=0, le=10**6)
 
 
 class Reply(BilledByChoice):
-    """A response of its own in the place of the right one.
+    """A response that replaces the correct one.
 
     :param status: Its status.
     :param headers: Its headers.
@@ -167,29 +167,29 @@ class Reply(BilledByChoice):
 
 
 class StatusReply(Reply):
-    """What the API returns with that status."""
+    """The API's response with that status."""
 
     kind: Literal["status"]
     status: int = Field(ge=200, le=599)
 
     @property
     def bills(self) -> bool:
-        """Only if asked."""
+        """True only if ``billed`` is true."""
         return self.billed is True
 
 
 class HtmlReply(Reply):
-    """A proxy's page."""
+    """An HTML page from a proxy."""
 
     kind: Literal["html"]
 
     @property
     def bills(self) -> bool:
-        """A proxy that says 200 had a response to mangle; one that says 502 had none."""
+        """By default, true for 2xx: a proxy that sends 200 had a response to mangle; one that sends 502 had none."""
         return self.status < 300 if self.billed is None else self.billed
 
     def content(self) -> tuple[str, bytes]:
-        """Return the page, unless another one was given."""
+        """Return the page, unless another body was given."""
         mime_type = "text/html; charset=utf-8"
         if self.status in BODILESS:
             return mime_type, b""
@@ -200,10 +200,10 @@ class HtmlReply(Reply):
 
 
 class Delivery(Fault):
-    """The right response in an odd way.
+    """The correct response, delivered in an unusual way.
 
-    :param headers: Headers to add or replace; null takes one away.
-    :param encoding: How the body is really compressed, and said to be.
+    :param headers: Headers to add or replace; null removes one.
+    :param encoding: How the body is compressed, and announced.
     :param length: How its length is announced.
     """
 
@@ -213,12 +213,12 @@ class Delivery(Fault):
 
 
 class OddResponse(Delivery):
-    """An image that is made and billed, and a response that says so oddly: see ``odd.py``.
+    """An image that is made and billed, with an unusual response: see ``odd.py``.
 
     :param status: Its status.
     :param merge: A JSON merge patch (RFC 7396) of the good response.
-    :param data: What is in ``data`` instead, where ``{"$file": 0}`` is the good entry. Fields beside it replace its
-        own, and ``"$omit": ["mime_type"]`` leaves some out; other numbers are more entries of the same picture.
+    :param data: The value of ``data``, where ``{"$file": 0}`` is the good entry. Fields beside ``$file`` replace its
+        own, and ``"$omit": ["mime_type"]`` drops some; other numbers are more entries of the same picture.
     :param body: Text to send instead, where ``$RESPONSE`` is the response and ``$FILE`` the good entry.
     """
 
@@ -231,11 +231,11 @@ class OddResponse(Delivery):
 
 
 class FailedVideo(Fault):
-    """A video that is taken, and fails once its time is over.
+    """A video that is accepted, then fails at the end of its latency.
 
-    :param code: Why, for programs.
-    :param message: Why, for people.
-    :param billed: Whether it is billed all the same.
+    :param code: The machine-readable reason.
+    :param message: The human-readable reason.
+    :param billed: Whether it is billed anyway.
     """
 
     kind: Literal["failed_video"]
@@ -246,11 +246,11 @@ class FailedVideo(Fault):
 
 
 class OddFile(Delivery):
-    """The file, sent oddly.
+    """The file, delivered in an unusual way.
 
     :param status: The status of the response.
-    :param bytes: What is sent instead of what was promised.
-    :param redirects: How many redirects come first.
+    :param bytes: What to send instead of the promised file.
+    :param redirects: The number of redirects before it.
     """
 
     kind: Literal["file"]
@@ -275,7 +275,7 @@ MODELS: dict[str, type[Fault]] = {
 
 
 class FaultQueue:
-    """The faults still due, in the order in which they came."""
+    """The pending faults, in the order they were added."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -284,14 +284,14 @@ class FaultQueue:
     def add(self, specs: object) -> None:
         """Add all of the faults, or none of them.
 
-        :raises ValueError: With one sentence, where one of them can't be played.
+        :raises ValueError: One of them is invalid; the message is one sentence.
         """
         if not isinstance(specs, list):
             raise ValueError("'faults' must be a list of faults")
         self._faults += [parse_fault(spec) for spec in specs]
 
     def take(self, on: str) -> Fault | None:
-        """Return the fault that this request is to be hit by, if there is one."""
+        """Return the next fault for this kind of request, if there is one, and count it down."""
         for fault in self._faults:
             if fault.on == on:
                 fault.times -= 1
@@ -301,32 +301,32 @@ class FaultQueue:
         return None
 
     def redirect(self, fault: OddFile) -> str:
-        """Return a token for the next request of a chain of redirects."""
+        """Return a token for the next request in a chain of redirects."""
         token = secrets.token_hex(8)
         self._redirected[token] = fault.model_copy(update={"redirects": fault.redirects - 1, "seconds": 0.0})
         return token
 
     def follow(self, token: str) -> OddFile | None:
-        """Return the fault that has redirected to this request. It may be requested again."""
+        """Return the fault that redirected to this request, if any. The request may be repeated."""
         return self._redirected.get(token)
 
     def clear(self) -> None:
-        """Drop all faults. One that is being played is played to its end."""
+        """Drop all pending faults. One that is in progress runs to its end."""
         self._faults.clear()
 
     def public(self) -> list[dict[str, Any]]:
-        """Return the faults still due."""
+        """Return the pending faults."""
         return [fault.public() for fault in self._faults]
 
 
 def parse_fault(spec: object) -> Fault:
     """Check one fault.
 
-    :raises ValueError: With one sentence, if it can't be played.
+    :raises ValueError: It is invalid; the message is one sentence.
     """
     if not isinstance(spec, dict):
         raise ValueError(f"a fault must be an object such as {{'on': 'image', 'kind': 'hang'}}, got {spec!r}")
-    # A field that is null was not given: a caller may send every field of its own class.
+    # Null means not given: a caller may send every field of its own class.
     given = {name: value for name, value in spec.items() if value is not None}
     try:
         return FAULT.validate_python(given)
@@ -335,7 +335,7 @@ def parse_fault(spec: object) -> Fault:
 
 
 def _sentence(error: ValidationError) -> str:
-    """Return the first complaint as one sentence."""
+    """Return the first error as one sentence."""
     first, *others = error.errors(include_url=False)
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
@@ -347,6 +347,6 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         fields = ", ".join(MODELS[str(kind)].model_fields)
         return f"a fault of the kind {kind} has no field {name!r}: it has {fields}"
-    # One for each type that the field may have.
+    # One error for each type that the field may have.
     same = [other for other in others if other["loc"][:2] == (kind, name)]
     return must_be(f"a fault's {name!r}", first, *same)

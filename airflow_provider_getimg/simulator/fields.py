@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What requests for images and videos have in common: from the bytes of a POST to checked fields, or to a refusal."""
+"""Validation shared by image and video requests: from the bytes of a POST to checked fields, or to a refusal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BLOCKED_WORDS = ("beheading", "gore", "nsfw", "nude", "torture")
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Read the body as a JSON object."""
+    """Parse the body as a JSON object."""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
@@ -40,7 +40,7 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def read_model(fields: dict[str, Any], kind: str) -> Model:
-    """Return the model, or refuse one that is unknown or makes something else."""
+    """Return the model, or refuse one that is unknown or of another type."""
     model_id = read_text(fields, "model")
     model = MODELS.get(model_id)
     if model is None:
@@ -51,7 +51,7 @@ def read_model(fields: dict[str, Any], kind: str) -> Model:
 
 
 def refuse_unknown(fields: dict[str, Any], known: tuple[str, ...]) -> None:
-    """Refuse fields that there are not."""
+    """Refuse unknown fields."""
     for name in fields:
         if name not in known:
             raise invalid(name, f"Unknown parameter: '{name}'.")
@@ -68,7 +68,7 @@ def read_prompt(fields: dict[str, Any]) -> str:
 
 
 def read_text(fields: dict[str, Any], name: str) -> str:
-    """Return a required text, or refuse what there is."""
+    """Return a required string; refuse a missing field or another type."""
     if name not in fields:
         raise missing(name)
     value = fields[name]
@@ -78,7 +78,7 @@ def read_text(fields: dict[str, Any], name: str) -> str:
 
 
 def read_choice(fields: dict[str, Any], name: str, choices: tuple[str, ...], where: str) -> str:
-    """Return one of the choices, the first if none is given, or refuse another."""
+    """Return one of the choices, by default the first; refuse any other value."""
     if name not in fields:
         return choices[0]
     value = read_text(fields, name)
@@ -88,7 +88,7 @@ def read_choice(fields: dict[str, Any], name: str, choices: tuple[str, ...], whe
 
 
 def read_references(images: object, model: Model) -> list[str]:
-    """Return the URLs of the references, or refuse what the model does not take."""
+    """Return the URLs of the references, or refuse those that the model does not accept."""
     if not isinstance(images, list):
         raise invalid("images", "'images' must be an array.")
     if len(images) > MAX_IMAGES:
@@ -104,7 +104,7 @@ def read_references(images: object, model: Model) -> list[str]:
         for name in image:
             if name not in ("url", "role"):
                 raise invalid(f"{where}.{name}", f"Unknown parameter: '{where}.{name}'.")
-        # The vendor's page requires a role, its published client can't send one, and its server takes both.
+        # The vendor's docs require a role, its published client can't send one, and its server accepts both.
         role = image.get("role", DEFAULT_ROLE)
         if not isinstance(role, str) or role not in model.references:
             raise invalid(f"{where}.role", f"Unsupported role '{role}' for model '{model.id}'.")
@@ -138,7 +138,7 @@ def _check_data_url(url: str, where: str) -> None:
     start = DATA_URL.match(url)
     if start is None:
         raise invalid(where, f"'{where}' must be base64 data of type image/png, image/jpeg or image/webp.")
-    # Judged by its length first, so that a huge one is never decoded.
+    # Check the encoded length first, so that a huge one is never decoded.
     if (len(url) - start.end()) * 3 // 4 - 2 > MAX_IMAGE:
         raise invalid(where, f"'{where}' is larger than {MAX_IMAGE // 2**20} MiB once decoded.")
     try:
@@ -152,7 +152,7 @@ def _check_data_url(url: str, where: str) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    # The simulator's own downloads are plain http on loopback, and should do as references.
+    # The simulator's own downloads are plain HTTP on loopback, and should work as references.
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -171,5 +171,5 @@ def refuse_unsafe(prompt: str, urls: list[str], blocked_words: Iterable[str]) ->
 
 
 def _words(text: str) -> set[str]:
-    # An underscore is a letter to \w, and a separator in a file name.
+    # \w counts an underscore as a letter, but in a file name it is a separator.
     return set(re.findall(r"[^\W_]+", text.casefold()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One POST, from its arrival to its last byte: the order of checks, the billing, the ledger."""
+"""The handling of a POST, from its arrival to its last byte: the order of checks, billing, the ledger."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.simulator.request_log import Post
     from airflow_provider_getimg.simulator.state import Simulator
 
-# Of a body that is too large, this much is read and thrown away: a client that still sends can't hear a 413.
+# Read and discard up to this much of an oversized body: a client that is still sending can't receive a 413.
 MAX_DRAINED = 16 * MAX_BODY
 
 
@@ -40,7 +40,7 @@ async def take_post(
     request: Request,
     send: Send,
 ) -> None:
-    """Enter a POST into the ledger, check its key, do the work, and respond with its refusal if it is one."""
+    """Record a POST in the ledger, check its key and do the work; if it is refused, send the refusal."""
     post = simulator.ledger.open(kind)
     responder = Responder(request, send, simulator)
     try:
@@ -55,7 +55,7 @@ async def take_post(
 
 
 async def generate(simulator: Simulator, request: Request, responder: Responder, post: Post) -> None:
-    """Make one image. Checked in this order: size, JSON, parameters, content policy, balance, limits."""
+    """Make one image. Checks, in order: size, JSON, parameters, content policy, balance, limits."""
     fields = parse(await read_body(request))
     post.note(fields)
     image_request = check(fields, simulator.blocked_words)
@@ -65,7 +65,7 @@ async def generate(simulator: Simulator, request: Request, responder: Responder,
             # Only a request that would have been served uses up a fault.
             fault = simulator.faults.take("image")
             if fault is None or fault.bills:
-                # There is no cancel: a client that leaves now pays all the same.
+                # Requests can't be canceled: a client that disconnects now pays anyway.
                 await wait(simulator.settings.image_seconds(), simulator.stopping)
                 post.billed = hold.charge()
             else:
@@ -83,7 +83,7 @@ async def respond(
     fault: Fault | None,
     good: Callable[[], Awaitable[SimulatedResponse]],
 ) -> None:
-    """Respond to a POST that was served, or as its fault has it, and enter what became of the response."""
+    """Respond to a POST, normally or as its fault dictates, and record the outcome."""
     if isinstance(fault, Hang):
         post.end("hung", None)
         await responder.respond(SimulatedResponse(200, Content.of(b"")), fault)
@@ -136,7 +136,7 @@ def json_headers(simulator: Simulator) -> dict[str, str]:
 
 
 async def read_body(request: Request) -> bytes:
-    """Read the body, or refuse it with a 413 once the client has sent it."""
+    """Read the body, or refuse it with a 413 once the client has sent all of it."""
     kept, size = bytearray(), 0
     async for chunk in request.stream():
         size += len(chunk)

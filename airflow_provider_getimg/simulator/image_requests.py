@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checked request for one image."""
+"""A validated request for one image."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class ImageRequest:
 
     @property
     def price(self) -> Decimal:
-        """What the image will be billed at, in USD."""
+        """The price of the image, in USD."""
         return self.model.price(self.resolution)
 
     def picture(self) -> Picture:
-        """Return what is drawn for it."""
+        """Return the picture to draw for it."""
         width, height = dimensions(self.aspect_ratio, self.resolution)
         caption = (
             f"{self.model.id}  ·  {self.aspect_ratio}  ·  {self.resolution}  ·  drawn by getimg-simulator"
@@ -51,7 +51,7 @@ class ImageRequest:
 
 
 def check(fields: dict[str, Any], blocked_words: Iterable[str]) -> ImageRequest:
-    """Check the fields in the order in which the page of the endpoint lists them, then what they say."""
+    """Check the fields in the order of the endpoint's documentation, then against the content policy."""
     model = read_model(fields, "image")
     prompt = read_prompt(fields)
     refuse_unknown(fields, FIELDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files: signed URLs that die, pictures and clips made when they are fetched, and padding that takes no memory."""
+"""The files: signed URLs that expire, pictures and clips rendered on download, and padding that takes no memory."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ DRAWING_THREADS = 2
 
 @dataclass(frozen=True)
 class Content:
-    """A body of known length: some bytes, then padding that is made while it is sent.
+    """A body of known length: some bytes, then padding that is generated while it is sent.
 
-    :param start: The bytes themselves.
-    :param length: The length of the whole; never less than that of the start.
-    :param seed: Whose padding it is: the same seed always gives the same padding, another seed another one.
+    :param start: The bytes before the padding.
+    :param length: The total length; at least that of ``start``.
+    :param seed: Selects the padding: the same seed always gives the same padding, another seed a different one.
     """
 
     start: bytes
@@ -46,14 +46,14 @@ class Content:
 
     @classmethod
     def of(cls, start: bytes) -> Content:
-        """Return a body that is these bytes alone."""
+        """Return a body of these bytes, without padding."""
         return cls(start, len(start))
 
     def chunks(self, size: int) -> Iterator[bytes]:
         """Yield the body in pieces of at most this many bytes."""
         for position in range(0, len(self.start), size):
             yield self.start[position : position + size]
-        # Padding is a stretch of one endless repeated block, entered at a place that depends on the seed.
+        # The padding is one block, repeated endlessly, starting at an offset that depends on the seed.
         block = _padding_block()
         offset = int.from_bytes(hashlib.sha256(self.seed.encode()).digest()[:4]) % PADDING_BLOCK
         left = self.length - len(self.start)
@@ -91,23 +91,23 @@ class Media:
         self._threads = ThreadPoolExecutor(DRAWING_THREADS, thread_name_prefix="draw")
 
     def publish(self, file_id: str, shown: Picture | Clip, lifetime: float, size: int) -> MediaFile:
-        """Offer a picture or a clip for download, for this many seconds from now."""
+        """Offer a picture or a clip for download, for ``lifetime`` seconds from now."""
         if size:
-            # Load tests want files, not pictures: those of one shape share a drawing, and differ in padding.
+            # Load tests need files, not pictures: those of one shape share a drawing and differ in padding.
             shown = replace(shown, prompt=f"A test file of {size:,} bytes")
-        # Whole seconds, as in the URL; rounded down, so that no file outlives what was asked.
+        # Whole seconds, as in the URL; rounded down, so that no file outlives its lifetime.
         file = MediaFile(file_id, shown, int(time.time() + lifetime), size)
         self._forget_dead()
         self._files[file_id] = file
         return file
 
     def _forget_dead(self) -> None:
-        # From the oldest on: a lifetime seldom changes, and a dead one behind a living one can wait.
+        # Oldest first: the lifetime rarely changes, and an expired file behind a live one can wait.
         while self._files and next(iter(self._files.values())).deletes_at <= time.time():
             self._files.popitem(last=False)
 
     def item(self, file: MediaFile, base_url: str, index: int = 0) -> dict[str, Any]:
-        """Return the entry of ``data`` for this file."""
+        """Return the file's entry in ``data``."""
         path = f"{file.id}/{index}"
         query = urlencode({"exp": file.deletes_at, "sig": self._sign(path, str(file.deletes_at))})
         return {
@@ -118,11 +118,11 @@ class Media:
         }
 
     def find(self, file_id: str, index: str, exp: str, sig: str) -> MediaFile:
-        """Return the file that a URL names, or refuse: 403 if it was tampered with, 410 once it is dead."""
+        """Return the file of a URL, or refuse: 403 if the URL was tampered with, 410 once it has expired."""
         expected = self._sign(f"{file_id}/{index}", exp)
         if not hmac.compare_digest(expected.encode(), sig.encode("utf-8", "replace")):
             raise ApiError(403, "The signature of this URL is invalid.")
-        # Only what was signed here comes this far: exp is a number, and the file was once known.
+        # Only URLs signed here get this far: exp is a number, and the file was once known.
         if int(exp) <= time.time() or file_id not in self._files:
             raise ApiError(410, "This file has been deleted.")
         return self._files[file_id]
@@ -132,7 +132,7 @@ class Media:
         return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
 
     async def content(self, file: MediaFile) -> Content:
-        """Return the bytes of a file, drawing the picture if it isn't at hand."""
+        """Return the content of a file, drawing it unless it is cached."""
         drawn = self._drawn.get(file.shown)
         if drawn is None:
             drawn = await self._draw(file.shown)
@@ -141,7 +141,7 @@ class Media:
         return Content(drawn, max(file.size, len(drawn)), file.id)
 
     async def _draw(self, picture: Picture | Clip) -> bytes:
-        # Whoever asks for a picture that is being drawn waits for that: in a load test many do at once.
+        # Requests for a picture that is being drawn wait for it: in a load test, many arrive at once.
         if (drawing := self._drawing.get(picture)) is not None:
             return await drawing
         drawing = asyncio.get_running_loop().run_in_executor(self._threads, picture.encode)
@@ -157,5 +157,5 @@ class Media:
         return drawn
 
     def close(self) -> None:
-        """Stop drawing; what is being drawn at this moment is drawn to its end."""
+        """Cancel queued drawings; those in progress finish."""
         self._threads.shutdown(wait=False, cancel_futures=True)

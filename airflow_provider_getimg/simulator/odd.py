@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Odd responses and odd files: paid images as other servers and the networks between may deliver them."""
+"""Odd responses and files: paid images as other servers, and the networks in between, may deliver them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.simulator.media import Media, MediaFile
 
 DRAWN = ("png", "jpeg", "webp", "gif")
-# 16 x 16 grey pixels: not each Pillow can write AVIF.
+# 16 x 16 gray pixels: not every build of Pillow can write AVIF.
 AVIF = base64.b64decode(
     "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUIAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAAAAAA"
     "AAAAAAAAAAAOcGl0bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAAIgAAAChpaW5mAAAAAAABAAAAGmluZmUC"
@@ -41,16 +41,16 @@ TEXTS = {
 
 
 def changed_headers(headers: Mapping[str, str], changes: Mapping[str, object]) -> dict[str, str]:
-    """Return the headers with those that were given, in whatever case, replaced; ``None`` takes one away."""
+    """Return the headers with the changes applied, ignoring case; ``None`` removes one."""
     names = {name.lower() for name in changes}
     kept = {name: value for name, value in headers.items() if name.lower() not in names}
     return kept | {name: str(value) for name, value in changes.items() if value is not None}
 
 
 def reply(fault: Reply, headers: Mapping[str, str] | None = None) -> SimulatedResponse:
-    """Return the response that takes the place of the right one.
+    """Return the response that replaces the correct one.
 
-    :param headers: Its headers besides those of the fault.
+    :param headers: Further headers, which the fault's override.
     """
     mime_type, body = fault.content()
     sent = changed_headers({**(headers or {}), "Content-Type": mime_type}, fault.headers)
@@ -58,10 +58,10 @@ def reply(fault: Reply, headers: Mapping[str, str] | None = None) -> SimulatedRe
 
 
 def odd_body(fault: OddResponse, good: dict[str, Any], item: Callable[[int], dict[str, Any]]) -> bytes:
-    """Return the body of a response, changed as the fault has it.
+    """Return the body of a response, as changed by the fault.
 
     :param good: The good response.
-    :param item: Returns an entry of ``data`` for this index, whose URL works.
+    :param item: Returns the entry of ``data`` for an index, with a working URL.
     """
     response: Any = dict(good)
     if fault.data is not None:
@@ -100,7 +100,7 @@ def _merge(target: Any, patch: Any) -> Any:
 async def odd_file(
     fault: OddFile, file: MediaFile, response: SimulatedResponse, media: Media
 ) -> SimulatedResponse:
-    """Return the response to a download, changed as the fault has it."""
+    """Return the response to a download, as changed by the fault."""
     content = await _other_content(fault.bytes, file, media) if fault.bytes else response.content
     headers = response.headers
     if fault.status == 206 and content.length:
@@ -124,7 +124,7 @@ async def _other_content(kind: str, file: MediaFile, media: Media) -> Content:
 
 
 async def delivered(fault: Delivery, response: SimulatedResponse) -> SimulatedResponse:
-    """Return the response with the encoding, the headers and the announced length that the fault has for it."""
+    """Return the response with the fault's encoding, headers and announced length."""
     content, headers = response.content, response.headers
     if fault.encoding != "identity":
         headers = {**headers, "Content-Encoding": fault.encoding}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures that show what was asked: a landscape in the prompt's own colours, with the prompt written on it.
+"""Pictures that show their prompt: a landscape in colors derived from it, with the prompt written on top.
 
-The same order always gives the same bytes, so that a file can be drawn again instead of being kept.
+The same input always gives the same bytes, so that a file can be redrawn instead of stored.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Colour = tuple[int, int, int]
 
-# The pixel area that a resolution label stands for is that of a square with this side.
+# A resolution label stands for the pixel area of a square with this side.
 SIDES = {"1K": 1024, "2K": 2048, "4K": 4096}
-# The landscape is drawn on this area and scaled: smoother edges when small, and no slower when large.
+# The landscape is drawn at this size, then scaled: smoother edges when small, and no slower when large.
 CANVAS_AREA = 1_600_000
 MIN_TEXT, MAX_TEXT = 0.018, 0.085
 TEXT_BOX = 0.46
-# Pillow's own font has ASCII and little more: for any other prompt, the first of these that the machine has.
+# Pillow's own font covers little more than ASCII: any other prompt gets the first of these that is installed.
 WIDE_FONTS = (
     "NotoSansCJK-Regular.ttc",
     "DejaVuSans.ttf",
@@ -44,7 +44,7 @@ SAVE_OPTIONS: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """What to draw."""
+    """A picture to draw."""
 
     prompt: str
     caption: str
@@ -54,12 +54,12 @@ class Picture:
 
     @property
     def mime_type(self) -> str:
-        """The MIME type of its file."""
+        """The file's MIME type."""
         return f"image/{self.output_format}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a response says of it."""
+        """The fields that describe it in a response."""
         return {"width": self.width, "height": self.height}
 
     def encode(self) -> bytes:
@@ -68,7 +68,7 @@ class Picture:
 
 
 def dimensions(aspect_ratio: str, resolution: str) -> tuple[int, int]:
-    """Return width and height in pixels: multiples of 16, of about the area the resolution stands for."""
+    """Return width and height in pixels: multiples of 16, with about the area that the resolution stands for."""
     across, down = (int(number) for number in aspect_ratio.split(":"))
     side = SIDES[resolution]
     return (
@@ -87,11 +87,11 @@ def draw(picture: Picture) -> bytes:
 
 
 def landscape(picture: Picture) -> Image.Image:
-    """Draw what is behind the text."""
+    """Draw the background of the text."""
     chance = random.Random(hashlib.sha256(picture.prompt.encode()).digest())
     scale = math.sqrt(CANVAS_AREA / (picture.width * picture.height))
     width, height = round(picture.width * scale), round(picture.height * scale)
-    # From teal over blue, violet and red to orange: a sky of yellow or green looks ill.
+    # From teal through blue, violet and red to orange: a yellow or green sky looks sickly.
     hue = chance.uniform(0.45, 1.08)
     swing = chance.choice((-1, 1)) * chance.uniform(0.08, 0.3)
     image = _sky(width, height, hue, swing, chance)
@@ -106,7 +106,7 @@ def _colour(hue: float, saturation: float, value: float) -> Colour:
 
 
 def _sky(width: int, height: int, hue: float, swing: float, chance: random.Random) -> Image.Image:
-    # A few coloured pixels, enlarged: clouds of colour for next to no work.
+    # A few colored pixels, enlarged: clouds of color at almost no cost.
     columns, rows = 5, 4
     seeds = Image.new("RGB", (columns, rows))
     for row in range(rows):
@@ -123,7 +123,7 @@ def _sun(image: Image.Image, hue: float, swing: float, chance: random.Random) ->
     radius = min(width, height) * chance.uniform(0.09, 0.17)
     x, y = width * chance.uniform(0.15, 0.85), radius * 1.2 + height * chance.uniform(0, 0.14)
     colour = _colour(hue + swing * 1.3, 0.14, 1.0)
-    # The glow is blurred at an eighth of the size, where a blur costs nothing.
+    # Blur the glow at an eighth of the size, where it costs almost nothing.
     glow = Image.new("L", (width // 8, height // 8))
     box = [(edge + sign * radius * 1.5) / 8 for sign in (-1, 1) for edge in (x, y)]
     ImageDraw.Draw(glow).ellipse(box, fill=150)
@@ -185,7 +185,7 @@ def _write(image: Image.Image, picture: Picture) -> Image.Image:
 
 
 def _shade(image: Image.Image, top: int) -> None:
-    """Darken the picture towards its lower edge, so that white text is readable on any colour."""
+    """Darken the picture toward its lower edge, so that white text is readable on any color."""
     width, height = image.size
     depth = max(1, height - max(0, top))
     ramp = Image.new("L", (1, 64))
@@ -195,11 +195,11 @@ def _shade(image: Image.Image, top: int) -> None:
 
 
 def _fit(prompt: str, width: int, height: int, short: int) -> tuple[ImageFont.FreeTypeFont, list[str]]:
-    """Return the largest font in which the prompt fits the box, and its lines; what can't fit is cut off."""
+    """Return the largest font in which the prompt fits the box, and its lines; text that can't fit is cut off."""
     text = "".join(c if c.isprintable() or c == "\n" else " " for c in prompt).strip()
     wide = not text.isascii()
     if wide and _font(12, wide=True) is _font(12):
-        # No such font here: an unaccented letter is easier to read than a box.
+        # No such font is installed: an unaccented letter is easier to read than a box.
         text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     low, high = max(9, round(short * MIN_TEXT)), max(10, round(short * MAX_TEXT))
     while low < high:
@@ -237,7 +237,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _pieces(word: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Break a word that is wider than a line: a script without spaces breaks anywhere."""
+    """Break a word that is wider than a line: a script without spaces may break anywhere."""
     pieces, start, used = [], 0, 0.0
     for position, character in enumerate(word):
         used += _advance(character, font)
@@ -248,7 +248,7 @@ def _pieces(word: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _width(text: str, font: ImageFont.FreeTypeFont) -> float:
-    # Summed by character and remembered: a long prompt is measured at many sizes.
+    # Summed per character and cached: a long prompt is measured at many sizes.
     return sum(_advance(character, font) for character in text)
 
 

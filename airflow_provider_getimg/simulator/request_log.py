@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test checks against: what arrived and when, what was billed for it, and what became of the response."""
+"""The log that tests check: what arrived and when, what was billed for it, and the outcome of the response."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from datetime import date
 
-# Of a prompt that is refused for its length, this much is kept.
+# Keep at most this much of a prompt that is refused for its length.
 KEPT_PROMPT = 4096
 # Crockford's base32.
 ID_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -20,12 +20,12 @@ ID_LENGTH = 14
 
 
 def timestamp(moment: datetime) -> str:
-    """Format a moment as the API does: ISO 8601 in UTC, with milliseconds."""
+    """Format a time as the API does: ISO 8601 in UTC, with milliseconds."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def now() -> datetime:
-    """Return the time in whole milliseconds: what is shown is then what ``start`` and ``end`` of costs are compared with."""
+    """Return the time in whole milliseconds: costs then compare ``start`` and ``end`` with exactly the times shown."""
     moment = datetime.now(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
@@ -37,7 +37,7 @@ def new_id() -> str:
 
 @dataclass
 class Post:
-    """One POST that arrived. ``outcome`` is ``None`` while it is under way; a video's ``seconds`` are known once it is taken."""
+    """One received POST. ``outcome`` is ``None`` while it is in flight; a video's ``seconds`` are set once it is accepted."""
 
     kind: Literal["image", "video"]
     id: str = field(default_factory=new_id)
@@ -51,14 +51,14 @@ class Post:
     outcome: str | None = None
 
     def note(self, fields: dict[str, Any]) -> None:
-        """Record what was requested, as far as it is readable."""
+        """Record the model and the prompt, if they are readable."""
         if isinstance(model := fields.get("model"), str):
             self.model = model[:KEPT_PROMPT]
         if isinstance(prompt := fields.get("prompt"), str):
             self.prompt = prompt[:KEPT_PROMPT]
 
     def end(self, outcome: str, status: int | None) -> None:
-        """Note what became of the response, and the status that was sent, if any was."""
+        """Record the outcome, and the status if one was sent."""
         self.outcome, self.status, self.ended_at = outcome, status, now()
 
     def public(self) -> dict[str, Any]:
@@ -78,19 +78,19 @@ class Post:
 
 
 class RequestLog:
-    """Every POST for an image or a video since the start, or since the log was emptied: the ledger of ``/_simulator/ledger``."""
+    """Every POST for an image or a video since the start or the last ``clear()``: the ledger at ``/_simulator/ledger``."""
 
     def __init__(self) -> None:
         self._posts: list[Post] = []
 
     def open(self, kind: Literal["image", "video"]) -> Post:
-        """Enter a POST that has just arrived."""
+        """Add an entry for a POST that has just arrived."""
         post = Post(kind)
         self._posts.append(post)
         return post
 
     def clear(self) -> None:
-        """Forget all. A POST that is still under way is forgotten too."""
+        """Delete all entries, including those of POSTs still in flight."""
         self._posts.clear()
 
     def public(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class RequestLog:
         return {"posts": [post.public() for post in self._posts], "billed_total": float(total)}
 
     def costs(self, start: datetime, end: datetime) -> dict[date, Decimal]:
-        """Sum what was billed from ``start`` to ``end``, both included, by UTC date."""
+        """Sum what was billed from ``start`` to ``end``, both inclusive, by UTC date."""
         costs: dict[date, Decimal] = {}
         for post in self._posts:
             if post.billed and start <= post.received_at <= end:

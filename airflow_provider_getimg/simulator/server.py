@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process: a socket, a server on it, and a quick and quiet end."""
+"""The process: a socket, a server on it, and a quick and quiet shutdown."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class WithoutQuery(logging.Filter):
-    """Takes the query string out of access logs: the signature in it is a credential."""
+    """Strips the query string from access logs: the signature in it is a credential."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Cut the logged path, and let the record pass."""
+        """Strip the query string from the logged path, and keep the record."""
         if isinstance(record.args, tuple) and len(record.args) == 5:
             client, method, path, *rest = record.args
             record.args = (client, method, str(path).partition("?")[0], *rest)
@@ -32,9 +32,9 @@ class WithoutQuery(logging.Filter):
 
 
 class SimulatorServer(uvicorn.Server):
-    """A server that says where it listens, and doesn't wait for open connections when it is terminated.
+    """A server that prints its URL, and doesn't wait for open connections when it is terminated.
 
-    :param url: What to print as the first line of stdout, once connections are accepted.
+    :param url: The URL to print as the first line of stdout, once connections are accepted.
     """
 
     def __init__(self, config: uvicorn.Config, simulator: Simulator, url: str) -> None:
@@ -43,23 +43,23 @@ class SimulatorServer(uvicorn.Server):
         self._url = url
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
+        """Listen, then print the URL."""
         await super().startup(sockets)
         print(self._url, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End on SIGTERM and Ctrl-C alike. The signal isn't raised again: that would end in a stack trace."""
+        """Exit on both SIGTERM and Ctrl-C. The signal isn't re-raised: that would print a stack trace."""
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Hang up on everybody, wake what waits, and end."""
+        """Abort all connections, wake all waiting tasks, and exit."""
         self._simulator.stopping.set()
-        # What is cut off now reports to no one.
+        # Silence the errors of requests that are cut off now.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         for connection in list(self.server_state.connections):
             cast("ConnectionProtocol", connection).client_connection.abort()
         self._simulator.media.close()
-        # The connections are lost one turn of the loop later.
+        # The connections are lost one iteration of the event loop later.
         await asyncio.sleep(0)
         await super().shutdown(sockets)
 
@@ -74,7 +74,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Return the URL at which a client of this machine reaches the socket."""
+    """Return the URL at which a client on this machine reaches the socket."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -91,7 +91,7 @@ def serve(simulator: Simulator, listener: socket.socket, *, verbose: bool) -> No
     logging.getLogger("uvicorn.access").addFilter(WithoutQuery())
     config = uvicorn.Config(
         create_app(simulator),
-        # Named, as uvicorn takes whichever faster ones are installed: ConnectionProtocol is built on this one.
+        # Explicit: uvicorn would pick httptools and uvloop if installed, but ConnectionProtocol is built on h11.
         http=ConnectionProtocol,
         loop="asyncio",
         ws="none",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be set when the simulator starts and changed while it runs: names, units and bounds, once."""
+"""The settings, given at startup or changed at run time: names, units and bounds, defined once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
-# A real account, as one of its users published it in July 2026. Limits differ by account.
+# A real account, as published by one of its users in July 2026. Limits differ by account.
 PRESETS: dict[str | None, dict[str, float]] = {
     None: {},
     "account": {"latency": 25.0, "max_latency": 35.0, "rpm": 20, "concurrency": 5},
@@ -23,7 +23,7 @@ PRESETS: dict[str | None, dict[str, float]] = {
 
 
 class Settings(BaseModel):
-    """The behaviour of the simulator. Its seconds are the API's, which ``time_scale`` makes shorter than real ones."""
+    """The behavior of the simulator. Its seconds are the API's, which ``time_scale`` makes shorter than real ones."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -46,19 +46,19 @@ class Settings(BaseModel):
     )
 
     def real(self, seconds: float) -> float:
-        """Return how long these seconds of the API take."""
+        """Convert the API's seconds to real ones."""
         return seconds / self.time_scale
 
     def image_seconds(self) -> float:
-        """Return how long the next image really takes to make."""
+        """Return the real seconds that the next image takes to make."""
         return self.real(random.uniform(self.latency, max(self.latency, self.max_latency)))
 
     def change(self, changes: Mapping[str, object], *, texts: bool = False) -> None:
         """Change all of the given settings, or none of them.
 
-        :param changes: Values by name. Those of ``preset`` give way to others beside it.
-        :param texts: Whether the values are texts, to be read first.
-        :raises ValueError: With one sentence, where a name or a value is not fit.
+        :param changes: Values by name. They override those of a ``preset`` among them.
+        :param texts: Whether the values are strings to parse.
+        :raises ValueError: A name or a value is invalid; the message is one sentence.
         """
         try:
             checked = Changes.model_validate(dict(changes), strict=not texts)
@@ -74,7 +74,7 @@ class Settings(BaseModel):
 
 
 class Changes(Settings):
-    """Settings to change, each by itself or several by the name of a preset."""
+    """Settings to change, individually or several at once by the name of a preset."""
 
     preset: Literal["account"] | None = Field(
         None, description="'account': the limits and latency of a real account"

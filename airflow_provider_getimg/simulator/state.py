@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that a running simulator knows."""
+"""The state of a running simulator."""
 
 from __future__ import annotations
 

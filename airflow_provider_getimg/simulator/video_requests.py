@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checked request for one video."""
+"""A validated request for one video."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ class VideoRequest:
 
     @property
     def price(self) -> Decimal:
-        """What the video will be billed at, in USD."""
+        """The price of the video, in USD."""
         return self.second_price * self.seconds
 
     @property
     def second_price(self) -> Decimal:
-        """What a second of it is billed at, in USD."""
+        """The price of one second of it, in USD."""
         return self.model.second_price(self.resolution, sound=self.sound)
 
     def clip(self) -> Clip:
-        """Return what is filmed for it."""
+        """Return the clip to film for it."""
         width, height = dimensions(self.aspect_ratio, self.resolution)
         return Clip(self.prompt, width, height, self.seconds, self.sound)
 
 
 def check(fields: dict[str, Any], blocked_words: Iterable[str]) -> VideoRequest:
-    """Check the fields in the order in which the page of the endpoint lists them, then what they say."""
+    """Check the fields in the order of the endpoint's documentation, then against the content policy."""
     model = read_model(fields, "video")
     prompt = read_prompt(fields)
     refuse_unknown(fields, FIELDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos: taken at once, pending for a while, then completed or failed."""
+"""Videos: accepted at once, pending for a while, then completed or failed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Video:
-    """A video that was taken. It is pending until it has a file or a failure."""
+    """An accepted video. It is pending until it has a file or a failure."""
 
     id: str
     request: VideoRequest
@@ -66,14 +66,14 @@ class Video:
 
 
 async def submit(simulator: Simulator, request: Request, responder: Responder, post: Post) -> None:
-    """Take one video. Checked in this order: size, JSON, parameters, content policy, balance, limits."""
+    """Accept one video. Checks, in order: size, JSON, parameters, content policy, balance, limits."""
     fields = parse(await read_body(request))
     post.note(fields)
     video_request = check(fields, simulator.blocked_words)
     with ExitStack() as held:
         hold = simulator.account.hold(video_request.price)
         held.callback(hold.release)
-        # A pending video counts as a request that runs.
+        # A pending video counts as a running request.
         held.enter_context(simulator.limits.admit())
         fault = simulator.faults.take("video")
         if fault is None or fault.bills:
@@ -81,7 +81,7 @@ async def submit(simulator: Simulator, request: Request, responder: Responder, p
             video = Video(post.id, video_request)
             simulator.videos[post.id] = video
             failure = fault if isinstance(fault, FailedVideo) else None
-            # Its money and its place are its own from here on, whatever becomes of the response.
+            # From here on, the task owns the hold and the concurrency slot, whatever happens to the response.
             video.making = asyncio.create_task(_make(simulator, video, post, hold, held.pop_all(), failure))
         response = partial(_taken, simulator, request, post, fault)
         await respond(simulator, responder, post, fault, response)
@@ -108,7 +108,7 @@ async def _make(
 
 
 async def forget(simulator: Simulator) -> None:
-    """Forget all videos. One that is being made is not billed, and leaves its place."""
+    """Delete all videos. Those still in progress are not billed, and free their concurrency slots."""
     making = [video.making for video in simulator.videos.values() if video.making is not None]
     simulator.videos.clear()
     for task in making:
@@ -133,7 +133,7 @@ def state(simulator: Simulator, request: Request, video_id: str) -> dict[str, An
 async def video_response(
     simulator: Simulator, request: Request, good: dict[str, Any], fault: Fault | None, status: int
 ) -> SimulatedResponse:
-    """Return the response, or what an odd one has in its place."""
+    """Return the response, as changed by the fault if it is an odd response."""
     headers = json_headers(simulator)
     if not isinstance(fault, OddResponse):
         return SimulatedResponse(status, Content.of(as_json(good)), headers)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket under the server: what ASGI hides from an application, and a fault needs to be real."""
+"""The socket under the server: what ASGI hides from an application, and realistic faults need."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.simulator.state import Simulator
 
 CHUNK = 128 * 1024
-# A body that drips does so in at least this many pieces.
+# A slow body is sent in at least this many pieces.
 DRIPS = 20
-# How long the last bytes of a cut body may take to leave, before the connection is reset instead.
+# Seconds to wait for the last bytes of a truncated body to be sent, before resetting the connection instead.
 LINGER = 5.0
-# What a wrong Content-Length promises beyond the body.
+# Bytes that a wrong Content-Length promises beyond the body.
 LENGTH_ERROR = 1024
 
 
 class ClientConnection:
     """One client's connection.
 
-    ``lost`` is set once it is closed, by whichever side.
+    ``lost`` is set once it is closed, by either side.
     """
 
     def __init__(self, transport: asyncio.Transport, http: h11.Connection) -> None:
@@ -48,11 +48,11 @@ class ClientConnection:
         self.lost = asyncio.Event()
 
     def end_body_by_closing(self) -> None:
-        """Let a body without a length end with the connection, as if the client didn't know chunks."""
+        """End a body without a length by closing the connection, as for a client without chunked encoding."""
         self._http.their_http_version = b"1.0"
 
     async def drop(self) -> None:
-        """Close the connection after what was sent already, whatever was promised."""
+        """Close the connection after the bytes already sent, whatever was promised."""
         self._transport.close()
         try:
             async with asyncio.timeout(LINGER):
@@ -67,14 +67,14 @@ class ClientConnection:
 
 
 class ConnectionProtocol(H11Protocol):
-    """HTTP/1.1 as uvicorn speaks it; the application finds its connection in ``scope["state"]["client_connection"]``."""
+    """uvicorn's HTTP/1.1 protocol; the application finds its connection in ``scope["state"]["client_connection"]``."""
 
     client_connection: ClientConnection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the application its connection."""
         super().connection_made(transport)
-        # asyncio does so for sockets of its own making. Without it a body waits 40 ms for the ACK of its head.
+        # asyncio does this for sockets that it creates. Without it, a body waits 40 ms for the ACK of its headers.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.client_connection = ClientConnection(transport, self.conn)
         self.app_state = {**self.app_state, "client_connection": self.client_connection}
@@ -86,9 +86,9 @@ class ConnectionProtocol(H11Protocol):
 
 
 class WithDate:
-    """Middleware that dates responses. uvicorn would add a second date to one that a fault has dated.
+    """Middleware that adds a ``Date`` unless a fault has set one; uvicorn would then add a second one.
 
-    Where time is scaled there is no date: its whole seconds are too coarse to reckon ``X-RateLimit-Reset`` from.
+    With scaled time there is no ``Date``: its whole seconds are too coarse to compute a wait from ``X-RateLimit-Reset``.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -96,7 +96,7 @@ class WithDate:
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, and date its response if it has no date."""
+        """Run the application, and add a ``Date`` to its response if it has none."""
 
         async def dated(message: Message) -> None:
             if message["type"] == "http.response.start" and self._settings.time_scale == 1:
@@ -107,7 +107,7 @@ class WithDate:
 
 
 class DeferredResponse(Response):
-    """A response that leaves the whole exchange to one coroutine, which may answer or hang up."""
+    """A response that delegates the whole exchange to one coroutine, which may respond or hang up."""
 
     def __init__(self, run: Callable[[Send], Awaitable[None]]) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class DeferredResponse(Response):
 
 
 class Sent(Enum):
-    """How much of a response went to a client that was there."""
+    """How much of a response was sent to a client that was still connected."""
 
     NOTHING = "nothing"
     PART = "part"
@@ -128,9 +128,9 @@ class Sent(Enum):
 
 @dataclass(frozen=True)
 class SimulatedResponse:
-    """A response as it should be sent, were it not for faults.
+    """A response to send; a fault may still interfere.
 
-    :param length: How its length is announced: ``right``, ``padded`` (with a zero before it), ``none`` (the body ends
+    :param length: How its length is announced: ``right``, ``padded`` (with a leading zero), ``none`` (the body ends
         with the connection), ``chunked``, or a number, which may be wrong.
     """
 
@@ -141,7 +141,7 @@ class SimulatedResponse:
 
 
 async def wait(seconds: float, *events: asyncio.Event) -> None:
-    """Wait until one of the events has come, but no longer than this."""
+    """Wait until one of the events is set, but at most ``seconds``."""
     if seconds <= 0 or any(event.is_set() for event in events):
         return
     tasks = [asyncio.ensure_future(event.wait()) for event in events]
@@ -153,11 +153,11 @@ async def wait(seconds: float, *events: asyncio.Event) -> None:
 
 
 class Responder:
-    """Responds to one request: well, or as a fault has it.
+    """Responds to one request, normally or as a fault dictates.
 
     :param request: The request.
     :param send: The ASGI channel of the response.
-    :param simulator: Whose end no fault may hold up, and whose settings scale the times of faults.
+    :param simulator: Its shutdown cuts faults short, and its settings scale their times.
     """
 
     def __init__(self, request: Request, send: Send, simulator: Simulator) -> None:
@@ -168,7 +168,7 @@ class Responder:
         self._settings = simulator.settings
 
     async def respond(self, response: SimulatedResponse, fault: Fault | None) -> Sent:
-        """Send the response, as the fault has it if there is one."""
+        """Send the response, or do what the fault dictates if there is one."""
         kind = fault.kind if fault else None
         seconds = self._settings.real(fault.seconds) if fault else 0.0
         if kind != "slow_body":
@@ -211,7 +211,7 @@ class Responder:
         return Sent.WHOLE
 
     async def _send_body(self, content: Content, end: int, duration: float) -> bool:
-        """Send the body, and return whether the client stayed to its end."""
+        """Send the body, and return whether the client stayed until its end."""
         size = CHUNK if not duration else max(1, min(CHUNK, content.length // DRIPS))
         clock = asyncio.get_running_loop().time
         began, sent = clock(), 0
@@ -219,7 +219,7 @@ class Responder:
             piece = chunk[: end - sent]
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
             sent += len(piece)
-            # Also gives way to other requests: a fast reader never makes the transport pause.
+            # Also lets other requests run: with a fast reader, the transport never pauses.
             await asyncio.sleep(0)
             await wait(
                 began + duration * sent / content.length - clock(), self.connection.lost, self._stopping

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A test kit for your own DAGs: pytest fixtures, over the API in a box. Nothing is billed.
+"""A test kit for your own DAGs: pytest fixtures backed by the simulator. Nothing is billed.
 
-The fixtures are ``getimg_simulator``, ``getimg_conn`` and ``run_dag``; pytest finds them by itself. The classes here are
-for annotations. Needs the extra ``[testing]``.
+The fixtures are ``getimg_simulator``, ``getimg_conn`` and ``run_dag``; pytest finds them on its own. The classes here
+are for annotations. Requires the extra ``[testing]``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: every pytest of an environment loads the plugin, and with it this module.
+    # Lazy: every pytest in the environment loads the plugin, and with it this module.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

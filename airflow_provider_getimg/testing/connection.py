@@ -2,7 +2,7 @@
 """
 The connection to the simulator, as an environment variable.
 
-Airflow looks there before its database, and after a secrets backend of the deployment's.
+Airflow looks there after the deployment's secrets backend and before its database.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.testing.simulator import GetimgSimulator
 
-#: Seconds that ``getimg_conn`` waits for a generation. The simulator on the same machine needs none.
+#: Seconds that ``getimg_conn`` waits for a generation. The simulator on the same machine responds at once.
 DEFAULT_TIMEOUT = 30.0
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 
 
 class ForeignConnectionError(Exception):
-    """A secrets backend has a connection of this id, and Airflow asks it first: what a test runs might be billed."""
+    """A secrets backend, which Airflow asks first, has a connection with this id: a test might be billed."""
 
 
 class GetimgConnection:
     """
-    An Airflow connection that leads to the simulator until the end of the test.
+    An Airflow connection that points to the simulator until the end of the test.
 
     :param conn_id: Its id.
-    :raises ForeignConnectionError: Airflow would use another one.
+    :raises ForeignConnectionError: Airflow would use another connection.
     """
 
     def __init__(
@@ -42,24 +42,24 @@ class GetimgConnection:
         self._simulator = simulator
         self._monkeypatch = monkeypatch
         self._timeout = DEFAULT_TIMEOUT
-        # The proxy of a developer's shell knows no simulator.
+        # A proxy from the developer's shell can't reach the simulator.
         names = ("no_proxy", "NO_PROXY")
         hosts = [host.strip() for name in names for host in os.environ.get(name, "").split(",")]
         if "*" not in hosts:
             for name in names:
-                # Of both, as either may be what is read.
+                # Merge both into each: a client may read either.
                 monkeypatch.setenv(name, ",".join(dict.fromkeys([*filter(None, hosts), *LOOPBACK_HOSTS])))
         self._set()
         self._check_backends()
 
     @property
     def variable(self) -> str:
-        """The name of the environment variable that holds it."""
+        """The name of its environment variable."""
         return f"AIRFLOW_CONN_{self.conn_id.upper()}"
 
     @property
     def timeout(self) -> float:
-        """Seconds to wait for a generation; can be set. Default 30."""
+        """Seconds to wait for a generation. Can be set. Default: 30."""
         return self._timeout
 
     @timeout.setter
@@ -69,7 +69,7 @@ class GetimgConnection:
 
     @property
     def json(self) -> str:
-        """The connection itself: the value for another id in ``run_dag(connections=...)``."""
+        """The connection as JSON: the value to use for another id in ``run_dag(connections=...)``."""
         return self._simulator.process.connection(timeout=self._timeout)
 
     def _set(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of a DAG in this process, and what came of it."""
+"""One run of a DAG in this process, and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG
 
 T = TypeVar("T")
-# A task's id and its map index, -1 where it isn't mapped.
+# A task's id and its map index, -1 if it isn't mapped.
 Instance = tuple[str, int]
 
 RETURN_VALUE = "return_value"
@@ -26,7 +26,7 @@ NEVER_RAN = "The task failed without an error of its own: the captured log tells
 
 
 class PerTask(dict[str, T], Generic[T]):
-    """A dict by task id that says what it holds when another key is looked up."""
+    """A dict by task id whose ``KeyError`` lists the ids that it holds."""
 
     def __init__(self, what: str, values: Mapping[str, T]) -> None:
         super().__init__(values)
@@ -40,10 +40,10 @@ class PerTask(dict[str, T], Generic[T]):
 @dataclass(frozen=True)
 class DagRunResult:
     """
-    A run that has come to its end.
+    A finished run.
 
-    In each dict the value of a mapped task, or of one in a mapped task group, is a list by map index, also where it
-    was mapped over one thing or nothing.
+    In each dict, the value of a mapped task, or of one in a mapped task group, is a list by map index, even if it was
+    mapped over a single item or none.
     """
 
     dag_id: str
@@ -52,13 +52,13 @@ class DagRunResult:
     state: str
     #: The state of each task: ``success``, ``failed``, ``skipped``, ``upstream_failed``, ...
     states: dict[str, Any]
-    #: How often each task was tried: 2 is one retry.
+    #: The number of tries of each task: 2 means one retry.
     tries: dict[str, Any]
-    #: What each task returned, if it returned something; in a list, ``None`` stands for nothing.
+    #: What each task returned, if anything; in a list, ``None`` stands for nothing.
     xcoms: dict[str, Any]
-    #: The message of the last error of each task that failed; in a list, ``None`` stands for one that did not.
+    #: The last error's message of each failed task; in a list, ``None`` stands for one that did not fail.
     failures: dict[str, Any]
-    #: The same, as the exceptions that were raised. ``None`` where the task never came to run.
+    #: The same, as the exceptions that were raised. ``None`` if the task never ran.
     errors: dict[str, Any]
     _pushed: dict[str, PerTask[Any]] = field(repr=False)
 
@@ -66,7 +66,7 @@ class DagRunResult:
         """
         Return an XCom under any key.
 
-        :param key: Default: what the task returned, as in ``xcoms``.
+        :param key: Default: the return value, as in ``xcoms``.
         :raises KeyError: The task pushed nothing under that key.
         """
         return (self._pushed.get(key) or PerTask(f"XCom {key!r}", {}))[task_id]
@@ -74,9 +74,9 @@ class DagRunResult:
 
 class DagRunner:
     """
-    Runs DAGs with ``dag.test()``: in this process, one task after another, over the tests' own database.
+    Runs DAGs with ``dag.test()``: in this process, one task at a time, against the database of ``getimg_airflow``.
 
-    :param keep_runs: Leave the runs in the database at the end of the test.
+    :param keep_runs: Keep the runs in the database after the test.
     """
 
     def __init__(self, *, keep_runs: bool) -> None:
@@ -96,18 +96,18 @@ class DagRunner:
         wait_for_retries: bool = False,
     ) -> DagRunResult:
         """
-        Run a DAG to its end.
+        Run a DAG to completion.
 
-        :param expect: ``success`` or ``failed``: how it has to end, or the test fails with the tasks' messages. ``None``:
-            either.
+        :param expect: The required final state, ``success`` or ``failed``: otherwise the test fails with the tasks' error
+            messages. ``None`` accepts either.
         :param run_conf: The run's conf; it overrides the DAG's params of the same names.
         :param logical_date: Default: now.
-        :param connections: More Airflow connections for this run, by id: each as JSON, as a URI or as a mapping such as
+        :param connections: Additional Airflow connections for this run, by id: each as JSON, a URI or a mapping such as
             ``{"conn_type": "aws"}``.
-        :param variables: Airflow Variables for this run, by name: texts, or what JSON can hold.
-        :param wait_for_retries: Wait the real time between tries. Default: a retry follows at once, whatever
-            ``retry_delay`` or the retry policy says.
-        :raises TypeError: What was given is no DAG.
+        :param variables: Airflow Variables for this run, by name: strings, or values that JSON can represent.
+        :param wait_for_retries: Wait the real delay between tries. Default: retry at once, whatever ``retry_delay`` or the
+            retry policy says.
+        :raises TypeError: ``dag`` is not a DAG.
         """
         __tracebackhide__ = True
         import pytest
@@ -143,7 +143,7 @@ class DagRunner:
         return result
 
     def forget(self) -> None:
-        """Delete the runs of this test: a DAG with ``depends_on_past`` would wait for them in the next one."""
+        """Delete the runs of this test: in the next one, a DAG with ``depends_on_past`` would wait for them."""
         if self._keep_runs or not self._dag_ids:
             return
         from airflow.models.dagrun import DagRun
@@ -156,7 +156,7 @@ class DagRunner:
 
 @contextmanager
 def immediate_retries() -> Iterator[None]:
-    """Let each retry follow at once. One place covers ``retry_delay``, back-off and retry policies alike."""
+    """Make every retry immediate. This one patch covers ``retry_delay``, backoff and retry policies."""
     from unittest.mock import patch
 
     from airflow.models.taskinstance import TaskInstance
@@ -189,7 +189,7 @@ def listening(dag_id: str) -> Iterator[dict[Instance, Any]]:
 
 
 def register(dag: DAG) -> None:
-    """Write the DAG to the database: ``dag.test()`` does so for DAGs in the DAGs folder alone."""
+    """Write the DAG to the database: ``dag.test()`` does so only for DAGs in the DAGs folder."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.models.dag import DagModel
     from airflow.utils.session import create_session
@@ -201,14 +201,14 @@ def register(dag: DAG) -> None:
     bundles = {bundle.name: bundle for bundle in manager.get_all_dag_bundles()}
     with create_session() as session:
         known = session.get(DagModel, dag.dag_id)
-        # One that the deployment knows stays in its bundle.
+        # A DAG that the deployment knows stays in its bundle.
         name = known.bundle_name if known is not None else None
     bundle = bundles.get(name or "") or next(iter(bundles.values()))
     write_dag(dag, bundle)
 
 
 def read_result(dag: DAG, run: DagRun, errors: Mapping[Instance, Any]) -> DagRunResult:
-    """Read what a run left in the database."""
+    """Read the result of a run from the database."""
     from airflow.models.xcom import XComModel
     from airflow.sdk.execution_time.xcom import XCom
     from airflow.utils.session import create_session
@@ -226,12 +226,12 @@ def read_result(dag: DAG, run: DagRun, errors: Mapping[Instance, Any]) -> DagRun
     }
 
     def gather(what: str, values: Mapping[Instance, Any], *, all_mapped: bool) -> PerTask[Any]:
-        """Order values by task: a list where it is mapped, for all mapped tasks or for those with a value."""
+        """Group values by task, as lists for mapped tasks: all of them, or only those with a value."""
         gathered: dict[str, Any] = {}
         for task_id, own in tasks.items():
             if is_mapped(dag, task_id):
                 if all_mapped or any(instance in values for instance in own):
-                    # One that was mapped over nothing, or never came to be, has an instance with the index -1.
+                    # A task that was mapped over nothing, or never expanded, has an instance with the index -1.
                     gathered[task_id] = [
                         values.get(instance) for instance in own if instance[1] >= 0 or instance in values
                     ]
@@ -255,13 +255,13 @@ def read_result(dag: DAG, run: DagRun, errors: Mapping[Instance, Any]) -> DagRun
 
 
 def is_mapped(dag: DAG, task_id: str) -> bool:
-    """Whether a task, or a task group that it is in, is mapped."""
+    """Return whether a task, or a task group that contains it, is mapped."""
     task = dag.get_task(task_id)
     return bool(getattr(task, "is_mapped", False)) or task.get_closest_mapped_task_group() is not None
 
 
 def message_of(error: object) -> str:
-    """Return the message of a task's error, or its class where it has none."""
+    """Return the message of a task's error, or its class name if it has none."""
     if error is None:
         return NEVER_RAN
     return str(error) or type(error).__name__

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metadata database that ``dag.test()`` needs: made for the tests, or the user's, which is left as it is."""
+"""The metadata database that ``dag.test()`` needs: created for the tests, or the user's own, never migrated here."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class NotReadyError(Exception):
 
 def create_database() -> None:
     """
-    Make the tables in the temporary home, about 2 seconds.
+    Create the tables in the temporary home, which takes about 2 seconds.
 
-    :raises NotReadyError: Airflow's database isn't there, but somewhere else.
+    :raises NotReadyError: Airflow's database is elsewhere.
     """
     from airflow.configuration import conf
     from airflow.utils.db import initdb
 
-    # Whatever was set since, nothing but the tests' own database is written to.
+    # Whatever was set since, write to no database but the tests' own.
     url, home = conf.get("database", "sql_alchemy_conn"), os.environ.get("AIRFLOW_HOME", "")
     if not home or not str(url).startswith("sqlite:///" + home):
         raise NotReadyError(
@@ -33,7 +33,7 @@ def expect_database() -> None:
     """
     Check that the user's own database can be used.
 
-    :raises NotReadyError: It can't be reached, or its tables aren't those of this version of Airflow.
+    :raises NotReadyError: It can't be reached, or its schema is not that of this version of Airflow.
     """
     from airflow.configuration import AIRFLOW_HOME
     from airflow.utils.db import check_migrations

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Runs one command and ends everything that it started, whatever happens to either side.
+Runs one command, and ends every process that it started, whatever happens to either side.
 
 ``python -P guard.py [--grace SECONDS] [--remove PATH] -- COMMAND...``
 
-The guard ends the command and all its descendants when its standard input reaches its end (the
-process that started the guard closed the pipe, or died, by SIGKILL too); then it deletes the paths.
-SIGTERM ends them as well, and deletes nothing. The guard also ends what a command leaves behind that
-exits by itself, and passes its exit code on. Where several guards delete one folder, the last to end
-deletes it for good: each has waited for whatever of its own could write there.
+The guard ends the command and all its descendants when its standard input reaches end-of-file (the
+process that started the guard closed the pipe or died, even by SIGKILL); then it deletes the paths.
+SIGTERM also ends them, but deletes nothing. If the command exits on its own, the guard ends what it
+left behind, and passes its exit code on. If several guards delete one folder, the last to exit
+deletes it for good: each has waited for those of its processes that could write there.
 
-Descendants are found by parenthood, not by process group or environment: Airflow's task runners
-make process groups of their own, and ``setproctitle`` overwrites ``/proc/PID/environ``. On Linux
-the guard is the "child subreaper", so that even an orphan of an orphan becomes its child.
+Descendants are found by parent, not by process group or environment: Airflow's task runners create
+their own process groups, and ``setproctitle`` overwrites ``/proc/PID/environ``. On Linux, the guard
+is a "child subreaper", so that even an orphan of an orphan becomes its child.
 
-Run as a file: it imports nothing of this project, and psutil, which comes with Airflow.
+It runs as a file, so it imports nothing from this project, only psutil, which comes with Airflow.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import psutil  # type: ignore[import-untyped]
 
 PR_SET_CHILD_SUBREAPER = 36
 POLL_SECONDS = 0.05
-# SIGKILL can't be refused; what is left after this time hangs in the kernel.
+# SIGKILL can't be refused; a process that survives this long hangs in the kernel.
 KILL_DEADLINE_SECONDS = 10.0
 
 
@@ -44,16 +44,16 @@ def adopt_orphans() -> None:
 
 
 def descendants() -> list[psutil.Process]:
-    """All descendants of this process, zombies too.
+    """Return all descendants of this process, including zombies.
 
-    A zombie isn't gone: the first thread of a Go program may be one while others still write.
+    A zombie isn't gone: the first thread of a Go program may be one while other threads still write.
     """
     found: list[psutil.Process] = psutil.Process().children(recursive=True)
     return found
 
 
 def reap() -> dict[int, int]:
-    """Collect every child that has exited, adopted ones too: exit codes by process id."""
+    """Reap every child that has exited, including adopted ones, and return exit codes by process id."""
     codes = {}
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -65,14 +65,14 @@ def reap() -> dict[int, int]:
 
 
 def send(processes: list[psutil.Process], signal_number: int) -> None:
-    """Signal each process that still is the one that was found."""
+    """Signal each process that is still running; skip reused process ids."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             process.send_signal(signal_number)
 
 
 def end_descendants(grace: float) -> dict[int, int]:
-    """SIGTERM to all, then SIGKILL to whatever is alive after ``grace`` seconds."""
+    """Send SIGTERM to all, then SIGKILL to those still alive after ``grace`` seconds."""
     codes = reap()
     told: set[psutil.Process] = set()
     kill_at = time.monotonic() + grace
@@ -84,7 +84,7 @@ def end_descendants(grace: float) -> dict[int, int]:
         if now > kill_at:
             send(left, signal.SIGKILL)
         else:
-            # Some were started only after the others had got the signal.
+            # Some may have started after the others got the signal.
             send([process for process in left if process not in told], signal.SIGTERM)
             told.update(left)
         time.sleep(POLL_SECONDS)
@@ -93,7 +93,7 @@ def end_descendants(grace: float) -> dict[int, int]:
 
 
 def remove(path: str) -> None:
-    """Delete a file or a directory that may be gone already."""
+    """Delete a file or a directory, if it still exists."""
     with contextlib.suppress(OSError):
         os.unlink(path)
     shutil.rmtree(path, ignore_errors=True)
@@ -134,18 +134,18 @@ def main() -> int:
     wakeup, wakeup_write = os.pipe()
     os.set_blocking(wakeup_write, False)
     signal.set_wakeup_fd(wakeup_write)
-    # Without a handler of Python's own the wake-up pipe stays silent.
+    # Without a Python signal handler, nothing is written to the wakeup pipe.
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
-    # The terminal's Ctrl-C is for the program in front, which decides what ends and when.
+    # Ctrl-C is for the foreground program, which decides what ends and when.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     adopt_orphans()
     pid = spawn(arguments.command)
     code, remove_paths = wait_for_end(pid, wakeup)
     codes = end_descendants(arguments.grace)
-    # After the last process that writes there, or the directory comes back. Not when the command died by
-    # itself: its log may be there, and the parent is about to read it.
+    # Only after the last process that writes there has exited, or the directory comes back. Not if the
+    # command died on its own: its log may be there, and the parent is about to read it.
     for path in arguments.remove if remove_paths else ():
         remove(path)
     if code is None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-An Airflow for the tests alone.
+A separate Airflow for the tests.
 
-Airflow reads ``AIRFLOW_HOME`` once, when it is imported, and a test module imports it at its top: so this has to be
-done before pytest loads any conftest.py or test.
+Airflow reads ``AIRFLOW_HOME`` once, on import, and test modules import it at the top: so this must run before pytest
+loads any conftest.py or test.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Literal
 
 Mode = Literal["isolated", "own"]
 
-#: What Airflow reads its configuration in.
+#: The modules in which Airflow reads its configuration.
 CONFIGURATION_MODULES = ("airflow.configuration", "airflow.sdk.configuration", "airflow.settings")
 
 
 class IsolationError(Exception):
-    """Airflow can't be isolated any more, as it is imported already."""
+    """Airflow can no longer be isolated: it has already been imported."""
 
 
 class _State:
@@ -38,13 +38,13 @@ def isolated_home() -> Path | None:
 
 def isolate_airflow() -> Path:
     """
-    Give this process an Airflow of its own: a temporary home, SQLite, nothing of the user's.
+    Give this process its own Airflow: a temporary home, SQLite, nothing of the user's.
 
-    Every environment variable that begins with ``AIRFLOW`` is taken away until :func:`restore_environment`: a
-    connection, a secrets backend or a database of the user's shell in a test could cost money or data. The
-    directory is deleted when the process ends. Can be called again, without effect.
+    Every environment variable that begins with ``AIRFLOW`` is removed until :func:`restore_environment`: in a test, a
+    connection, a secrets backend or a database from the user's shell could cost money or data. The directory is
+    deleted when the process ends. Further calls have no effect.
 
-    :raises IsolationError: Airflow has been imported already, and knows where its home is.
+    :raises IsolationError: Airflow has already been imported, and has read its home.
     """
     if _State.home is not None:
         return _State.home
@@ -55,7 +55,7 @@ def isolate_airflow() -> Path:
         )
     _State.removed = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("AIRFLOW")}
     home = Path(tempfile.mkdtemp(prefix="airflow-getimg-tests-"))
-    # Registered before Airflow's own, so it comes after them. Not for what this process forks.
+    # Registered before Airflow's own handlers, so it runs after them. Forked processes must not delete the home.
     atexit.register(_remove, home, os.getpid())
     (home / "dags").mkdir()
     os.environ |= {
@@ -69,7 +69,7 @@ def isolate_airflow() -> Path:
 
 
 def restore_environment() -> None:
-    """Give the process the variables back that :func:`isolate_airflow` took. An Airflow that is imported stays."""
+    """Restore the variables that :func:`isolate_airflow` removed. An Airflow already imported stays as it is."""
     if _State.home is None:
         return
     for name in [name for name in os.environ if name.startswith("AIRFLOW")]:

@@ -2,8 +2,8 @@
 """
 The pytest plugin ``getimg``: fixtures for tests of DAGs that use this provider.
 
-Installed, it changes nothing: it imports no Airflow, starts no server and sets no variable until a test asks for one of
-its fixtures, or the option ``getimg_airflow`` is set.
+Merely installed, it changes nothing: it imports no Airflow, starts no server and sets no variable until a test requests
+one of its fixtures, or the option ``getimg_airflow`` is set.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         )
 
         if isolated_home():
-            # A pytest within this one, as pytester runs them: the outer one gives the environment back.
+            # A pytest inside another one, as with pytester: the outer one restores the environment.
             return
         try:
             isolate_airflow()
@@ -60,7 +60,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def getimg_simulator_server() -> Iterator[GetimgSimulator]:
-    """Start the one simulator of the session, or of a pytest-xdist worker; tests take ``getimg_simulator``."""
+    """Start the one simulator of the session, or of a pytest-xdist worker; tests use ``getimg_simulator``."""
     from airflow_provider_getimg.testing.server import SimulatorError, SimulatorProcess
     from airflow_provider_getimg.testing.simulator import GetimgSimulator
 
@@ -77,7 +77,7 @@ def getimg_simulator_server() -> Iterator[GetimgSimulator]:
 
 @pytest.fixture
 def getimg_simulator(getimg_simulator_server: GetimgSimulator) -> GetimgSimulator:
-    """Return the simulator as if just started: nothing requested, nothing billed, no faults, 100 USD."""
+    """Return the simulator as if just started: nothing requested or billed, no faults, 100 USD."""
     from airflow_provider_getimg.testing.server import SimulatorError
 
     try:
@@ -89,7 +89,7 @@ def getimg_simulator(getimg_simulator_server: GetimgSimulator) -> GetimgSimulato
 
 @pytest.fixture
 def getimg_conn(getimg_simulator: GetimgSimulator, monkeypatch: pytest.MonkeyPatch) -> GetimgConnection:
-    """Point connection ``getimg_default`` at ``getimg_simulator`` until the end of the test."""
+    """Point the connection ``getimg_default`` at ``getimg_simulator`` until the end of the test."""
     from airflow_provider_getimg.testing.connection import ForeignConnectionError, GetimgConnection
 
     try:
@@ -100,7 +100,7 @@ def getimg_conn(getimg_simulator: GetimgSimulator, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="session")
 def getimg_airflow(pytestconfig: pytest.Config) -> str:
-    """Get the metadata database for ``run_dag`` ready, and return whose it is: ``isolated`` or ``own``."""
+    """Prepare the metadata database for ``run_dag``, and return its mode: ``isolated`` or ``own``."""
     from airflow_provider_getimg.testing.database import NotReadyError, create_database, expect_database
     from airflow_provider_getimg.testing.isolation import isolated_home
 
@@ -118,7 +118,7 @@ def getimg_airflow(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture
 def run_dag(getimg_airflow: str) -> Iterator[DagRunner]:
-    """Run a DAG in this process, and return what came of it: see ``DagRunner.__call__``."""
+    """Run a DAG in this process, and return the result: see ``DagRunner.__call__``."""
     from airflow_provider_getimg.testing.dag_run import DagRunner
 
     runner = DagRunner(keep_runs=getimg_airflow == "own")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulator as a child process: on a free loopback port, and gone when its parent is."""
+"""The simulator as a child process on a free loopback port, which ends with its parent."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ READY_SECONDS = 60.0
 END_SECONDS = 10.0
 TAIL_LINES = 25
 LOOPBACK = "127.0.0.1"
-# -P: a module of that name in the current directory is somebody else's.
+# -P: don't import a module of that name from the current directory.
 PROGRAM = (sys.executable, "-P", "-m", "airflow_provider_getimg.simulator")
-#: Ends what it runs when this process ends, also by SIGKILL: the start of a command line.
+#: Command-line prefix that ends the command after it when this process ends, even by SIGKILL.
 GUARD = (sys.executable, "-P", str(Path(__file__).with_name("guard.py")))
 
 
@@ -33,7 +33,7 @@ class SimulatorError(Exception):
     The simulator did not start, or is gone.
 
     :param message: One sentence: what failed.
-    :param log_tail: The last lines that it wrote, or an empty string.
+    :param log_tail: The last lines of its output, or an empty string.
     """
 
     def __init__(self, message: str, log_tail: str = "") -> None:
@@ -44,14 +44,14 @@ class SimulatorError(Exception):
 
 class SimulatorProcess:
     """
-    A running simulator of its own; a context manager.
+    A simulator in its own process; a context manager.
 
-    A process and not a thread: whatever a test does to clocks, sockets, logging or the interpreter's lock doesn't
-    reach it. Fixtures use one for the whole session: see
-    :class:`~airflow_provider_getimg.testing.simulator.GetimgSimulator` for what a test does with it.
+    A process, not a thread: whatever a test does to clocks, sockets, logging or the GIL doesn't affect it. The fixtures
+    use one for the whole session: see
+    :class:`~airflow_provider_getimg.testing.simulator.GetimgSimulator` for how a test uses it.
 
-    :param api_key: The key that it takes. Default: a random one.
-    :param log: File for its output, appended. Default: a temporary one, whose last lines are in the error if it fails.
+    :param api_key: The key that it accepts. Default: a random one.
+    :param log: File to append its output to. Default: a temporary one. Errors quote its last lines.
     :param env: Its environment. Default: that of this process.
     :param program: Command to start instead; the options are appended.
     :param options: Options of ``getimg-simulator``, with underscores: ``latency=0.5`` is ``--latency=0.5``.
@@ -78,26 +78,26 @@ class SimulatorProcess:
 
     @property
     def pid(self) -> int | None:
-        """The id of the process that guards it and ends with it, while there is one."""
+        """The process id of its guard, which ends with it; ``None`` before the first start."""
         return self._process.pid if self._process else None
 
     @property
     def running(self) -> bool:
-        """Whether it runs."""
+        """Whether it is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
         """
         Start it, and wait until it accepts connections.
 
-        :raises SimulatorError: It died, was not ready in 60 seconds, or runs already.
+        :raises SimulatorError: It died, was not ready in 60 seconds, or is already running.
         """
         if self.running:
             raise SimulatorError(f"The simulator runs already, at {self.url}.")
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in self._options.items()]
         if self._log:
             self._log.parent.mkdir(parents=True, exist_ok=True)
-        # Without a name, a file is gone with the last process that has it open, killed or not.
+        # A file without a name is gone with the last process that has it open, killed or not.
         self._output = self._log.open("ab+") if self._log else tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [*GUARD, "--", *self._program, *arguments],
@@ -117,7 +117,7 @@ class SimulatorProcess:
 
     def check(self) -> None:
         """
-        Check that it runs.
+        Check that it is running.
 
         :raises SimulatorError: It has died.
         """
@@ -126,7 +126,7 @@ class SimulatorProcess:
             raise SimulatorError(f"The simulator has died (exit code {code}).", self.log_tail())
 
     def end(self) -> None:
-        """End it and wait for that; any number of times."""
+        """End it, and wait until it has exited. Can be called more than once."""
         if self._process is not None:
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe:
@@ -144,13 +144,13 @@ class SimulatorProcess:
         """
         Return the value for ``AIRFLOW_CONN_GETIMG_DEFAULT``.
 
-        :param extra: What the connection's extra holds, such as ``timeout=5``.
+        :param extra: The fields of the connection's extra, such as ``timeout=5``.
         """
         fields: dict[str, Any] = {"conn_type": "getimg", "host": self.url, "password": self.api_key}
         return json.dumps(fields | ({"extra": extra} if extra else {}))
 
     def log_tail(self) -> str:
-        """Return the last lines that it wrote."""
+        """Return the last lines of its output."""
         if self._output is None:
             return ""
         self._output.seek(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test sees of the simulator: its ledger, its faults, its balance."""
+"""The simulator as a test sees it: its ledger, faults and balance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTROL_SECONDS = 30.0
 
 
 class Control:
-    """The simulator's own endpoints. ``http.client``, as tests may patch ``httpx``, and no proxy is asked."""
+    """A client for the simulator's own endpoints. Uses ``http.client``, which ignores proxies: tests may patch ``httpx``."""
 
     def __init__(self, url: str, api_key: str) -> None:
         self._netloc = urlsplit(url).netloc
@@ -33,9 +33,9 @@ class Control:
 
     def request(self, method: str, path: str, body: object = None) -> Any:
         """
-        Call an endpoint and return its JSON, ``None`` where there is no content.
+        Call an endpoint and return its JSON, or ``None`` if there is no content.
 
-        :raises ValueError: With the simulator's own sentence, if it refuses the body.
+        :raises ValueError: The simulator refused the request; the message is its own.
         :raises SimulatorError: It doesn't respond.
         """
         connection = http.client.HTTPConnection(self._netloc, timeout=CONTROL_SECONDS)
@@ -60,11 +60,11 @@ class Control:
 @dataclass(frozen=True)
 class LoggedRequest:
     """
-    One request for an image or a video that arrived, and what became of it; one that was refused, too.
+    One received request for an image or a video, refused or not, and its outcome.
 
-    ``billed`` is USD; ``status`` is ``None`` where no response was sent. ``outcome`` is ``delivered``, ``dropped``,
-    ``truncated``, ``hung``, ``refused``, or ``None`` while the request is under way, as ``ended_at`` is. ``model`` and ``prompt`` are
-    ``None`` where the body could not be read. ``kind`` is ``image`` or ``video``; ``seconds`` is the length of a video that was taken.
+    ``billed`` is in USD; ``status`` is ``None`` if no response was sent. ``outcome`` is ``delivered``, ``dropped``,
+    ``truncated``, ``hung``, ``refused``, or ``None`` while the request is in flight, like ``ended_at``. ``model`` and ``prompt`` are
+    ``None`` if the body could not be read. ``kind`` is ``image`` or ``video``; ``seconds`` is the length of an accepted video.
     """
 
     id: str
@@ -81,9 +81,9 @@ class LoggedRequest:
 
 class RequestLog(Sequence[LoggedRequest]):
     """
-    What was requested and what was billed, oldest first: a sequence of :class:`LoggedRequest`.
+    All requests and what was billed for them, oldest first: a sequence of :class:`LoggedRequest`.
 
-    Always as it is now: each look asks the simulator. Amounts are USD, summed as decimals and then made floats, so
+    Always current: each access asks the simulator. Amounts are in USD, summed as decimals and then converted to floats, so
     that they equal a literal: ``ledger.total_cost == 0.12``.
     """
 
@@ -91,7 +91,7 @@ class RequestLog(Sequence[LoggedRequest]):
         self._control = control
 
     def raw(self) -> dict[str, Any]:
-        """Return it as the simulator's endpoint shows it: ``{"posts": [...], "billed_total": ...}``."""
+        """Return the log as the simulator's endpoint shows it: ``{"posts": [...], "billed_total": ...}``."""
         ledger: dict[str, Any] = self._control.request("GET", "/_simulator/ledger")
         return ledger
 
@@ -115,11 +115,11 @@ class RequestLog(Sequence[LoggedRequest]):
 
     @property
     def total_cost(self) -> float:
-        """What was billed in all, in USD."""
+        """The total billed, in USD."""
         return float(self.raw()["billed_total"])
 
     def clear(self) -> None:
-        """Forget all requests. The balance stays as it is."""
+        """Delete all entries. The balance does not change."""
         self._control.request("DELETE", "/_simulator/ledger")
 
     @overload
@@ -132,7 +132,7 @@ class RequestLog(Sequence[LoggedRequest]):
     def __len__(self) -> int:
         return len(self.raw()["posts"])
 
-    # One look for all of it: the methods that Sequence brings ask for each entry by itself.
+    # One call for all entries: Sequence's own methods would make one for each entry.
     def __iter__(self) -> Iterator[LoggedRequest]:
         return iter(self.entries)
 
@@ -152,7 +152,7 @@ def _moment(text: str | None) -> datetime | None:
 
 class Faults:
     """
-    Faults for the next requests, used up in the order in which they are queued.
+    Faults for the next requests, used up in the order they were queued.
 
     Each hits the next ``times`` (default 1) requests that would have been served.
     """
@@ -162,32 +162,32 @@ class Faults:
 
     @property
     def pending(self) -> list[dict[str, Any]]:
-        """The faults still due. Empty at the end of a test that needed all of them."""
+        """The pending faults. Empty at the end of a test that used them all."""
         faults: list[dict[str, Any]] = self._control.request("GET", "/_simulator/faults")["faults"]
         return faults
 
     def add(self, *faults: dict[str, Any]) -> None:
         """
-        Queue any faults that the simulator can play, as ``docs/simulator.md`` describes them.
+        Queue any faults that the simulator supports, as described in ``docs/simulator.md``.
 
         :param faults: Such as ``{"on": "image", "kind": "truncate", "times": 2}``.
-        :raises ValueError: One of them can't be played; then none is queued.
+        :raises ValueError: One of them is invalid; then none is queued.
         """
         self._control.request("POST", "/_simulator/faults", {"faults": list(faults)})
 
     def clear(self) -> None:
-        """Drop the faults still due."""
+        """Drop the pending faults."""
         self._control.request("DELETE", "/_simulator/faults")
 
     def refused(
         self, status: int, *, message: str | None = None, code: str | None = None, times: int = 1
     ) -> None:
         """
-        Refuse requests as the API does with that status. Nothing is billed.
+        Refuse requests as the API does with this status. Nothing is billed.
 
         :param status: Such as 400, 401, 403, 422.
-        :param message: The API's sentence. Default: that of the status.
-        :param code: The API's code. Default: that of the status.
+        :param message: The API's error message. Default: that of the status.
+        :param code: The API's error code. Default: that of the status.
         """
         self._on("image", "status", times, status=status, body=error_body(status, message, code=code))
 
@@ -200,7 +200,7 @@ class Faults:
         Refuse requests with a 429. Nothing is billed.
 
         :param retry_after: Seconds to wait before another try, sent as ``Retry-After``; ``None`` sends none. A
-            wait within the operator's ``rate_limit_wait`` is waited for real; a longer one is a retry, which
+            wait within the operator's ``rate_limit_wait`` takes real time; a longer one becomes a retry, which
             ``run_dag`` makes immediate.
         """
         headers = None if retry_after is None else {"Retry-After": f"{retry_after:g}"}
@@ -208,33 +208,33 @@ class Faults:
 
     def server_error(self, status: int = 500, *, billed: bool = False, times: int = 1) -> None:
         """
-        Respond with a 5xx: its outcome is unknown to the caller.
+        Respond with a 5xx, which leaves the outcome unknown to the caller.
 
-        :param billed: Whether the image was made, and billed, all the same.
+        :param billed: Whether the image was made and billed anyway.
         """
         self._on("image", "status", times, status=status, billed=billed)
 
     def timeout(self, *, billed: bool = True, times: int = 1) -> None:
         """
-        Take requests and never respond. Set ``getimg_conn.timeout`` too, or the test waits 30 seconds.
+        Accept requests and never respond. Set ``getimg_conn.timeout`` too, or the test waits 30 seconds.
 
-        :param billed: Whether the image was made, and billed, all the same.
+        :param billed: Whether the image was made and billed anyway.
         """
         self._on("image", "hang", times, billed=billed)
 
     def dropped(self, *, billed: bool = True, times: int = 1) -> None:
         """
-        Close the connection without a byte of a response.
+        Close the connection without sending a byte of a response.
 
-        :param billed: Whether the image was made, and billed, all the same.
+        :param billed: Whether the image was made and billed anyway.
         """
         self._on("image", "drop_after_billing" if billed else "drop_before_billing", times)
 
     def slow(self, seconds: float, *, times: int = 1) -> None:
         """
-        Respond to requests, but only after a while.
+        Respond to requests only after a delay.
 
-        :param seconds: How long nothing is sent.
+        :param seconds: The delay, during which nothing is sent.
         """
         self._on("image", "slow_first_byte", times, seconds=seconds)
 
@@ -242,20 +242,20 @@ class Faults:
         self, *, code: str | None = None, message: str | None = None, billed: bool = False, times: int = 1
     ) -> None:
         """
-        Take videos, and fail to make them.
+        Accept videos, then fail to make them.
 
-        :param code: The API's code.
-        :param message: The API's sentence.
-        :param billed: Whether they are billed all the same.
+        :param code: The API's error code.
+        :param message: The API's error message.
+        :param billed: Whether they are billed anyway.
         """
         self._on("video", "failed_video", times, code=code, message=message, billed=billed)
 
     def expired_url(self, *, times: int = 1) -> None:
-        """Respond to downloads of files with a 410: the signed URL has expired."""
+        """Respond to downloads with a 410: the signed URL has expired."""
         self.download_error(410, times=times)
 
     def download_error(self, status: int = 500, *, times: int = 1) -> None:
-        """Respond to downloads of files with an error."""
+        """Respond to downloads with an error."""
         self._on("download", "status", times, status=status)
 
     def odd_response(
@@ -271,14 +271,14 @@ class Faults:
         times: int = 1,
     ) -> None:
         """
-        Make and bill images, and say so in an odd way.
+        Make and bill images, but respond in an unusual way.
 
         :param merge: A JSON merge patch (RFC 7396) of the response: ``{"status": "succeeded"}``.
-        :param data: What is in ``data`` instead; ``{"$file": 0}`` is the good entry, ``{"$file": 0, "mime_type": None}``
+        :param data: The value of ``data``; ``{"$file": 0}`` is the good entry, ``{"$file": 0, "mime_type": None}``
             the same with a field replaced, ``{"$file": 0, "$omit": ["mime_type"]}`` without it.
         :param body: Text to send instead; ``$RESPONSE`` in it is the response, ``$FILE`` the good entry.
         :param status: Its status, 2xx.
-        :param headers: Headers to add or replace; ``None`` takes one away.
+        :param headers: Headers to add or replace; ``None`` removes one.
         :param encoding: ``gzip`` or ``gzip, gzip``: how the body is compressed.
         :param length: How its length is announced: ``padded``, ``none``, ``chunked``, or a number.
         """
@@ -297,15 +297,15 @@ class Faults:
         times: int = 1,
     ) -> None:
         """
-        Send files in an odd way.
+        Send files in an unusual way.
 
-        :param bytes: What they are, whatever was promised: ``png``, ``jpeg``, ``webp``, ``gif``, ``avif``, ``svg``,
+        :param bytes: What to send, whatever was promised: ``png``, ``jpeg``, ``webp``, ``gif``, ``avif``, ``svg``,
             ``html``, ``json``, ``text``, ``zip`` or ``nothing``. Default: the file.
         :param status: The status of the response, such as 203, 206 or 404.
-        :param headers: Headers to add or replace; ``None`` takes one away.
+        :param headers: Headers to add or replace; ``None`` removes one.
         :param encoding: ``gzip`` or ``gzip, gzip``: how the body is compressed.
         :param length: How its length is announced: ``padded``, ``none``, ``chunked``, or a number.
-        :param redirects: How many redirects come first.
+        :param redirects: The number of redirects before the file.
         """
         odd = {"bytes": bytes, "redirects": redirects, "status": status}
         self._on("download", "file", times, **odd, headers=headers, encoding=encoding, length=length)
@@ -318,7 +318,7 @@ class GetimgSimulator:
     """
     A running simulator, as a test uses it.
 
-    :param process: The process, started.
+    :param process: The process, already started.
     """
 
     def __init__(self, process: SimulatorProcess) -> None:
@@ -337,12 +337,12 @@ class GetimgSimulator:
 
     @property
     def api_key(self) -> str:
-        """The key that it takes."""
+        """The key that it accepts."""
         return self.process.api_key
 
     @property
     def balance(self) -> float:
-        """The account's balance in USD. Set it to any amount; 100 at the start of each test."""
+        """The account's balance in USD, 100 at the start of each test. Can be set to any amount."""
         return float(self._control.request("GET", "/v2/billing/balance")["balance"])
 
     @balance.setter
@@ -355,22 +355,22 @@ class GetimgSimulator:
 
         :param changes: ``latency``, ``max_latency``, ``video_latency``, ``download_latency`` and ``media_lifetime`` (seconds), ``rpm``
             and ``concurrency`` (limits on requests, 0 for none), ``file_size`` (bytes); ``preset="account"`` for the
-            limits and latency of a real account, ``time_scale=20`` for all times at 20 times their speed.
-        :raises ValueError: There is no such setting, or it can't have that value.
+            limits and latency of a real account, ``time_scale=20`` to make all times pass 20 times as fast.
+        :raises ValueError: There is no such setting, or its value is invalid.
         """
         settings: dict[str, Any] = self._control.request("PUT", "/_simulator/settings", changes)
         return settings
 
     def reset(self) -> None:
         """
-        Go back to the start: settings as started, no faults, no videos, an empty ledger, a balance of 100 USD.
+        Return to the initial state: the initial settings, no faults, no videos, an empty ledger, a balance of 100 USD.
 
-        :raises SimulatorError: It has died; with the last lines that it wrote.
+        :raises SimulatorError: It has died; with the last lines of its output.
         """
         self.process.check()
         self.faults.clear()
         self.settings(**self._started_with)
-        # One that is still being made would be billed in the middle of the next test.
+        # A video still in progress would be billed in the middle of the next test.
         self._control.request("DELETE", "/_simulator/videos")
         self.balance = float(START_BALANCE)
         self.ledger.clear()

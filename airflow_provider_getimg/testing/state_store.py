@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task state store for Airflow 3.1 and 3.2, which have none: ``run_dag`` needs no S3."""
+"""A task state store for Airflow 3.1 and 3.2, which have none, so that ``run_dag`` needs no S3."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class MemoryStateStore:
         self._values: dict[str, str] = {}
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return what was set last."""
+        """Return the value last stored, or the default."""
         return json.loads(self._values[key]) if key in self._values else default
 
     def set(self, key: str, value: Any, *, retention: object = None) -> None:
-        """Keep a value."""
+        """Store a value."""
         self._values[key] = json.dumps(value, allow_nan=False)
 
     def delete(self, key: str) -> None:
@@ -33,7 +33,7 @@ class MemoryStateStore:
 @contextmanager
 def task_state_stores(states: dict[tuple[object, ...], MemoryStateStore]) -> Iterator[None]:
     """
-    Give each task that runs in this process a task state store, where Airflow gives none.
+    Give each task that runs in this process a task state store, if Airflow provides none.
 
     :param states: The stores, by task instance.
     """
