@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow reads about this provider at start-up. Imports nothing of Airflow, httpx or ours."""
+"""The provider metadata that Airflow reads at startup. Imports nothing from Airflow, httpx or this package."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "timeout": {
                         "label": "Timeout (seconds)",
-                        # The form knows `minimum` alone.
+                        # The form supports only `minimum`.
                         "schema": {"type": ["number", "null"], "minimum": 1},
                         "description": "How long a generation, or the download of a file, may take. Empty means 300.",
                     },

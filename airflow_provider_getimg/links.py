@@ -15,13 +15,13 @@ _CONSOLE_DOMAINS = {"cn-": "amazonaws.cn", "us-gov-": "amazonaws-us-gov.com"}
 
 
 class OpenInS3Link(BaseOperatorLink):
-    """The object that a task saved, or the folder of its objects, in the AWS console."""
+    """Links to the object that a task saved, or the folder of its objects, in the AWS console."""
 
     name = "Open in S3"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """
-        Return the console's URL, empty where nothing was saved or the store is not Amazon's.
+        Return the console's URL; empty if nothing was saved or the store is not Amazon's.
 
         Called in the worker at the end of each try, with the operator that has just run.
         """
@@ -29,12 +29,12 @@ class OpenInS3Link(BaseOperatorLink):
 
 
 class ImagesLink(BaseOperatorLink):
-    """The images that a task saved, in the gallery within Airflow."""
+    """Links to the images that a task saved, in the gallery inside Airflow."""
 
     name = "Images"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the gallery's URL for this task alone. Called in the worker at the end of each try."""
+        """Return the gallery's URL, filtered to this task. Called in the worker at the end of each try."""
         base: str = conf.get("api", "base_url", fallback="") or ""
         which = {
             "dag": ti_key.dag_id,
@@ -46,7 +46,7 @@ class ImagesLink(BaseOperatorLink):
 
 
 def console_url(bucket: str, keys: list[str], region: str = "") -> str:
-    """Return the AWS console's URL of an object; of the folder that they share where there are several."""
+    """Return the AWS console's URL for an object, or for the shared folder if there are several."""
     domain = next(
         (domain for start, domain in _CONSOLE_DOMAINS.items() if region.startswith(start)),
         "aws.amazon.com",

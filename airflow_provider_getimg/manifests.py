@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class ManifestLine:
     """
-    What became of a row of a batch.
+    The outcome of one row of a batch.
 
-    :param row: Its place in the batch, from 0.
+    :param row: Its index in the batch, from 0.
     :param outcome: ``saved``, ``reused``, ``failed`` or ``not_sent``.
     :param request: What was requested, with the labels.
-    :param uri: Where its first file is; None where nothing was saved.
-    :param uris: Where all its files are.
-    :param cost: In USD; None where it isn't known.
+    :param uri: The URI of its first file; None if nothing was saved.
+    :param uris: The URIs of all its files.
+    :param cost: In USD; None if unknown.
     :param error: Why it failed.
     """
 
@@ -52,9 +52,9 @@ def read_manifest(uri: str, aws_conn_id: str | None = "aws_default") -> list[Man
     """
     Return the lines of a batch's manifest.
 
-    :param uri: ``manifest`` of the batch's summary.
-    :param aws_conn_id: The AWS connection; ``aws_conn_id`` of the summary.
-    :raises InvalidInputError: There is no such object, or it is no manifest.
+    :param uri: The ``manifest`` of the batch's summary.
+    :param aws_conn_id: The AWS connection: the ``aws_conn_id`` of the summary.
+    :raises InvalidInputError: There is no such object, or it is not a manifest.
     :raises UnavailableError: S3 could not be reached.
     """
     from airflow_provider_getimg.api.errors import InvalidInputError
@@ -78,7 +78,7 @@ def read_manifest(uri: str, aws_conn_id: str | None = "aws_default") -> list[Man
 
 
 def _line(line: Mapping[str, Any]) -> ManifestLine | None:
-    """Read a line, and leave out what later versions may add; None where it is none."""
+    """Parse a line, ignoring fields from later versions; return None if it is not a manifest's."""
     request = line.get("request")
     if (
         not isinstance(line.get("row"), int)

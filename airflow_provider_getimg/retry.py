@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The one table of retry decisions, by error.
+The retry decisions by error, in one table.
 
-The ledger, not this table, keeps an image from being paid for twice: your own policy can change when
-and how often a task is tried, and a try that must not pay still won't.
+The ledger, not this table, keeps an image from being paid for twice: a custom policy can change when
+and how often a task is retried, but a try that must not pay still won't.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
     from tenacity import RetryCallState
 
-#: Bounds in seconds of the wait after a 429 that doesn't say how long to wait.
+#: Bounds, in seconds, of the wait after a 429 that doesn't say how long to wait.
 BACKOFF_FIRST = 15.0
 BACKOFF_LIMIT = 600.0
-#: The shortest wait in seconds after a 429, whatever it says: a server that says 0 is not to be hammered.
+#: The shortest wait in seconds after a 429, whatever it says: a server that says 0 must not be hammered.
 MIN_WAIT = 1.0
-#: Seconds between two probes for a free slot: at first, the share of the time waited that is added, and at most.
+#: Seconds between probes for a free slot: the first delay, the share of the time waited that is added, and the maximum.
 POLL_FIRST, POLL_SHARE, POLL_MAX = 0.1, 0.1, 2.0
 
 
@@ -50,8 +50,8 @@ class GetimgRetryPolicy(RetryPolicy):
     everything else                         retry after the task's own ``retry_delay``
     ======================================  ==================================================
 
-    All within the task's ``retries``. The worker slot is free between tries. Replace it with
-    ``retry_policy=`` on the operator.
+    All retries are within the task's ``retries``. The worker slot is free between tries. To replace the
+    policy, set ``retry_policy=`` on the operator.
     """
 
     def evaluate(
@@ -61,7 +61,7 @@ class GetimgRetryPolicy(RetryPolicy):
         max_tries: int,
         context: Context | None = None,
     ) -> RetryDecision:
-        """Look the error up in the table. The reason is logged and stored with the task instance."""
+        """Look up the error in the table. The reason is logged and stored with the task instance."""
         from airflow_provider_getimg.api import errors
 
         name = type(exception).__name__
@@ -116,10 +116,10 @@ def wait_out_rate_limits(seconds: float, log: Logger, killed: threading.Event) -
     """
     Return a tenacity ``Retrying`` that repeats a call after a 429, within one try.
 
-    A 429 is not billed, so that the call may be repeated. What takes longer than ``seconds`` in all is raised, for
-    the retry policy: it frees the worker slot meanwhile.
+    A 429 is not billed, so the call may be repeated. If it would take longer than ``seconds`` in total, the 429 is
+    raised for the retry policy, which frees the worker slot meanwhile.
 
-    :param seconds: How long to wait altogether; 0 for not at all.
+    :param seconds: How long to wait in total; 0 for not at all.
     :param log: Where each wait is logged.
     :param killed: Ends a wait at once when set.
     """
@@ -149,9 +149,9 @@ def backoff(attempt: int, first: float = BACKOFF_FIRST, limit: float = BACKOFF_L
     """
     Return a wait in seconds that doubles with each attempt up to ``limit``.
 
-    Half of it is random, so that many tasks that hit a limit together don't come back together.
+    Half of it is random, so that tasks that hit a limit together don't retry together.
 
-    :param attempt: 1 for the first.
+    :param attempt: The attempt, from 1.
     """
     full = min(limit, first * 2.0 ** min(attempt - 1, 30))
     return full / 2 + random.uniform(0, full / 2)
@@ -159,9 +159,9 @@ def backoff(attempt: int, first: float = BACKOFF_FIRST, limit: float = BACKOFF_L
 
 def slot_probe_delay(waited: float) -> float:
     """
-    Return the seconds until one more probe for a slot, where others hold all concurrent requests of the account.
+    Return the seconds until the next probe for a slot, while others hold all concurrent requests of the account.
 
-    A tenth of the time waited so far, more or less at random: slots are free for moments only, however long a request takes.
+    A tenth of the time waited so far, randomized: slots are free only for moments, however long a request takes.
 
     :param waited: Seconds since the first probe.
     """

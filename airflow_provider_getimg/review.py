@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Show a run's images to a person before they are published, in the Markdown of a task that waits for an answer.
+Shows a run's images to a person before they are published, in the Markdown of a task that waits for an answer.
 
-Imported while DAGs are parsed: it imports nothing heavy.
+Imported while DAGs are parsed, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
-# A longer prompt is cut; the image's page in the gallery has all of it.
+# Longer prompts are truncated; the image's page in the gallery shows all of it.
 _PROMPT_CHARACTERS = 300
-# CommonMark lets a backslash stand before any of these, and takes what follows as it is.
+# CommonMark lets a backslash escape any of these.
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in string.punctuation})
-# They keep a prompt that is written from right to left from reordering what is around it.
+# These keep a right-to-left prompt from reordering the text around it.
 _ISOLATE, _END_ISOLATE = "\N{FIRST STRONG ISOLATE}", "\N{POP DIRECTIONAL ISOLATE}"
 
 
@@ -35,11 +35,11 @@ class SavedImage:
     """
     One image of a run.
 
-    :param number: Its place among the images of the task, from 1: by it a person names the image.
-    :param uri: Where it is: ``s3://bucket/key``.
-    :param prompt: What was requested; empty where it isn't known.
+    :param number: Its position among the task's images, from 1, for a person to refer to.
+    :param uri: Its location: ``s3://bucket/key``.
+    :param prompt: What was requested; empty if unknown.
     :param aws_conn_id: The AWS connection that it was saved with.
-    :param page: The path of its page in the gallery, from the host on.
+    :param page: The path of its page in the gallery, without the host.
     """
 
     number: int
@@ -64,7 +64,7 @@ def saved_images(ti: RuntimeTaskInstanceProtocol, task_id: str) -> list[SavedIma
     Return the images that a task of this run saved, always in the same order.
 
     :param ti: A task instance of the same run: ``ti`` of the context.
-    :param task_id: A ``TransferToS3Operator`` or a ``GenerateImagesToS3Operator``, mapped or not. Of a batch, the
+    :param task_id: A ``TransferToS3Operator`` or a ``GenerateImagesToS3Operator``, mapped or not. For a batch, the
         manifest is read.
     :raises InvalidInputError: A batch's manifest is gone.
     :raises UnavailableError: S3 could not be reached.
@@ -86,9 +86,9 @@ def images_markdown(ti: RuntimeTaskInstanceProtocol, task_id: str) -> str:
     """
     Return Markdown that shows the images that a task of this run saved, each with its number and its prompt.
 
-    For a template, such as ``body`` of Airflow's ``ApprovalOperator``. Each links to its page in the gallery, which serves
-    it too: nothing expires, and viewers need permission to read the DAG's XComs. Parameters and errors are those of
-    :func:`saved_images`.
+    For use in a template, such as the ``body`` of Airflow's ``ApprovalOperator``. Each image links to its page in the gallery,
+    which also serves the image: nothing expires, and viewers need permission to read the DAG's XComs. Parameters and errors
+    are those of :func:`saved_images`.
     """
     images = saved_images(ti, task_id)
     if not images:
@@ -102,12 +102,12 @@ def _markdown(image: SavedImage) -> str:
         text = f"{text[:_PROMPT_CHARACTERS]}…"
     name = f"Image {image.number}"
     shown = f"{_ISOLATE}{text.translate(_ESCAPES)}{_END_ISOLATE}" if text else name
-    # The prompt is within a link, where a URL in it does not become another.
+    # The prompt is inside a link, so a URL in it doesn't become a link of its own.
     return f"**{image.number}.** [{shown}]({image.page})\n\n[![{name}]({image.page}/thumbnail)]({image.page})"
 
 
 def _xcoms(ti: RuntimeTaskInstanceProtocol, task_id: str) -> Iterator[tuple[int, Any]]:
-    """Yield what the task returned, with its map index. A list of all values would not say which are missing."""
+    """Yield each value that the task returned, with its map index. A list of all values would not show which are missing."""
     value = ti.xcom_pull(task_ids=task_id, map_indexes=-1)
     if value is not None:
         yield -1, value
@@ -117,7 +117,7 @@ def _xcoms(ti: RuntimeTaskInstanceProtocol, task_id: str) -> Iterator[tuple[int,
 
 
 def _files(value: Any) -> Iterator[tuple[int, str, Any, str | None]]:
-    """Yield index in the gallery, URI, request and AWS connection of each file that a task's XCom lists."""
+    """Yield the gallery index, URI, request and AWS connection of each file that a task's XCom lists."""
     if isinstance(value, dict) and isinstance(value.get("manifest"), str):
         aws_conn_id = value.get("aws_conn_id")
         lines = (line for line in read_manifest(value["manifest"], aws_conn_id) if line.is_saved)
@@ -125,6 +125,6 @@ def _files(value: Any) -> Iterator[tuple[int, str, Any, str | None]]:
         for index, (uri, request) in enumerate(files):
             yield index, uri, request, aws_conn_id
     for index, row in enumerate(value if isinstance(value, list) else ()):
-        # A row of an older version doesn't say which connection reads it.
+        # A row from an older version doesn't say which connection reads it.
         if isinstance(row, dict) and isinstance(row.get("uri"), str) and "aws_conn_id" in row:
             yield index, row["uri"], row.get("request"), row["aws_conn_id"]

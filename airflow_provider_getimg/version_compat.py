@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What differs between the versions of Airflow that this provider runs on, each with the version that brought it.
+Differences between the supported versions of Airflow, each with the version that introduced it.
 
-Nothing else in the package looks at a version. What a version can't do is said in one sentence where a user meets it.
+No other module checks a version. If a version lacks a feature, one sentence says so where a user runs into it.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ __all__ = [
     "write_dag",
 ]
 
-#: Such as ``(3, 1)``.
+#: For example, ``(3, 1)``.
 AIRFLOW = tuple(map(int, AIRFLOW_VERSION.split(".")[:2]))
 
-#: 3.2: the connection form is read from the provider's metadata; before, from classmethods of the hook.
+#: 3.2: Airflow reads the connection form from the provider's metadata; before, from classmethods of the hook.
 READS_CONN_FIELDS = AIRFLOW >= (3, 2)
 
-#: 3.2: the REST API sorts XComs, which the lists of the gallery and the spend page need.
+#: 3.2: the REST API sorts XComs, as the lists of the gallery and the spend page need.
 SORTS_XCOMS = AIRFLOW >= (3, 2)
 
 #: 3.3: a task's ``retry_policy``.
 HAS_RETRY_POLICY = AIRFLOW >= (3, 3)
 
-#: 3.3: what a task keeps over its tries.
+#: 3.3: the task state store, which persists across a task's tries.
 HAS_TASK_STATE_STORE = AIRFLOW >= (3, 3)
 
 if TYPE_CHECKING or HAS_RETRY_POLICY:
@@ -65,7 +65,7 @@ else:
     from enum import Enum
 
     class RetryAction(Enum):
-        """What is to happen after a failure."""
+        """What to do after a failure."""
 
         RETRY = "retry"
         FAIL = "fail"
@@ -73,7 +73,7 @@ else:
 
     @dataclass(frozen=True)
     class RetryDecision:
-        """What a retry policy says: an action, and how long to wait."""
+        """A retry policy's decision: an action, and how long to wait."""
 
         action: RetryAction = RetryAction.DEFAULT
         retry_delay: Any = None
@@ -86,24 +86,24 @@ else:
 
         @classmethod
         def retry(cls, delay: Any = None, reason: str | None = None) -> RetryDecision:
-            """Retry, after a delay of its own."""
+            """Retry, after ``delay`` if given."""
             return cls(RetryAction.RETRY, delay, reason)
 
         @classmethod
         def default(cls) -> RetryDecision:
-            """Do as the task says."""
+            """Follow the task's own settings."""
             return cls()
 
     class RetryPolicy:
-        """Asked by :func:`with_retry_policy`, where Airflow doesn't."""
+        """Called by :func:`with_retry_policy`, because Airflow doesn't."""
 
 
 class RetryPolicyMixin(BaseOperator):
     """
-    For an operator with a ``retry_policy``. Before Airflow 3.3, :func:`with_retry_policy` stands in for Airflow.
+    Mixin for operators with a ``retry_policy``. Before Airflow 3.3, :func:`with_retry_policy` stands in for Airflow.
 
     :param retry_policy: Before Airflow 3.3, the provider's own or None.
-    :raises TypeError: It is another one, before Airflow 3.3.
+    :raises TypeError: Another policy was given before Airflow 3.3.
     """
 
     def __init__(self, *, retry_policy: RetryPolicy | None, **kwargs: Any) -> None:
@@ -122,10 +122,10 @@ class RetryPolicyMixin(BaseOperator):
 
 def with_retry_policy(method: MethodT) -> MethodT:
     """
-    Ask the operator's retry policy about an error of a method that Airflow calls with the task's context.
+    Apply the operator's retry policy to errors of a method that Airflow calls with the task's context.
 
     Airflow does so from 3.3 on. Before, an error that must not be retried also becomes an ``AirflowFailException``, and
-    stays what it is; a policy's delay is not applied.
+    keeps its own type; the policy's delay is not applied.
     """
     if HAS_RETRY_POLICY:
         return method
@@ -135,11 +135,11 @@ def with_retry_policy(method: MethodT) -> MethodT:
         try:
             return method(self, context, *args, **kwargs)
         except Exception as error:
-            # Once, also where such a method calls another.
+            # Only once, even if one such method calls another.
             if self.retry_policy is not None and error is not self._decided_on:
                 self._decided_on = error
                 ti = context["ti"]
-                # 3.1.2: the context has the task as it was before its templates were rendered.
+                # 3.1.2: the task in the context is the one from before its templates were rendered.
                 context = {**context, "task": self}
                 _apply(self.retry_policy.evaluate(error, ti.try_number, ti.max_tries, context), error, self)
             raise
@@ -162,7 +162,7 @@ def _apply(decision: RetryDecision, error: Exception, task: Any) -> None:
 
 @functools.cache
 def _failing(kind: type[Any]) -> type[Any]:
-    """Return a class of errors that is ``kind``, by its name too, and that Airflow doesn't retry."""
+    """Return an error class that is a ``kind``, with the same name, and that Airflow doesn't retry."""
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     if issubclass(kind, AirflowFailException):
@@ -171,7 +171,7 @@ def _failing(kind: type[Any]) -> type[Any]:
 
 
 def never_expire() -> Any:
-    """Return the ``retention`` of what the task state store keeps as long as the run: 3.3. The test kit's needs none."""
+    """Return the ``retention`` for values that the task state store (3.3) keeps as long as the run. The test kit's needs none."""
     if not HAS_TASK_STATE_STORE:
         return None
     from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -180,8 +180,8 @@ def never_expire() -> Any:
 
 
 def form_widgets(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of the provider's metadata (``conn-fields``) as a hook gives them before 3.2."""
-    # Where they are not installed, Airflow's API server has stand-ins for them.
+    """Return the fields of the provider's metadata (``conn-fields``) as the form widgets that a hook returns before 3.2."""
+    # If they are not installed, Airflow's API server has stand-ins for them.
     forms, widgets = import_module("wtforms"), import_module("flask_appbuilder.fieldwidgets")
     return {
         name: (forms.IntegerField if "number" in field["schema"]["type"] else forms.StringField)(
@@ -192,13 +192,13 @@ def form_widgets(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def get_listener_manager() -> Any:
-    """Return the manager that a task's listeners are registered with: in the SDK from 3.2 on."""
+    """Return the manager that task listeners are registered with, in the SDK from 3.2 on."""
     module = import_module("airflow.sdk.listener" if AIRFLOW >= (3, 2) else "airflow.listeners.listener")
     return module.get_listener_manager()
 
 
 def write_dag(dag: DAG, bundle: Any) -> None:
-    """Write a DAG to the database, as one of a bundle: by a module that moved in 3.2."""
+    """Write a DAG to the database as part of a bundle, using a module that moved in 3.2."""
     if AIRFLOW >= (3, 2):
         module = import_module("airflow.dag_processing.dagbag")
         bag = module.DagBag(collect_dags=False, bundle_path=bundle.path, bundle_name=bundle.name)
@@ -208,7 +208,7 @@ def write_dag(dag: DAG, bundle: Any) -> None:
 
         module = import_module("airflow.models.dagbag")
         bag = module.DagBag(collect_dags=False, bundle_path=bundle.path)
-        # One of the same id that was written less than 30 seconds ago would be left as it is, and run.
+        # Otherwise, a DAG with the same id that was written less than 30 seconds ago would be left as it is, and run.
         no_interval = patch("airflow.settings.MIN_SERIALIZED_DAG_UPDATE_INTERVAL", 0)
     bag.dags[dag.dag_id] = dag
     with no_interval:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``@task.getimg_image``: a function that returns a request, and a task that generates the image."""
+"""``@task.getimg_image``: turns a function that returns a request into a task that generates the image."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
     """
-    Call a function for the request, then do as :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` does.
+    Call a function for the request, then run as :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator`.
 
     :param python_callable: Returns the request: a prompt, or a dict of the operator's ``model``, ``prompt``,
         ``aspect_ratio``, ``resolution``, ``output_format``, ``images`` and ``labels``. It is called in each try, and its
         result is not templated.
-    :param model: For a request that names none. (templated)
+    :param model: The model, if the request names none. (templated)
     """
 
     template_fields: Sequence[str] = (
@@ -35,7 +35,7 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
     custom_operator_name = "@task.getimg_image"
-    # The request is known, and shown, once the function has run.
+    # The request is known only after the function has run: update the rendered fields then.
     overwrite_rtif_after_execution = True
 
     def __init__(
@@ -51,9 +51,9 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
     @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Call the function, then generate.
+        Call the function, then generate the image.
 
-        :raises InvalidInputError: The function returned no request.
+        :raises InvalidInputError: The function did not return a request.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         from airflow_provider_getimg.api.errors import InvalidInputError
@@ -71,7 +71,7 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
             check_fields(request)
         for name, value in request.items():
             setattr(self, name, Redacted(value) if name == "images" else value)
-        # As is done with what is rendered.
+        # As with rendered templates.
         mask_signed_urls(request)
         response: dict[str, Any] = super().execute(context)
         return response
@@ -79,7 +79,7 @@ class _GenerateImageDecoratedOperator(DecoratedOperator, GenerateImageOperator):
 
 def getimg_image_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
     """
-    Make a task of a function that returns a request: ``@task.getimg_image``.
+    Turn a function that returns a request into a task: ``@task.getimg_image``.
 
     :param python_callable: The function.
     :param kwargs: Parameters of ``GenerateImageOperator``.

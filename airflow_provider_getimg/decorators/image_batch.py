@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``@task.getimg_images_to_s3``: a function that returns requests, and a task that generates and saves the images."""
+"""``@task.getimg_images_to_s3``: turns a function that returns requests into a task that generates and saves images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 class _GenerateImagesToS3DecoratedOperator(DecoratedOperator, GenerateImagesToS3Operator):
     """
-    Call a function for the requests, then do as
-    :class:`~airflow_provider_getimg.operators.image_batch.GenerateImagesToS3Operator` does.
+    Call a function for the requests, then run as
+    :class:`~airflow_provider_getimg.operators.image_batch.GenerateImagesToS3Operator`.
 
-    :param python_callable: Returns what the operator takes as ``requests``; a prompt may stand for a request. It is called in
-        each try, and what it returns is no template.
+    :param python_callable: Returns the operator's ``requests``; a prompt may stand for a request. It is called in each try, and
+        its result is not templated.
     """  # noqa: D205
 
     template_fields: Sequence[str] = (
@@ -36,7 +36,7 @@ class _GenerateImagesToS3DecoratedOperator(DecoratedOperator, GenerateImagesToS3
         **GenerateImagesToS3Operator.template_fields_renderers,
     }
     custom_operator_name = "@task.getimg_images_to_s3"
-    # The requests are known, and shown, once the function has run.
+    # The requests are known only after the function has run: update the rendered fields then.
     overwrite_rtif_after_execution = True
 
     def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
@@ -45,7 +45,7 @@ class _GenerateImagesToS3DecoratedOperator(DecoratedOperator, GenerateImagesToS3
     @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Call the function, then generate and save.
+        Call the function, then generate and save the images.
 
         :raises GetimgError: Its message says what failed, what it cost, and what to do.
         """
@@ -63,7 +63,7 @@ def getimg_images_to_s3_task(
     python_callable: Callable[..., Any] | None = None, **kwargs: Any
 ) -> TaskDecorator:
     """
-    Make a task of a function that returns requests: ``@task.getimg_images_to_s3``.
+    Turn a function that returns requests into a task: ``@task.getimg_images_to_s3``.
 
     :param python_callable: The function.
     :param kwargs: Parameters of ``GenerateImagesToS3Operator``.

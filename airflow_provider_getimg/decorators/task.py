@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, DecoratedOperator, TaskDecorator
     from airflow.sdk import XComArg
 
-#: As the operators have them.
+#: The same default as the operators'.
 RETRIES = 3
 
 
@@ -25,7 +25,7 @@ class GetimgTask(_TaskDecorator[..., Any, Any]):
     """
     A decorated function.
 
-    Airflow gives a mapped task of it none of the operator's own defaults: these are added here, where neither the task nor
+    Airflow gives a mapped task none of the operator's own defaults: they are added here, unless the task or
     ``default_args`` sets them.
     """
 
@@ -48,7 +48,7 @@ def _with_retries(mapped: Any) -> XComArg:
 
 
 def call(function: Callable[..., Any], op_args: Any, op_kwargs: Any, context: Context) -> Any:
-    """Call the decorated function with its arguments, and with what it takes of the context."""
+    """Call the decorated function with its arguments and the context variables that it takes."""
     context_merge(context, op_kwargs)
     return function(*op_args, **determine_kwargs(function, op_args, context))
 
@@ -60,10 +60,10 @@ def make_task(
     kwargs: dict[str, Any],
 ) -> TaskDecorator:
     """
-    Return the task for a function; without one, a decorator that makes it.
+    Return the task for a function; without a function, return a decorator.
 
-    :param operator_class: Calls the function.
-    :param name: How the decorator is written.
+    :param operator_class: The operator that calls the function.
+    :param name: The decorator, as users write it.
     :param kwargs: Parameters of the operator.
     """
     if function is None:
@@ -72,7 +72,7 @@ def make_task(
     made = GetimgTask(
         function=function,
         operator_class=operator_class,
-        # What a function is annotated to return is a request, not what is pushed.
+        # The function's return annotation is that of a request, not of the XCom.
         multiple_outputs=kwargs.pop("multiple_outputs", False),
         kwargs=kwargs,
         decorator_name=name,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What earlier tries were billed, in an error of a try that did not get far enough to use it."""
+"""Adds the bill of earlier tries to the error of a try that failed before it could use their results."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ErrorT = TypeVar("ErrorT", bound="GetimgError")
 
 def with_earlier_bill(error: ErrorT, unsaved: Sequence[Entry], saved: Sequence[Entry] = ()) -> ErrorT:
     """
-    Return an error with the bill of what earlier tries requested.
+    Return the error with the bill of earlier tries added.
 
-    :param error: Of a try that was not billed itself.
-    :param unsaved: The entries of requests whose images or video are still to be delivered.
-    :param saved: Those of requests whose files are saved.
+    :param error: The error of a try that was not billed itself.
+    :param unsaved: The entries of requests whose images or video are not delivered yet.
+    :param saved: The entries of requests whose files are saved.
     """
     owed = [entry.generation for entry in unsaved if entry.generation is not None]
     done = [entry.generation for entry in saved if entry.generation is not None]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Many entries in the state of one task, written together.
+Writes many entries together to the state of one task.
 
-The state has no list call, and each write takes some 10 ms, however small. So the entries of a batch's rows are kept in
-numbered segments: a commit rewrites the last one with all changes since the previous commit, and each change waits for
-one commit only. A full segment is not written again, even after a Clear. Segments are read in order; the last entry for
-a row wins.
+The state has no list call, and each write takes about 10 ms, however small. So the entries of a batch's rows are kept in
+numbered segments: a commit rewrites the last segment with all changes since the previous commit, so each change waits for
+only one commit. A full segment is never rewritten, even after a Clear. Segments are read in order; the last entry for a
+row wins.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 #: Keys of the segments in the task's state.
 KEY = "getimg_batch_{number:04}"
-#: Where a segment ends. Airflow warns from 64 KB on, and each commit writes the whole segment.
+#: The maximum size of a segment. Airflow warns from 64 KB on, and each commit writes the whole segment.
 SEGMENT_BYTES = 24 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """An entry that waits to be written, with its size in bytes."""
+    """An entry waiting to be written, with its size in bytes."""
 
     key: str
     value: Any
@@ -50,18 +50,18 @@ class _Change:
 
 class Journal:
     """
-    The entries of a batch. Use it as a context manager: leaving it writes the rest.
+    The entries of a batch. Use it as a context manager: exiting writes what is still queued.
 
     :param state: The task's state.
-    :param this_try: The try that runs. Entries of another epoch, from before a Clear, only count if they are owed: a paid response
+    :param this_try: The current try. Entries of another epoch, from before a Clear, count only if they are owed: a paid response
         without a note that its files are saved.
     :param log: The task's log.
-    :raises LedgerError: On entering: the store, or what is in it, could not be read.
+    :raises LedgerError: On entering: the store or its content could not be read.
     """
 
     def __init__(self, state: TaskState, this_try: Try, log: Logger) -> None:
         self._state = state
-        # What can't be read may hold bills, unless nothing was tried yet.
+        # State that can't be read may hold paid requests, unless this is the first try.
         self._billed: Billed = "no" if this_try.is_first else "unknown"
         self._epoch = this_try.epoch
         self._log = log
@@ -83,19 +83,19 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Write the rest. Idempotent."""
+        """Write what is still queued, and stop the writer. Idempotent."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._writer.join()
 
     def previous(self, key: str) -> Any:
-        """Return what earlier tries wrote last under this key; None for nothing."""
+        """Return the last value that earlier tries wrote under this key, or None."""
         return self._earlier.get(key)
 
     def entries(self, *, other_than: Collection[str] = ()) -> dict[str, Entry]:
         """
-        Return what earlier tries wrote of requests, by the key of each. What can't be read is reported by its row's ledger.
+        Return the request entries that earlier tries wrote, by key. Skips unreadable ones: their rows' ledgers report them.
 
         :param other_than: Keys to leave out.
         """
@@ -108,7 +108,7 @@ class Journal:
         return entries
 
     def is_saved(self, key: str) -> bool:
-        """Tell whether an earlier try noted where the files of an entry are saved."""
+        """Return whether an earlier try noted where an entry's files are saved."""
         return isinstance(self.previous(saved_key(key)), list)
 
     def write(self, key: str, value: Any) -> None:
@@ -120,7 +120,7 @@ class Journal:
         self.write_later(key, value).result()
 
     def write_later(self, key: str, value: Any) -> Future[None]:
-        """Write an entry with the next commit. None says that there is none."""
+        """Queue an entry for the next commit. A value of None means that there is no entry."""
         change = _Change(key, value, len(key) + len(json.dumps(value)))
         with self._changed:
             if self._closing:
@@ -136,7 +136,7 @@ class Journal:
     def _read(self) -> None:
         latest: dict[str, tuple[int, Any]] = {}
         number = missing = 0
-        # A user may have deleted one that could not be read: those behind it count all the same.
+        # A user may have deleted an unreadable segment: those after it still count.
         while missing < 2:
             segment = self._segment_at(number)
             number += 1
@@ -144,7 +144,7 @@ class Journal:
             if segment is not None:
                 epoch, entries = segment
                 latest |= {key: (epoch, value) for key, value in entries.items()}
-        # What is there already is never written again: a commit that fails can't spoil it.
+        # Existing segments are never rewritten: a failed commit can't corrupt them.
         self._number = number - missing
         owed = {
             key
@@ -197,7 +197,7 @@ class Journal:
                     change.written.set_result(None)
 
     def _next(self) -> list[_Change]:
-        """Take from the queue what fits into one segment; one change at least."""
+        """Dequeue the changes that fit into one segment, at least one."""
         changes: list[_Change] = []
         size = 0
         while self._queue and (not changes or size + self._queue[0].size <= SEGMENT_BYTES):
@@ -213,11 +213,11 @@ class Journal:
         try:
             self._state.set(KEY.format(number=number), {"epoch": self._epoch, "entries": segment})
         except StateConflictError:
-            # The segment is another process's: the next commit begins one behind it.
+            # The segment belongs to another process: the next commit starts a new one after it.
             self._number, self._segment, self._segment_bytes = number + 1, {}, 0
             raise
         except BaseException:
-            # It may have been written all the same. A later segment would win over this one: what follows goes into it.
+            # It may have been written anyway, and a later segment wins: further changes go into this one.
             if number != self._number:
                 self._number, self._segment, self._segment_bytes = number, {}, 0
             raise
@@ -225,22 +225,22 @@ class Journal:
 
 
 def saved_key(key: str) -> str:
-    """Return the key of the note that says where the files of an entry's response are saved, or that they are gone."""
+    """Return the key of the note on an entry's files: where they are saved, or that they are gone."""
     return f"{key}/saved"
 
 
 def _is_owed(key: str, latest: dict[str, tuple[int, Any]], now: int) -> bool:
-    """Tell whether an entry of an earlier epoch holds a response whose files were not saved before the Clear."""
+    """Return whether an entry of an earlier epoch holds a response whose files were not saved before the Clear."""
     epoch, value = latest[key]
     if not isinstance(value, dict) or value.get("response") is None:
         return False
     noted_in, note = latest.get(saved_key(key), (epoch, None))
-    # A note that is older is of the image before; one of now is of this image, saved after the Clear.
+    # An older note refers to the previous image; a note of this epoch refers to this image, saved after the Clear.
     return note is None or noted_in < epoch or noted_in == now
 
 
 class JournalEntryStore:
-    """The store of one entry in a journal. What earlier tries wrote is read once."""
+    """The store of one entry in a journal. The value from earlier tries is read once."""
 
     def __init__(self, journal: Journal, key: str, state: TaskState) -> None:
         self.description = state.name
@@ -251,14 +251,14 @@ class JournalEntryStore:
 
     @property
     def address(self) -> str:
-        """How a user finds the first of the journal's segments."""
+        """Where a user finds the journal's first segment."""
         return self._state.address(KEY.format(number=0))
 
     def read(self) -> Entry | None:
         """
-        Return what earlier tries wrote last; None for nothing.
+        Return the entry that earlier tries wrote last, or None.
 
-        :raises ValueError: It is no entry.
+        :raises ValueError: The value is not a valid entry.
         """
         return self._read()
 

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What this task has requested and paid for, across its tries.
+Records what this task has requested and paid for, across its tries.
 
-The task's state (:mod:`~airflow_provider_getimg.durable.task_state`) outlives a try, a killed worker and, unlike XCom, the
-start of the next try. The ledger writes to it before a generation is sent and right after its response, so that the next try
-knows what became of the last one:
+The task's state (:mod:`~airflow_provider_getimg.durable.task_state`) survives a failed try, a killed worker and, unlike XCom,
+the start of the next try. The ledger writes to it before a generation request is sent and right after its response, so the
+next try knows how the last one ended:
 
-- nothing written: nothing was sent;
-- ``submitted``: it was sent, and no response was seen. It may have been billed;
-- ``completed``: it was paid, and here is the response.
+- no entry: nothing was sent;
+- ``submitted``: the request was sent, and no response was seen. It may have been billed;
+- ``completed``: the request was paid for, and the entry holds its response.
 
-A video has two responses, between which there are:
+A video has two more states, because its first response is only an id:
 
-- ``pending``: it was submitted and is being made, under this id;
-- ``failed``: the API could not make it.
+- ``pending``: it was submitted and is being generated under this id;
+- ``failed``: the API could not generate it.
 
-An entry counts for the same request (by fingerprint) in the same epoch (``ti.max_tries``: constant over automatic
-retries, raised when a user clears the task). After a Clear, a response that was paid for and never delivered still counts, and
-so does a video that is being made: a Clear regenerates what was delivered.
+An entry applies to the same request (by fingerprint) in the same epoch (``ti.max_tries``: constant over automatic
+retries, raised when a user clears the task). After a Clear, a paid response that was never delivered still applies, and so
+does a video that is being generated: a Clear regenerates only what was delivered.
 """
 
 from __future__ import annotations
@@ -51,19 +51,20 @@ _RECEIVED_CHARACTERS = 16_384
 @dataclass(frozen=True)
 class Entry:
     """
-    One request and what is known of it.
+    One request and what is known about it.
 
     :param state: ``submitted``, ``pending``, ``failed`` or ``completed``.
     :param fingerprint: Digest of the request.
     :param epoch: ``ti.max_tries`` when it was sent.
-    :param try_number: The try that sent it.
+    :param try_number: The number of the try that sent it.
     :param started_at: When it was sent, ISO 8601 in UTC.
     :param response: The API's response, once ``completed``.
-    :param failure: What the try that sent it saw instead of a response, if it lived to see it.
-    :param received: A response that could not be read, as it came.
-    :param sent_before: How many earlier requests were, or may have been, billed to no avail: of this epoch, or for an image that is owed.
-    :param delivered: Whether the response reached the task's XCom: a Clear then asks for another.
-    :param video_id: The id of a video that was submitted.
+    :param failure: What the try that sent it got instead of a response, if it lived to record that.
+    :param received: A response that could not be read, as received.
+    :param sent_before: How many earlier requests were, or may have been, billed without a usable result: in this epoch, or for an
+        image that is owed.
+    :param delivered: Whether the response reached the task's XCom: a Clear then generates a new one.
+    :param video_id: The id of the submitted video.
     """
 
     state: Literal["submitted", "pending", "failed", "completed"]
@@ -81,11 +82,11 @@ class Entry:
     @classmethod
     def from_json(cls, value: Any) -> Self | None:
         """
-        Read an entry; None if there is none.
+        Parse an entry; return None if there is none.
 
-        Fields of a later version are passed over.
+        Ignores fields from later versions.
 
-        :raises ValueError: There is one, and it can't be read.
+        :raises ValueError: There is one, and it can't be parsed.
         """
         if value is None:
             return None
@@ -105,21 +106,21 @@ class Entry:
 
     @cached_property
     def generation(self) -> Generation | None:
-        """The response, read; None without one."""
+        """The parsed response, or None."""
         return None if self.response is None else Generation.from_json(self.response)
 
     @property
     def unknown_requests(self) -> int:
-        """How many requests were, or may have been, billed to no avail."""
+        """How many requests were, or may have been, billed without a usable result."""
         return self.sent_before + (self.response is None)
 
     @property
     def is_owed(self) -> bool:
-        """Whether it was paid for, or is being made, and did not reach the task's XCom."""
+        """Whether it was paid for, or is being generated, and did not reach the task's XCom."""
         return self.state in ("completed", "pending") and not self.delivered
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as it is written."""
+        """Return the entry as stored, as plain JSON."""
         return {name: part for name, part in asdict(self).items() if part is not None and part is not False}
 
     @property
@@ -130,29 +131,29 @@ class Entry:
 
 
 class EntryStore(Protocol):
-    """Where one entry is kept. A failed read or write may raise anything."""
+    """Stores one entry. A failed read or write may raise any exception."""
 
     @property
     def description(self) -> str:
-        """What it is in, as a sentence begins."""
+        """The name of the store, as the start of a sentence."""
 
     @property
     def address(self) -> str:
-        """How a user finds it."""
+        """Where a user finds the entry."""
 
     def read(self) -> Entry | None:
         """
-        Return what earlier tries wrote last; None for nothing.
+        Return the entry that earlier tries wrote last, or None.
 
-        :raises ValueError: It is no entry.
+        :raises ValueError: The value is not a valid entry.
         """
 
     def write(self, value: dict[str, Any] | None) -> None:
-        """Keep a value, durably once this returns; None deletes what there is."""
+        """Store a value, which is durable once this returns; None deletes the entry."""
 
 
 class TaskEntryStore:
-    """The store of the entry of a task with one request."""
+    """The entry store of a task with a single request."""
 
     def __init__(self, state: TaskState) -> None:
         self.description = state.name
@@ -160,19 +161,19 @@ class TaskEntryStore:
 
     @property
     def address(self) -> str:
-        """How a user finds it."""
+        """Where a user finds the entry."""
         return self._state.address(KEY)
 
     def read(self) -> Entry | None:
         """
-        Return what earlier tries wrote last; None for nothing.
+        Return the entry that earlier tries wrote last, or None.
 
-        :raises ValueError: It is no entry.
+        :raises ValueError: The value is not a valid entry.
         """
         return Entry.from_json(self._state.get(KEY))
 
     def write(self, value: dict[str, Any] | None) -> None:
-        """Keep a value, durably once this returns; None deletes what there is."""
+        """Store a value, which is durable once this returns; None deletes the entry."""
         if value is None:
             self._state.delete(KEY)
         else:
@@ -184,9 +185,9 @@ class Ledger:
     The ledger of one request of a task instance.
 
     :param context: The task's context.
-    :param fingerprint: Of the request that this try is about to send.
+    :param fingerprint: Digest of the request that this try is about to send.
     :param log: The task's log.
-    :param store: Where its entry is kept.
+    :param store: Keeps the request's entry.
     """
 
     def __init__(self, context: Context, fingerprint: str, log: Logger, store: EntryStore) -> None:
@@ -196,7 +197,7 @@ class Ledger:
         #: The task's log.
         self.log = log
         self._before: Entry | None = None
-        #: What is on record of the request: of an earlier try, then of this one.
+        #: The request's recorded entry: an earlier try's, then this one's.
         self._entry: Entry | None = None
         self._sent_before = 0
         #: Whether Airflow won't retry after this try.
@@ -204,9 +205,9 @@ class Ledger:
 
     def previous(self) -> Entry | None:
         """
-        Return the entry of an earlier try of this request; None if there is none to respect.
+        Return the entry that an earlier try recorded for this request; None if none applies.
 
-        :raises LedgerError: The store, or what is in it, could not be read.
+        :raises LedgerError: The store or its content could not be read.
         """
         try:
             entry = self._before = self._store.read()
@@ -241,16 +242,16 @@ class Ledger:
 
     @property
     def address(self) -> str:
-        """How a user finds its entry."""
+        """Where a user finds the entry."""
         return self._store.address
 
     def is_before_clear(self, entry: Entry) -> bool:
-        """Tell whether a user has cleared the task since the entry was written."""
+        """Return whether a user has cleared the task since the entry was written."""
         return entry.epoch != self._try.epoch
 
     def record_intent(self) -> None:
         """
-        Record that the request is sent now.
+        Record that the request is about to be sent.
 
         :raises LedgerError: It could not be recorded; the request must not be sent.
         """
@@ -263,20 +264,20 @@ class Ledger:
         self._entry = entry
 
     def _take_back(self, entry: Entry) -> None:
-        """Undo a write that was reported as failed, if it was applied. Another process's entry is not ours to replace."""
+        """Undo a write that was reported as failed but was applied. Never replaces another process's entry."""
         with suppress(Exception):
             if self._store.read() == entry:
                 self.rollback()
 
     def rollback(self) -> None:
-        """Record that the request sent last was not billed: what was known before it holds again."""
+        """Record that the last request was not billed: restore the entry from before it."""
         before = None if self._before is None else self._before.to_json()
         try:
             for attempt in _repeatedly():
                 with attempt:
                     self._store.write(before)
         except Exception as error:
-            # The next try will take the outcome for unknown: it stops, and pays nothing twice.
+            # The next try will treat the outcome as unknown: it stops, and pays nothing twice.
             self.log.warning(
                 "%s could not be written: %s. The next try will not know that nothing was billed.",
                 self._store.description,
@@ -285,7 +286,7 @@ class Ledger:
 
     def record_response(self, response: dict[str, Any]) -> None:
         """
-        Record the response of the request sent last. Raises nothing: a paid response goes on to the user.
+        Record the response to the last request. Never raises: a paid response must reach the user.
 
         :param response: The API's response, as plain JSON.
         """
@@ -297,9 +298,9 @@ class Ledger:
 
     def record_video(self, video_id: str) -> None:
         """
-        Record the id of the video submitted last: from now on it is polled, and not submitted again.
+        Record the id of the submitted video: from now on it is polled, and not submitted again.
 
-        Raises nothing: what was submitted goes on.
+        Never raises: the task continues with the submitted video.
         """
         self._keep(
             replace(self._last(), state="pending", video_id=video_id),
@@ -309,9 +310,9 @@ class Ledger:
 
     def resume(self, video_id: str) -> Entry:
         """
-        Return the entry of a video that this very try has submitted, before it was deferred. Raises nothing.
+        Return the entry of the video that this same try submitted before it was deferred. Never raises.
 
-        :param video_id: As the task was deferred with: what is on record may be gone, and is not needed.
+        :param video_id: The id that the task was deferred with: the recorded entry may be gone, and is not needed.
         """
         entry = None
         try:
@@ -325,37 +326,37 @@ class Ledger:
 
     def record_failed(self, failure: str) -> None:
         """
-        Record that the video on record can't be made. Raises nothing: the next try would find out again.
+        Record that the API could not generate the video. Never raises: the next try would find out again.
 
-        :param failure: Why, as a sentence.
+        :param failure: The reason, as a sentence.
         """
         try:
-            # Of this epoch: a Clear that found it being made has got this response.
+            # Use this epoch: even if the video was submitted before a Clear, it failed after it.
             self._write(replace(self._last(), state="failed", failure=failure, epoch=self._try.epoch))
         except Exception as error:
             self.log.warning("%s could not be written: %s.", self._store.description, reason(error))
 
     def delivered(self) -> None:
-        """Record that the response on record is where the user can reach it. Raises nothing."""
+        """Record that the response was delivered to the user. Never raises."""
         entry = self._last()
         if entry.response is None or (entry.delivered and entry.epoch == self._try.epoch):
             return
         try:
             self._write(replace(entry, epoch=self._try.epoch, delivered=True))
         except Exception as error:
-            # The next Clear will return this response once more, which costs nothing.
+            # The next Clear will return this response again, at no cost.
             self.log.warning("%s could not be written: %s.", self._store.description, reason(error))
 
     def record_unknown(self, failure: str, received: str | None = None) -> None:
         """
-        Add to the entry of the request sent last why its outcome is unknown.
+        Add the reason for the unknown outcome to the last request's entry.
 
         :param failure: What was seen instead of a response, as a sentence.
-        :param received: A response that could not be read: kept, for it may be paid for.
+        :param received: A response that could not be read: kept, because it may be paid for.
         """
         kept = received[:_RECEIVED_CHARACTERS] if received else None
         while kept and len(json.dumps(kept)) > 2 * _RECEIVED_CHARACTERS:
-            # Escapes take up to six bytes a character.
+            # Escapes take up to six bytes per character.
             kept = kept[: len(kept) // 2]
         try:
             self._write(replace(self._last(), failure=failure, received=kept))
@@ -364,7 +365,7 @@ class Ledger:
 
     @property
     def sent_at(self) -> str:
-        """When the request was sent last."""
+        """When the last request was sent."""
         return self._last().started_at
 
     def _last(self) -> Entry:
@@ -384,7 +385,7 @@ class Ledger:
         )
 
     def _keep(self, entry: Entry, lost: str, identity: object) -> None:
-        """Write an entry that must not be lost; where it can't be written, log that it is."""
+        """Write an entry that must not be lost; log an error if it can't be written."""
         self._entry = entry
         try:
             for attempt in _repeatedly():
@@ -402,6 +403,6 @@ def _repeatedly() -> Retrying:
 
 
 def fingerprint(request: dict[str, Any]) -> str:
-    """Return a digest of a request, as plain JSON: the same for the same request on every machine."""
+    """Return a digest of a request, given as plain JSON; the same on every machine."""
     body = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(body.encode()).hexdigest()

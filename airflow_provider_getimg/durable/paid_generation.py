@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 
 class ImageClient(Protocol):
-    """What sends a request: a client, or one with a rate limiter."""
+    """Sends image requests: a client, with or without a rate limiter."""
 
     def generate_image(self, request: ImageRequest) -> Generation:
-        """Send it once."""
+        """Send the request once."""
         ...
 
 
 class PaidGeneration(PaidRequest):
-    """An image. The response to its request has the files."""
+    """A paid image. The response to its request lists the files."""
 
     def recorded(self) -> Generation | None:
         """
-        Return the response that an earlier try paid for; None if the request is to be sent.
+        Return the response that an earlier try paid for; None if the request must be sent.
 
-        :raises OutcomeUnknownError: Under ``fail``: an earlier try sent it and saw no response.
-        :raises PaidFilesGoneError: Under ``fail``: an earlier try paid for it, and its files are gone.
-        :raises LedgerError: What earlier tries did is not known.
+        :raises OutcomeUnknownError: Under ``fail``: an earlier try sent the request and saw no response.
+        :raises PaidFilesGoneError: Under ``fail``: an earlier try paid for the image, and its files are gone.
+        :raises LedgerError: It is unknown what earlier tries did.
         """
         entry = self._previous()
         if entry is None or entry.generation is None:
@@ -51,7 +51,7 @@ class PaidGeneration(PaidRequest):
         Send the request, wait out short rate limits, and return the response once it is recorded.
 
         :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
-        :param slot: Returns a context, entered before the request is recorded and sent, and left after its response.
+        :param slot: Returns a context manager, entered before the request is recorded and sent, and exited after its response.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         generation = self._send(

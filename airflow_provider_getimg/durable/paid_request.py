@@ -35,10 +35,10 @@ class PaidRequest:
     :param ledger: The task's ledger.
     :param on_unknown_outcome: ``fail`` or ``resubmit``.
     :param killed: Set when the task is terminated: nothing is sent after that.
-    :param all_gone: Returns whether all files of a response are deleted, by its times and by the server.
+    :param all_gone: Returns whether all files of a response are past their deletion time and the server confirms it.
     """
 
-    #: What it makes, in messages.
+    #: What the request generates, for messages.
     noun = "image"
 
     def __init__(
@@ -56,16 +56,16 @@ class PaidRequest:
         self._log = ledger.log
 
     def delivered(self) -> None:
-        """Record that the response is where the user can reach it: from now on, a Clear asks for another."""
+        """Record that the response was delivered to the user: from now on, a Clear generates a new one."""
         self._ledger.delivered()
 
     def _previous(self) -> Entry | None:
         """
-        Return the entry of an earlier try whose response is still good; None if the request is to be sent.
+        Return the entry of an earlier try that still applies; None if the request must be sent.
 
-        :raises OutcomeUnknownError: Under ``fail``: an earlier try sent it and saw no response.
+        :raises OutcomeUnknownError: Under ``fail``: an earlier try sent the request and saw no response.
         :raises PaidFilesGoneError: Under ``fail``: an earlier try paid for it, and its files are gone.
-        :raises LedgerError: What earlier tries did is not known.
+        :raises LedgerError: It is unknown what earlier tries did.
         """
         entry = self._ledger.previous()
         if entry is None:
@@ -107,10 +107,10 @@ class PaidRequest:
         """
         Send the request, wait out short rate limits, and return the response once it is recorded.
 
-        :param post: Sends it once.
-        :param record: Records its response.
+        :param post: Sends the request once.
+        :param record: Records the response.
         :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
-        :param slot: Returns a context, entered before the request is recorded and sent, and left after its response.
+        :param slot: Returns a context manager, entered before the request is recorded and sent, and exited after its response.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
 
@@ -137,7 +137,7 @@ class PaidRequest:
             self._ledger.rollback()
             raise
         except BaseException as error:
-            # A time-out of Airflow's, most likely. It goes on as it is, with what it may have cost beside it.
+            # Most likely one of Airflow's timeouts: re-raise it unchanged, and log what it may have cost.
             failure = f"It ended with {type(error).__name__} before a response came."
             self._log.error("%s", self._unknown(OutcomeUnknownError(failure)))
             self._ledger.record_unknown(failure)
@@ -172,7 +172,7 @@ class PaidRequest:
         )
 
     def _log_made(self, generation: Generation, model: str) -> None:
-        """Log what was made and what it cost, and what is odd about the response."""
+        """Log what was generated, its cost, and anything undocumented in the response."""
         files = len(generation.data)
         ends = [file.deletes_at for file in generation.data if file.deletes_at is not None]
         self._log.info(
@@ -195,7 +195,7 @@ def alarm_postponed() -> Iterator[None]:
     """
     Delay ``execution_timeout`` until the block ends.
 
-    Airflow raises it from SIGALRM, at any line of the task: a paid response is recorded first.
+    Airflow raises it from a SIGALRM handler, at any line of the task: a paid response must be recorded first.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.durable.ledger import Entry
 
 FAILED_VIDEO = ("fail", "resubmit")
-# The longest text of the API that goes into a message about a failure.
+# The maximum length of the API's text in a failure message.
 _REASON_CHARACTERS = 500
 
 
 class VideoClient(Protocol):
-    """What submits a request and polls it."""
+    """Submits a video request and polls it."""
 
     def create_video(self, request: VideoRequest) -> Video:
-        """Send it once."""
+        """Send the request once."""
         ...
 
     def get_video(self, video_id: str) -> Video:
@@ -34,7 +34,7 @@ class VideoClient(Protocol):
 
 class PaidVideo(PaidRequest):
     """
-    A video. The response to its request has an id, which is polled for the files.
+    A paid video. The response to its request holds an id, which is polled for the files.
 
     :param on_failed_video: ``fail`` or ``resubmit``.
     """
@@ -55,17 +55,17 @@ class PaidVideo(PaidRequest):
 
     @property
     def address(self) -> str:
-        """How a user finds its entry in the task's state."""
+        """Where a user finds its entry in the task's state."""
         return self._ledger.address
 
     def find(self) -> bool:
         """
-        Find the video that an earlier try submitted, and tell whether there is one.
+        Find the video that an earlier try submitted, and return whether there is one.
 
         :raises OutcomeUnknownError: Under ``fail``: an earlier try sent the request and saw no response.
-        :raises VideoFailedError: Under ``fail``: it could not be made.
+        :raises VideoFailedError: Under ``fail``: the API could not generate it.
         :raises PaidFilesGoneError: Under ``fail``: it was paid for, and its files are gone.
-        :raises LedgerError: What earlier tries did is not known.
+        :raises LedgerError: It is unknown what earlier tries did.
         """
         entry = self._previous()
         if entry is None:
@@ -86,7 +86,7 @@ class PaidVideo(PaidRequest):
         return True
 
     def resume(self, video_id: str) -> None:
-        """Go on with a video that this very try has submitted."""
+        """Continue with a video that this same try submitted."""
         self._id = video_id
         self.generation = self._ledger.resume(video_id).generation
 
@@ -109,9 +109,9 @@ class PaidVideo(PaidRequest):
 
     def poll(self, client: VideoClient) -> Video:
         """
-        Poll the video once, and record its end. :attr:`generation` is the response, once it is completed.
+        Poll the video once and record its outcome. :attr:`generation` is the response once the video is completed.
 
-        :raises VideoFailedError: It could not be made.
+        :raises VideoFailedError: The API could not generate it.
         :raises GetimgError: It could not be polled.
         """
         video = client.get_video(self._id)

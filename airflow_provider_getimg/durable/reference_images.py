@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reference images as users give them become what the API takes: HTTPS URLs and data URLs."""
+"""Converts reference images, as users specify them, to what the API accepts: HTTPS URLs and data URLs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 _SCHEMES = ("https://", "s3://", "data:")
-# The parameters of presigned URLs: of S3 and what speaks like it, CloudFront, Google Cloud Storage, Azure's SAS, and the API.
+# Query parameters of presigned URLs: S3 and compatible stores, CloudFront, Google Cloud Storage, Azure SAS, and the API.
 _SIGNATURE = re.compile(
     r"(x-amz-[^=]*|x-goog-[^=]*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id"
     r"|s[eprtvi]|srt|ss|spr|sig|sk[a-z]+|exp|token)=",
@@ -32,10 +32,10 @@ _SIGNATURE = re.compile(
 
 def as_written(images: object) -> list[dict[str, Any]] | None:
     """
-    Return the ``images`` of a request with plain URLs as dicts, each with a role.
+    Return the ``images`` of a request with plain URLs converted to dicts, each with a role.
 
-    :param images: A list of ``{url, role}`` or of URLs; None for none.
-    :raises InvalidInputError: Not a list, or an entry that is neither.
+    :param images: A list of ``{url, role}`` or of URLs; None if there are none.
+    :raises InvalidInputError: It is not a list, or an entry is neither.
     """
     if images is None:
         return None
@@ -63,16 +63,15 @@ def as_written(images: object) -> list[dict[str, Any]] | None:
 
 
 def without_s3(images: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """Return the images with a stand-in for each object in S3, to check all else before S3 is asked."""
+    """Return the images with a placeholder for each object in S3, to check the rest before S3 is read."""
     return images and [{**image, "url": "https://in.s3"} if _is_in_s3(image) else image for image in images]
 
 
 def identity(images: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
     """
-    Return what makes the references the same from try to try: the URLs as written, without signatures.
+    Return what identifies the references across tries: the URLs as written, without signatures.
 
-    Neither an object that was replaced in S3 nor a URL that was signed again is another request: a retry must not pay for
-    it.
+    Replacing an object in S3 or re-signing a URL does not make a new request: a retry must not pay for it.
     """
     return images and [{**image, "url": _unsigned(str(image.get("url")))} for image in images]
 
@@ -86,7 +85,7 @@ def _unsigned(url: str) -> str:
 
 
 def redacted(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the images for people: URLs without their queries, and of data URLs the type and a digest."""
+    """Return the images for display: URLs without query strings, and data URLs as type and digest."""
     return [{**image, "url": _redacted(str(image.get("url")))} for image in images]
 
 
@@ -100,11 +99,11 @@ def resolve(
     images: list[dict[str, Any]] | None, s3_client: Callable[[], S3Client]
 ) -> list[dict[str, Any]] | None:
     """
-    Return the images with ``s3://`` objects as data URLs.
+    Return the images with ``s3://`` objects converted to data URLs.
 
-    :param s3_client: Called for the client that reads ``s3://bucket/key`` images, if there are any.
-    :raises InvalidInputError: An object that is missing, too large or no image.
-    :raises UnavailableError: S3 could not be asked.
+    :param s3_client: Returns the client that reads ``s3://bucket/key`` images; called only if there are any.
+    :raises InvalidInputError: An object is missing, too large or not an image.
+    :raises UnavailableError: S3 could not be read.
     """
     if not images or not any(_is_in_s3(image) for image in images):
         return images

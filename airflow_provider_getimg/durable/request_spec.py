@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request as the user wrote it: checked without S3, known again by the next try, and made ready to be sent."""
+"""A request as the user wrote it: validated without S3, recognized by the next try, and prepared for sending."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 RequestT = TypeVar("RequestT", ImageRequest, VideoRequest)
 
-#: What a request for an image consists of, as :class:`~airflow_provider_getimg.api.requests.ImageRequest` has it.
+#: The fields of an image request (:class:`~airflow_provider_getimg.api.requests.ImageRequest`).
 FIELDS = tuple(ImageRequest.model_fields)
 
 
 def check_fields(request: Mapping[str, Any]) -> None:
     """
-    Check that all names in a request that a user wrote for an image are known; ``labels`` is one.
+    Check that all field names in a user's image request are known, including ``labels``.
 
-    :raises InvalidInputError: One is not.
+    :raises InvalidInputError: A name is unknown.
     """
     known = (*FIELDS, LABELS)
     for name in request:
@@ -40,38 +40,38 @@ class RequestSpec(Generic[RequestT]):
     """
     One request.
 
-    :param fields: ``model``, ``prompt`` and so on; None means: not given.
-    :param kind: What is requested.
-    :raises InvalidInputError: A value that the API is known to refuse.
+    :param fields: ``model``, ``prompt`` and so on; None means not given.
+    :param kind: The type of request.
+    :raises InvalidInputError: The API is known to refuse a value.
     """
 
     def __init__(self, kind: type[RequestT], fields: Mapping[str, Any]) -> None:
         self._kind: type[RequestT] = kind
         self._images = reference_images.as_written(fields.get("images"))
         self._fields = {name: value for name, value in fields.items() if name != "images"}
-        #: The request, with stand-ins for images in S3.
+        #: The validated request, with placeholders for images in S3.
         self.checked: RequestT = kind.checked(
             **self._fields, images=reference_images.without_s3(self._images)
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest that is the same in each try, whatever became of references in S3 and of signatures."""
+        """A digest that is the same in each try, even if references in S3 or signatures have changed."""
         return fingerprint({**self.checked.to_json(), "images": reference_images.identity(self._images)})
 
     def resolve(self, s3_client: Callable[[], S3Client]) -> RequestT:
         """
-        Return the request as it is sent: objects in S3 are read now.
+        Return the request to send: objects in S3 are read now.
 
-        :param s3_client: Called for a client where there is something to read.
-        :raises InvalidInputError: A reference that is missing, too large or no image.
-        :raises UnavailableError: S3 could not be asked.
+        :param s3_client: Returns a client; called only if there is something to read.
+        :raises InvalidInputError: A reference is missing, too large or not an image.
+        :raises UnavailableError: S3 could not be read.
         """
         images = reference_images.resolve(self._images, s3_client)
         return self._kind.checked(**self._fields, images=images)
 
     def redacted(self) -> dict[str, Any]:
-        """Return the request for people: references without signatures, and without the bytes of data URLs."""
+        """Return the request for display: references without signatures or the bytes of data URLs."""
         redacted = self.checked.to_json()
         if self._images:
             redacted["images"] = reference_images.redacted(self._images)

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The state of a task instance in a folder in S3, for Airflow without a task state store, or to spare its database.
+Keeps the state of a task instance in a folder in S3, for Airflow without a task state store, or to relieve its database.
 
-An entry is one object::
+Each entry is one object::
 
     {prefix}/{dag_id}/{run_id}/{task_id}/{map_index}/{run's start}-{deployment}/{key}.json
 
-Nothing there is deleted with the run, and two deployments may share the folder. So the entries of each run are in a folder
-of their own, which is named for the moment the run was started and for the deployment (a digest of ``[api] base_url``):
+Nothing there is deleted with the run, and two deployments may share the folder. So each run has its own folder, named after
+the run's start time and the deployment (a digest of ``[api] base_url``):
 
-- A retry finds it by that exact moment.
-- After a Clear, the run has another start. The task continues in the latest folder of its deployment.
-- A run that was never cleared, and a first try, only use the one of their moment: a run that was deleted and recreated under the
-  same id is a new run. If there are others, the first try leaves a marker, so that its own retries and Clears find the right one.
-- A first try that resumes after a deferral continues in the latest one, too: a Clear of another task starts the run again.
+- A retry finds it by the exact start time.
+- A Clear gives the run a new start time. The task continues in the latest folder of its deployment.
+- A run that was never cleared, and a first try, use only the folder of their start time: a run that was deleted and recreated
+  under the same id is a new run. If there are other folders, the first try writes a marker, so that its own retries and Clears
+  find the right one.
+- A first try that resumes after a deferral also continues in the latest folder: clearing another task restarts the run.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ _NAME_CHARACTERS = 180
 
 class S3TaskState:
     """
-    The state of one task instance. Opens no connection by itself.
+    The state of one task instance. Connects only when used.
 
-    A new entry is written on condition that there still is none, if the store supports that: of two processes that take
-    each other for dead, one sends nothing.
+    A new entry is written only if there is none yet, where the store supports conditional writes: of two processes that
+    believe each other dead, one sends nothing.
 
     :param folder: The connection's ``state_folder``.
-    :param aws_conn_id: The AWS connection, where the folder names none.
+    :param aws_conn_id: The AWS connection, if the folder names none.
     :param context: The task's context.
-    :param is_resumed: Whether the try was deferred, and has a state already.
+    :param is_resumed: Whether the try was deferred and already has state.
     """
 
     def __init__(
@@ -68,17 +69,17 @@ class S3TaskState:
         ti, run = context["ti"], context["dag_run"]
         names = (ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index))
         self._task_folder = "/".join(filter(None, (folder.prefix, *map(_file_name, names)))) + "/"
-        # A run that was never cleared has the start that all its tries have seen.
+        # A run that was never cleared has the same start time in all its tries.
         self._may_go_on = bool(run.clear_number) and (is_resumed or not Try.of(context).is_first)
         started = (run.start_date or run.run_after).astimezone(UTC)
         self._started = f"{started:%Y%m%dT%H%M%S.%fZ}"
         deployment = conf.get("api", "base_url", fallback="").rstrip("/")
         self._deployment = hashlib.sha256(deployment.encode()).hexdigest()[:8]
-        # Keys that hold something, as far as this process knows.
+        # Keys that are known to hold a value.
         self._held: set[str] = set()
 
     def get(self, key: str) -> Any:
-        """Return what was written last; None for nothing."""
+        """Return the last value written, or None."""
         with _without_a_bill():
             content = self._store.read(self._bucket, self._key(key))
         if content is None:
@@ -88,24 +89,24 @@ class S3TaskState:
 
     def set(self, key: str, value: Any) -> None:
         """
-        Keep a value, durably once this returns.
+        Store a value, which is durable once this returns.
 
-        :raises StateConflictError: Another process has written one since this one looked.
+        :raises StateConflictError: Another process has written a value since this one looked.
         """
         content = json.dumps(value, allow_nan=False).encode()
         with _without_a_bill():
             is_own = self._put(key, content)
-        # Also what another process has written: a paid response, which is written again, takes its place.
+        # Even if another process wrote it: a paid response, whose write is retried, replaces that value.
         self._held.add(key)
         if not is_own:
             raise StateConflictError(f"another process has written {self.address(key)}")
 
     def _put(self, key: str, content: bytes) -> bool:
-        """Write an entry, and tell whether it is this one's."""
+        """Write an entry, and return whether the stored one is this process's own."""
         try:
             self._store.put_text(self._bucket, self._key(key), content, _JSON, replaces=key in self._held)
         except OccupiedKeyError:
-            # botocore repeats a write whose response was lost.
+            # It may be this very write: botocore retries one whose response was lost.
             return self._store.read(self._bucket, self._key(key)) == content
         return True
 
@@ -115,7 +116,7 @@ class S3TaskState:
         self._held.discard(key)
 
     def address(self, key: str) -> str:
-        """Return how a user finds a value."""
+        """Return where a user finds a value."""
         return f"s3://{self._bucket}/{self._key(key)}"
 
     @cached_property
@@ -130,7 +131,7 @@ class S3TaskState:
         own = f"{self._started}-{self._deployment}"
         found = sorted(self._store.folders(self._bucket, self._task_folder))
         for name in found:
-            # To the microsecond: whatever a worker takes for its deployment's address.
+            # An exact match, to the microsecond, whatever deployment address this worker is configured with.
             if name.startswith(f"{self._started}-"):
                 return self._task_folder + name
         earlier = [name for name in found if name.endswith(f"-{self._deployment}")]
@@ -144,7 +145,7 @@ class S3TaskState:
 
 @contextmanager
 def _without_a_bill() -> Iterator[None]:
-    """Raise what S3 refuses as a reason alone: what it costs is for the caller to say."""
+    """Raise S3 errors with the reason alone: the caller adds what was billed."""
     try:
         yield
     except GetimgError as error:
@@ -152,7 +153,7 @@ def _without_a_bill() -> Iterator[None]:
 
 
 def _file_name(name: str) -> str:
-    """Return a name as one part of a key, in characters that every store and proxy leaves alone."""
+    """Escape a name for one part of a key, using only characters that every store and proxy leaves unchanged."""
     escaped = re.sub(
         r"[^\w.=-]", lambda found: "".join(f"~{byte:02X}" for byte in found[0].encode()), name, flags=re.ASCII
     )

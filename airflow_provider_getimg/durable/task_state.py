@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a task instance keeps what its next try has to know: Airflow's task state store, or a folder in S3."""
+"""Where a task instance keeps state for its next try: Airflow's task state store, or a folder in S3."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ class StateConflictError(Exception):
 
 class TaskState(Protocol):
     """
-    JSON by key, of one task instance, over all its tries.
+    JSON values by key, of one task instance, across all its tries.
 
-    A failed read or write may raise anything.
+    A failed read or write may raise any exception.
     """
 
-    #: What it is, as a sentence begins.
+    #: The name of the store, as the start of a sentence.
     name: str
 
     def get(self, key: str) -> Any:
-        """Return what was written last; None for nothing."""
+        """Return the last value written, or None."""
 
     def set(self, key: str, value: Any) -> None:
         """
-        Keep a value, durably once this returns.
+        Store a value, which is durable once this returns.
 
-        :raises StateConflictError: Another process has written one since this one found none. Not every store knows.
+        :raises StateConflictError: Another process has written one since this one found none. Not every store detects this.
         """
 
     def delete(self, key: str) -> None:
         """Delete a value, if there is one."""
 
     def address(self, key: str) -> str:
-        """Return how a user finds a value."""
+        """Return where a user finds a value."""
 
 
 class StateStore:
     """
-    Airflow's task state store, of 3.3 and later: deleted with the run.
+    Airflow's task state store (3.3 and later), deleted with the run.
 
-    :param elsewhere: Why it is not known whether earlier tries kept their state in a folder instead; None if they didn't.
+    :param elsewhere: Why it is unknown whether earlier tries kept their state in a folder instead; None if they didn't.
     """
 
     name = "The task state store"
@@ -61,9 +61,9 @@ class StateStore:
 
     def get(self, key: str) -> Any:
         """
-        Return what was written last; None for nothing.
+        Return the last value written, or None.
 
-        :raises Exception: ``elsewhere``, where there is nothing here.
+        :raises Exception: ``elsewhere``, if there is no value here.
         """
         value = self._store.get(key)
         if value is not None:
@@ -73,7 +73,7 @@ class StateStore:
         return value
 
     def set(self, key: str, value: Any) -> None:
-        """Keep a value, durably once this returns."""
+        """Store a value, which is durable once this returns."""
         self._store.set(key, value, retention=never_expire())
 
     def delete(self, key: str) -> None:
@@ -81,7 +81,7 @@ class StateStore:
         self._store.delete(key)
 
     def address(self, key: str) -> str:
-        """Return how a user finds a value."""
+        """Return where a user finds a value."""
         return f"{key!r} from the task's state"
 
 
@@ -89,12 +89,12 @@ def task_state(
     context: Context, hook: GetimgHook, aws_conn_id: str | None, *, is_resumed: bool = False
 ) -> TaskState:
     """
-    Return the state of a task instance: in the connection's ``state_folder`` where it has one.
+    Return the state of a task instance, in the connection's ``state_folder`` if it has one.
 
     :param aws_conn_id: The AWS connection for a folder that names none.
-    :param is_resumed: Whether the try was deferred, and has a state already.
-    :raises ConnectionConfigError: Nothing can keep a state: there is no store, and no folder in a connection that can be used.
-    :raises LedgerError: An earlier try has a state in a folder, and the connection that names it can't be used.
+    :param is_resumed: Whether the try was deferred and already has state.
+    :raises ConnectionConfigError: There is nowhere to keep state: no store, and no folder in a usable connection.
+    :raises LedgerError: An earlier try has state in a folder, and the connection that names it can't be used.
     """
     from airflow_provider_getimg.api.errors import ConnectionConfigError, LedgerError
 
@@ -110,8 +110,8 @@ def task_state(
             ) from None
         if store is None:
             raise
-        # What earlier tries have paid for can be reported, or delivered, without a connection. Nothing is sent: the hook keeps its
-        # error.
+        # What earlier tries have paid for can be reported or delivered without a connection. Nothing is sent: the hook keeps
+        # raising its error.
         return StateStore(store, None if is_first else OSError(error.message.rstrip(".")))
     if folder is not None:
         from airflow_provider_getimg.durable.s3_task_state import S3TaskState

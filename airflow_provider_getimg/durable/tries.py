@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which try of a task this is."""
+"""Identifies the current try of a task."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Try:
     """
     A try of a task instance.
 
-    :param number: ``ti.try_number``, from 1. It goes on counting after a Clear.
-    :param epoch: ``ti.max_tries``: constant over automatic retries, raised when a user clears the task.
+    :param number: ``ti.try_number``, from 1. A Clear doesn't reset it.
+    :param epoch: ``ti.max_tries``: constant across automatic retries, raised when a user clears the task.
     """
 
     number: int
@@ -24,7 +24,7 @@ class Try:
 
     @classmethod
     def of(cls, context: Context) -> Self:
-        """Return the try that runs."""
+        """Return the current try."""
         return cls(int(context["ti"].try_number), int(context["ti"].max_tries))
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When to poll a video again: one decision for the worker and the triggerer."""
+"""Decides when to poll a video again, for both the worker and the triggerer."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.types import Video
 
-# Seconds between two lines of the log on a video that is still being made.
+# Seconds between log lines on a video whose state has not changed.
 _LOG_INTERVAL = 60.0
-# The longest wait after a question that failed, unless poll_interval is longer.
+# The longest wait after a failed poll, unless poll_interval is longer.
 _BACKOFF_LIMIT = 60.0
 
 
 class VideoWait(TypedDict):
     """
-    What a task hands to the triggerer and gets back, as plain JSON.
+    What a task passes to the triggerer and gets back, as plain JSON.
 
-    :param video_id: The video.
-    :param fingerprint: Of its request.
+    :param video_id: The video's id.
+    :param fingerprint: Digest of its request.
     :param started: The Unix time at which the wait began.
-    :param until: The Unix time at which it is over.
-    :param poll_interval: Seconds between two polls.
-    :param record: The request, as it is recorded.
+    :param until: The Unix time at which it ends.
+    :param poll_interval: Seconds between polls.
+    :param record: The request, as recorded in XCom.
     """
 
     video_id: str
@@ -46,12 +46,13 @@ class Polling:
     """
     The pauses between the polls of one video.
 
-    The first pause is one to two intervals. At random, since a triggerer that starts takes up all its videos at the same moment, and
-    is not to poll a thousand at once. And not shorter, since Airflow may take ``[workers] min_heartbeat_interval``, 5 seconds, to
-    notice that the process which deferred the task has ended, and fails a task that has resumed by then (apache/airflow#72716).
+    The first pause is one to two intervals. It is random because a starting triggerer picks up all its videos at the same moment
+    and must not poll a thousand at once. It is no shorter because Airflow may take ``[workers] min_heartbeat_interval``,
+    5 seconds, to notice that the process that deferred the task has exited, and fails a task that has resumed by then
+    (apache/airflow#72716).
 
-    :param poll_interval: Seconds between two polls, a fifth more or less at random.
-    :param until: The Unix time at which the wait is over.
+    :param poll_interval: Seconds between polls, randomized by up to a fifth either way.
+    :param until: The Unix time at which the wait ends.
     """
 
     def __init__(self, poll_interval: float, until: float) -> None:
@@ -69,7 +70,7 @@ class Polling:
         """
         Return the seconds until the next poll.
 
-        :param error: Why the last poll failed, one of :data:`~airflow_provider_getimg.api.errors.TRANSIENT_ERRORS`; None if it didn't.
+        :param error: The last poll's error, one of :data:`~airflow_provider_getimg.api.errors.TRANSIENT_ERRORS`; None without one.
         """
         if error is None:
             self._failed = 0
@@ -87,9 +88,9 @@ class Polling:
 
 class VideoLog:
     """
-    What is said of a video that is being made: each new state, and once a minute.
+    Logs the progress of a video: each new state, and once a minute.
 
-    :param video_id: The video.
+    :param video_id: The video's id.
     :param started: The Unix time at which the wait began.
     :param log: The task's log.
     """
@@ -102,7 +103,7 @@ class VideoLog:
         self._logged = 0.0
 
     def state(self, video: Video) -> None:
-        """Log a state, if it is new or the last line is old."""
+        """Log the state, if it is new or the last line is old."""
         now = time.time()
         if video.status == self._status and now - self._logged < _LOG_INTERVAL:
             return
@@ -110,14 +111,14 @@ class VideoLog:
         self._log.info("Video %s is %s after %s.", self._id, self._status, self._waited)
 
     def failed(self, error: GetimgError, pause: float) -> None:
-        """Log a poll that got no response."""
+        """Log a failed poll."""
         self._log.warning("Video %s: %s Polling again in %.1f seconds.", self._id, error.message, pause)
 
     def refused(self, error: GetimgError, address: str) -> GetimgError:
         """
-        Return the error of a poll that would be refused again, with what the video itself may cost.
+        Return the error for a poll that would be refused again; the video itself may be billed.
 
-        :param address: How a user finds its entry in the task's state.
+        :param address: Where a user finds its entry in the task's state.
         """
         return type(error)(
             f"Video {self._id} was submitted, and its state can't be read: {error.message} Once that is fixed, clear the task: it "
@@ -130,7 +131,7 @@ class VideoLog:
         )
 
     def still_pending(self) -> VideoPendingError:
-        """Return the error for the end of the wait."""
+        """Return the error for a wait that has ended."""
         return VideoPendingError(
             f"Video {self._id} is {self._status or 'in an unknown state'} after {self._waited}, and the task's timeout is over. A "
             "retry, or a Clear, goes on waiting for it and submits no other."

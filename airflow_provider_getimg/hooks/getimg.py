@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An Airflow connection of type ``getimg`` becomes a client of the getimg.ai API."""
+"""Turns an Airflow connection of type ``getimg`` into a client for the getimg.ai API."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.video_states import VideoStates
     from airflow_provider_getimg.hooks.state_folder import StateFolder
 
-# Of the connection's extra, what is for the client.
+# The names in the connection's extra that configure the client.
 _CLIENT_NAMES = ("timeout", "proxy", "allowed_networks")
-#: What the connection's extra may hold.
+#: All names that the connection's extra may hold.
 EXTRA_NAMES = (*_CLIENT_NAMES, "state_folder")
 
 
@@ -47,13 +47,13 @@ class GetimgHook(BaseHook):
     - **Proxy** (extra ``proxy``): URL of a proxy; empty means the environment's settings.
     - **Allowed networks** (extra ``allowed_networks``): networks outside the public internet that downloads may reach,
       such as ``10.0.0.0/8``.
-    - **State folder** (extra ``state_folder``): ``s3://bucket/prefix``, where tasks keep what they have paid for; empty means
+    - **State folder** (extra ``state_folder``): ``s3://bucket/prefix``, where tasks record what they have paid for; empty means
       Airflow's task state store, from Airflow 3.3 on.
 
     Any other name in the extra is an error. One hook holds one client; close it with
     :meth:`close`, or use the hook as a context manager.
 
-    The API's free calls have methods here: models, prices, the balance and costs. They raise a
+    It has methods for the API's free calls: models, prices, the balance and costs. They raise a
     :class:`~airflow_provider_getimg.api.errors.GetimgError`.
 
     :param getimg_conn_id: The connection. Default ``getimg_default``.
@@ -68,12 +68,12 @@ class GetimgHook(BaseHook):
 
         @classmethod
         def get_connection_form_widgets(cls) -> dict[str, Any]:
-            """Return the connection form's own fields."""
+            """Return the connection form's custom fields."""
             return form_widgets(_form()["conn-fields"])
 
         @classmethod
         def get_ui_field_behaviour(cls) -> dict[str, Any]:
-            """Return what the connection form hides, and how it names the rest."""
+            """Return the fields that the connection form hides, and the labels of the rest."""
             behaviour = _form()["ui-field-behaviour"]
             return {name.replace("-", "_"): value for name, value in behaviour.items()}
 
@@ -92,15 +92,15 @@ class GetimgHook(BaseHook):
         """
         Base URL, timeout, proxy and allowed networks of the connection, without the key.
 
-        :raises ConnectionConfigError: There is no such connection, or one of them, or ``state_folder``, can't be used.
+        :raises ConnectionConfigError: There is no such connection, or one of these fields, or ``state_folder``, can't be used.
         """
-        # Here, not above: importing httpx and pydantic would slow down every DAG file that is parsed.
+        # Imported here: httpx and pydantic would slow down the parsing of every DAG file.
         from airflow.sdk.log import mask_secret
 
         from airflow_provider_getimg.api.settings import ClientSettings
 
         connection = self._connection
-        # A client's responses must be kept where the connection says.
+        # Checked too: a client's responses must be recorded where the connection says.
         _ = self.state_folder
         with self._naming_the_connection():
             extra = _extra_of(connection)
@@ -115,7 +115,7 @@ class GetimgHook(BaseHook):
     @cached_property
     def state_folder(self) -> StateFolder | None:
         """
-        Where tasks keep what they have paid for; None for Airflow's task state store.
+        Where tasks record what they have paid for; None for Airflow's task state store.
 
         :raises ConnectionConfigError: There is no such connection, or its ``state_folder`` can't be used.
         """
@@ -128,7 +128,7 @@ class GetimgHook(BaseHook):
     @cached_property
     def client(self) -> GetimgClient:
         """
-        The client for this connection, built once. Opens no connection by itself.
+        The client for this connection, built once. It connects only when used.
 
         :raises ConnectionConfigError: A field of the connection is missing or can't be used.
         """
@@ -159,7 +159,7 @@ class GetimgHook(BaseHook):
 
     @cached_property
     def _connection_or_error(self) -> Connection | ConnectionConfigError:
-        """The connection, read once. A failure is kept, too: a task that went on without its state folder must not send."""
+        """The connection, read once. A failure is cached, too: a task that continued without its state folder must not send."""
         from airflow_provider_getimg.api.errors import ConnectionConfigError
 
         try:
@@ -188,7 +188,7 @@ class GetimgHook(BaseHook):
         return self.client
 
     def close(self) -> None:
-        """Close the client if there is one; requests in flight end. The hook can be used again."""
+        """Close the client, if any, and abort its requests in flight. The hook can be used again."""
         client = self.__dict__.pop("client", None)
         if client is not None:
             client.close()
@@ -197,7 +197,7 @@ class GetimgHook(BaseHook):
         """
         Return the models that the key may use, with their prices. Free.
 
-        :param type: ``image`` or ``video`` alone; both otherwise.
+        :param type: Only ``image`` or ``video`` models. Default: both.
         """
         return self.client.list_models(type)
 
@@ -207,7 +207,7 @@ class GetimgHook(BaseHook):
 
     def image_price(self, model: str, resolution: str | None = None) -> Decimal | None:
         """
-        Return the price in USD of one image; None where it is not known, which doesn't mean free. Free.
+        Return the price in USD of one image; None if unknown, which doesn't mean free. The call is free.
 
         :param resolution: Default: the model's.
         """
@@ -223,18 +223,18 @@ class GetimgHook(BaseHook):
         sound: bool | None = None,
     ) -> Decimal | None:
         """
-        Return the price in USD of one video; None where it is not known, which doesn't mean free. Free.
+        Return the price in USD of one video; None if unknown, which doesn't mean free. The call is free.
 
         :param resolution: Default: the model's.
         :param duration: In seconds. Default: the model's.
-        :param sound: Whether it is to have sound. Default: whichever is dearer.
+        :param sound: Whether the video has sound. Default: whichever costs more.
         """
         from airflow_provider_getimg.api.pricing import video_price
 
         return video_price(self.get_model(model), resolution, duration, sound)
 
     def video_states(self) -> VideoStates:
-        """Return an async reader of video states, to be closed. It connects only when it is used."""
+        """Return an async reader of video states, which the caller must close. It connects only when used."""
         from airflow_provider_getimg.api.video_states import VideoStates
 
         settings = self.settings
@@ -249,9 +249,9 @@ class GetimgHook(BaseHook):
         """
         Return the balance in USD if it is at least ``minimum``; None if it isn't, or is unknown at the moment. Free.
 
-        Unknown after a 429, a 5xx, no connection or an unreadable response: worth asking again later.
+        It is unknown after a 429, a 5xx, a failed connection or an unreadable response: check again later.
 
-        :raises GetimgError: Asking again would fail again, such as for a wrong key.
+        :raises GetimgError: Checking again would fail again, such as for a wrong key.
         """
         from airflow_provider_getimg.api.balance import in_usd
         from airflow_provider_getimg.api.errors import TRANSIENT_ERRORS
@@ -276,7 +276,7 @@ class GetimgHook(BaseHook):
         return self.client.get_costs(start, end)
 
     def test_connection(self) -> tuple[bool, str]:
-        """List the models, a free call, and report it for the connection form's Test button."""
+        """List the models, a free call, and return the result for the connection form's Test button."""
         from airflow_provider_getimg.api.errors import GetimgError
 
         try:
@@ -284,21 +284,21 @@ class GetimgHook(BaseHook):
                 models = self.client.list_models()
                 return True, f"{self.client.base_url} accepts the key: it sees {len(models)} models."
         except GetimgError as error:
-            # Airflow tests under a made-up id, which would only puzzle.
+            # Airflow tests under a made-up id, which would only confuse users.
             return False, str(error).removeprefix(self._name_in_messages)
 
 
 def _form() -> dict[str, Any]:
-    """Return the connection form, as the provider's metadata describes it."""
+    """Return the connection form from the provider's metadata."""
     [form] = get_provider_info()["connection-types"]
     return dict(form)
 
 
 def _extra_of(connection: Connection) -> dict[str, Any]:
     """
-    Return the extra of a connection. One that can't be read must not mean the defaults, which are the real API.
+    Return a connection's extra. One that can't be read must not fall back to the defaults, which use the real API.
 
-    :raises ConnectionConfigError: It is not a JSON object, or has a name that means nothing here.
+    :raises ConnectionConfigError: It is not a JSON object, or has an unknown name.
     """
     from airflow_provider_getimg.api.errors import ConnectionConfigError
 
@@ -316,8 +316,8 @@ def _extra_of(connection: Connection) -> dict[str, Any]:
 
 
 def _base_url(host: str | None, port: int | None) -> str | None:
-    """Return the base URL of a connection; one given as a URI holds the port apart from the host."""
-    # Airflow's form and REST API may store 0 where no port was given.
+    """Return the base URL of a connection. One given as a URI stores the port separately from the host."""
+    # Airflow's form and REST API may store 0 if no port was given.
     if not host or not port:
         return host
     return f"{host.rstrip('/')}:{port}"

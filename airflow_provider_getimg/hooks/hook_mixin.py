@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all operators have in common: their hook, and what their termination sets."""
+"""Shared by all operators: the hook, and the event that is set on termination."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_provider_getimg.hooks.getimg import GetimgHook
 
 
 class HookMixin:
-    """For an operator with ``getimg_conn_id``."""
+    """Mixin for operators with ``getimg_conn_id``."""
 
     getimg_conn_id: str
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 else:
     BaseOperator = object
 
-# Airflow's masker recompiles all its patterns with each that is added: a thousand would take minutes. This many cover
-# any rendered field that Airflow shows, as it cuts them at 4096 characters.
+# Airflow's masker recompiles all its patterns for each one added: a thousand would take minutes. This many cover
+# any rendered field that Airflow shows, since it truncates them to 4096 characters.
 _MASKS_PER_FIELD = 100
 _masks: set[str] = set()
 
 
 def mask_signed_urls(value: object) -> None:
-    """Register what is secret in each URL inside ``value``, however deep, with Airflow's secrets masker."""
+    """Register the secrets in each URL in ``value``, at any depth, with Airflow's secrets masker."""
     from airflow.sdk.log import mask_secret
 
     new = (secret for text in _texts(value) for secret in secrets_in(text) if secret not in _masks)
@@ -33,16 +33,16 @@ def mask_signed_urls(value: object) -> None:
 
 class Redacted:
     """
-    A value of a template field that Airflow shows without the query strings of its URLs.
+    The value of a template field, which Airflow shows without the query strings of its URLs.
 
-    :param value: The value: dicts, lists and texts.
+    :param value: The value: dicts, lists and strings.
     """
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def serialize(self) -> Any:
-        """Return what Airflow stores and shows of the field."""
+        """Return the value that Airflow stores and shows."""
         return without_queries(self.value)
 
     def __repr__(self) -> str:
@@ -50,17 +50,17 @@ class Redacted:
 
 
 def unwrap(value: Any) -> Any:
-    """Return the value itself of one that may be concealed."""
+    """Return the original value of one that may be :class:`Redacted`."""
     return value.value if isinstance(value, Redacted) else value
 
 
 def without_queries(value: Any) -> Any:
-    """Return a value with the query strings of URLs cut off, however deep they are."""
+    """Return a value without the query strings of its URLs, at any depth."""
     if isinstance(value, str):
         return without_query(value)
     if isinstance(value, Mapping):
         return {
-            # The field of a file: all of it is one URL, where a text may go on after one.
+            # The field of a file: all of it is one URL, while other text may continue after one.
             name: url_without_query(part)
             if name == "url" and isinstance(part, str)
             else without_queries(part)
@@ -86,9 +86,9 @@ class MaskedTemplatesMixin(BaseOperator):
     """
     Keeps signed URLs out of the rendered template fields that Airflow stores and shows.
 
-    Fields named in ``redacted_fields`` are shown without the query strings of their URLs. What is signed in the others is
-    registered with the secrets masker, which redacts the fields before they leave the task's process (not on Airflow 3.1.2). Both
-    hold for mapped tasks as well.
+    Fields named in ``redacted_fields`` are shown without the query strings of their URLs. The secrets in other fields' URLs are
+    registered with the secrets masker, which redacts the fields before they leave the task's process (not on Airflow 3.1.2).
+    Both also apply to mapped tasks.
     """
 
     redacted_fields: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class MaskedTemplatesMixin(BaseOperator):
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render as Airflow does, then see to it that nothing signed is shown."""
+        """Render as Airflow does, then redact or mask signed URLs."""
         rendered = super().render_template(content, context, jinja_env, seen_oids)
         concealed = any(content is getattr(self, name, None) for name in self.redacted_fields)
         if concealed and isinstance(rendered, dict | list | tuple | str):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection's ``state_folder``: where tasks keep what they have paid for, if not in Airflow."""
+"""The connection's ``state_folder``: where tasks record what they have paid for, if not in Airflow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StateFolder:
     A folder in S3.
 
     :param bucket: The bucket.
-    :param prefix: Of all keys, without a slash at its ends; empty for the whole bucket.
+    :param prefix: The prefix of all keys, without slashes at its ends; empty for the whole bucket.
     :param aws_conn_id: The AWS connection that reads and writes it; None for the task's own.
     """
 
@@ -28,7 +28,7 @@ class StateFolder:
     @classmethod
     def checked(cls, text: object) -> Self | None:
         """
-        Read ``s3://bucket/prefix`` or ``s3://aws_conn_id@bucket/prefix``; None where there is none.
+        Parse ``s3://bucket/prefix`` or ``s3://aws_conn_id@bucket/prefix``; return None if there is none.
 
         :raises ConnectionConfigError: It is neither.
         """
@@ -40,7 +40,7 @@ class StateFolder:
         except ValueError:
             is_sound = False
         if not is_sound or parts.password is not None or parts.query or parts.fragment:
-            # What is in the place of a password is not quoted.
+            # Don't quote what may be a password.
             got = f", got {quote(text)}" if "@" not in str(text) and "?" not in str(text) else ""
             raise ConnectionConfigError(
                 f"state_folder must be s3://bucket/prefix, or s3://aws_conn_id@bucket/prefix{got}."

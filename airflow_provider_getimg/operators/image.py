@@ -27,41 +27,41 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
     The XCom is the API's response as plain JSON: ``id``, ``status``, ``model``, ``data`` (a list of files, each
     with ``url``, ``mime_type``, ``width``, ``height`` and ``deletes_at``) and ``usage`` (``total_cost``,
-    ``unit_price``, ``quantity``, ``billable_unit``). Beside these, ``request`` is what was requested, with the ``labels``.
+    ``unit_price``, ``quantity``, ``billable_unit``). In addition, ``request`` holds what was requested, with the ``labels``.
     A second XCom, ``getimg_cost``, holds what was billed: ``cost`` in USD, ``images``, and the cost by ``models``. The files
-    themselves stay at getimg.ai until ``deletes_at``: hand the response to
+    themselves stay at getimg.ai until ``deletes_at``: pass the response to
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` to keep them.
 
-    Each generation is billed, and a lost response can't be fetched again. So each try records what it sends, and each
-    response, in the task's state (Airflow's task state store, or the connection's ``state_folder``):
+    Each generation is billed, and a lost response can't be fetched again. So each try records its requests and responses in
+    the task's state (Airflow's task state store, or the connection's ``state_folder``):
 
-    - A **retry** after a paid response returns that response, without a request. A retry after a refusal, a 429 or a
-      failed connection sends the request again: nothing was billed.
-    - Where a request was sent and no response was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
-      billed: ``on_unknown_outcome`` decides.
-    - A **Clear** after delivery means "make a new one": it generates, and is billed, again. So does a changed request.
-      An image that was paid for but never reached XCom is delivered first.
+    - A **retry** after a paid response returns that response without sending a request. A retry after a refusal, a 429 or
+      a failed connection sends the request again: nothing was billed.
+    - If a request was sent and no response was seen (a timeout, a dropped connection, a 5xx, a killed worker), it may have
+      been billed: ``on_unknown_outcome`` decides.
+    - A **Clear** after delivery generates a new image, which is billed again. So does a changed request. An image that was
+      paid for but never reached XCom is delivered first.
 
-    Invalid input is rejected before any request is sent. Every failure says whether it was billed.
+    Invalid input is rejected before any request is sent. Every error says whether anything was billed.
 
     :param model: Model identifier, such as ``seedream-5-lite``. (templated)
     :param prompt: What to draw, 1 to 4096 characters. (templated)
     :param aspect_ratio: Such as ``16:9``. Default: the model's. (templated)
-    :param resolution: Such as ``2K``. It decides the price of some models. Default: the model's. (templated)
+    :param resolution: Such as ``2K``. It determines the price of some models. Default: the model's. (templated)
     :param output_format: ``png``, ``jpeg`` or ``webp``. Default: the API's, ``jpeg``. (templated)
-    :param images: Reference images, at most 8, or as many as the catalogue states for the model: a list of
+    :param images: Reference images, at most 8, or as many as the catalogue lists for the model: a list of
         ``{"url": ..., "role": ...}``, or of plain URLs, whose role is ``reference_image``. A URL is ``https://``, ``data:``
         or ``s3://bucket/key``, which is read with ``aws_conn_id`` and sent as a data URL. PNG, JPEG or WebP, at most 10 MiB
         each and 25 MiB for the whole request, base64-encoded. (templated)
-    :param labels: Your own names for the image, such as ``{"sku": "A-17"}``. Not sent to the API: part of the XCom's
-        ``request``, and placeholders in the transfer's ``s3_key``. (templated)
-    :param on_unknown_outcome: What to do when a request may have been billed and its response was lost, or when a paid
-        response is recorded and its files are gone. ``"fail"`` (default) stops the task, without further retries.
-        ``"resubmit"`` lets a retry send the request again: it may be paid twice. (templated)
+    :param labels: Your own labels for the image, such as ``{"sku": "A-17"}``. Not sent to the API: included in the XCom's
+        ``request``, and usable as placeholders in the transfer's ``s3_key``. (templated)
+    :param on_unknown_outcome: What to do when a request may have been billed but its response was lost, or when a paid
+        response is recorded but its files are gone. ``"fail"`` (default) fails the task, without further retries.
+        ``"resubmit"`` lets a retry send the request again, which may pay twice. (templated)
     :param max_cost: The most that the image may cost, in USD, as a string or a number, such as ``"0.05"``. The price is read
         from the catalogue before the request; if it is higher or unknown, the task fails. Default: no limit. (templated)
-    :param rate_limit_wait: Seconds to wait out rate limits within a try. A longer wait becomes a retry, which frees the
-        worker slot. Default 120. (templated)
+    :param rate_limit_wait: Maximum seconds to wait out rate limits within a try. A longer wait becomes a retry, which frees
+        the worker slot. Default 120. (templated)
     :param retries: Default 3.
     :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
     :param getimg_conn_id: The getimg.ai connection. Default ``getimg_default``. (templated)
@@ -121,7 +121,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Generate, or find the response of an earlier try, and return it.
+        Generate the image, or find an earlier try's response, and return the response.
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
@@ -161,13 +161,13 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
                 resolved = request.resolve(self._s3_client)
                 generation = paid.generate(self.hook.client, resolved, rate_limit_wait)
         response = self._push(context, generation, request_record(request.checked.to_json(), labels))
-        # Terminated by a Clear, most likely: its new run wipes the XCom, and finds this image instead of paying for another.
+        # Not recorded as delivered if killed, most likely by a Clear: its new run wipes the XCom and reuses this image for free.
         if not self._killed.is_set():
             paid.delivered()
         return response
 
     def on_kill(self) -> None:
-        """Send nothing more. A request in flight is awaited for as long as the task may run: the API has no cancel."""
+        """Send nothing more. The task waits for a request in flight as long as it may run: the API can't cancel."""
         self._killed.set()
         client = self.hook.__dict__.get("client")
         if client is not None and client.in_flight:

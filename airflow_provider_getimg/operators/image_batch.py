@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generate many images in one task, and save each to S3 the moment it is there."""
+"""Generate many images in one task, and save each to S3 as soon as it arrives."""
 
 from __future__ import annotations
 
@@ -40,62 +40,62 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
     """
     Generate an image for each row of a list, many at once, and save each to S3 as soon as it arrives.
 
-    One task, one worker slot, and no signed URL in XCom. It does for each row what
+    It uses one task and one worker slot, and puts no signed URL into XCom. For each row, it does what
     :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` and
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` do for one image.
 
-    The XCom is a summary: ``requested``, ``saved`` (rows whose files are in S3), ``reused`` (of these, the ones that an earlier
+    The XCom is a summary: ``requested``, ``saved`` (rows whose files are in S3), ``reused`` (those of them that an earlier
     try paid for, or that already existed), ``failed``, ``total_cost`` (in USD, over all tries since the last Clear, plus
     images billed but not saved before it), ``manifest`` (the URI of a JSON Lines object with a line for each row:
     ``row``, ``outcome``, ``request``, ``uri``, ``sha256``, ``bytes``, ``mime_type``, ``generation_id``, ``cost``, ``error``),
-    ``aws_conn_id``, and, for up to 100 files, ``uris``. Beside it, ``getimg_images`` is how many images are saved, and
-    ``getimg_cost`` what was billed, as for one image. A batch that fails pushes them, too.
+    ``aws_conn_id``, and, for up to 100 files, ``uris``. Two more XComs are ``getimg_images``, the number of saved images, and
+    ``getimg_cost``, what was billed, as for one image. A batch that fails pushes them, too.
 
-    Each row is billed. What each try sends, receives and saves is written into the task's state as it happens:
+    Each row is billed. Each try records what it sends, receives and saves in the task's state as it happens:
 
     - A **retry**, even after a killed worker, resumes: saved images stay, billed ones only need saving, and
       ``on_unknown_outcome`` decides about requests whose response was lost. A retry that can save none of the billed images
       sends nothing new.
     - A **Clear** saves the images that were billed but never saved, without paying again while their URLs work, and
-      regenerates those that were delivered. With ``if_exists="skip"``, a row is not billed if an object made from the same
-      request is at its key; the key must be known beforehand, without ``{generation_id}``, ``{sha256}``, ``{width}`` or
+      regenerates those that were delivered. With ``if_exists="skip"``, a row is not billed if its key already holds an object
+      made from the same request; the key must be known in advance, without ``{generation_id}``, ``{sha256}``, ``{width}`` or
       ``{height}``.
 
     Before the first request, all rows and keys are checked and the manifest is written: if S3 refuses it, nothing is sent. A
     failed row doesn't stop the others. Sending stops after a permanent refusal by S3, a rejected API key or an empty account
     (401, 402), five consecutive lost responses or unsaved files, or at ``max_cost``; responses that have arrived are saved. A
-    429 fails no row: the pace adapts to the account's limits.
+    429 fails no row: the request rate adapts to the account's limits.
 
     :param requests: A list of dicts with the fields of ``GenerateImageOperator`` (``model``, ``prompt``, ``aspect_ratio``,
-        ``resolution``, ``output_format``, ``images``) and ``labels``, a dict of names of your own; an upstream task's output;
-        or the ``s3://bucket/key`` of a JSON Lines file with one request per line, read with ``aws_conn_id``. At most 100,000.
-        (templated)
-    :param s3_key: The key of each object, or a full ``s3://bucket/key``. Placeholders: those of ``TransferToS3Operator``, and
+        ``resolution``, ``output_format``, ``images``) and ``labels``, a dict of your own values; an upstream task's output;
+        or the ``s3://bucket/key`` of a JSON Lines file with one request per line, read with ``aws_conn_id``. At most 100,000
+        requests. (templated)
+    :param s3_key: The key of each object, or a full ``s3://bucket/key``. Placeholders: those of ``TransferToS3Operator``, plus
         ``{row}`` (from 0, such as ``{row:04}``), ``{prompt}``, ``{aspect_ratio}``, ``{resolution}``, ``{output_format}`` and each
         label. (templated)
-    :param s3_bucket: The bucket, where ``s3_key`` is no full URI. (templated)
-    :param defaults: Fields for the requests that don't have them. (templated)
-    :param concurrency: The most requests in flight at once. Default 8. (templated)
-    :param transfer_concurrency: The most downloads at once, besides the requests. Default 8. (templated)
+    :param s3_bucket: The bucket, if ``s3_key`` is not a full URI. (templated)
+    :param defaults: Fields for requests that don't set them. (templated)
+    :param concurrency: The maximum number of requests in flight. Default 8. (templated)
+    :param transfer_concurrency: The maximum number of concurrent downloads, besides the requests. Default 8. (templated)
     :param max_cost: The most that the batch may cost, in USD, over all tries since the last Clear. It is checked against the
-        catalogue before the first request, and enforced as the batch runs. Default: no limit. (templated)
-    :param check_balance: Whether the account's balance must cover the price of all rows that are to be sent, before the first
-        is. If it doesn't, or a price is unknown, the task fails. Default False. (templated)
+        catalogue before the first request, and enforced while the batch runs. Default: no limit. (templated)
+    :param check_balance: Whether to check, before the first request, that the account's balance covers the price of all rows to
+        send. If it doesn't, or a price is unknown, the task fails. Default False. (templated)
     :param max_failures: How many rows may fail without failing the task: a number, or a share such as ``0.02`` or
         ``"2%"``, rounded down. Default 0. (templated)
-    :param on_unknown_outcome: What to do about a row whose request may have been billed and whose response was lost, or whose
-        paid response is recorded and its files are gone. ``"fail"`` (default): the row fails. ``"resubmit"``: a retry sends it
-        again, and it may be paid twice. (templated)
-    :param rate_limit_wait: Where the API asks to wait for more seconds than this, a retry waits, which frees the worker slot;
-        the last try waits itself. Default 300. (templated)
-    :param if_exists: What to do if an object is at a row's key already, as for ``TransferToS3Operator``. Under ``"skip"``
-        (default) and ``"fail"`` it is found before the request is sent, where the key is known beforehand. (templated)
+    :param on_unknown_outcome: What to do about a row whose request may have been billed but whose response was lost, or whose
+        paid response is recorded but whose files are gone. ``"fail"`` (default): the row fails. ``"resubmit"``: a retry sends
+        the request again, which may pay twice. (templated)
+    :param rate_limit_wait: Maximum seconds that a try waits when the API asks it to. A longer wait becomes a retry, which
+        frees the worker slot; the last try waits itself. Default 300. (templated)
+    :param if_exists: What to do if an object already exists at a row's key, as for ``TransferToS3Operator``. With ``"skip"``
+        (default) and ``"fail"``, it is found before the request is sent, if the key is known in advance. (templated)
     :param manifest_key: The manifest's key, or a full URI. Default: ``manifests/<dag>/<run>/<task>.jsonl``, with a mapped
-        task's map index (``<task>-3.jsonl``), in the folder that the keys share. A key of your own must differ between mapped
-        tasks: ``{{ ti.map_index }}``. (templated)
+        task's map index (``<task>-3.jsonl``), in the folder that the keys share. A custom key must differ between mapped
+        tasks: use ``{{ ti.map_index }}``. (templated)
     :param max_bytes: The largest file to accept, in bytes, at most 5 GiB. Default 2 GiB. (templated)
     :param extra_args: Options of S3's ``PutObject`` for each object, as for ``TransferToS3Operator``. (templated)
-    :param aws_conn_id: The AWS connection for all that is read from S3 and written to it; None for boto3's own credentials.
+    :param aws_conn_id: The AWS connection for all reads from and writes to S3; None for boto3's own credentials.
         A ``state_folder`` may name another. Default ``aws_default``. (templated)
     :param getimg_conn_id: The getimg.ai connection. Default ``getimg_default``. (templated)
     :param retries: Default 3.
@@ -187,11 +187,11 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         from airflow_provider_getimg.s3.connection import s3_client
         from airflow_provider_getimg.s3.keys import KeyTemplate
 
-        # Made here, and not by the signal handler that may need it first.
+        # Create it here, not in the signal handler that may need it first.
         _ = self._stop
         this_try = Try.of(context)
         if this_try.is_first:
-            # A setting that can't be used ends it before anything is read.
+            # Fail on an invalid setting before anything is read.
             _ = self._settings
         with (
             self.hook,
@@ -246,7 +246,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
     def _run(
         self, context: Context, rows: list[Row], history: History, location: tuple[str, str]
     ) -> tuple[BatchResults, GetimgError | None]:
-        """Run the batch and write its manifest, however it ends. Return a storage or manifest error."""
+        """Run the batch and write its manifest, however the run ends. Return a storage or manifest error, too."""
         from airflow_provider_getimg.api.errors import CostLimitError, GetimgError, InsufficientBalanceError
         from airflow_provider_getimg.batch import manifest
         from airflow_provider_getimg.s3.store import S3Store
@@ -256,7 +256,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
             store = S3Store(self.s3_hook, self.extra_args, self.dag_id)
             batch = stack.enter_context(self._batch(rows, history, store))
         except GetimgError as error:
-            # What earlier tries did is reported, where this one can't begin.
+            # If this try can't start, report what earlier tries did.
             earlier = history.results(error)
             self._push(context, earlier, None)
             if earlier.total_cost or earlier.billed or earlier.unknown_outcomes:
@@ -264,7 +264,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
             raise
 
         def check_store(results: BatchResults) -> None:
-            # Free, and with the options of the images: where this fails, they could not be saved.
+            # Free, and uses the images' own options: if this fails, they could not be saved either.
             manifest.write(store, *location, results.manifest(), context)
             if rows:
                 manifest.check_writes(store, rows[0].template, *location)
@@ -283,7 +283,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
                 self._push(context, batch.results, None)
                 raise
             except BaseException:
-                # The first error is the one to raise; what was billed comes before it.
+                # Re-raise the original error, and log the bill first.
                 self.log.error("%s", batch.results.bill())
                 written = None
                 with contextlib.suppress(GetimgError):
@@ -294,11 +294,11 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         return results, None
 
     def _summary(self, results: BatchResults, manifest_uri: str | None) -> dict[str, Any]:
-        """Return the XCom."""
+        """Return the value of the XCom."""
         return {**results.summary(manifest_uri), "aws_conn_id": self.aws_conn_id}
 
     def _push(self, context: Context, results: BatchResults, manifest_uri: str | None) -> None:
-        """Push what a batch that fails would have returned: for tasks downstream that run all the same."""
+        """Push what a failed batch would have returned, for downstream tasks that run anyway."""
         if not self.do_xcom_push:
             return
         try:
@@ -315,7 +315,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
 
     @contextlib.contextmanager
     def _batch(self, rows: list[Row], history: History, store: S3Store) -> Iterator[BatchRun]:
-        """Assemble what a run needs, and close it afterwards."""
+        """Set up what a run needs, and close it afterwards."""
         from airflow_provider_getimg.api.balance import check_balance
         from airflow_provider_getimg.batch.budget import Budget
         from airflow_provider_getimg.batch.existing import Existing
@@ -328,7 +328,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
             settings.concurrency,
             self._stop.event.is_set,
             self.log,
-            # No try would go on after the last one.
+            # No retry follows the last try.
             math.inf if history.is_last_try else settings.rate_limit_wait,
         )
         balance_check = partial(check_balance, client) if settings.check_balance else None
@@ -356,7 +356,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         return f"To regenerate it (billed{kept}), clear this task."
 
     def on_kill(self) -> None:
-        """Send nothing more. Requests in flight are awaited, and their images saved, for as long as the task may run."""
+        """Send nothing more. The task waits for requests in flight, and saves their images, as long as it may run."""
         from airflow_provider_getimg.api.errors import KilledError
 
         self._stop.set(KilledError("The task was terminated."))

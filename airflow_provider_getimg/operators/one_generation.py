@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators that make one thing have in common: hooks, and how its response reaches XCom."""
+"""Shared by operators that generate one image or video: hooks, and pushing the response to XCom."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
-    """For an operator with ``model``, ``getimg_conn_id`` and ``aws_conn_id``."""
+    """Mixin for operators with ``model``, ``getimg_conn_id`` and ``aws_conn_id``."""
 
     model: str
     images: Any
@@ -32,7 +32,7 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
     redacted_fields = ("images",)
 
     def _request(self, kind: type[RequestT]) -> RequestSpec[RequestT]:
-        """Return the request that the fields describe, rendered. What is signed in its references is masked in logs."""
+        """Return the request that the rendered fields describe, and mask the signatures in its references in logs."""
         from airflow_provider_getimg.durable.request_spec import RequestSpec
 
         fields = {name: unwrap(getattr(self, name)) for name in kind.model_fields}
@@ -40,7 +40,7 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
         return RequestSpec(kind, fields)
 
     def _ledger(self, context: Context, fingerprint: str, *, is_resumed: bool = False) -> Ledger:
-        """Return the ledger of the task's one request."""
+        """Return the ledger of the task's single request."""
         from airflow_provider_getimg.durable.ledger import Ledger, TaskEntryStore
         from airflow_provider_getimg.durable.task_state import task_state
 
@@ -49,7 +49,7 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
 
     @contextmanager
     def _reporting_earlier(self, context: Context) -> Iterator[None]:
-        """Add to an error of a try that was not billed what earlier tries were billed and did not deliver."""
+        """Add the bill for undelivered results of earlier tries to the error of a try that was not billed."""
         from airflow_provider_getimg.api.errors import GetimgError, VideoFailedError
         from airflow_provider_getimg.durable.earlier_bill import with_earlier_bill
 
@@ -66,24 +66,24 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
             raise with_earlier_bill(error, entries) from None
 
     def _undelivered(self, context: Context) -> list[Entry]:
-        """Return what earlier tries recorded of requests that were, or may have been, billed, if they did not deliver."""
+        """Return the entries of requests that earlier tries were, or may have been, billed for and did not deliver."""
         from airflow_provider_getimg.durable.ledger import TaskEntryStore
         from airflow_provider_getimg.durable.task_state import task_state
 
         entry = TaskEntryStore(task_state(context, self.hook, self.aws_conn_id)).read()
-        # From before a Clear, only what is still to be delivered counts. After it, what was delivered counts, too: the retry has
-        # wiped its XCom.
+        # An entry from before a Clear counts only if it is not delivered yet. One from after it counts even if it was delivered:
+        # the retry has wiped its XCom.
         if entry is None or (entry.epoch != Try.of(context).epoch and not entry.is_owed):
             return []
         return [entry]
 
     def _push(self, context: Context, generation: Generation, request: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Push a response with its request, and its cost, before it counts as delivered.
+        Push a response with its request, and its cost, before it is recorded as delivered.
 
-        Airflow itself pushes afterwards, which is too late: a Clear must not pay for a failed push.
+        Airflow's own push comes later, which is too late: a Clear must not pay again because a push failed.
 
-        :param request: As it is recorded.
+        :param request: The request, as recorded in XCom.
         """
         response = {**generation.to_json(), "request": request}
         mask_signed_urls(response["data"])
@@ -107,7 +107,7 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
         from airflow_provider_getimg.api.parameters import FILE_MAX_BYTES
         from airflow_provider_getimg.s3.download import Downloads, is_past_deletion
 
-        # A paid response is returned even if the connection has broken since.
+        # A paid response is returned even if the connection has become invalid since.
         if not is_past_deletion(generation):
             return False
         try:

@@ -27,60 +27,60 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.durable.paid_video import PaidVideo
     from airflow_provider_getimg.durable.video_polling import VideoWait
 
-# Seconds after which Airflow itself ends a wait that the triggerer should have ended.
+# Grace period in seconds, after which Airflow itself ends a wait that the triggerer should have ended.
 _TRIGGERER_GRACE = 300.0
 
 
 class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     """
-    Generate a video, wait until it is made, and push the API's response to XCom.
+    Generate a video, wait until it is completed, and push the API's response to XCom.
 
-    The API responds to a request at once, with an id; making the video takes one to twenty minutes. It is billed once:
+    The API responds to a request at once, with an id; generating the video takes one to twenty minutes. It is billed once:
 
     - The **id is recorded** before anything else. From then on, each try, triggerer and Clear before delivery only polls
       that video, which is free.
-    - Where a request was sent and no response was seen (a time-out, a drop, a 5xx, a killed worker), it may have been
-      submitted: ``on_unknown_outcome`` decides. A poll that gets no response is repeated.
-    - A **Clear** after delivery means "make a new one": it generates, and is billed, again.
-    - The API **can't cancel**: the video of a terminated task is still made, and billed. The next try, or a Clear, gets it.
+    - If a request was sent and no response was seen (a timeout, a dropped connection, a 5xx, a killed worker), it may have
+      been submitted: ``on_unknown_outcome`` decides. A poll that gets no response is repeated.
+    - A **Clear** after delivery generates a new video, which is billed again.
+    - The API **can't cancel**: the video of a terminated task is still generated and billed. The next try, or a Clear, gets it.
 
-    The XCom is the API's response as plain JSON, in the shape of an image's: ``id``, ``status``, ``model``, ``data`` (a list of
-    files, each with ``url``, ``mime_type``, ``width``, ``height``, ``deletes_at``, ``duration`` in seconds, ``fps`` and
-    ``has_sound``) and ``usage``. Beside these, ``request`` is what was requested, with the ``labels``. A second XCom,
-    ``getimg_cost``, holds what was billed. Hand the response to
+    The XCom is the API's response as plain JSON, in the same shape as an image's: ``id``, ``status``, ``model``, ``data`` (a
+    list of files, each with ``url``, ``mime_type``, ``width``, ``height``, ``deletes_at``, ``duration`` in seconds, ``fps`` and
+    ``has_sound``) and ``usage``. In addition, ``request`` holds what was requested, with the ``labels``. A second XCom,
+    ``getimg_cost``, holds what was billed. Pass the response to
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` to keep the files.
 
-    Invalid input is rejected before any request is sent. Every failure says whether it was billed.
+    Invalid input is rejected before any request is sent. Every error says whether anything was billed.
 
     :param model: Model identifier, such as ``seedance-v1-pro``. (templated)
     :param prompt: What to show, 1 to 4096 characters. (templated)
     :param aspect_ratio: Such as ``16:9``. Default: the model's. (templated)
     :param resolution: Such as ``1080p``. Default: the model's. (templated)
     :param duration: In whole seconds. Default: the model's. (templated)
-    :param sound: Whether the video has sound. It may decide the price. Default: the model's. (templated)
-    :param images: Reference images, at most 8, or as many as the catalogue states for the model: a list of
+    :param sound: Whether the video has sound. It may affect the price. Default: the model's. (templated)
+    :param images: Reference images, at most 8, or as many as the catalogue lists for the model: a list of
         ``{"url": ..., "role": ...}`` with the role ``reference_image``, ``first_frame`` or ``last_frame``, or of plain URLs,
         whose role is ``reference_image``. A URL is ``https://``, ``data:`` or ``s3://bucket/key``, which is read with
         ``aws_conn_id`` and sent as a data URL. PNG, JPEG or WebP, at most 10 MiB each and 25 MiB for the whole request,
         base64-encoded. (templated)
-    :param labels: Your own names for the video, such as ``{"sku": "A-17"}``. Not sent to the API: part of the XCom's
-        ``request``, and placeholders in the transfer's ``s3_key``. (templated)
-    :param on_unknown_outcome: What to do when a request may have been billed and its response was lost, or when a paid
-        response is recorded and its files are gone. ``"fail"`` (default) stops the task, without further retries.
-        ``"resubmit"`` lets a retry send the request again: it may be paid twice. (templated)
-    :param on_failed_video: ``"fail"`` (default) stops the task, without further retries, when the API could not make the
-        video. ``"resubmit"`` lets a retry submit another one, which is billed. (templated)
+    :param labels: Your own labels for the video, such as ``{"sku": "A-17"}``. Not sent to the API: included in the XCom's
+        ``request``, and usable as placeholders in the transfer's ``s3_key``. (templated)
+    :param on_unknown_outcome: What to do when a request may have been billed but its response was lost, or when a paid
+        response is recorded but its files are gone. ``"fail"`` (default) fails the task, without further retries.
+        ``"resubmit"`` lets a retry send the request again, which may pay twice. (templated)
+    :param on_failed_video: What to do when the API could not generate the video. ``"fail"`` (default) fails the task, without
+        further retries. ``"resubmit"`` lets a retry submit another one, which is billed. (templated)
     :param max_cost: The most that the video may cost, in USD, as a string or a number, such as ``"0.50"``. The price is read
-        from the catalogue before the request, for the video's seconds, resolution and sound; if it is higher or unknown, the
+        from the catalogue before the request, for the video's duration, resolution and sound; if it is higher or unknown, the
         task fails. Default: no limit. (templated)
-    :param rate_limit_wait: Seconds to wait out rate limits, within a try, before the request is accepted. A longer wait
-        becomes a retry, which frees the worker slot. Default 120. (templated)
-    :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable`` of Airflow's
+    :param rate_limit_wait: Maximum seconds to wait out rate limits, within a try, until the request is accepted. A longer
+        wait becomes a retry, which frees the worker slot. Default 120. (templated)
+    :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable`` in Airflow's
         configuration.
-    :param poll_interval: Seconds between polls of the video, plus or minus up to a fifth; the first poll comes after one to two of
-        them. With ``deferrable``, 6 or more. Default 10. (templated)
-    :param timeout: Seconds that each try waits for the video. Then the try fails, the video is still being made, and a retry
-        resumes waiting for it. Default 1800. (templated)
+    :param poll_interval: Seconds between polls of the video, plus or minus up to a fifth; the first poll comes after one to two
+        intervals. With ``deferrable``, 6 or more. Default 10. (templated)
+    :param timeout: Seconds that each try waits for the video. Then the try fails while the video is still being generated, and
+        a retry resumes waiting for it. Default 1800. (templated)
     :param retries: Default 3.
     :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
     :param getimg_conn_id: The getimg.ai connection. Default ``getimg_default``. (templated)
@@ -107,7 +107,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         "aws_conn_id",
     )
     ui_color = "#efe6ff"
-    # Once it is known.
+    # Set once it is known.
     _video_id = ""
 
     def __init__(
@@ -156,7 +156,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     @with_retry_policy
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Submit the video, or find the one of an earlier try, wait for it, and return the API's response.
+        Submit the video, or find an earlier try's, wait for it, and return the API's response.
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
@@ -201,14 +201,14 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     @with_retry_policy
     def execute_complete(self, context: Context, event: VideoWait) -> dict[str, Any]:
         """
-        Check on the video that was waited for, and return the API's response.
+        Poll the video that the trigger waited for, and return the API's response.
 
-        Nothing is submitted here, however the templates render now.
+        Submits nothing, whatever the templates render to now.
 
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         ledger = self._ledger(context, event["fingerprint"], is_resumed=True)
-        # As they were rendered when the video was submitted they were right. What renders now must not keep it from being delivered.
+        # They were valid when the video was submitted. What they render to now must not prevent its delivery.
         paid = self._paid_video(ledger, str(self.on_unknown_outcome), str(self.on_failed_video))
         paid.resume(event["video_id"])
         with self.hook:
@@ -226,7 +226,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         )
 
     def _check_model(self, request: VideoRequest, max_cost: Decimal | None) -> None:
-        """Compare a request with the catalogue, where there is something to compare."""
+        """Check a request against the catalogue, if there is something to check."""
         from airflow_provider_getimg.api.pricing import check_price, named, video_price
         from airflow_provider_getimg.api.references import (
             check_duration,
@@ -246,7 +246,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     def _wait(
         self, context: Context, paid: PaidVideo, wait: VideoWait, *, poll_first: bool
     ) -> dict[str, Any]:
-        """Poll the video until it is made, here or in the triggerer."""
+        """Poll the video until it is completed, here or in the triggerer."""
         from airflow_provider_getimg.api.errors import (
             TRANSIENT_ERRORS,
             GetimgError,
@@ -281,7 +281,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
             if paid.generation is None and polling.is_over:
                 raise log.still_pending()
         response = self._push(context, paid.generation, wait["record"])
-        # Terminated by a Clear, most likely: its new run wipes the XCom, and finds this video instead of paying for another.
+        # Not recorded as delivered if killed, most likely by a Clear: its new run wipes the XCom and reuses this video for free.
         if not self._killed.is_set():
             paid.delivered()
         return response
@@ -290,14 +290,14 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.triggers.video import GetimgVideoTrigger
 
         self.defer(
-            # The event brings it back: ``dag.test()`` drops the kwargs of a deferral.
+            # The event returns ``wait``: ``dag.test()`` drops the kwargs of a deferral.
             trigger=GetimgVideoTrigger(wait=wait, getimg_conn_id=self.getimg_conn_id),
             method_name="execute_complete",
             timeout=timedelta(seconds=max(0.0, wait["until"] - time.time()) + _TRIGGERER_GRACE),
         )
 
     def on_kill(self) -> None:
-        """Submit nothing more, and stop waiting. The API has no cancel: a submitted video goes on being made, and is billed."""
+        """Submit nothing more, and stop waiting. The API can't cancel: a submitted video is still generated and billed."""
         self._killed.set()
         client = self.hook.__dict__.get("client")
         if client is not None and client.in_flight and not self._video_id:

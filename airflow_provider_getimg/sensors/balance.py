@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wait until the getimg.ai account has enough money."""
+"""Wait until the getimg.ai account has a sufficient balance."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class GetimgBalanceSensor(HookMixin, RetryPolicyMixin, BaseSensorOperator):
     Run in the evening, it reports an empty account before the night's generations are refused with a 402. The request
     is free. The XCom is the balance in USD, a number such as ``12.34``.
 
-    It is a sensor like any other: it waits in ``mode="poke"`` or ``"reschedule"``, or in the triggerer
-    (``deferrable=True``); ``timeout`` fails it, or skips it with ``soft_fail=True``. The balance is the one of the whole
-    account: nothing of it is reserved for the tasks that follow.
+    It works like any other sensor: it waits in ``mode="poke"`` or ``"reschedule"``, or in the triggerer
+    (``deferrable=True``); ``timeout`` fails it, or skips it with ``soft_fail=True``. The balance is that of the whole
+    account: none of it is reserved for the tasks that follow.
 
-    - A **429**, a **5xx** or **no connection** is waited out: the next poke asks again.
-    - A **wrong key**, or a wrong ``minimum``, fails the task at once, without retries, also with ``soft_fail``.
+    - A **429**, a **5xx** or a **failed connection** is waited out: the next poke checks again.
+    - A **wrong key**, or an invalid ``minimum``, fails the task at once, without retries, even with ``soft_fail``.
 
     :param minimum: The balance to wait for, in USD, as a string or a number, such as ``"5"`` or ``2.50``. (templated)
     :param getimg_conn_id: The getimg.ai connection. Default ``getimg_default``. (templated)
-    :param deferrable: Wait in the triggerer, without a worker slot; it asks every ``poke_interval`` seconds there,
-        without ``exponential_backoff``. Default: ``[operators] default_deferrable`` of Airflow's configuration.
+    :param deferrable: Wait in the triggerer, without a worker slot; it checks every ``poke_interval`` seconds there,
+        without ``exponential_backoff``. Default: ``[operators] default_deferrable`` in Airflow's configuration.
     :param retry_policy: Default: :class:`~airflow_provider_getimg.retry.GetimgRetryPolicy`.
     """
 
@@ -61,9 +61,9 @@ class GetimgBalanceSensor(HookMixin, RetryPolicyMixin, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """
-        Ask for the balance once.
+        Check the balance once.
 
-        :raises GetimgError: Asking again would fail again, such as for a wrong key.
+        :raises GetimgError: Checking again would fail again, such as for a wrong key.
         """
         balance = self._ask()
         return PokeReturnValue(balance is not None, balance)
@@ -73,7 +73,7 @@ class GetimgBalanceSensor(HookMixin, RetryPolicyMixin, BaseSensorOperator):
         """
         Wait for the balance, and return it.
 
-        :raises GetimgError: Asking again would fail again, such as for a wrong key.
+        :raises GetimgError: Checking again would fail again, such as for a wrong key.
         """
         if not self.deferrable:
             balance: float = super().execute(context)
@@ -98,7 +98,7 @@ class GetimgBalanceSensor(HookMixin, RetryPolicyMixin, BaseSensorOperator):
         """
         Return the balance that the trigger saw.
 
-        :raises GetimgError: Asking again would fail again, such as for a wrong key.
+        :raises GetimgError: Checking again would fail again, such as for a wrong key.
         """
         from airflow_provider_getimg.api import errors
 
@@ -108,7 +108,7 @@ class GetimgBalanceSensor(HookMixin, RetryPolicyMixin, BaseSensorOperator):
         return float(event["balance"])
 
     def on_kill(self) -> None:
-        """End the request in flight."""
+        """Abort the request in flight."""
         client = self.hook.__dict__.get("client")
         if client is not None:
             client.abort()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wait in the triggerer until the getimg.ai account has enough money."""
+"""Wait in the triggerer until the getimg.ai account has a sufficient balance."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 class GetimgBalanceTrigger(BaseTrigger):
     """
-    Fires when the account's balance is at least ``minimum``, or when it makes no sense to ask again.
+    Fires when the account's balance is at least ``minimum``, or when checking again would be pointless.
 
     The event is ``{"balance": "12.34"}``, or ``{"error": ..., "message": ...}`` with the name of a class in
     ``airflow_provider_getimg.api.errors``.
 
     :param minimum: The balance to wait for, in USD.
     :param poke_interval: Seconds to wait before each request.
-    :param getimg_conn_id: The getimg.ai connection. No more of it is stored.
+    :param getimg_conn_id: The getimg.ai connection. Only its id is stored.
     """
 
     def __init__(self, minimum: str, poke_interval: float, getimg_conn_id: str) -> None:
@@ -35,7 +35,7 @@ class GetimgBalanceTrigger(BaseTrigger):
         self.getimg_conn_id = getimg_conn_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what Airflow stores of the trigger."""
+        """Return the class and the arguments that Airflow stores."""
         return (
             "airflow_provider_getimg.triggers.balance.GetimgBalanceTrigger",
             {
@@ -46,18 +46,18 @@ class GetimgBalanceTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Ask for the balance every ``poke_interval`` seconds, in a thread: the triggerer has others to serve."""
+        """Check the balance every ``poke_interval`` seconds, in a thread so as not to block other triggers."""
         balance = None
         try:
             while balance is None:
-                # First, since the sensor has just asked.
+                # Sleep first: the sensor has just checked.
                 await asyncio.sleep(self.poke_interval)
-                # A new one each time: during a long wait, the connection may get another key.
+                # A new hook each time: during a long wait, the connection may get another key.
                 with GetimgHook(self.getimg_conn_id) as hook:
-                    # Reads the connection. In a thread of asgiref's: from any other, a request to Airflow's API ends the triggerer
-                    # of Airflow 3.1 ("Response read out of order!").
+                    # Read the connection in an asgiref thread: from any other thread, a request to Airflow's API crashes the
+                    # triggerer of Airflow 3.1 ("Response read out of order!").
                     await sync_to_async(hook.get_conn)()
-                    # Of a trigger that is cancelled, the end of this block ends the request in flight.
+                    # If the trigger is canceled, leaving this block aborts the request in flight.
                     balance = await asyncio.to_thread(hook.balance_of_at_least, self.minimum)
         except GetimgError as error:
             yield _event(error=type(error).__name__, message=error.message)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wait in the triggerer until a video is made or has failed. Only polls: running twice bills nothing."""
+"""Wait in the triggerer until a video is completed or has failed. Only polls: running twice bills nothing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 class GetimgVideoTrigger(BaseTrigger):
     """
-    Fires when a video is completed or failed, when the wait is over, or when it makes no sense to poll again.
+    Fires when a video is completed or failed, when the wait is over, or when polling again would be pointless.
 
-    The event is ``wait``, and not what was polled: the task itself polls once more, so that no signed URL is stored.
+    The event is ``wait``, not the polled response: the task itself polls once more, so that no signed URL is stored.
 
-    :param wait: What the task knows of the wait.
-    :param getimg_conn_id: The getimg.ai connection. No more of it is stored.
+    :param wait: What the task needs to resume.
+    :param getimg_conn_id: The getimg.ai connection. Only its id is stored.
     """
 
     def __init__(self, wait: VideoWait, getimg_conn_id: str) -> None:
@@ -36,14 +36,14 @@ class GetimgVideoTrigger(BaseTrigger):
         self.getimg_conn_id = getimg_conn_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what Airflow stores of the trigger."""
+        """Return the class and the arguments that Airflow stores."""
         return (
             "airflow_provider_getimg.triggers.video.GetimgVideoTrigger",
             {"wait": self.wait, "getimg_conn_id": self.getimg_conn_id},
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll every ``poll_interval`` seconds, over the connections that all triggers of this process share."""
+        """Poll every ``poll_interval`` seconds, over connections shared by all triggers in this process."""
         try:
             async with _shared_states(self.getimg_conn_id) as states:
                 await self._poll(states)
@@ -55,7 +55,7 @@ class GetimgVideoTrigger(BaseTrigger):
         video_id = self.wait["video_id"]
         polling = Polling(self.wait["poll_interval"], self.wait["until"])
         log = VideoLog(video_id, self.wait["started"], self.log)
-        # First, since the task has just submitted it, or polled.
+        # Pause first: the task has just submitted or polled the video.
         pause = polling.pause()
         while not polling.is_over:
             await asyncio.sleep(pause)
@@ -72,11 +72,11 @@ class GetimgVideoTrigger(BaseTrigger):
 
 
 class _Shared:
-    """What polls videos, and how many triggers use it."""
+    """A reader of video states, and the number of triggers that use it."""
 
     def __init__(self, getimg_conn_id: str) -> None:
-        # The connection is read once, however many begin at the same time. In a thread of asgiref's: from any other, a request to
-        # Airflow's API ends the triggerer of Airflow 3.1 ("Response read out of order!").
+        # Read the connection once, however many triggers start at the same time, and in an asgiref thread: from any other
+        # thread, a request to Airflow's API crashes the triggerer of Airflow 3.1 ("Response read out of order!").
         self.opening = asyncio.ensure_future(sync_to_async(_opened)(getimg_conn_id))
         self.users = 0
 
@@ -86,14 +86,14 @@ _shared: dict[tuple[asyncio.AbstractEventLoop, str], _Shared] = {}
 
 @asynccontextmanager
 async def _shared_states(getimg_conn_id: str) -> AsyncIterator[VideoStates]:
-    """Share what polls videos with the other triggers of this process and connection; the last one closes it."""
+    """Share the reader of video states among this process's triggers with the same connection; the last one closes it."""
     key = (asyncio.get_running_loop(), getimg_conn_id)
     if key not in _shared:
         _shared[key] = _Shared(getimg_conn_id)
     shared = _shared[key]
     shared.users += 1
     try:
-        # One trigger that is cancelled meanwhile doesn't end it for the others.
+        # Canceling one trigger meanwhile must not cancel it for the others.
         yield await asyncio.shield(shared.opening)
     finally:
         shared.users -= 1
