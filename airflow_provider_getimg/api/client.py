@@ -155,13 +155,13 @@ class GetimgClient:
             )
         response, content = self._send("POST", path, self.timeout, content=body)
         if not response.is_success:
-            return self._made_nevertheless(response, content, kind), response
+            return self._result_despite_status(response, content, kind), response
         made = self._reader.read(kind, response, content, OutcomeUnknownError)
         if response.extensions.get(_CUT_OFF):
             made._oddities += ("the connection broke before the end of the response body",)
         return made, response
 
-    def _made_nevertheless(self, response: httpx.Response, content: bytes, kind: type[PaidT]) -> PaidT:
+    def _result_despite_status(self, response: httpx.Response, content: bytes, kind: type[PaidT]) -> PaidT:
         """Return the generation if the body shows that it was made despite the HTTP status; otherwise raise."""
         error = responses.generation_error(response, content, self._redact)
         if not isinstance(error, OutcomeUnknownError):
@@ -248,7 +248,7 @@ class GetimgClient:
                         status=response.status_code,
                     ) from None
                 except response_body.CutOffError as cut:
-                    content = self._despite(cut, response, watch, method, timeout)
+                    content = self._salvage_body(cut, response, watch, method, timeout)
                 return response, content
         except GetimgError:
             raise
@@ -259,7 +259,7 @@ class GetimgClient:
         finally:
             self._watches.discard(watch)
 
-    def _despite(
+    def _salvage_body(
         self,
         cut: response_body.CutOffError,
         response: httpx.Response,

@@ -82,14 +82,14 @@ class ConnectionWatch:
                 raise TimeoutError("timed out before the request was sent")
         elif name.endswith(".connect_tcp.started"):
             self._connecting_to = str(info.get("host", "")), int(info.get("port", 0))
-            self._let_addresses_be_checked()
+            self._check_resolved_addresses()
         elif name.endswith((".connect_tcp.complete", ".start_tls.complete", REUSE_EVENT)):
             stream = info.get("return_value")
             if name == REUSE_EVENT:
                 url = info["url"]
                 self._connecting_to = url.raw_host.decode("ascii"), url.port or _DEFAULT_PORTS[url.scheme]
             if not name.endswith(".start_tls.complete"):
-                self._let_peer_be_checked(stream)
+                self._check_peer_address(stream)
             if stream is not None:
                 stream.read = ResponseHeads(stream.read).read
             sock = stream.get_extra_info("socket") if stream is not None else None
@@ -104,7 +104,7 @@ class ConnectionWatch:
                 raise TimeoutError("timed out before the request was sent")
             self.sent = self.sent or info["request"].method == self._method
 
-    def _let_addresses_be_checked(self) -> None:
+    def _check_resolved_addresses(self) -> None:
         """Refuse the connection before it is made if ``check_peer`` refuses all of the host's addresses."""
         if self._check_peer is None or self._through_proxy:
             return
@@ -125,7 +125,7 @@ class ConnectionWatch:
         if refusals:
             raise refusals[0]
 
-    def _let_peer_be_checked(self, stream: Any) -> None:
+    def _check_peer_address(self, stream: Any) -> None:
         if self._check_peer is None:
             return
         host, port = self._connecting_to

@@ -26,7 +26,7 @@ _EXPECTED = {
 }
 
 
-def first_fault(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     """Return the first error that pydantic found as a sentence, such as ``prompt must be a string, got 7.``."""
     fault = error.errors(include_url=False)[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")

@@ -65,7 +65,7 @@ class Proxies:
             for scheme in () if self._direct.everything else ("http", "https"):
                 kind = scheme if found.get(scheme) else "all"
                 if url := found.get(kind):
-                    self._by_scheme[scheme] = _of_environment(url, kind)
+                    self._by_scheme[scheme] = _from_environment(url, kind)
 
     def of(self, url: httpx.URL) -> Proxy | None:
         """Return the proxy for a request to ``url``, or None for a direct connection."""
@@ -140,7 +140,7 @@ def checked_proxy(proxy: object) -> str | None:
     return url
 
 
-def _of_environment(url: str, kind: str) -> Proxy:
+def _from_environment(url: str, kind: str) -> Proxy:
     # If both are set, lower case wins.
     name = f"{kind}_proxy" if os.environ.get(f"{kind}_proxy") else f"{kind.upper()}_PROXY"
     # A bare host and port is common there, and means plain http to the proxy.

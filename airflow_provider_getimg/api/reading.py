@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from airflow_provider_getimg.api import lenient_json, responses
-from airflow_provider_getimg.api.faults import first_fault
+from airflow_provider_getimg.api.faults import first_error
 
 if TYPE_CHECKING:
     import httpx
@@ -81,4 +81,4 @@ class Reader:
 
 
 def _why(error: ValueError) -> str:
-    return first_fault(error) if isinstance(error, ValidationError) else str(error)
+    return first_error(error) if isinstance(error, ValidationError) else str(error)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.types import Model
 
 
-def references_beyond_documented(request: ImageRequest | VideoRequest) -> bool:
+def exceeds_documented_references(request: ImageRequest | VideoRequest) -> bool:
     """Return whether a request exceeds the documented limit; only the catalogue shows if its model accepts that."""
     return len(request.images or ()) > MAX_REFERENCE_IMAGES
 

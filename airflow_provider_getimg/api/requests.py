@@ -16,7 +16,7 @@ from urllib.parse import quote as percent_encoded
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from airflow_provider_getimg.api.errors import InvalidInputError
-from airflow_provider_getimg.api.faults import first_fault
+from airflow_provider_getimg.api.faults import first_error
 from airflow_provider_getimg.api.quote import quote
 
 PROMPT_MAX_CHARACTERS = 4096
@@ -93,7 +93,7 @@ class _Request(BaseModel):
         try:
             return cls(**{name: value for name, value in fields.items() if value is not None})
         except ValidationError as error:
-            raise InvalidInputError(first_fault(error)) from None
+            raise InvalidInputError(first_error(error)) from None
 
     @field_validator("model", "aspect_ratio", "resolution")
     @classmethod
@@ -113,7 +113,7 @@ class _Request(BaseModel):
 
     @field_validator("images")
     @classmethod
-    def _images_are_few(cls, images: list[ReferenceImage]) -> list[ReferenceImage]:
+    def _images_within_limit(cls, images: list[ReferenceImage]) -> list[ReferenceImage]:
         if len(images) > REFERENCE_IMAGES_LIMIT:
             raise ValueError(f"must hold at most {REFERENCE_IMAGES_LIMIT} images, got {len(images)}")
         return images

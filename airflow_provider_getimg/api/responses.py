@@ -69,7 +69,7 @@ def _error(
     response: httpx.Response, content: bytes, redact: Redact, otherwise: type[GetimgError]
 ) -> GetimgError:
     status = response.status_code
-    said = _said_by_the_api(content)
+    said = _api_error_fields(content)
     detail = one_line(said.get("message", ""), _MESSAGE_CHARACTERS, redact) or None
     code = one_line(said.get("code", ""), 60, redact) or None
     param = one_line(said.get("param", ""), 60, redact) or None
@@ -122,7 +122,7 @@ def _error(
     )
 
 
-def _said_by_the_api(content: bytes) -> dict[str, str]:
+def _api_error_fields(content: bytes) -> dict[str, str]:
     """Return the string fields of the API's error body; empty for a proxy's HTML page."""
     try:
         error = json.loads(content)["error"]

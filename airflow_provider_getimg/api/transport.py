@@ -47,10 +47,10 @@ class Transport(httpx.BaseTransport):
         try:
             response = self._send_through(request, proxy)
         except httpx.TransportError as error:
-            raise type(error)(self._explained(error, proxy), request=request) from error
+            raise type(error)(self._describe_error(error, proxy), request=request) from error
         if proxy is not None:
             response.extensions[PROXY_EXTENSION] = str(proxy)
-        if not _can_be_joined(request.url, response.headers.get("location")):
+        if not _is_parsable_location(request.url, response.headers.get("location")):
             # httpx parses it even when not following redirects, and would lose the response over it.
             del response.headers["location"]
         return response
@@ -68,10 +68,10 @@ class Transport(httpx.BaseTransport):
         with self._lock:
             key = (proxy, is_encrypted)
             if key not in self._transports:
-                self._transports[key] = self._built(proxy, is_encrypted)
+                self._transports[key] = self._build(proxy, is_encrypted)
             return self._transports[key]
 
-    def _built(self, proxy: Proxy | None, is_encrypted: bool) -> httpx.HTTPTransport:
+    def _build(self, proxy: Proxy | None, is_encrypted: bool) -> httpx.HTTPTransport:
         options: dict[str, Any] = {}
         if proxy is not None:
             to_proxy = self._certificates.context if proxy.url.startswith("https") else None
@@ -83,7 +83,7 @@ class Transport(httpx.BaseTransport):
             **options,
         )
 
-    def _explained(self, error: httpx.TransportError, proxy: Proxy | None) -> str:
+    def _describe_error(self, error: httpx.TransportError, proxy: Proxy | None) -> str:
         """Describe which proxy and which certificates a failed request used."""
         text = str(error) or type(error).__name__
         if refusal := _certificate_refusal(error):
@@ -104,7 +104,7 @@ def _certificate_refusal(error: BaseException) -> str | None:
     return None
 
 
-def _can_be_joined(url: httpx.URL, location: str | None) -> bool:
+def _is_parsable_location(url: httpx.URL, location: str | None) -> bool:
     if location is None:
         return True
     try:

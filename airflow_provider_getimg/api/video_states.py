@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.settings import ClientSettings
 
 _TIMEOUT = 30.0
-_BYTES_AT_MOST = 1024 * 1024
+_MAX_BYTES = 1024 * 1024
 # Per process: enough to poll a thousand videos every ten seconds.
 _CONNECTIONS = 10
 
@@ -81,13 +81,13 @@ class VideoStates:
                 chunks, size = [], 0
                 async for chunk in response.aiter_raw():
                     size += len(chunk)
-                    if size > _BYTES_AT_MOST:
+                    if size > _MAX_BYTES:
                         raise UnavailableError(
-                            f"The state of video {video_id} has more than {_BYTES_AT_MOST} bytes."
+                            f"The state of video {video_id} has more than {_MAX_BYTES} bytes."
                         )
                     chunks.append(chunk)
             encoding = response.headers.get("content-encoding", "")
-            content = response_body.read(iter(chunks), encoding, _BYTES_AT_MOST)
+            content = response_body.read(iter(chunks), encoding, _MAX_BYTES)
         except GetimgError:
             raise
         except Exception as error:

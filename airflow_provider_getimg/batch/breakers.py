@@ -43,7 +43,7 @@ UNPROVEN_BACKLOG = 1
 _LOOK_SECONDS = 0.25
 # Parameters that the API may refuse in combination: its verdict is the same for every row with that combination.
 _SETTINGS = ("model", "aspect_ratio", "resolution", "output_format")
-_WILL_NOT_PASS = (StoreRefusedError, NetworkRefusedError, ConnectionConfigError)
+_PERMANENT_ERRORS = (StoreRefusedError, NetworkRefusedError, ConnectionConfigError)
 
 
 class Breakers:
@@ -72,7 +72,7 @@ class Breakers:
         self._is_open = threading.Event()
         self._is_open.set()
         # Errors specific to one row's files: they say little about other rows' files.
-        self._rows_own_faults: tuple[type[GetimgError], ...] = (FileGoneError, PaidFilesGoneError)
+        self._row_specific_errors: tuple[type[GetimgError], ...] = (FileGoneError, PaidFilesGoneError)
 
     def save_first(self, owed: Iterable[int], *, is_saving_proven: bool) -> None:
         """
@@ -84,7 +84,7 @@ class Breakers:
         """
         self._owed = set(owed)
         if is_saving_proven:
-            self._rows_own_faults += (FileRefusedError, ObjectExistsError)
+            self._row_specific_errors += (FileRefusedError, ObjectExistsError)
         if self._owed:
             self._is_open.clear()
 
@@ -112,7 +112,7 @@ class Breakers:
             return
         self._owed.remove(row.index)
         error = result.error if result is not None else None
-        if error is not None and not isinstance(error, self._rows_own_faults):
+        if error is not None and not isinstance(error, self._row_specific_errors):
             self._owed_error = error
         if result is not None and result.is_saved:
             self._is_open.set()
@@ -139,7 +139,7 @@ class Breakers:
     def on_refused(self, row: Row, error: GetimgError) -> None:
         """Record the error of a row's request if it applies to other rows."""
         with self._lock:
-            if _is_of_the_model(error):
+            if _is_model_refusal(error):
                 self._refused[_model(row)] = error
             elif error.status == 400 and error.param in _SETTINGS:
                 self._refused[_settings(row)] = error
@@ -182,7 +182,9 @@ class Breakers:
         with self._lock:
             if error is not None and not isinstance(error, KilledError):
                 self._consecutive_unsaved += 1
-                if self._consecutive_unsaved == MAX_CONSECUTIVE_UNSAVED or isinstance(error, _WILL_NOT_PASS):
+                if self._consecutive_unsaved == MAX_CONSECUTIVE_UNSAVED or isinstance(
+                    error, _PERMANENT_ERRORS
+                ):
                     # Before the limiter lets the next request through.
                     self._stop.set(error)
             self._backlog -= 1
@@ -201,7 +203,7 @@ def _settings(row: Row) -> tuple[str | None, ...]:
     return tuple(getattr(row.request.checked, name) for name in _SETTINGS)
 
 
-def _is_of_the_model(error: GetimgError) -> bool:
+def _is_model_refusal(error: GetimgError) -> bool:
     """Return whether a refusal, however worded, concerns the model itself, and so every row that uses it."""
     if not isinstance(error, RequestRefusedError) or error.status not in (400, 403, 404):
         return False

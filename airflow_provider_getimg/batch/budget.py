@@ -45,7 +45,7 @@ class Budget:
         #: How many other requests were, or may have been, billed: their cost is unknown.
         self.unknown_outcomes = 0
         # Prices of requests in flight, or perhaps billed without a response.
-        self._set_aside = Decimal(0)
+        self._reserved = Decimal(0)
 
     def price(self, request: ImageRequest) -> Decimal:
         """
@@ -81,10 +81,10 @@ class Budget:
         with self._lock:
             self.unknown_outcomes += requests
 
-    def set_aside(self, amount: Decimal) -> None:
+    def reserve_earlier(self, amount: Decimal) -> None:
         """Reserve what requests of earlier tries may have cost."""
         with self._lock:
-            self._set_aside += amount
+            self._reserved += amount
 
     def check(self, requests: Iterable[ImageRequest]) -> None:
         """
@@ -97,7 +97,7 @@ class Budget:
             return
         prices = [self.price(request) for request in requests]
         cost = sum(prices, Decimal(0))
-        spent = self.billed + self._set_aside
+        spent = self.billed + self._reserved
         if self._limit is not None and spent + cost > self._limit:
             before = f" on top of {spent} USD that were, or may have been, billed before" if spent else ""
             raise CostLimitError(
@@ -114,18 +114,18 @@ class Budget:
         :raises CostLimitError: The limit would be exceeded.
         """
         with self._lock:
-            spent = self.billed + self._set_aside
+            spent = self.billed + self._reserved
             if self._limit is not None and spent + price > self._limit:
                 raise CostLimitError(
                     f"{spent} USD were, or may have been, billed so far, and another image costs {price} USD, more than max_cost "
                     f"({self._limit} USD) allows: no more requests are sent."
                 )
-            self._set_aside += price
+            self._reserved += price
 
     def release(self, price: Decimal) -> None:
         """Release the price of a request that was not billed."""
         with self._lock:
-            self._set_aside -= price
+            self._reserved -= price
 
     def mark_unknown(self) -> None:
         """Count a request that may have been billed; its price stays reserved."""
@@ -135,5 +135,5 @@ class Budget:
     def commit(self, price: Decimal, cost: Decimal | None) -> None:
         """Replace a reserved price with the request's cost, or with the price itself if the API gave no cost."""
         with self._lock:
-            self._set_aside -= price
+            self._reserved -= price
             self.billed += price if cost is None else cost

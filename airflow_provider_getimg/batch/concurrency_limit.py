@@ -98,7 +98,7 @@ class ConcurrencyLimit:
         self._next_slot_at = now + min(PROBE_SECONDS, self._gap(now))
         return True
 
-    def changes_at(self, now: float) -> float | None:
+    def next_change_at(self, now: float) -> float | None:
         """Return when a slot may open by itself; None if not before the next response."""
         moments = [self._gap_until]
         if self.value < self._most:

@@ -139,7 +139,7 @@ class History:
         """Return the result of a row that this try did not reach."""
         return self.state(row).result or RowResult(row, "not_sent")
 
-    def is_of_this_epoch(self, entry: Entry) -> bool:
+    def is_current_epoch(self, entry: Entry) -> bool:
         """Return whether the task has not been cleared since the entry was written."""
         return entry.epoch == self._try.epoch
 
@@ -163,7 +163,7 @@ class History:
             budget.add_earlier_unknown(entry.unknown_requests)
         for row, state in states:
             price = budget.price(row.request.checked)
-            budget.set_aside(price * cast("Entry", state.entry).unknown_requests)
+            budget.reserve_earlier(price * cast("Entry", state.entry).unknown_requests)
             if state.result is not None and state.result.cost is None:
                 budget.add_earlier_cost(price)
         if not self._removed:
@@ -171,7 +171,7 @@ class History:
         # Their requests are unknown: assume the price of the most expensive row.
         price = max((budget.price(row.request.checked) for row in self._rows), default=Decimal(0))
         for entry in self._removed.values():
-            budget.set_aside(price * entry.unknown_requests)
+            budget.reserve_earlier(price * entry.unknown_requests)
             if entry.generation is not None and entry.generation.cost is None:
                 budget.add_earlier_cost(price)
 

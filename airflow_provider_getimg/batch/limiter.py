@@ -192,8 +192,8 @@ class RateLimiter:
         """Return the most seconds that a waiting thread sleeps if it is not notified."""
         if wait <= 0 and not self._held:
             now = self._clock()
-            changes_at = self._limit.changes_at(now)
-            wait = changes_at - now if changes_at is not None else _LOOK_SECONDS
+            next_change_at = self._limit.next_change_at(now)
+            wait = next_change_at - now if next_change_at is not None else _LOOK_SECONDS
         return min(wait, _LOOK_SECONDS) if wait > 0 else _LOOK_SECONDS
 
     def _note_sent(self) -> None:

@@ -39,7 +39,7 @@ _TICK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class Later:
+class SendLater:
     """A row whose request is to be sent later, after all rows that are queued now."""
 
     send: Callable[[], RowResult | Callable[[], RowResult]]
@@ -48,8 +48,8 @@ class Later:
 class Steps(Protocol):
     """The steps of a row. Called from several threads."""
 
-    def send(self, row: Row) -> RowResult | Callable[[], RowResult] | Later:
-        """Return the row's result, a callable for an uploader, or a ``Later`` for a sender."""
+    def send(self, row: Row) -> RowResult | Callable[[], RowResult] | SendLater:
+        """Return the row's result, a callable for an uploader, or a ``SendLater`` for a sender."""
         ...
 
     def failed(self, row: Row, error: GetimgError) -> RowResult:
@@ -112,10 +112,10 @@ class Pipeline:
         uploaders = ThreadPoolExecutor(self._settings.uploaders, "getimg-upload")
 
         def send(
-            row: Row, step: Callable[[], RowResult | Callable[[], RowResult] | Later]
+            row: Row, step: Callable[[], RowResult | Callable[[], RowResult] | SendLater]
         ) -> RowResult | None:
             sent = step()
-            if isinstance(sent, Later):
+            if isinstance(sent, SendLater):
                 senders.submit(self._run_step, row, partial(send, row, sent.send))
             elif callable(sent):
                 uploaders.submit(self._run_step, row, sent)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Outcome = Literal["saved", "reused", "failed", "not_sent"]
 
 #: The summary lists the URIs of up to this many files.
-URIS_AT_MOST = 100
+MAX_URIS = 100
 _MAX_FAILURES_SHOWN = 3
 
 
@@ -60,7 +60,7 @@ class RowResult:
         return cls(
             row,
             outcome,
-            [_slim(file) for file in files],
+            [_without_url(file) for file in files],
             generation.id,
             generation.cost,
             error,
@@ -147,7 +147,7 @@ class BatchResults:
             "total_cost": float(self.total_cost),
             "manifest": manifest_uri,
         }
-        if len(self.saved_files) <= URIS_AT_MOST:
+        if len(self.saved_files) <= MAX_URIS:
             summary["uris"] = [file.item.uri for file in self.saved_files]
         return summary
 
@@ -282,7 +282,7 @@ def checked_max_failures(value: object, requested: int) -> int:
     )
 
 
-def _slim(file: SavedFile) -> SavedFile:
+def _without_url(file: SavedFile) -> SavedFile:
     """Return a saved file reduced to what is needed later: the URLs of thousands would add up."""
     media = file.item.media
     known = KnownMedia(media.mime_type, media.deletes_at, media.width, media.height)

@@ -28,7 +28,7 @@ from airflow_provider_getimg.api.errors import (
     RateLimitError,
 )
 from airflow_provider_getimg.batch.limiter import RateLimitedClient
-from airflow_provider_getimg.batch.pipeline import Later
+from airflow_provider_getimg.batch.pipeline import SendLater
 from airflow_provider_getimg.batch.report import RowResult, without_traceback
 from airflow_provider_getimg.durable.paid_generation import PaidGeneration
 from airflow_provider_getimg.s3.download import is_past_deletion
@@ -114,8 +114,8 @@ class RowSteps:
         self._history = history
         self._breakers = breakers
 
-    def send(self, row: Row) -> RowResult | Callable[[], RowResult] | Later:
-        """Return the row's result if there is nothing to save; otherwise a callable that saves its images, or a ``Later``."""
+    def send(self, row: Row) -> RowResult | Callable[[], RowResult] | SendLater:
+        """Return the row's result if there is nothing to save; otherwise a callable that saves its images, or a ``SendLater``."""
         state = self._history.state(row)
         if state.result is not None and state.is_saved:
             return state.result
@@ -137,7 +137,7 @@ class RowSteps:
             return partial(self.save, row, generation, is_new=False)
         if self._breakers.on_resend(row):
             # Waiting here for the other owed rows would take the thread that they need.
-            return Later(partial(self._send_new, row, paid))
+            return SendLater(partial(self._send_new, row, paid))
         return self._send_new(row, paid)
 
     def _send_new(self, row: Row, paid: PaidGeneration) -> RowResult | Callable[[], RowResult]:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import GetimgError
-from airflow_provider_getimg.api.references import check_references, references_beyond_documented
+from airflow_provider_getimg.api.references import check_references, exceeds_documented_references
 from airflow_provider_getimg.batch.breakers import Breakers
 from airflow_provider_getimg.batch.pipeline import Pipeline
 from airflow_provider_getimg.batch.progress import Progress
@@ -122,7 +122,7 @@ class BatchRun:
                     has_saved = True
                     continue
                 owed.add(row.index)
-                is_owed_now = is_owed_now or self._history.is_of_this_epoch(entry)
+                is_owed_now = is_owed_now or self._history.is_current_epoch(entry)
             elif entry is not None and self._settings.on_unknown_outcome == "fail":
                 sent.append((_LAST, row))
             else:
@@ -152,7 +152,7 @@ class BatchRun:
         """Check with the catalogue where a request has more references than documented."""
         get_model = cache(self._api.client.get_model)
         for request in requests:
-            if references_beyond_documented(request):
+            if exceeds_documented_references(request):
                 check_references(get_model(request.model), request)
 
 

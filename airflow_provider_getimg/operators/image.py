@@ -131,7 +131,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     def _generated(self, context: Context) -> dict[str, Any]:
         from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
         from airflow_provider_getimg.api.pricing import check_price, checked_max_cost, image_price, named
-        from airflow_provider_getimg.api.references import check_references, references_beyond_documented
+        from airflow_provider_getimg.api.references import check_references, exceeds_documented_references
         from airflow_provider_getimg.api.requests import ImageRequest
         from airflow_provider_getimg.durable.paid_generation import PaidGeneration
         from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
@@ -151,7 +151,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         generation = paid.recorded()
         if generation is None:
             with self.hook:
-                if max_cost is not None or references_beyond_documented(request.checked):
+                if max_cost is not None or exceeds_documented_references(request.checked):
                     model = self.hook.client.get_model(request.checked.model)
                     check_references(model, request.checked)
                     if max_cost is not None:

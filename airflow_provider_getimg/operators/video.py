@@ -231,10 +231,10 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.api.references import (
             check_duration,
             check_references,
-            references_beyond_documented,
+            exceeds_documented_references,
         )
 
-        if max_cost is None and not references_beyond_documented(request):
+        if max_cost is None and not exceeds_documented_references(request):
             return
         model = self.hook.client.get_model(request.model)
         check_references(model, request)

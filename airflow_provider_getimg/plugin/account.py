@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _KEPT_SECONDS = 60.0
 # The longest that a page waits for getimg.ai.
 _MAX_WAIT = 10.0
-_ACCOUNTS_AT_MOST = 100
+_MAX_ACCOUNTS = 100
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Accounts:
                 account = await asyncio.wait_for(asyncio.to_thread(_ask, conn_id, first), _MAX_WAIT)
             except TimeoutError:
                 account = AccountSummary(f"getimg.ai did not respond within {_MAX_WAIT:g} seconds.")
-            if len(self._kept) >= _ACCOUNTS_AT_MOST:
+            if len(self._kept) >= _MAX_ACCOUNTS:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = time.monotonic() + _KEPT_SECONDS, account
         return account

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DAYS = 30
 # Airflow lists records without their values: each value takes another request, so a page view reads at most this many.
 # They are cached, and the next view continues.
-_NEW_RECORDS_AT_MOST = 400
+_MAX_NEW_RECORDS = 400
 _KEPT_RECORDS = 50_000
 _PAGE = 100
 _AT_ONCE = 8
@@ -97,7 +97,7 @@ class CostRecords:
             recent = [task for task in tasks if _day(task) >= spend.first]
             readable = await api.readable(recent)
             missing = [task for task in readable if task not in self._kept]
-            room = _NEW_RECORDS_AT_MOST - new
+            room = _MAX_NEW_RECORDS - new
             await self._read(api, missing[:room])
             new += len(missing[:room])
             for task in readable:

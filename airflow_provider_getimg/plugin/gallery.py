@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 24
 # A page of one model searches at most this many tasks, and then offers to continue.
-_TASKS_AT_MOST = 240
+_MAX_TASKS = 240
 # Runs are searched in windows of these lengths, newest first; the last one is unbounded.
 _WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=30), None)
 _INSTANT = timedelta(microseconds=1)
@@ -97,7 +97,7 @@ class Gallery:
             # More at once is slower on SQLite, and no faster on PostgreSQL.
             at_once = asyncio.Semaphore(4)
             async for batch in batches:
-                if len(found) == PAGE_SIZE or looked_at >= _TASKS_AT_MOST:
+                if len(found) == PAGE_SIZE or looked_at >= _MAX_TASKS:
                     return Page(found, replace(batch[0][1], index=0))
                 looked_at += len(batch)
                 readable = await api.readable([task for task, _ in batch])

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 IMAGE_MAX_BYTES = 32 * 1024 * 1024
 MANIFEST_MAX_BYTES = 32 * 1024 * 1024
 PART_MAX_BYTES = 4 * 1024 * 1024
-_CONNECTIONS_AT_MOST = 100
+_MAX_CONNECTIONS = 100
 
 # How long a client is reused: creating one takes longer than a thumbnail, but the connection may change.
 _CLIENT_SECONDS = 60.0
@@ -248,7 +248,7 @@ class Objects:
         with self._lock:
             if now < self._logged.get((aws_conn_id, bucket), 0.0):
                 return
-            if len(self._logged) >= _CONNECTIONS_AT_MOST:
+            if len(self._logged) >= _MAX_CONNECTIONS:
                 self._logged.clear()
             self._logged[aws_conn_id, bucket] = now + _LOG_SECONDS
         _LOG.warning(

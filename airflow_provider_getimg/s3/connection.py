@@ -32,7 +32,7 @@ def s3_hook(aws_conn_id: str | None, connections: int, config: Config | None = N
     :param config: Extra settings, which override the connection's own.
     """
     hook = _hook_class()(aws_conn_id=aws_conn_id)
-    with _faults_of_the_connection(aws_conn_id):
+    with _translate_connection_errors(aws_conn_id):
         own = hook.conn_config.botocore_config
     if connections > (own or Config()).max_pool_connections:  # type: ignore[attr-defined]
         config = Config(max_pool_connections=connections).merge(config or Config())
@@ -58,10 +58,10 @@ def s3_client(hook: S3Hook) -> S3Client:
 
     :raises ConnectionConfigError: The connection can't be used.
     """
-    with _faults_of_the_connection(hook.aws_conn_id):
+    with _translate_connection_errors(hook.aws_conn_id):
         client: S3Client = hook.get_conn()
     client.meta.events.register_first("before-sign.s3", _sign_checksum, unique_id="getimg-sign-checksum")
-    _read_leniently(client)
+    _ignore_unused_headers(client)
     return client
 
 
@@ -70,7 +70,7 @@ def plain_client(hook: S3Hook, client: S3Client) -> S3Client:
     if getattr(client.meta.config, "request_checksum_calculation", None) == "when_required":
         return client
     plain: S3Client = _reconfigured(hook, Config(request_checksum_calculation="when_required")).get_conn()
-    _read_leniently(plain)
+    _ignore_unused_headers(plain)
     return plain
 
 
@@ -82,15 +82,15 @@ def _reconfigured(hook: S3Hook, config: Config) -> S3Hook:
     )
 
 
-def _read_leniently(client: S3Client) -> None:
+def _ignore_unused_headers(client: S3Client) -> None:
     """Hide headers that are not read here from botocore: an invalid date in one would fail the whole call."""
     for operation in ("PutObject", "HeadObject", "GetObject"):
         client.meta.events.register(
-            f"before-parse.s3.{operation}", _keep_what_is_read, unique_id=f"getimg-headers-of-{operation}"
+            f"before-parse.s3.{operation}", _drop_unused_headers, unique_id=f"getimg-headers-of-{operation}"
         )
 
 
-def _keep_what_is_read(response_dict: dict[str, Any], **_: Any) -> None:
+def _drop_unused_headers(response_dict: dict[str, Any], **_: Any) -> None:
     headers = response_dict["headers"]
     for name in list(headers) if response_dict["status_code"] < 300 else ():
         if not name.lower().startswith(_READ_HEADERS):
@@ -98,7 +98,7 @@ def _keep_what_is_read(response_dict: dict[str, Any], **_: Any) -> None:
 
 
 @contextmanager
-def _faults_of_the_connection(aws_conn_id: str | None) -> Iterator[None]:
+def _translate_connection_errors(aws_conn_id: str | None) -> Iterator[None]:
     """Report in one sentence what is wrong with an AWS connection, whichever library finds it."""
     try:
         yield

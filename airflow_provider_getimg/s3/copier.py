@@ -123,7 +123,7 @@ class Copier:
         deadline = Deadline(self.downloads.timeout)
         try:
             is_free = is_new or not self._listing.may_hold(item.key)
-            is_first = self._is_first(item)
+            is_first = self._claim_key(item)
             if item.key and not (is_first and (is_free or self._if_exists == "replace")):
                 stored = self._store.head(item.bucket, item.key)
                 if stored is not None:
@@ -143,7 +143,7 @@ class Copier:
         found = []
         for item in items:
             stored = self._store.head(item.bucket, item.key) if item.key else None
-            if stored is None or not stored.is_copy_of(item) or not self._is_first(item):
+            if stored is None or not stored.is_copy_of(item) or not self._claim_key(item):
                 return []
             if stored.metadata.get(REQUEST_SHA256) != item.request_sha256:
                 # The API repeated an id: the object is another row's.
@@ -152,7 +152,7 @@ class Copier:
             found.append(SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type))
         return found
 
-    def _is_first(self, item: TransferItem) -> bool:
+    def _claim_key(self, item: TransferItem) -> bool:
         """Claim the item's key, and return whether no other file of this task claimed it first."""
         url = hash(item.media.url)
         return not item.key or self._taken.setdefault(hash(item.uri), url) == url
@@ -165,7 +165,7 @@ class Copier:
                 spool.body(),
                 spool.sha256,
                 mime_type,
-                replaces=self._if_exists == "replace" and self._is_first(item),
+                replaces=self._if_exists == "replace" and self._claim_key(item),
             )
         except OccupiedKeyError:
             return self._resolve_occupied(item, spool, deadline)
@@ -191,7 +191,7 @@ class Copier:
         def found() -> SavedFile:
             return SavedFile(item, stored.size, theirs, stored.etag, stored.mime_type)
 
-        if stored.is_copy_of(item) and (sha256 == theirs or (sha256 is None and self._is_first(item))):
+        if stored.is_copy_of(item) and (sha256 == theirs or (sha256 is None and self._claim_key(item))):
             self._log.info("%s is already saved: %s.", capital(item.name), item.uri)
             return found()
         if self._if_exists == "fail":

@@ -57,7 +57,7 @@ _MAX_LAYERS = 2
 _NOT_SERVED = frozenset({401, 403, 404})
 _GONE = 410
 # Success statuses that deliver no file.
-_NOTHING_YET = frozenset({202, 204, 205})
+_NO_CONTENT_STATUSES = frozenset({202, 204, 205})
 
 
 class Deadline:
@@ -243,7 +243,7 @@ class Downloads:
                 f"{capital(name)} is no longer served ({status}); it was to be deleted {when}. {self._remedy}",
                 status=status,
             )
-        if not response.is_success or status in _NOTHING_YET:
+        if not response.is_success or status in _NO_CONTENT_STATUSES:
             raise DownloadError(
                 f"The download of {name} returned {status}.",
                 status=status,

@@ -61,12 +61,12 @@ class KeptConnections(Transport):
         origin = (proxy, request.url.scheme, request.url.host, request.url.port)
         if (connection := self._taken(origin)) is not None:
             try:
-                return connection.send(request, self._give_back)
+                return connection.send(request, self._release)
             except (httpx.NetworkError, httpx.RemoteProtocolError, OSError):
                 # The server closed the idle connection: use a new one. If the watch cut it, this call raises.
                 request.extensions["trace"](ROUTE_EVENT, {"proxy": proxy})
-        connection = _Connection(origin, self._built(proxy, request.url.scheme == "https"))
-        return connection.send(request, self._give_back)
+        connection = _Connection(origin, self._build(proxy, request.url.scheme == "https"))
+        return connection.send(request, self._release)
 
     def _taken(self, origin: _Origin) -> _Connection | None:
         with self._lock:
@@ -76,7 +76,7 @@ class KeptConnections(Transport):
                     return connection
         return None
 
-    def _give_back(self, connection: _Connection) -> None:
+    def _release(self, connection: _Connection) -> None:
         with self._lock:
             self._idle.append(connection)
             surplus = self._idle if self._is_closed else self._idle[: -self._most]
@@ -112,7 +112,7 @@ class _Connection:
             watch(name, info)
             if name.endswith((*_NEW_STREAMS, REUSE_EVENT)):
                 self._head = _Head()
-                self._head.come_from(info["return_value"])
+                self._head.attach(info["return_value"])
 
         request.extensions = {**request.extensions, "trace": trace}
         try:
@@ -152,7 +152,7 @@ class _Head:
         #: Of the body, in bytes; 0 if httpx reads it.
         self.length = 0
 
-    def come_from(self, stream: httpcore.NetworkStream) -> None:
+    def attach(self, stream: httpcore.NetworkStream) -> None:
         """Intercept what httpx reads from a stream."""
         read = stream.read
 

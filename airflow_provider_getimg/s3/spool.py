@@ -80,7 +80,7 @@ class Spool:
         if len(self.head) < HEAD_BYTES:
             self.head = (self.head + chunk[:HEAD_BYTES])[:HEAD_BYTES]
         self._digest.update(chunk)
-        with self._faults_of_the_disk():
+        with self._translate_disk_errors():
             if self._disk is None and self.size > MEMORY_BYTES:
                 self._disk = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
                 self._disk.write(self._memory.getbuffer())
@@ -93,7 +93,7 @@ class Spool:
 
         :raises DownloadError: The disk is full.
         """
-        with self._faults_of_the_disk():
+        with self._translate_disk_errors():
             self._file.flush()
 
     @property
@@ -101,7 +101,7 @@ class Spool:
         return self._memory if self._disk is None else self._disk
 
     @contextmanager
-    def _faults_of_the_disk(self) -> Iterator[None]:
+    def _translate_disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -375,7 +375,7 @@ class TestFailures:
         def broken(*_: Any) -> None:
             raise ZeroDivisionError("a fault of ours")
 
-        monkeypatch.setattr("airflow_provider_getimg.batch.report._slim", broken)
+        monkeypatch.setattr("airflow_provider_getimg.batch.report._without_url", broken)
         with pytest.raises(ZeroDivisionError):
             bench.run(rows(20), concurrency=1)
         assert len(bench.files()) == bench.posts() < 20

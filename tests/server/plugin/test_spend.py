@@ -149,7 +149,7 @@ def test_a_dag_that_is_mistyped_can_be_corrected(view, username, dag):
 
 @pytest.mark.parametrize("is_partial", [False, True])
 def test_links_keep_the_connection(view, monkeypatch, plugin_state, is_partial):
-    monkeypatch.setattr(costs, "_NEW_RECORDS_AT_MOST", 1 if is_partial else 400)
+    monkeypatch.setattr(costs, "_MAX_NEW_RECORDS", 1 if is_partial else 400)
     monkeypatch.setattr(plugin_state.costs, "_kept", {})
     links = re.findall(r'href="/getimg/spend/\?([^"]*)"', view("dag=spender&conn=my+conn").text)
     # Those of the table, "Show all" and "Read more".
@@ -243,7 +243,7 @@ def test_a_record_that_was_edited_counts_what_is_an_amount(record, models):
 
 
 def test_a_view_reads_a_limited_number_of_records_and_the_next_one_continues(view, monkeypatch, plugin_state):
-    monkeypatch.setattr(costs, "_NEW_RECORDS_AT_MOST", 3)
+    monkeypatch.setattr(costs, "_MAX_NEW_RECORDS", 3)
     monkeypatch.setattr(plugin_state.costs, "_kept", {})
     assert "Not all is counted yet" in view().text
     text = view().text

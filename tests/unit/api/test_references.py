@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_getimg.api.errors import InvalidInputError
-from airflow_provider_getimg.api.references import check_references, references_beyond_documented
+from airflow_provider_getimg.api.references import check_references, exceeds_documented_references
 from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.api.types import Model
 
@@ -32,7 +32,7 @@ def request(count: int, role: str = "reference_image", **others: int) -> ImageRe
 
 @pytest.mark.parametrize(("count", "asks"), [(0, False), (8, False), (9, True), (64, True)])
 def test_the_catalogue_knows_what_goes_beyond_the_documented_limit(count, asks):
-    assert references_beyond_documented(request(count)) is asks
+    assert exceeds_documented_references(request(count)) is asks
 
 
 @pytest.mark.parametrize(
