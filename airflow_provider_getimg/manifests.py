@@ -72,7 +72,7 @@ def read_manifest(uri: str, aws_conn_id: str | None = "aws_default") -> list[Man
     lines = [line for line in found if line is not None]
     if faults or len(lines) < len(found):
         raise InvalidInputError(
-            f"uri must be that of a manifest, got {uri}: not all its lines are a manifest's."
+            f"uri must be that of a manifest, got {uri}: some of its lines are not a manifest's."
         )
     return lines
 

@@ -93,13 +93,13 @@ class Entry:
         try:
             entry = cls(**{field.name: value[field.name] for field in fields(cls) if field.name in value})
         except TypeError as error:
-            raise ValueError(f"its entry is none of this version ({error})") from None
+            raise ValueError(f"its entry is not valid in this version ({error})") from None
         states = ("submitted",) if entry.video_id is None else ("pending", "failed")
         sound = entry.state in (states if entry.response is None else ("completed",)) and all(
             type(number) is int for number in (entry.epoch, entry.try_number, entry.sent_before)
         )
         if not sound:
-            raise ValueError("its entry contradicts itself")
+            raise ValueError("its entry is inconsistent")
         datetime.fromisoformat(entry.started_at)
         _ = entry.generation
         return entry
@@ -231,7 +231,7 @@ class Ledger:
             return None
         if entry.fingerprint != self._fingerprint:
             self.log.warning(
-                "The request has changed since try %d, sent at %s: the new request is made and billed.",
+                "The request has changed since try %d, sent at %s: sending the new request, which is billed.",
                 entry.try_number,
                 entry.started_at,
             )
@@ -292,7 +292,7 @@ class Ledger:
         """
         self._keep(
             replace(self._last(), state="completed", response=response),
-            "The paid response %s could not be recorded: %s. Should this try fail, a retry can't reuse it.",
+            "The paid response %s could not be recorded: %s. If this try fails, a retry can't reuse it.",
             response.get("id"),
         )
 
@@ -304,7 +304,7 @@ class Ledger:
         """
         self._keep(
             replace(self._last(), state="pending", video_id=video_id),
-            "The id of the submitted video, %s, could not be recorded: %s. Should this try fail, a retry can't find it.",
+            "The id of the submitted video, %s, could not be recorded: %s. If this try fails, a retry can't find it.",
             video_id,
         )
 

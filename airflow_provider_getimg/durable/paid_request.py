@@ -163,7 +163,7 @@ class PaidRequest:
             cost = "pay again" if error is PaidFilesGoneError else "perhaps pay twice"
             raise error(f"{what} {self._two_ways_on(cost)}", **bill)
         cost = "is paid again" if error is PaidFilesGoneError else "may be paid twice"
-        self._log.warning("%s on_unknown_outcome is 'resubmit': it is sent again now, and %s.", what, cost)
+        self._log.warning("%s on_unknown_outcome is 'resubmit': it is sent again, and %s.", what, cost)
 
     def _two_ways_on(self, cost: str) -> str:
         return (

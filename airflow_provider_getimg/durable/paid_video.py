@@ -77,7 +77,7 @@ class PaidVideo(PaidRequest):
             self.generation = self._reuse(entry, entry.generation)
         else:
             self._log.info(
-                "Try %d submitted video %s %s ago: it is waited for. Nothing is billed again.",
+                "Try %d submitted video %s %s ago: waiting for it. Nothing is billed again.",
                 entry.try_number,
                 entry.video_id,
                 entry.age,

@@ -154,6 +154,6 @@ def _read(client: S3Client, url: str, position: int) -> str:
     mime_type = type_of(content[:HEAD_BYTES])
     if mime_type not in ("image/png", "image/jpeg", "image/webp"):
         raise InvalidInputError(
-            f"{name} must be a PNG, JPEG or WebP image, and by its first bytes it is none."
+            f"{name} must be a PNG, JPEG or WebP image, but its first bytes are of none of these."
         )
     return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"

@@ -122,7 +122,7 @@ class VideoLog:
         """
         return type(error)(
             f"Video {self._id} was submitted, and its state can't be read: {error.message} Once that is fixed, clear the task: it "
-            f"goes on waiting for this video and submits no other. To give it up and submit another, delete {address} first.",
+            f"resumes waiting for this video and submits no other. To abandon it and submit another, delete {address} first.",
             billed="unknown",
             status=error.status,
             code=error.code,
@@ -133,8 +133,8 @@ class VideoLog:
     def still_pending(self) -> VideoPendingError:
         """Return the error for a wait that has ended."""
         return VideoPendingError(
-            f"Video {self._id} is {self._status or 'in an unknown state'} after {self._waited}, and the task's timeout is over. A "
-            "retry, or a Clear, goes on waiting for it and submits no other."
+            f"Video {self._id} is {self._status or 'in an unknown state'} after {self._waited}, and the task's timeout has expired. A "
+            "retry or a Clear resumes waiting for it and submits no other."
         )
 
     @property

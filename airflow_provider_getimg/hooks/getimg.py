@@ -310,7 +310,7 @@ def _extra_of(connection: Connection) -> dict[str, Any]:
         raise ConnectionConfigError("The extra field must be a JSON object.")
     if unknown := sorted(extra.keys() - set(EXTRA_NAMES)):
         raise ConnectionConfigError(
-            f"The extra field must have no names but {', '.join(EXTRA_NAMES)}, got {quote(unknown[0])}."
+            f"The extra field may only contain {', '.join(EXTRA_NAMES)}, got {quote(unknown[0])}."
         )
     return extra
 

@@ -175,7 +175,7 @@ def test_a_task_that_is_killed_while_the_image_is_made(
         assert "No response was recorded: its worker was killed, lost, or out of time." in log
     else:
         assert state == "success"
-        assert "it is sent again now, and may be paid twice." in log
+        assert "it is sent again, and may be paid twice." in log
 
 
 def test_a_terminated_task_says_what_that_may_cost(airflow_stack: Airflow, simulator: GetimgSimulator):

@@ -78,7 +78,7 @@ def test_under_resubmit_a_retry_sends_it_again_and_says_so(simulator, connection
     assert (ended.state, ended.tries(), posts(simulator)) == ("success", 2, 2)
     assert billed(simulator) == pytest.approx((images + 1) * PRICE)
     assert "A retry sends it again" in ended.log(try_number=1)
-    assert "on_unknown_outcome is 'resubmit': it is sent again now, and may be paid twice." in ended.log(
+    assert "on_unknown_outcome is 'resubmit': it is sent again, and may be paid twice." in ended.log(
         try_number=2
     )
 
@@ -202,7 +202,7 @@ def test_files_that_expired_before_the_retry_are_reported(simulator, run, on_unk
     assert billed(simulator) == pytest.approx(images * PRICE)
     log = ended.log(try_number=2)
     assert "and its files are gone: they were deleted at" in log
-    ends = {"fail": "It was billed.", "resubmit": "it is sent again now, and is paid again."}
+    ends = {"fail": "It was billed.", "resubmit": "it is sent again, and is paid again."}
     assert ends[on_unknown_outcome] in log
 
 

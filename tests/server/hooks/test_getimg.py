@@ -80,7 +80,7 @@ def test_a_connection_as_uri_becomes_a_client(connect, uri, base_url, timeout):
         ),
         (
             {"password": "sk_x", "extra": {"timeout": 60, "time_out": 60}},
-            "The extra field must have no names but timeout, proxy, allowed_networks, state_folder, got 'time_out'.",
+            "The extra field may only contain timeout, proxy, allowed_networks, state_folder, got 'time_out'.",
         ),
         ({"password": "sk_x", "extra": "{'timeout': 60}"}, "The extra field must be a JSON object."),
         ({"password": "sk_x", "extra": "timeout=60"}, "The extra field must be a JSON object."),

@@ -207,7 +207,11 @@ class TestReferencesInS3:
         ("key", "body", "sentence"),
         [
             ("missing.png", None, "can't be read from S3: An error occurred (NoSuchKey)"),
-            ("text.png", b"<html>", "must be a PNG, JPEG or WebP image, and by its first bytes it is none."),
+            (
+                "text.png",
+                b"<html>",
+                "must be a PNG, JPEG or WebP image, but its first bytes are of none of these.",
+            ),
             (
                 "large.png",
                 PNG + b"\0" * (10 * 1024 * 1024),

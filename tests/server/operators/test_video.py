@@ -172,7 +172,7 @@ class TestOneSubmission:
         [entry] = api.ledger
         assert str(error.value).startswith(f"Video {entry.id} is pending after 0:00:0")
         assert str(error.value).endswith(
-            "goes on waiting for it and submits no other. It may have been billed."
+            "resumes waiting for it and submits no other. It may have been billed."
         )
         assert operator().execute(context(2))["id"] == entry.id
         assert paid(api) == [("delivered", 0.2)]
@@ -332,7 +332,7 @@ class TestThePolls:
             f"Video {api.ledger[0].id} was submitted, and its state can't be read: "
         )
         assert (
-            "To give it up and submit another, delete 'getimg_generation' from the task's state first."
+            "To abandon it and submit another, delete 'getimg_generation' from the task's state first."
             in str(error.value)
         )
         assert str(error.value).endswith("It may have been billed.")
