@@ -211,16 +211,17 @@ def parse_generations(generation: object) -> tuple[list[Generation], int]:
     """
     generations: list[Generation] = []
     gaps = 0
-    try:
-        for name, value in _entries(generation):
-            if value is None:
-                gaps += 1
-            else:
-                generations.append(_parse(value, name))
-    except InvalidInputError as error:
-        raise error.with_bill(
-            [generation.id for generation in generations], total_cost(generations)
-        ) from None
+    fault: InvalidInputError | None = None
+    for name, value in _entries(generation):
+        if value is None:
+            gaps += 1
+            continue
+        try:
+            generations.append(_parse(value, name))
+        except InvalidInputError as error:
+            fault = fault or error
+    if fault is not None:
+        raise fault.with_bill([generation.id for generation in generations], total_cost(generations))
     return generations, gaps
 
 

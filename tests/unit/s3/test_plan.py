@@ -228,16 +228,16 @@ def test_an_output_that_is_passed_twice_is_saved_once():
 
 
 def test_a_stranger_in_a_list_reports_what_the_others_had_cost():
-    paid = response("a", usage={"total_cost": 0.04})
+    paid = [response(name, usage={"total_cost": 0.04}) for name in ("a", "b")]
     with pytest.raises(InvalidInputError) as error:
-        parse_generations([paid, "a"])
+        parse_generations([paid[0], "a", paid[1], "b"])
     assert str(error.value).startswith(
-        "Generation a was billed (0.04 USD) and is not saved. generation[1] must"
+        "2 generations were billed (0.08 USD together) and are not saved. generation[1] must"
     )
     assert (error.value.billed, error.value.cost, error.value.generation_ids) == (
         "yes",
-        Decimal("0.04"),
-        ("a",),
+        Decimal("0.08"),
+        ("a", "b"),
     )
 
 
