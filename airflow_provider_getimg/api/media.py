@@ -149,7 +149,7 @@ def _is_utf8(text: bytes) -> bool:
 
 def is_whole(file: BinaryIO, size: int) -> bool | None:
     """
-    Return whether a file is complete according to its format; None if unknown. Trailing data does not matter.
+    Return whether a file is complete according to its format; None if unknown. Data after a PNG, JPEG or WebP does not matter.
 
     :param file: The file; its position changes.
     :param size: The file's size in bytes.

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 Redact = Callable[[str], str]
 
-# Documented as refusals, so not billed. Any other status on a generation is an unknown outcome, except those that show
-# that a server other than the API responded (_MOVED), or a proxy that wants a password (407).
+# Documented as refusals, so not billed. Any other status on a generation is an unknown outcome, except 429 and those that
+# show that a server other than the API responded (_MOVED), or a proxy that wants a password (407).
 _REFUSALS: dict[int, type[RequestRefusedError]] = {
     400: InvalidRequestError,
     401: AuthenticationError,

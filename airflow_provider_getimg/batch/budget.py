@@ -40,7 +40,7 @@ class Budget:
         self._check_balance = check_balance
         self._prices: dict[tuple[str, str | None], Decimal | None] = {}
         self._lock = threading.Lock()
-        #: The amount billed, as far as the API reported it.
+        #: The amount billed: costs that the API reported, and prices where it reported none.
         self.billed = Decimal(0)
         #: How many other requests were, or may have been, billed: their cost is unknown.
         self.unknown_outcomes = 0

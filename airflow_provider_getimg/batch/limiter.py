@@ -42,8 +42,8 @@ class RateLimiter:
 
     :param concurrency: The most requests in flight at once.
     :param is_stopping: Returns whether to stop sending.
-    :param log: Where changes to the limit are logged.
-    :param max_wait: The longest wait, in seconds, when the API says that no requests are left. Default: no limit.
+    :param log: Where long waits and their reasons are logged.
+    :param max_wait: The longest wait for a request, in seconds. Default: no limit.
     :param clock: A monotonic clock, in seconds.
     """
 

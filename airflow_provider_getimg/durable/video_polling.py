@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Seconds between log lines on a video whose state has not changed.
 _LOG_INTERVAL = 60.0
-# The longest wait after a failed poll, unless poll_interval is longer.
+# The longest wait after a failed poll, unless twice poll_interval, or the API's Retry-After, is longer.
 _BACKOFF_LIMIT = 60.0
 
 

@@ -43,7 +43,7 @@ class GetimgHook(BaseHook):
 
     - **API key** (password): required.
     - **Base URL** (host): with scheme; empty means ``https://api.getimg.ai``.
-    - **Timeout** (extra ``timeout``): seconds that a generation may take, default 300.
+    - **Timeout** (extra ``timeout``): seconds that a generation, or the download of a file, may take, default 300.
     - **Proxy** (extra ``proxy``): URL of a proxy; empty means the environment's settings.
     - **Allowed networks** (extra ``allowed_networks``): networks outside the public internet that downloads may reach,
       such as ``10.0.0.0/8``.

@@ -48,7 +48,7 @@ class SavedFile:
     """
     A file that is saved in S3.
 
-    :param mime_type: Its content type, detected from its bytes.
+    :param mime_type: Its content type: detected from its bytes, or as S3 has it if the object already existed.
     :param etag: As S3 returned it; empty if it returned none.
     """
 

@@ -127,7 +127,7 @@ class Downloads:
         :param media: Its URL, and the properties that the API promised.
         :param deadline: The file's time limit; it starts with the file's first slot.
         :return: The file, which the caller must close, and its content type, detected from its bytes.
-        :raises FileGoneError: The server says that the file is gone, and its time is over.
+        :raises FileGoneError: The server returned 410, or 401, 403 or 404 after the file's deletion time.
         :raises FileRefusedError: The URL may not be requested, or the file exceeds ``max_bytes``.
         :raises NotAnImageError: The body is a page, a message or empty.
         :raises DownloadError: Any other failure: a truncated body, a timeout, an unsuccessful status, a full disk.

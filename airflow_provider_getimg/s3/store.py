@@ -128,7 +128,8 @@ class S3Store:
 
         :param sha256: Of the body, in hex; S3 verifies it.
         :param mime_type: The body's content type.
-        :param replaces: Whether to replace an object at the key; otherwise S3 itself refuses, atomically.
+        :param replaces: Whether to replace an object at the key; otherwise S3 itself refuses, atomically if it supports
+            conditional writes.
         :raises OccupiedKeyError: An object already exists and must not be replaced.
         :raises ObjectStoreError: S3 refused the request, or the request failed.
         """
@@ -148,7 +149,8 @@ class S3Store:
         """
         Write a small object of the provider's own like an image, with the user's options except those that describe files.
 
-        :param replaces: Whether to replace an object at the key; otherwise S3 itself refuses, atomically.
+        :param replaces: Whether to replace an object at the key; otherwise S3 itself refuses, atomically if it supports
+            conditional writes.
         :raises OccupiedKeyError: An object already exists and must not be replaced.
         :raises ObjectStoreError: S3 refused the request, or the request failed.
         """

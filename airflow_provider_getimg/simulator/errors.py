@@ -32,7 +32,7 @@ STATUSES: dict[int, tuple[str, str]] = {
     504: ("gateway_timeout", "The server got no response from an upstream server in time."),
 }
 
-# A 429 may contain only a message and a code, so here it does: clients must cope with that.
+# A 402 or 429 may contain only a message and a code, so here they do: clients must cope with that.
 BARE_STATUSES = frozenset({402, 429})
 MAX_MESSAGE = 500
 

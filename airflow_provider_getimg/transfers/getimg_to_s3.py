@@ -48,8 +48,8 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
     ``aws_conn_id``. The list is empty if ``generation`` is an empty list. A second XCom, ``getimg_images``, is the number of
     rows. If every upstream task was skipped, so is this one.
 
-    Each object carries metadata: ``getimg-generation-id``, ``getimg-index``, ``getimg-model``, ``getimg-deletes-at`` and
-    ``getimg-sha256``. Each object is in the outlets' events, with generation id, cost, bytes and SHA-256: for an
+    Each object carries metadata: ``getimg-generation-id``, ``getimg-index``, ``getimg-model``, ``getimg-deletes-at``,
+    ``getimg-sha256``, ``getimg-dag``, and digests of the request. Each object is in the outlets' events, with generation id, cost, bytes and SHA-256: for an
     ``AssetAlias``, as its own asset ``s3://bucket/key``; for an ``Asset``, as an entry in ``extra["files"]``.
 
     :param generation: The output of a :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` or
