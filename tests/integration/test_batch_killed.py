@@ -206,7 +206,7 @@ def check_batch(
         assert extra == 0, where
         # What was in flight or not written yet when a try died, what the simulator lost, and one refused by a fault.
         assert len(failed) <= len(REFUSED) + deaths * 2 * CONCURRENCY + LOST + 1, where
-    assert extra <= sum(log.count("sent again now, and may be paid twice") for log in logs), where
+    assert extra <= sum(log.count("sent again, and may be paid twice") for log in logs), where
 
     assert (summary["saved"], summary["failed"]) == (len(saved), len(failed)), where
     assert summary["total_cost"] == pytest.approx(PRICE * len(saved)), where
