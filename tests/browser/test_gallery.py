@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import expect
 
-from airflow_provider_getimg.version_compat import SORTS_XCOMS
 from tests.browser.conftest import log_in
 from tests.conftest import STACK_BUCKET
+from tests.support.marks import LISTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.testing import GetimgSimulator
     from devstack import Airflow
 
-LISTS = pytest.mark.skipif(not SORTS_XCOMS, reason="the lists need Airflow 3.2")
 PROMPT = "<b>A red fox</b> & its den"
 
 

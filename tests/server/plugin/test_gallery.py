@@ -19,8 +19,7 @@ from PIL import Image
 from airflow_provider_getimg.plugin import objects, thumbnails
 from airflow_provider_getimg.version_compat import SORTS_XCOMS
 from tests.server.plugin.conftest import DAG_ID, ODD_TASK
-
-LISTS = pytest.mark.skipif(not SORTS_XCOMS, reason="the lists need Airflow 3.2")
+from tests.support.marks import LISTS
 
 
 class Html(HTMLParser):

@@ -15,12 +15,12 @@ from airflow_provider_getimg.plugin import costs
 from airflow_provider_getimg.plugin.costs import Spend, bars, largest, models_of
 from airflow_provider_getimg.plugin.render import _environment
 from airflow_provider_getimg.testing.dag_run import DagRunner
-from airflow_provider_getimg.version_compat import SORTS_XCOMS
+from tests.support.marks import LISTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(not SORTS_XCOMS, reason="the page needs Airflow 3.2")
+pytestmark = LISTS
 
 MARKUP = '<script>alert(1)</script>"'
 RECORDS = {

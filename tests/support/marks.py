@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Marks for tests of what some versions of Airflow can't do."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_getimg.version_compat import SORTS_XCOMS
+
+LISTS = pytest.mark.skipif(not SORTS_XCOMS, reason="the gallery's lists need Airflow 3.2")
