@@ -20,7 +20,6 @@ from airflow_provider_getimg.api.errors import (
 )
 from airflow_provider_getimg.retry import backoff
 from airflow_provider_getimg.s3.download import Deadline, capital
-from airflow_provider_getimg.s3.object_options import REQUEST_SHA256
 from airflow_provider_getimg.s3.store import Listing, OccupiedKeyError
 
 if TYPE_CHECKING:
@@ -144,9 +143,6 @@ class Copier:
         for item in items:
             stored = self._store.head(item.bucket, item.key) if item.key else None
             if stored is None or not stored.is_copy_of(item) or not self._claim_key(item):
-                return []
-            if stored.metadata.get(REQUEST_SHA256) != item.request_sha256:
-                # The API repeated an id: the object is another row's.
                 return []
             sha256 = stored.sha256 or self._store.sha256_of(item)
             found.append(SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type))

@@ -25,6 +25,7 @@ from airflow_provider_getimg.s3.connection import plain_client, s3_client
 from airflow_provider_getimg.s3.object_options import (
     GENERATION_ID,
     INDEX,
+    REQUEST_SHA256,
     SHA256,
     ObjectOptions,
     ascii_value,
@@ -68,7 +69,11 @@ class StoredObject:
     def is_copy_of(self, item: TransferItem) -> bool:
         """Return whether an earlier try saved this very file here."""
         found = (self.metadata.get(GENERATION_ID), self.metadata.get(INDEX))
-        return found == (ascii_value(item.generation_id), str(item.index))
+        if found != (ascii_value(item.generation_id), str(item.index)):
+            return False
+        # If the API repeated an id, the object may be another request's.
+        request_sha256 = self.metadata.get(REQUEST_SHA256)
+        return None in {request_sha256, item.request_sha256} or request_sha256 == item.request_sha256
 
 
 class Listing:
