@@ -11,7 +11,8 @@ It needs:
 - the connections ``getimg_default`` and ``aws_default``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket,
 - the pool ``getimg``, with one slot per concurrent request that the account allows,
-- on the API server, this provider and the connection ``aws_default``, to show the images.
+- on the API server, this provider and the connection ``aws_default``, to show the images,
+- an Airflow newer than 3.1.2, which makes ``leave_out`` a required text. There, remove the param: all images are approved or none.
 
 A run is billed for its images before the review, whatever the answer is. Safe to run twice: the keys contain the generation's id. To be
 asked again, clear the task ``review`` and everything downstream: nothing is billed, and a copy that is left out this time is deleted

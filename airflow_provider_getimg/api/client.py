@@ -108,7 +108,7 @@ class GetimgClient:
         """
         watches = list(self._watches)
         for watch in watches:
-            watch.cut()
+            watch.abort()
         return len(watches)
 
     def generate_image(self, request: ImageRequest) -> Generation:

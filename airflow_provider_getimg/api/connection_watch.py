@@ -47,7 +47,7 @@ class ConnectionWatch:
     Watches one request. Pass :attr:`extensions` to httpx, and use the watch as a context manager around the call.
 
     :param method: The request's HTTP method: a proxy's CONNECT doesn't count as sending it.
-    :param deadline: Seconds from entering the context until the connection is cut.
+    :param deadline: Seconds from entering the context until the connection is aborted.
     :param check_peer: Called with the peer of each new connection, before connecting and again before anything is
         sent, and with the peer of each reused connection. If it raises, the request ends with that error.
     """
@@ -59,15 +59,15 @@ class ConnectionWatch:
         self._check_peer = check_peer
         self._connecting_to = ("", 0)
         self._through_proxy = False
-        # Reentrant: a signal handler may cut the connection in the thread that holds the lock.
+        # Reentrant: a signal handler may abort the connection in the thread that holds the lock.
         self._lock = threading.RLock()
         self._sockets: list[socket.socket] = []
-        self._cut = False
+        self._aborted = False
         self._timer = threading.Timer(deadline, self._expire)
         self._timer.daemon = True
         #: Whether the request's first byte was handed to the operating system.
         self.sent = False
-        #: Whether the deadline has passed and the connection was cut.
+        #: Whether the deadline has passed and the connection was aborted.
         self.expired = False
 
     @property
@@ -78,7 +78,7 @@ class ConnectionWatch:
     def _on_event(self, name: str, info: dict[str, Any]) -> None:
         if name == ROUTE_EVENT:
             self._through_proxy = info["proxy"] is not None
-            if self._cut:
+            if self._aborted:
                 raise TimeoutError("timed out before the request was sent")
         elif name.endswith(".connect_tcp.started"):
             self._connecting_to = str(info.get("host", "")), int(info.get("port", 0))
@@ -96,11 +96,11 @@ class ConnectionWatch:
             if isinstance(sock, socket.socket):
                 with self._lock:
                     self._sockets.append(sock)
-                    late = self._cut
+                    late = self._aborted
                 if late:
                     _shut_down(sock)
         elif name.endswith(".send_request_headers.started"):
-            if self._cut:
+            if self._aborted:
                 raise TimeoutError("timed out before the request was sent")
             self.sent = self.sent or info["request"].method == self._method
 
@@ -139,12 +139,12 @@ class ConnectionWatch:
 
     def _expire(self) -> None:
         self.expired = True
-        self.cut()
+        self.abort()
 
-    def cut(self) -> None:
-        """Cut the connection now; a blocked read returns at once. Safe to call from any thread. Idempotent."""
+    def abort(self) -> None:
+        """Abort the connection now; a blocked read returns at once. Safe to call from any thread. Idempotent."""
         with self._lock:
-            self._cut = True
+            self._aborted = True
             sockets = list(self._sockets)
         for sock in sockets:
             _shut_down(sock)

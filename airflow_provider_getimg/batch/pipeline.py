@@ -169,7 +169,7 @@ class Pipeline:
     def _wait(self, tick: Callable[[int, int], object]) -> None:
         """Wait until all rows are done; once the task is terminated, only for a limited time."""
         stopped_at: float | None = None
-        cut = abandoned = False
+        aborted = abandoned = False
         while self._total and not self._finished.wait(_TICK_SECONDS):
             with self._lock:
                 done, failed = len(self._results), self._failed
@@ -186,8 +186,8 @@ class Pipeline:
                         GRACE_SECONDS,
                     )
             passed = time.monotonic() - stopped_at
-            if not cut and passed >= GRACE_SECONDS:
-                cut = True
+            if not aborted and passed >= GRACE_SECONDS:
+                aborted = True
                 if in_flight := self._steps.abort_requests():
                     self._log.warning(
                         "%d requests in flight were aborted; they may still be billed.",

@@ -259,11 +259,11 @@ class Ledger:
         try:
             self._write(entry)
         except Exception as error:
-            self._take_back(entry)
+            self._undo_if_written(entry)
             raise LedgerError(f"{self._store.description} could not be written: {reason(error)}.") from None
         self._entry = entry
 
-    def _take_back(self, entry: Entry) -> None:
+    def _undo_if_written(self, entry: Entry) -> None:
         """Undo a write that was reported as failed but was applied. Never replaces another process's entry."""
         with suppress(Exception):
             if self._store.read() == entry:

@@ -72,7 +72,7 @@ class PaidRequest:
             return None
         if entry.state == "submitted":
             seen = entry.failure or "No response was recorded: its worker was killed, lost, or out of time."
-            self._resubmit_or(
+            self._raise_unless_resubmitting(
                 OutcomeUnknownError, f"Try {entry.try_number} sent this request at {entry.started_at}. {seen}"
             )
             return None
@@ -85,7 +85,9 @@ class PaidRequest:
                 "%s The task was cleared since: a new %s is generated, and billed.", gone, self.noun
             )
         else:
-            self._resubmit_or(PaidFilesGoneError, gone, cost=generation.cost, generation_ids=[generation.id])
+            self._raise_unless_resubmitting(
+                PaidFilesGoneError, gone, cost=generation.cost, generation_ids=[generation.id]
+            )
         return None
 
     def _reuse(self, entry: Entry, generation: Generation) -> Generation:
@@ -158,7 +160,7 @@ class PaidRequest:
             retry_after=error.retry_after,
         )
 
-    def _resubmit_or(self, error: type[GetimgError], what: str, **bill: Any) -> None:
+    def _raise_unless_resubmitting(self, error: type[GetimgError], what: str, **bill: Any) -> None:
         if not self._resubmits:
             cost = "pay again" if error is PaidFilesGoneError else "perhaps pay twice"
             raise error(f"{what} {self._two_ways_on(cost)}", **bill)

@@ -36,10 +36,10 @@ class StateFolder:
             return None
         try:
             parts = urlsplit(text.strip() if isinstance(text, str) else "")
-            is_sound = parts.scheme == "s3" and parts.hostname and parts.port is None
+            is_valid = parts.scheme == "s3" and parts.hostname and parts.port is None
         except ValueError:
-            is_sound = False
-        if not is_sound or parts.password is not None or parts.query or parts.fragment:
+            is_valid = False
+        if not is_valid or parts.password is not None or parts.query or parts.fragment:
             # Don't quote what may be a password.
             got = f", got {quote(text)}" if "@" not in str(text) and "?" not in str(text) else ""
             raise ConnectionConfigError(

@@ -104,7 +104,7 @@ class Copier:
         self._listing = Listing()
         # Maps each key to the first file that claimed it: hash of the object's URI to hash of the file's URL. If the API
         # repeats an id, two files claim one key, and neither may be mistaken for the other.
-        self._taken: dict[int, int] = {}
+        self._claims: dict[int, int] = {}
 
     def list(self, items: Sequence[TransferItem]) -> None:
         """List which keys of these files exist, all in one bucket, if that is cheaper than a HEAD for each."""
@@ -151,7 +151,7 @@ class Copier:
     def _claim_key(self, item: TransferItem) -> bool:
         """Claim the item's key, and return whether no other file of this task claimed it first."""
         url = hash(item.media.url)
-        return not item.key or self._taken.setdefault(hash(item.uri), url) == url
+        return not item.key or self._claims.setdefault(hash(item.uri), url) == url
 
     def _write(self, item: TransferItem, spool: Spool, mime_type: str, deadline: Deadline) -> SavedFile:
         try:

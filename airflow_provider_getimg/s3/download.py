@@ -117,7 +117,7 @@ class Downloads:
         """Abort the downloads in flight at once and start no more. Safe to call from any thread or signal handler."""
         self._aborted = True
         for watch in list(self._watches):
-            watch.cut()
+            watch.abort()
 
     def fetch(self, name: str, media: MediaFile | KnownMedia, deadline: Deadline) -> tuple[Spool, str]:
         """

@@ -59,7 +59,7 @@ class KeptConnections(Transport):
 
     def _send_through(self, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
         origin = (proxy, request.url.scheme, request.url.host, request.url.port)
-        if (connection := self._taken(origin)) is not None:
+        if (connection := self._take_idle(origin)) is not None:
             try:
                 return connection.send(request, self._release)
             except (httpx.NetworkError, httpx.RemoteProtocolError, OSError):
@@ -68,7 +68,7 @@ class KeptConnections(Transport):
         connection = _Connection(origin, self._build(proxy, request.url.scheme == "https"))
         return connection.send(request, self._release)
 
-    def _taken(self, origin: _Origin) -> _Connection | None:
+    def _take_idle(self, origin: _Origin) -> _Connection | None:
         with self._lock:
             for connection in reversed(self._idle):
                 if connection.origin == origin:

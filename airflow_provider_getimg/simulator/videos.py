@@ -83,7 +83,7 @@ async def submit(simulator: Simulator, request: Request, responder: Responder, p
             failure = fault if isinstance(fault, FailedVideo) else None
             # From here on, the task owns the hold and the concurrency slot, whatever happens to the response.
             video.making = asyncio.create_task(_make(simulator, video, post, hold, held.pop_all(), failure))
-        response = partial(_taken, simulator, request, post, fault)
+        response = partial(_accepted, simulator, request, post, fault)
         await respond(simulator, responder, post, fault, response)
 
 
@@ -116,7 +116,7 @@ async def forget(simulator: Simulator) -> None:
     await asyncio.gather(*making, return_exceptions=True)
 
 
-async def _taken(
+async def _accepted(
     simulator: Simulator, request: Request, post: Post, fault: Fault | None
 ) -> SimulatedResponse:
     return await video_response(simulator, request, {"id": post.id, "status": "pending"}, fault, 202)
