@@ -85,7 +85,7 @@ class Running:
         return str(self.http.get("/v2/billing/balance").json()["balance"])
 
     def eventually(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait until the newest entry of the ledger meets the condition."""
+        """Return the newest entry of the ledger once it meets the condition."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             posts = self.ledger()["posts"]

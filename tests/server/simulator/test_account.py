@@ -18,7 +18,7 @@ from airflow_provider_getimg.simulator.settings import Settings
 BARE_429 = {"message", "code"}
 
 
-def test_the_ledger_has_one_entry_per_post_with_the_fixed_fields(simulator):
+def test_ledger_has_one_entry_per_post_with_the_documented_fields(simulator):
     before = datetime.now(UTC) - timedelta(seconds=1)
     for _ in range(2):
         simulator.post(prompt="the same")
@@ -41,7 +41,7 @@ def test_the_ledger_has_one_entry_per_post_with_the_fixed_fields(simulator):
     assert simulator.ledger()["billed_total"] == 0.08
 
 
-def test_a_hundred_images_cost_four_dollars_without_drift(simulator):
+def test_cost_of_a_hundred_images_has_no_rounding_error(simulator):
     for _ in range(100):
         simulator.post()
     response = simulator.http.get("/_simulator/ledger")
@@ -61,13 +61,13 @@ def test_a_hundred_images_cost_four_dollars_without_drift(simulator):
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
-def test_the_price_is_that_of_model_and_resolution(simulator, fields, price, balance):
+def test_price_depends_on_model_and_resolution(simulator, fields, price, balance):
     usage = simulator.post(**fields).json()["usage"]
     assert (usage["unit_price"], usage["total_cost"], simulator.last()["billed"]) == (price, price, price)
     assert simulator.balance() == balance
 
 
-def test_the_balance_falls_until_402(simulator):
+def test_request_gets_a_402_while_the_balance_is_too_low(simulator):
     simulator.http.put("/_simulator/balance", json={"balance": "0.10"})
     assert [simulator.post().status_code for _ in range(3)] == [200, 200, 402]
     response = simulator.post()
@@ -79,13 +79,13 @@ def test_the_balance_falls_until_402(simulator):
     assert simulator.balance() == "0.00"
 
 
-def test_images_being_made_at_once_cannot_spend_the_same_money(simulator):
+def test_concurrent_images_cannot_spend_the_same_balance(simulator):
     simulator.http.put("/_simulator/balance", json={"balance": "0.04"})
     simulator.fault("image", "hang", billed=False)
     simulator.set(latency=0.5)
     with simulator.sent_post():
         simulator.eventually(lambda post: post["outcome"] == "hung")
-        # The one that hangs without being billed holds nothing back; the one being made does.
+        # The unbilled hang reserves nothing of the balance; the image being made does.
         with simulator.sent_post(prompt="being made"):
             simulator.eventually(lambda post: post["prompt"] == "being made")
             assert simulator.post().status_code == 402
@@ -95,14 +95,14 @@ def test_images_being_made_at_once_cannot_spend_the_same_money(simulator):
 
 
 @pytest.mark.parametrize("balance", ["a lot", "-1", "NaN", "Infinity", "1e99", None, True, [1]], ids=str)
-def test_a_balance_that_is_no_amount_is_refused(simulator, balance):
+def test_invalid_balance_is_rejected(simulator, balance):
     response = simulator.http.put("/_simulator/balance", json={"balance": balance})
     assert response.status_code == 400
     assert "amount in USD" in response.json()["error"]["message"]
     assert simulator.balance() == "100.00"
 
 
-def test_costs_are_the_ledgers_by_date(simulator):
+def test_costs_are_the_billed_amounts_by_date(simulator):
     for _ in range(3):
         simulator.post()
     simulator.post(prompt="gore")
@@ -129,7 +129,7 @@ MILLISECOND = timedelta(milliseconds=1)
     [(0, 1, 0.04), (-1, 0, 0.04), (1, 2, 0), (-2, -1, 0)],
     ids=["from the very moment", "to the very moment", "later", "earlier"],
 )
-def test_costs_include_start_and_end(simulator, start, end, cost):
+def test_costs_include_the_exact_start_and_end_of_the_period(simulator, start, end, cost):
     simulator.post()
     moment = datetime.fromisoformat(simulator.last()["received_at"])
     query = {"start": moment + start * MILLISECOND, "end": moment + end * MILLISECOND}
@@ -137,7 +137,7 @@ def test_costs_include_start_and_end(simulator, start, end, cost):
     assert simulator.http.get("/v2/billing/costs", params=texts).json()["total_cost"] == cost
 
 
-def test_costs_of_a_day_leave_out_what_was_billed_at_another_hour(simulator):
+def test_daily_cost_excludes_what_was_billed_outside_the_period_on_the_same_day(simulator):
     simulator.post()
     now = datetime.now(UTC)
     query = {
@@ -148,11 +148,11 @@ def test_costs_of_a_day_leave_out_what_was_billed_at_another_hour(simulator):
     assert (costs["total_cost"], {entry["cost"] for entry in costs["data"]}) == (0, {0})
 
 
-def test_no_rate_limit_no_headers(simulator):
+def test_rate_limit_headers_are_absent_without_a_rate_limit(simulator):
     assert not [name for name in simulator.post().headers if name.startswith("x-ratelimit")]
 
 
-def test_requests_per_minute(simulator):
+def test_request_above_the_rate_limit_gets_a_429_with_retry_after_and_is_not_billed(simulator):
     simulator.set(rpm=2)
     first, _, third = (simulator.post() for _ in range(3))
     assert (first.headers["x-ratelimit-limit"], first.headers["x-ratelimit-remaining"]) == ("2", "1")
@@ -163,11 +163,11 @@ def test_requests_per_minute(simulator):
     assert third.json()["error"]["code"] == "rate_limit"
     assert set(third.json()["error"]) == BARE_429
     assert simulator.last()["billed"] == 0
-    # Models and balance are not limited.
+    # Models and the balance are not rate-limited.
     assert simulator.balance() == "99.92"
 
 
-def test_the_minute_ends():
+def test_rate_limit_window_ends_after_a_minute():
     now = [1000.0]
     limits = Limits(Settings(rpm=1), clock=lambda: now[0])
     with limits.admit():
@@ -182,7 +182,7 @@ def test_the_minute_ends():
         assert limits.headers()["X-RateLimit-Reset"] == "1120"
 
 
-def test_a_scaled_minute_ends_when_it_is_said_to():
+def test_scaled_rate_limit_window_ends_at_the_announced_time():
     now = [1000.0]
     limits = Limits(Settings(rpm=1, time_scale=7), clock=lambda: now[0])
     with limits.admit():
@@ -196,7 +196,7 @@ def test_a_scaled_minute_ends_when_it_is_said_to():
         pass
 
 
-def test_concurrent_requests(simulator):
+def test_request_above_the_concurrency_limit_gets_a_429_without_retry_after(simulator):
     simulator.set(concurrency=2)
     simulator.fault("image", "hang", times=2)
     with ExitStack() as hanging:
@@ -217,7 +217,7 @@ def test_concurrent_requests(simulator):
         assert simulator.post().status_code == 200
 
 
-def test_an_image_takes_its_latency_and_is_in_the_ledger_meanwhile(simulator):
+def test_ledger_lists_an_image_as_unbilled_until_its_latency_has_passed(simulator):
     simulator.set(latency=0.5)
     began = time.monotonic()
     with simulator.sent_post():
@@ -228,7 +228,7 @@ def test_an_image_takes_its_latency_and_is_in_the_ledger_meanwhile(simulator):
         assert (entry["status"], entry["billed"]) == (200, 0.04)
 
 
-def test_a_client_that_leaves_while_the_image_is_made_pays(simulator):
+def test_client_that_disconnects_while_its_image_is_made_is_billed(simulator):
     simulator.set(latency=0.5)
     with simulator.sent_post():
         simulator.eventually(lambda post: post["prompt"] == "a lake")
@@ -236,7 +236,7 @@ def test_a_client_that_leaves_while_the_image_is_made_pays(simulator):
     assert (entry["outcome"], entry["status"], entry["billed"]) == ("dropped", None, 0.04)
 
 
-def test_a_client_that_leaves_while_it_is_sending_does_not_pay(simulator):
+def test_client_that_disconnects_while_sending_its_request_is_not_billed(simulator):
     where = urlsplit(simulator.url)
     with socket.create_connection((where.hostname, where.port)) as connection:
         connection.sendall(
@@ -247,14 +247,14 @@ def test_a_client_that_leaves_while_it_is_sending_does_not_pay(simulator):
     assert (entry["status"], entry["billed"]) == (None, 0)
 
 
-def test_the_ledger_can_be_emptied(simulator):
+def test_ledger_can_be_emptied_without_changing_the_balance(simulator):
     simulator.post()
     assert simulator.http.delete("/_simulator/ledger").status_code == 204
     assert simulator.ledger() == {"posts": [], "billed_total": 0}
     assert simulator.balance() == "99.96"
 
 
-def test_settings_change_all_or_nothing(simulator):
+def test_valid_setting_is_not_applied_beside_an_invalid_one(simulator):
     response = simulator.http.put("/_simulator/settings", json={"rpm": 5, "latency": -1})
     assert response.status_code == 400
     assert response.json()["error"]["message"] == "latency must be greater than or equal to 0, got -1."
@@ -266,16 +266,16 @@ def test_settings_change_all_or_nothing(simulator):
     [{"rpm": 1.5}, {"rpm": True}, {"file_size": -1}, {"latency": "1"}, {"speed": 1}, {"latency": 10**400}],
     ids=str,
 )
-def test_settings_that_cannot_be(simulator, change):
+def test_invalid_setting_is_rejected(simulator, change):
     assert simulator.http.put("/_simulator/settings", json=change).status_code == 400
 
 
-def test_a_refused_prompt_of_megabytes_is_not_kept(simulator):
+def test_ledger_keeps_only_the_first_4096_characters_of_a_rejected_prompt(simulator):
     simulator.post(prompt="x" * 2_000_000)
     assert simulator.last()["prompt"] == "x" * 4096
 
 
-def test_fractions_of_cents_add_up():
+def test_fractions_of_a_cent_add_up_exactly():
     ledger = RequestLog()
     for _ in range(4000):
         ledger.open("image").billed = Decimal("0.0025")

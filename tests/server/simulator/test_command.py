@@ -27,7 +27,7 @@ def run(*options, code=None):
     )
 
 
-def test_the_first_line_is_a_url_that_answers(start):
+def test_first_line_is_the_url_of_a_simulator_with_the_given_options(start):
     with start(
         "--balance", "12.5", "--latency", "0.25", "--media-lifetime", "60", "--file-size", "7"
     ) as simulator:
@@ -51,7 +51,7 @@ def test_the_first_line_is_a_url_that_answers(start):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_it_ends_quickly_and_silently_whatever_hangs(start, how):
+def test_simulator_exits_quickly_and_silently_on_a_signal_despite_open_requests(start, how):
     with start() as simulator:
         large = {"model": "atelier-pro", "resolution": "2K"}
         simulator.set(file_size=0)
@@ -129,12 +129,12 @@ def test_verbose_logs_requests_but_no_credentials(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
-def test_bad_options_end_in_one_sentence(options, sentence):
+def test_invalid_option_is_rejected_in_one_line(options, sentence):
     ended = run(*options)
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"getimg-simulator: {sentence}\n")
 
 
-def test_a_port_in_use_ends_in_one_sentence():
+def test_port_in_use_is_reported_in_one_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = run("--port", str(port))
@@ -145,14 +145,14 @@ def test_a_port_in_use_ends_in_one_sentence():
     )
 
 
-def test_a_host_that_is_none_ends_in_one_sentence():
+def test_unknown_host_is_reported_in_one_line():
     ended = run("--host", "no.such.host.invalid", "--port", "0")
     assert ended.returncode == 1
     assert re.fullmatch(r"getimg-simulator: cannot listen on no\.such\.host\.invalid:0: .+\n", ended.stderr)
 
 
 @pytest.mark.parametrize("module", ["fastapi", "uvicorn", "PIL"])
-def test_a_missing_extra_is_named(module):
+def test_missing_dependency_is_reported_with_the_extra_to_install(module):
     ended = run(
         code=f"import sys; sys.modules[{module!r}] = None\n"
         "from airflow_provider_getimg.simulator.__main__ import main; sys.exit(main([]))"
@@ -163,7 +163,7 @@ def test_a_missing_extra_is_named(module):
     )
 
 
-def test_the_simulator_needs_neither_airflow_nor_the_rest_of_the_package():
+def test_simulator_imports_neither_airflow_nor_the_rest_of_the_package():
     ended = run(
         code="import sys; import airflow_provider_getimg.simulator.server\n"
         "names = [n for n in sys.modules if n.startswith(('airflow.', 'airflow_provider_getimg.')) or n == 'airflow']\n"

@@ -31,7 +31,9 @@ def state(simulator):
 
 @EACH_CALL
 @pytest.mark.parametrize("where", ["host", "origin"])
-def test_a_web_page_is_refused(simulator, method, path, body, where):
+def test_request_with_a_foreign_host_or_origin_is_rejected_and_changes_nothing(
+    simulator, method, path, body, where
+):
     simulator.post()
     simulator.fault("image", "status", status=500, times=2)
     before = state(simulator)
@@ -45,7 +47,7 @@ def test_a_web_page_is_refused(simulator, method, path, body, where):
 
 
 @EACH_CALL
-def test_a_preflight_is_refused(simulator, method, path, body):
+def test_cors_preflight_is_rejected_even_from_localhost(simulator, method, path, body):
     headers = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": method}
     response = call(simulator, "OPTIONS", path, **headers)
     assert response.status_code == 405
@@ -66,7 +68,7 @@ FOREIGN = ["", "0.0.0.0", "10.0.0.1", "[fd00::1]", "simulator:8000", "localhost.
 
 
 @pytest.mark.parametrize(("host", "status"), [(h, 200) for h in LOCAL] + [(h, 403) for h in FOREIGN])
-def test_only_this_machine_is_known_by_its_names(simulator, host, status):
+def test_only_loopback_hosts_are_accepted(simulator, host, status):
     assert call(simulator, "GET", "health", host=host).status_code == status
 
 
@@ -74,25 +76,25 @@ def test_only_this_machine_is_known_by_its_names(simulator, host, status):
     ("origin", "status"),
     [("http://localhost:3000", 200), ("http://127.0.0.1", 200), ("null", 403), ("", 403), ("localhost", 403)],
 )
-def test_a_page_of_this_machine_may_look(simulator, origin, status):
+def test_only_loopback_origins_are_accepted(simulator, origin, status):
     assert call(simulator, "GET", "health", origin=origin).status_code == status
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])
-def test_where_it_listens_it_is_known(start, host):
+def test_listening_host_is_accepted_and_a_service_name_too_if_it_is_0_0_0_0(start, host):
     with start("--host", host) as simulator:
         assert call(simulator, "GET", "health").status_code == 200
         assert call(simulator, "GET", "health", host=host).status_code == 200
-        # As a container it is known by the name of its service.
+        # Other containers reach it by its service name.
         response = call(simulator, "GET", "health", host="simulator:8000")
         assert response.status_code == (200 if host == "0.0.0.0" else 403)
         assert call(simulator, "GET", "health", host="simulator.example:8000").status_code == 403
         assert call(simulator, "GET", "health", host="192.0.2.1").status_code == 403
 
 
-def test_the_address_that_was_reached_is_known(start):
+def test_address_that_the_client_connected_to_is_accepted_as_host(start):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
-        # Nothing is sent: it only tells which address of this machine leads outside, if any does.
+        # Connecting a UDP socket sends nothing: it only selects this machine's outbound address, if any.
         try:
             route.connect(("192.0.2.1", 9))
         except OSError:
@@ -125,7 +127,7 @@ def test_the_address_that_was_reached_is_known(start):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_only_json_is_taken(simulator, method, path, body, mime_type, status):
+def test_only_a_json_content_type_is_accepted(simulator, method, path, body, mime_type, status):
     response = simulator.keyless.request(
         method, f"{simulator.url}/_simulator/{path}", content=body, headers={"Content-Type": mime_type}
     )
@@ -138,7 +140,7 @@ def test_only_json_is_taken(simulator, method, path, body, mime_type, status):
         )
 
 
-def test_the_api_itself_is_served_under_any_name(simulator):
+def test_api_itself_accepts_any_host_and_origin(simulator):
     response = simulator.http.get(
         "/v2/models", headers={"Host": "simulator:8000", "Origin": "https://x.example"}
     )

@@ -11,7 +11,7 @@ IMAGES = "/v2/images/generations"
 
 @pytest.fixture
 def url_of_target(simulator):
-    """Returns method, URL and body of a request of this target, and counts what it costs itself as nothing."""
+    """Return a function that builds a target's request (method, URL, body) and leaves the ledger empty."""
 
     def build(on):
         if on == "image":
@@ -35,7 +35,7 @@ TARGETS = pytest.mark.parametrize("on", ["image", "download", "models"])
 
 @TARGETS
 @pytest.mark.parametrize("kind", ["drop_before_billing", "drop_after_billing"])
-def test_a_drop_closes_the_connection_without_a_byte(simulator, url_of_target, on, kind):
+def test_drop_closes_the_connection_without_sending_a_byte(simulator, url_of_target, on, kind):
     target = url_of_target(on)
     simulator.fault(on, kind)
     assert simulator.raw(*target) == (b"", b"")
@@ -48,13 +48,13 @@ def test_a_drop_closes_the_connection_without_a_byte(simulator, url_of_target, o
 
 
 @TARGETS
-def test_truncate_announces_all_and_sends_half(simulator, url_of_target, on):
+def test_truncate_announces_the_full_length_and_sends_half_the_body(simulator, url_of_target, on):
     target = url_of_target(on)
     whole = simulator.raw(*target)[1]
     simulator.fault(on, "truncate")
     head, half = simulator.raw(*target)
     assert head.startswith(b"HTTP/1.1 200")
-    # The second response's id and signature differ from the first one's, their lengths don't.
+    # The id and signature differ between the two responses, but their lengths don't.
     assert announced(head) == len(whole)
     assert len(half) == len(whole) // 2
     if on == "image":
@@ -64,7 +64,7 @@ def test_truncate_announces_all_and_sends_half(simulator, url_of_target, on):
 
 
 @TARGETS
-def test_wrong_length_sends_all_and_announces_more(simulator, url_of_target, on):
+def test_wrong_length_sends_the_whole_body_and_announces_more(simulator, url_of_target, on):
     target = url_of_target(on)
     whole = simulator.raw(*target)[1]
     simulator.fault(on, "wrong_length")
@@ -76,14 +76,14 @@ def test_wrong_length_sends_all_and_announces_more(simulator, url_of_target, on)
 
 
 @pytest.mark.parametrize("kind", ["truncate", "wrong_length", "drop_after_billing", "drop_before_billing"])
-def test_http_clients_see_a_broken_protocol(simulator, kind):
+def test_http_client_raises_a_protocol_error_for_a_dropped_or_incomplete_response(simulator, kind):
     simulator.fault("image", kind)
     with pytest.raises(httpx.RemoteProtocolError):
         simulator.post()
 
 
 @TARGETS
-def test_a_hang_holds_until_its_time_is_over(simulator, url_of_target, on):
+def test_hang_closes_the_connection_without_a_response_after_its_seconds(simulator, url_of_target, on):
     target = url_of_target(on)
     simulator.fault(on, "hang", seconds=0.4)
     began = time.monotonic()
@@ -93,13 +93,13 @@ def test_a_hang_holds_until_its_time_is_over(simulator, url_of_target, on):
         assert simulator.last() | {"status": None, "billed": 0.04, "outcome": "hung"} == simulator.last()
 
 
-def test_a_hanging_post_is_in_the_ledger_and_stays_there_when_its_client_is_gone(simulator):
+def test_hanging_post_stays_in_the_ledger_and_frees_its_slot_when_the_client_disconnects(simulator):
     simulator.set(concurrency=1)
     simulator.fault("image", "hang")
     with simulator.sent_post(prompt="hangs"):
         entry = simulator.eventually(lambda post: post["outcome"] == "hung")
         assert (entry["prompt"], entry["status"], entry["billed"]) == ("hangs", None, 0.04)
-    # Its slot comes free: the hang ended with its client.
+    # The hang ends when its client disconnects, which frees the slot.
     deadline = time.monotonic() + 10
     while simulator.post().status_code == 429:
         assert time.monotonic() < deadline
@@ -107,7 +107,7 @@ def test_a_hanging_post_is_in_the_ledger_and_stays_there_when_its_client_is_gone
 
 
 @TARGETS
-def test_slow_first_byte_waits_and_then_answers(simulator, url_of_target, on):
+def test_slow_first_byte_responds_after_its_seconds(simulator, url_of_target, on):
     method, url, body = url_of_target(on)
     simulator.fault(on, "slow_first_byte", seconds=0.4)
     began = time.monotonic()
@@ -119,7 +119,7 @@ def test_slow_first_byte_waits_and_then_answers(simulator, url_of_target, on):
 
 
 @TARGETS
-def test_slow_body_starts_at_once_and_drips(simulator, url_of_target, on):
+def test_slow_body_starts_at_once_and_arrives_in_small_pieces(simulator, url_of_target, on):
     method, url, body = url_of_target(on)
     simulator.fault(on, "slow_body", seconds=0.6)
     began = time.monotonic()
@@ -136,7 +136,7 @@ def test_slow_body_starts_at_once_and_drips(simulator, url_of_target, on):
 @pytest.mark.parametrize(
     ("kind", "outcome", "status"), [("slow_first_byte", "dropped", None), ("slow_body", "truncated", 200)]
 )
-def test_a_client_that_gives_up_on_a_slow_response_has_paid(simulator, kind, outcome, status):
+def test_client_that_disconnects_during_a_slow_response_is_billed(simulator, kind, outcome, status):
     simulator.fault("image", kind, seconds=60)
     with simulator.sent_post() as connection:
         simulator.eventually(lambda post: post["billed"] == 0.04)
@@ -147,7 +147,7 @@ def test_a_client_that_gives_up_on_a_slow_response_has_paid(simulator, kind, out
 
 
 @TARGETS
-def test_html_is_a_page_where_json_or_a_picture_should_be(simulator, url_of_target, on):
+def test_html_sends_a_page_in_place_of_json_or_an_image(simulator, url_of_target, on):
     method, url, body = url_of_target(on)
     simulator.fault(on, "html")
     response = simulator.http.request(method, url, json=body)
@@ -158,7 +158,7 @@ def test_html_is_a_page_where_json_or_a_picture_should_be(simulator, url_of_targ
         assert simulator.last() | {"status": 200, "billed": 0.04, "outcome": "dropped"} == simulator.last()
 
 
-def test_html_of_a_proxy_that_had_no_response_bills_nothing(simulator):
+def test_html_with_an_error_status_bills_nothing(simulator):
     simulator.fault("image", "html", status=502)
     response = simulator.post()
     assert response.status_code == 502
@@ -170,7 +170,7 @@ def test_html_of_a_proxy_that_had_no_response_bills_nothing(simulator):
 @pytest.mark.parametrize(
     "status", [400, 401, 402, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 599]
 )
-def test_status_answers_the_documented_body_of_that_status(simulator, url_of_target, on, status):
+def test_status_sends_the_documented_error_and_bills_nothing(simulator, url_of_target, on, status):
     method, url, body = url_of_target(on)
     simulator.fault(on, "status", status=status)
     response = simulator.http.request(method, url, json=body)
@@ -185,7 +185,7 @@ def test_status_answers_the_documented_body_of_that_status(simulator, url_of_tar
         assert simulator.balance() == "100.00"
 
 
-def test_status_takes_headers_and_a_body(simulator):
+def test_status_sends_the_given_headers_and_body(simulator):
     simulator.fault(
         "image", "status", status=429, headers={"Retry-After": 7}, body={"error": {"code": "rate_limit"}}
     )
@@ -199,7 +199,7 @@ def test_status_takes_headers_and_a_body(simulator):
 
 
 @pytest.mark.parametrize("status", [204, 302, 304])
-def test_status_can_be_no_error_at_all(simulator, status):
+def test_status_can_be_a_non_error_without_a_body(simulator, status):
     url = simulator.url_of()
     simulator.fault("download", "status", status=status, headers={"Location": "https://example.com/"})
     response = simulator.keyless.get(url)
@@ -208,26 +208,26 @@ def test_status_can_be_no_error_at_all(simulator, status):
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_html_without_a_body(simulator, status):
+def test_html_with_a_bodiless_status_does_not_affect_the_next_request(simulator, status):
     simulator.fault("models", "html", status=status)
     assert simulator.http.get("/v2/models").status_code == status
     assert simulator.http.get("/v2/models").status_code == 200
 
 
-def test_a_500_after_billing(simulator):
+def test_status_500_can_come_after_billing(simulator):
     simulator.fault("image", "status", status=500, billed=True)
     assert simulator.post().status_code == 500
     assert simulator.last() | {"status": 500, "billed": 0.04, "outcome": "dropped"} == simulator.last()
 
 
-def test_a_hang_before_billing(simulator):
+def test_hang_can_come_before_billing(simulator):
     simulator.fault("image", "hang", seconds=0, billed=False)
     with pytest.raises(httpx.RemoteProtocolError):
         simulator.post()
     assert simulator.last() | {"status": None, "billed": 0, "outcome": "hung"} == simulator.last()
 
 
-def test_any_fault_can_be_late(simulator):
+def test_drop_can_be_delayed(simulator):
     simulator.fault("image", "drop_after_billing", seconds=0.3)
     began = time.monotonic()
     with pytest.raises(httpx.RemoteProtocolError):
@@ -235,7 +235,7 @@ def test_any_fault_can_be_late(simulator):
     assert time.monotonic() - began >= 0.3
 
 
-def test_faults_are_used_in_order_as_often_as_asked_and_by_their_target_alone(simulator):
+def test_faults_hit_only_their_target_in_order_and_the_given_number_of_times(simulator):
     simulator.fault("image", "status", status=503, times=2)
     simulator.fault("image", "status", status=500)
     simulator.fault("models", "status", status=502)
@@ -244,7 +244,7 @@ def test_faults_are_used_in_order_as_often_as_asked_and_by_their_target_alone(si
     assert [simulator.http.get("/v2/models/sketch-mini").status_code for _ in range(2)] == [502, 200]
 
 
-def test_a_request_that_is_refused_anyway_uses_up_no_fault(simulator):
+def test_request_that_is_rejected_anyway_consumes_no_fault(simulator):
     simulator.fault("image", "status", status=503)
     assert simulator.post(model="nope").status_code == 400
     assert simulator.post(prompt="gore").status_code == 422
@@ -252,14 +252,14 @@ def test_a_request_that_is_refused_anyway_uses_up_no_fault(simulator):
     assert simulator.post().status_code == 503
 
 
-def test_a_head_uses_up_no_fault(simulator):
+def test_head_request_consumes_no_fault(simulator):
     url = simulator.url_of()
     simulator.fault("download", "status", status=503)
     assert simulator.keyless.head(url).status_code == 200
     assert simulator.keyless.get(url).status_code == 503
 
 
-def test_faults_can_be_seen_and_cleared(simulator):
+def test_pending_faults_can_be_listed_and_cleared(simulator):
     simulator.fault("image", "status", status=503, times=3)
     simulator.post()
     pending = simulator.http.get("/_simulator/faults").json()
@@ -268,7 +268,7 @@ def test_faults_can_be_seen_and_cleared(simulator):
     assert simulator.post().status_code == 200
 
 
-def test_fields_that_are_null_are_not_given(simulator):
+def test_null_fields_of_a_fault_count_as_omitted(simulator):
     simulator.fault(
         "image", "drop_before_billing", status=None, headers=None, body=None, seconds=None, times=None
     )
@@ -330,7 +330,7 @@ def test_fields_that_are_null_are_not_given(simulator):
     ],
     ids=lambda value: None if isinstance(value, str) else str(value),
 )
-def test_a_fault_that_cannot_be_played_is_refused_in_one_sentence(simulator, fault, sentence):
+def test_invalid_fault_is_rejected_with_the_reason_and_nothing_is_queued(simulator, fault, sentence):
     good = {"on": "image", "kind": "hang"}
     response = simulator.http.post("/_simulator/faults", json={"faults": [good, fault]})
     assert response.status_code == 400
@@ -341,11 +341,11 @@ def test_a_fault_that_cannot_be_played_is_refused_in_one_sentence(simulator, fau
 
 
 @pytest.mark.parametrize("body", [{}, {"faults": {}}, {"faults": [], "more": 1}, []], ids=str)
-def test_a_faults_body_that_holds_no_list_is_refused(simulator, body):
+def test_body_other_than_a_single_list_of_faults_is_rejected(simulator, body):
     assert simulator.http.post("/_simulator/faults", json=body).status_code == 400
 
 
-def test_the_ledger_is_right_the_moment_the_client_sees_its_response(simulator):
+def test_ledger_is_up_to_date_as_soon_as_the_client_sees_the_outcome(simulator):
     for _ in range(50):
         simulator.post()
         assert simulator.last()["outcome"] == "delivered"
@@ -354,7 +354,7 @@ def test_the_ledger_is_right_the_moment_the_client_sees_its_response(simulator):
         assert simulator.last()["outcome"] == "dropped"
 
 
-def test_a_large_padded_file_can_be_truncated(simulator):
+def test_large_padded_file_can_be_truncated(simulator):
     simulator.set(file_size=20_000_000)
     url = simulator.url_of()
     simulator.fault("download", "truncate")

@@ -29,7 +29,7 @@ def fetched(simulator):
     return fetch
 
 
-def test_a_completed_generation_has_the_documented_shape(simulator):
+def test_completed_generation_has_the_documented_fields(simulator):
     response = simulator.post().json()
     item = response["data"][0]
     assert response["id"] == simulator.last()["id"]
@@ -58,7 +58,7 @@ def test_a_completed_generation_has_the_documented_shape(simulator):
 
 
 @pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
-def test_the_file_is_a_picture_of_the_announced_format_and_size(simulator, output_format):
+def test_file_is_an_image_of_the_announced_format_and_size(simulator, output_format):
     item = simulator.post(aspect_ratio="16:9", output_format=output_format).json()["data"][0]
     response = simulator.keyless.get(item["url"])
     assert response.headers["content-type"] == item["mime_type"] == f"image/{output_format}"
@@ -79,13 +79,13 @@ def test_the_file_is_a_picture_of_the_announced_format_and_size(simulator, outpu
     ],
     ids=["resolution", "ratio", "wide", "default resolution", "default ratio"],
 )
-def test_the_picture_has_the_asked_shape(simulator, fetched, fields, size):
+def test_image_has_the_requested_or_default_dimensions(simulator, fetched, fields, size):
     item = simulator.post(**fields).json()["data"][0]
     assert (item["width"], item["height"]) == size
     assert opened(fetched(item["url"])).size == size
 
 
-def test_two_prompts_look_different_and_one_prompt_looks_the_same(simulator, fetched):
+def test_same_prompt_yields_the_same_image_and_another_prompt_a_different_one(simulator, fetched):
     lake, again, fire = (
         fetched(simulator.url_of(prompt=prompt, output_format="png"))
         for prompt in ("a lake", "a lake", "a fire")
@@ -98,7 +98,7 @@ def test_two_prompts_look_different_and_one_prompt_looks_the_same(simulator, fet
     assert difference > 10
 
 
-def test_a_picture_that_is_no_longer_at_hand_is_drawn_again_to_the_byte():
+def test_drawing_an_image_again_yields_identical_bytes():
     picture = Picture("a lake", "caption", 320, 208, "png")
     assert draw(picture) == draw(picture)
 
@@ -106,11 +106,11 @@ def test_a_picture_that_is_no_longer_at_hand_is_drawn_again_to_the_byte():
 @pytest.mark.parametrize(
     "prompt", ["x", "wörter " * 500, "w" * 4096, "山" * 100, "a\n\n\nb", "\u0000\u200b", " ", "🐈‍⬛ e\u0301"]
 )
-def test_any_prompt_can_be_drawn(simulator, fetched, prompt):
+def test_any_prompt_yields_a_valid_image(simulator, fetched, prompt):
     opened(fetched(simulator.url_of(prompt=prompt)))
 
 
-def test_a_download_needs_no_key_and_a_head_announces_it(simulator, fetched):
+def test_download_needs_no_api_key_and_head_announces_its_length(simulator, fetched):
     url = simulator.url_of()
     head = simulator.keyless.head(url)
     content = fetched(url)
@@ -133,13 +133,13 @@ def test_a_download_needs_no_key_and_a_head_announces_it(simulator, fetched):
     ],
     ids=["sig", "exp", "exp not a number", "id", "index", "no query", "sig not ASCII"],
 )
-def test_a_tampered_url_is_forbidden(simulator, tamper):
+def test_tampered_download_url_is_rejected(simulator, tamper):
     response = simulator.keyless.get(tamper(simulator.url_of()))
     assert response.status_code == 403
     assert response.json()["error"]["message"] == "The signature of this URL is invalid."
 
 
-def test_a_url_dies_at_deletes_at(simulator, fetched):
+def test_download_url_expires_at_deletes_at(simulator, fetched):
     simulator.set(media_lifetime=2)
     item = simulator.post().json()["data"][0]
     deletes_at = datetime.fromisoformat(item["deletes_at"]).timestamp()
@@ -151,13 +151,13 @@ def test_a_url_dies_at_deletes_at(simulator, fetched):
     assert time.time() >= deletes_at
 
 
-def test_a_lifetime_of_zero_makes_urls_that_are_dead_at_birth(simulator):
+def test_zero_media_lifetime_makes_urls_expire_at_once(simulator):
     simulator.set(media_lifetime=0)
     assert simulator.keyless.get(simulator.url_of()).status_code == 410
 
 
 @pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
-def test_a_padded_file_has_the_size_and_is_still_a_picture(simulator, fetched, output_format):
+def test_padded_file_has_the_given_size_and_is_still_a_valid_image(simulator, fetched, output_format):
     simulator.set(file_size=3_000_001)
     urls = [simulator.url_of(output_format=output_format, prompt=prompt) for prompt in ("one", "two")]
     one, two = (fetched(url) for url in urls)
@@ -167,14 +167,14 @@ def test_a_padded_file_has_the_size_and_is_still_a_picture(simulator, fetched, o
     assert fetched(urls[0]) == one
 
 
-def test_a_file_larger_than_the_padding_is_left_alone(simulator, fetched):
+def test_file_larger_than_the_given_size_is_not_truncated(simulator, fetched):
     simulator.set(file_size=100)
     content = fetched(simulator.url_of())
     assert len(content) > 100
     opened(content)
 
 
-def test_padding_takes_no_memory(simulator):
+def test_padding_is_not_held_in_memory(simulator):
     def resident() -> int:
         with open(f"/proc/{simulator.process.pid}/status") as status:
             return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1])
@@ -190,7 +190,7 @@ def test_padding_takes_no_memory(simulator):
     assert resident() - before < 30_000
 
 
-def test_downloads_can_be_slow(simulator, fetched):
+def test_download_takes_at_least_the_download_latency(simulator, fetched):
     url = simulator.url_of()
     simulator.set(download_latency=0.3)
     began = time.monotonic()

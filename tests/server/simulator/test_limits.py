@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The limits of an account: a real one's, scaled in time, and changed in the middle."""
+"""An account's limits: those of a real account, with scaled time, and changed at run time."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def seconds_taken(post):
     return (ended - received).total_seconds()
 
 
-def test_the_preset_is_a_real_account_and_gives_way_to_other_options(start):
+def test_account_preset_applies_except_where_an_option_overrides_it(start):
     with start("--rpm", "7", "--preset", "account", "--time-scale", "20") as simulator:
         settings = settings_of(simulator)
         assert settings == {**settings, **ACCOUNT, "rpm": 7, "time_scale": 20}
 
 
-def test_the_preset_can_be_set_at_run_time(simulator):
+def test_account_preset_can_be_set_at_run_time_with_overrides(simulator):
     before = settings_of(simulator)
     simulator.http.put(
         "/_simulator/settings", json={"preset": "account", "concurrency": 3}
@@ -48,7 +48,7 @@ def test_the_preset_can_be_set_at_run_time(simulator):
     ],
     ids=str,
 )
-def test_a_setting_that_cannot_be_is_refused_in_one_sentence(simulator, change, sentence):
+def test_invalid_setting_is_rejected_with_the_reason_and_changes_nothing(simulator, change, sentence):
     before = settings_of(simulator)
     response = simulator.http.put("/_simulator/settings", json=change)
     assert response.status_code == 400
@@ -56,19 +56,19 @@ def test_a_setting_that_cannot_be_is_refused_in_one_sentence(simulator, change, 
     assert settings_of(simulator) == before
 
 
-def test_images_take_a_random_time_between_the_two(simulator):
+def test_image_takes_a_random_time_between_latency_and_max_latency(simulator):
     simulator.set(latency=25, max_latency=35, time_scale=100)
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(lambda _: simulator.post(), range(16)))
     times = sorted(map(seconds_taken, simulator.ledger()["posts"]))
-    # Even a busy machine hardly delays the fastest of them.
+    # Even a busy machine hardly delays the fastest one.
     assert 0.25 <= times[0] < 0.35
-    # That 16 of them are so close happens once in 50,000 runs.
+    # By chance, 16 of them are this close once in 50,000 runs.
     assert times[-1] - times[0] > 0.04
 
 
 @pytest.mark.parametrize("header", ["retry-after", "x-ratelimit-reset"])
-def test_a_client_that_waits_as_long_as_the_header_says_is_served(simulator, header):
+def test_client_that_waits_as_long_as_the_header_says_is_served(simulator, header):
     simulator.set(rpm=1, time_scale=60)
     for _ in range(3):
         assert simulator.post().status_code == 200
@@ -80,12 +80,12 @@ def test_a_client_that_waits_as_long_as_the_header_says_is_served(simulator, hea
         time.sleep(wait)
     served = [post["received_at"] for post in simulator.ledger()["posts"] if post["status"] == 200]
     for one, other in pairwise(map(datetime.fromisoformat, served)):
-        # A minute is a second here, and the wait not much longer.
+        # A minute is a second here, and the wait must not be much longer.
         assert 0.99 <= (other - one).total_seconds() < 1.5
 
 
 @pytest.mark.parametrize(("scale", "dated"), [(1, True), (20, False)])
-def test_no_date_misleads_where_time_is_scaled(simulator, scale, dated):
+def test_date_header_is_omitted_and_reset_time_is_fractional_when_time_is_scaled(simulator, scale, dated):
     simulator.set(time_scale=scale, rpm=5)
     response = simulator.post()
     assert ("date" in response.headers) is dated
@@ -93,14 +93,14 @@ def test_no_date_misleads_where_time_is_scaled(simulator, scale, dated):
 
 
 @pytest.mark.parametrize(("kind", "status"), [("slow_first_byte", 200), ("status", 503)])
-def test_the_times_of_faults_are_scaled(simulator, kind, status):
+def test_fault_delays_are_scaled(simulator, kind, status):
     simulator.set(time_scale=100)
     simulator.fault("image", kind, seconds=30, **({"status": status} if kind == "status" else {}))
     assert simulator.post().status_code == status
     assert 0.3 <= seconds_taken(simulator.last()) < 5
 
 
-def test_downloads_and_their_lifetimes_are_scaled(simulator):
+def test_download_latency_and_media_lifetime_are_scaled(simulator):
     simulator.set(download_latency=30, media_lifetime=200, time_scale=100)
     item = simulator.post().json()["data"][0]
     deleted_in = datetime.fromisoformat(item["deletes_at"]).timestamp() - time.time()
@@ -112,7 +112,7 @@ def test_downloads_and_their_lifetimes_are_scaled(simulator):
     assert simulator.keyless.get(item["url"]).status_code == 410
 
 
-def test_requests_per_minute_change_in_the_middle(simulator):
+def test_rate_limit_can_be_changed_at_run_time(simulator):
     for rpm in (1, 3, 2):
         simulator.set(rpm=rpm)
         responses = [simulator.post() for _ in range(rpm + 1)]
@@ -120,7 +120,7 @@ def test_requests_per_minute_change_in_the_middle(simulator):
         assert {response.headers["x-ratelimit-limit"] for response in responses} == {str(rpm)}
 
 
-def test_concurrent_requests_change_in_the_middle(simulator):
+def test_concurrency_limit_can_be_changed_while_requests_are_running(simulator):
     simulator.set(concurrency=1, latency=0.5)
 
     def statuses():
@@ -136,7 +136,7 @@ def test_concurrent_requests_change_in_the_middle(simulator):
     with simulator.sent_post(), simulator.sent_post():
         while len(simulator.ledger()["posts"]) < 10 or simulator.last()["prompt"] is None:
             time.sleep(0.01)
-        # The two that are under way are made all the same.
+        # The two requests in progress still complete.
         simulator.set(concurrency=1)
         assert simulator.post().status_code == 429
         simulator.eventually(

@@ -44,7 +44,7 @@ RESPONSES = {
 
 
 @pytest.mark.parametrize(("fault", "is_so"), RESPONSES.values(), ids=RESPONSES.keys())
-def test_an_odd_response_is_billed_and_its_file_is_there(simulator, fault, is_so):
+def test_odd_response_is_billed_and_its_file_can_be_downloaded(simulator, fault, is_so):
     content = json.dumps({"faults": [{"on": "image", "kind": "response", **fault}]})
     simulator.http.post(
         "/_simulator/faults", content=content, headers={"Content-Type": "application/json"}
@@ -57,21 +57,21 @@ def test_an_odd_response_is_billed_and_its_file_is_there(simulator, fault, is_so
     assert simulator.last()["status"] == response.status_code
 
 
-def test_a_response_may_hold_several_good_entries(simulator):
+def test_response_can_hold_several_valid_entries_of_the_same_image(simulator):
     simulator.fault("image", "response", data=[GOOD, None, {"$file": 7}])
     first, _, second = simulator.post().json()["data"]
     assert first["url"] != second["url"]
     assert simulator.keyless.get(first["url"]).content == simulator.keyless.get(second["url"]).content
 
 
-def test_a_response_may_be_no_json(simulator):
+def test_response_body_can_be_invalid_json(simulator):
     simulator.fault("image", "response", body="$RESPONSE]")
     text = simulator.post().text
     assert json.loads(text[:-1])["id"] == simulator.last()["id"]
     assert text.endswith("}]")
 
 
-def test_the_headers_of_a_response_are_replaced_added_and_taken_away(simulator):
+def test_response_headers_can_be_replaced_added_and_removed(simulator):
     simulator.set(rpm=10)
     date = "Mon, 01 Jan 2026 00:00:00 +9999999999999"
     odd = {"date": date, "X-RateLimit-Reset": "9e11", "x-ratelimit-limit": None, "X-Odd": 1}
@@ -85,19 +85,19 @@ def test_the_headers_of_a_response_are_replaced_added_and_taken_away(simulator):
     assert "x-ratelimit-limit" not in dict(headers)
 
 
-def test_any_other_response_has_one_date(simulator):
+def test_response_without_a_fault_has_exactly_one_date_header(simulator):
     for url in (simulator.url_of(), f"{simulator.url}/v2/models", f"{simulator.url}/nowhere"):
         names = [name for name, _ in headers_of(simulator.raw("GET", url)[0])]
         assert names.count("date") == 1
 
 
-def test_a_refusal_may_carry_any_error(simulator):
+def test_error_response_can_carry_any_error_object(simulator):
     error = {"message": "No.", "type": "odd_error", "code": "x", "doc_url": "https://docs.example/errors#x"}
     simulator.fault("image", "status", status=400, body={"error": error})
     assert simulator.post().json() == {"error": error}
 
 
-def test_a_redirect_may_lead_nowhere(simulator):
+def test_redirect_can_have_an_invalid_location_and_is_not_billed(simulator):
     simulator.fault("image", "status", status=307, headers={"Location": "http://[::1"})
     body = {"model": "seedream-5-lite", "prompt": "a lake"}
     head, _ = simulator.raw("POST", f"{simulator.url}/v2/images/generations", body)
@@ -106,7 +106,7 @@ def test_a_redirect_may_lead_nowhere(simulator):
 
 
 @pytest.mark.parametrize("status", [200, 203, 206, 401, 403, 404, 410, 500])
-def test_a_file_comes_with_a_faulty_status_the_given_number_of_times(simulator, status):
+def test_file_is_sent_with_the_given_status_the_given_number_of_times(simulator, status):
     url = simulator.url_of()
     whole = simulator.keyless.get(url).content
     simulator.fault("download", "file", status=status, times=2)
@@ -132,7 +132,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize(("kind", "is_so"), KINDS.items(), ids=KINDS.keys())
-def test_a_file_may_be_something_else_than_was_promised(simulator, kind, is_so):
+def test_file_can_contain_something_other_than_its_content_type_announces(simulator, kind, is_so):
     url = simulator.url_of(output_format="webp")
     simulator.fault("download", "file", bytes=kind)
     response = simulator.keyless.get(url)
@@ -140,7 +140,7 @@ def test_a_file_may_be_something_else_than_was_promised(simulator, kind, is_so):
     assert is_so(response.content)
 
 
-def test_a_drawn_file_of_another_format_is_the_same_picture(simulator):
+def test_file_in_another_format_keeps_its_dimensions_and_can_omit_its_content_type(simulator):
     url = simulator.url_of(aspect_ratio="3:2")
     simulator.fault("download", "file", bytes="gif", headers={"Content-Type": None})
     response = simulator.keyless.get(url)
@@ -161,20 +161,20 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize(("length", "is_so"), LENGTHS.values(), ids=LENGTHS.keys())
-def test_the_length_is_announced_as_asked(simulator, length, is_so):
+def test_length_is_announced_as_the_fault_specifies(simulator, length, is_so):
     url = simulator.url_of()
     whole = simulator.keyless.get(url).content
     simulator.fault("download", "file", length=length)
     head, body = simulator.raw("GET", url)
     assert is_so(dict(headers_of(head)), len(whole))
     assert body == whole or length == "chunked"
-    # Over a connection that is kept alive, too, and the next response is as it should be.
+    # On a kept-alive connection too, where the next response must be normal.
     simulator.fault("download", "file", length=length)
     assert [simulator.keyless.get(url).content for _ in range(2)] == [whole, whole]
     assert simulator.keyless.get(url).headers["content-length"] == str(len(whole))
 
 
-def test_an_announced_length_may_be_wrong(simulator):
+def test_announced_length_can_be_too_short_or_too_long(simulator):
     url = simulator.url_of()
     whole = simulator.keyless.get(url).content
     simulator.fault("download", "file", length=1000)
@@ -188,7 +188,7 @@ def test_an_announced_length_may_be_wrong(simulator):
 
 
 @pytest.mark.parametrize("coding", ["aws-chunked", "Identity", "binary", ""])
-def test_a_coding_may_be_named_that_is_none(simulator, coding):
+def test_content_encoding_can_be_announced_without_encoding_the_body(simulator, coding):
     url = simulator.url_of()
     whole = simulator.keyless.get(url).content
     simulator.fault("download", "file", headers={"Content-Encoding": coding})
@@ -197,7 +197,7 @@ def test_a_coding_may_be_named_that_is_none(simulator, coding):
     assert body == whole
 
 
-def test_a_body_may_really_be_compressed(simulator):
+def test_gzip_encoding_compresses_the_file(simulator):
     simulator.set(file_size=1_000_000)
     url = simulator.url_of()
     whole = simulator.keyless.get(url).content
@@ -208,7 +208,7 @@ def test_a_body_may_really_be_compressed(simulator):
 
 
 @pytest.mark.parametrize("hops", [1, 5, 6])
-def test_redirects_come_before_the_file(simulator, hops):
+def test_file_is_sent_after_the_given_number_of_redirects(simulator, hops):
     url = simulator.url_of()
     simulator.fault("download", "file", redirects=hops, status=203, bytes="png")
     with httpx.Client(trust_env=False, follow_redirects=True) as client:
@@ -241,7 +241,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("fault", "sentence"), REFUSED.values(), ids=REFUSED.keys())
-def test_an_odd_fault_that_cannot_be_played_is_refused_in_one_sentence(simulator, fault, sentence):
+def test_invalid_odd_fault_is_rejected_with_the_reason(simulator, fault, sentence):
     response = simulator.http.post("/_simulator/faults", json={"faults": [fault]})
     assert response.status_code == 400
     assert sentence in response.json()["error"]["message"]

@@ -20,7 +20,7 @@ def error_of(response):
     return response.json()["error"]
 
 
-def test_the_documented_error_body_is_met_word_for_word_and_names_a_page(simulator):
+def test_error_body_is_the_documented_one_including_its_doc_url(simulator):
     response = simulator.post(resolution="4K")
     assert response.status_code == 400
     assert response.json() == {
@@ -68,7 +68,7 @@ def test_the_documented_error_body_is_met_word_for_word_and_names_a_page(simulat
     ],
     ids=lambda value: None if isinstance(value, dict | list) else str(value),
 )
-def test_invalid_requests(simulator, body, code, param):
+def test_invalid_request_is_rejected_naming_the_parameter_and_is_not_billed(simulator, body, code, param):
     response = simulator.http.post(IMAGES, content=json.dumps(body))
     assert response.status_code == 400
     error = error_of(response)
@@ -77,14 +77,14 @@ def test_invalid_requests(simulator, body, code, param):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"model":' + b"9" * 5000 + b"}"])
-def test_malformed_json(simulator, body):
+def test_malformed_json_is_rejected(simulator, body):
     response = simulator.http.post(IMAGES, content=body)
     assert response.status_code == 400
     assert error_of(response)["code"] == "invalid_parameter"
     assert simulator.last()["outcome"] == "refused"
 
 
-def test_the_longest_prompt_is_accepted(simulator):
+def test_prompt_of_4096_characters_is_accepted(simulator):
     assert simulator.post(prompt="x" * 4096).status_code == 200
 
 
@@ -112,7 +112,7 @@ def test_the_longest_prompt_is_accepted(simulator):
     ],
     ids=lambda value: None if isinstance(value, list) else str(value),
 )
-def test_invalid_reference_images(simulator, images, code, param):
+def test_invalid_reference_image_is_rejected_naming_the_parameter(simulator, images, code, param):
     response = simulator.post(images=images)
     assert response.status_code == 400
     assert (error_of(response)["code"], error_of(response)["param"]) == (code, param)
@@ -131,17 +131,17 @@ def test_invalid_reference_images(simulator, images, code, param):
     ],
     ids=["none", "eight", "no role", "https", "loopback", "localhost", "formats"],
 )
-def test_valid_reference_images(simulator, images):
+def test_valid_reference_images_are_accepted(simulator, images):
     assert simulator.post(images=images).status_code == 200
 
 
-def test_a_model_sets_how_many_references_it_takes(simulator):
+def test_number_of_reference_images_is_limited_by_the_model(simulator):
     assert simulator.post(model="atelier-pro", images=[reference()] * 4).status_code == 200
     assert error_of(simulator.post(model="atelier-pro", images=[reference()] * 5))["param"] == "images"
     assert error_of(simulator.post(model="sketch-mini", images=[reference()]))["param"] == "images[0].role"
 
 
-def test_an_image_of_10_mib_is_the_largest(simulator):
+def test_reference_image_must_be_at_most_10_mib(simulator):
     def data_url(size):
         return "data:image/png;base64," + base64.b64encode(bytes(size)).decode()
 
@@ -151,7 +151,7 @@ def test_an_image_of_10_mib_is_the_largest(simulator):
     assert error_of(response)["param"] == "images[0].url"
 
 
-def test_a_body_of_25_mib_is_the_largest(simulator):
+def test_request_body_must_be_at_most_25_mib(simulator):
     body = b'{"model": "seedream-5-lite", "prompt": "x"}'
     largest = body.ljust(25 * 2**20)
     assert simulator.http.post(IMAGES, content=largest).status_code == 200
@@ -178,7 +178,7 @@ def test_a_body_of_25_mib_is_the_largest(simulator):
     ["", "Bearer sk_wrong", "Bearer", "Basic sk_for_tests", "sk_for_tests", b"Bearer \xe9"],
     ids=["none", "wrong", "empty", "basic", "bare", "not ASCII"],
 )
-def test_every_call_needs_the_key(simulator, method, path, authorization):
+def test_every_api_endpoint_requires_a_valid_key(simulator, method, path, authorization):
     # The body is invalid too: the key is checked first.
     response = simulator.http.request(method, path, headers={"Authorization": authorization}, content=b"{")
     assert response.status_code == 401
@@ -201,18 +201,18 @@ def test_every_call_needs_the_key(simulator, method, path, authorization):
     ],
     ids=["prompt", "reference image"],
 )
-def test_blocked_words(simulator, fields, param):
+def test_blocked_word_in_a_prompt_or_image_url_is_rejected_and_not_billed(simulator, fields, param):
     response = simulator.post(**fields)
     assert response.status_code == 422
     assert (error_of(response)["code"], error_of(response)["param"]) == ("content_policy_violation", param)
     assert simulator.balance() == "100.00"
 
 
-def test_a_blocked_word_within_another_is_not_blocked(simulator):
+def test_blocked_word_inside_a_longer_word_is_accepted(simulator):
     assert simulator.post(prompt="a gorePhone in Gorenje").status_code == 200
 
 
-def test_blocked_words_can_be_chosen(start):
+def test_blocked_words_option_replaces_the_default_words(start):
     with start("--blocked-words", "tulip, Rose") as simulator:
         assert simulator.post(prompt="a red rose").status_code == 422
         assert simulator.post(prompt="gore").status_code == 200
@@ -230,7 +230,7 @@ def test_blocked_words_can_be_chosen(start):
         ("GET", "/docs", 404),
     ],
 )
-def test_what_is_not_there_says_so_in_json(simulator, method, path, status):
+def test_unknown_path_or_method_gets_a_json_error(simulator, method, path, status):
     response = simulator.http.request(method, path)
     assert response.status_code == status
     assert error_of(response)["message"]
@@ -250,13 +250,13 @@ def test_what_is_not_there_says_so_in_json(simulator, method, path, status):
     ],
     ids=str,
 )
-def test_invalid_periods(simulator, change, code, param):
+def test_invalid_cost_period_is_rejected_naming_the_parameter(simulator, change, code, param):
     query = {name: value for name, value in {**PERIOD, **change}.items() if value is not None}
     response = simulator.http.get("/v2/billing/costs", params=query)
     assert response.status_code == 400
     assert (error_of(response)["code"], error_of(response)["param"]) == (code, param)
 
 
-def test_the_longest_period_is_180_days(simulator):
+def test_cost_period_of_180_days_is_accepted(simulator):
     query = {**PERIOD, "end": "2026-06-30T00:00:00Z"}
     assert simulator.http.get("/v2/billing/costs", params=query).status_code == 200

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vendor's published client as a second reader of the contract: it must work unchanged, in its strict mode."""
+"""The vendor's published client, a second reading of the contract, must work unchanged in its strict mode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def client(simulator):
         yield client
 
 
-def test_generate(simulator, client):
+def test_client_generates_an_image_that_downloads_in_the_announced_size(simulator, client):
     response = client.images.generate(
         model="seedream-5-lite",
         prompt="A watercolor painting of a mountain village at dawn",
@@ -40,7 +40,7 @@ def test_generate(simulator, client):
     assert picture.size == (item.width, item.height)
 
 
-def test_generate_asynchronously(simulator):
+def test_async_client_generates_an_image(simulator):
     async def generate():
         async with getimg.AsyncGetimgAI(api_key=simulator.api_key, base_url=simulator.url) as client:
             return await client.images.generate(model="sketch-mini", prompt="x")
@@ -48,7 +48,7 @@ def test_generate_asynchronously(simulator):
     assert asyncio.run(generate()).model == "sketch-mini"
 
 
-def test_models(simulator, client):
+def test_client_lists_filters_and_retrieves_models(simulator, client):
     every, images, videos = (
         client.models.list(**query) for query in ({}, {"type": "image"}, {"type": "video"})
     )
@@ -68,7 +68,7 @@ def test_models(simulator, client):
     assert '"supported_durations":[5.0,10.0]' in simulator.http.get("/v2/models").text
 
 
-def test_billing(client):
+def test_client_retrieves_the_balance_and_the_costs(client):
     client.images.generate(model="atelier-pro", prompt="x")
     balance = client.billing.retrieve_balance()
     assert (balance.balance, balance.currency) == ("99.91", "USD")
@@ -91,7 +91,7 @@ def test_billing(client):
         (500, getimg.InternalServerError),
     ],
 )
-def test_errors_by_status(simulator, client, status, error):
+def test_client_raises_the_error_class_of_each_status(simulator, client, status, error):
     simulator.fault("image", "status", status=status)
     with pytest.raises(error) as raised:
         client.images.generate(model="seedream-5-lite", prompt="x")
@@ -104,7 +104,7 @@ def test_errors_by_status(simulator, client, status, error):
     )
 
 
-def test_errors_of_the_simulator_itself(simulator, client):
+def test_client_raises_matching_errors_for_rejections_timeouts_and_broken_responses(simulator, client):
     with pytest.raises(getimg.BadRequestError, match="Unsupported resolution '4K'"):
         client.images.generate(model="seedream-5-lite", prompt="x", resolution="4K")
     with pytest.raises(getimg.UnprocessableEntityError):
@@ -123,8 +123,8 @@ def test_errors_of_the_simulator_itself(simulator, client):
         client.images.generate(model="seedream-5-lite", prompt="x")
 
 
-def test_the_client_pays_again_for_a_dropped_response(simulator):
-    """What a scheduler must not do, and why the ledger is the witness."""
+def test_client_pays_twice_when_it_retries_after_a_dropped_response(simulator):
+    """A scheduler must not do this, and only the ledger shows that two images were billed."""
     simulator.fault("image", "drop_after_billing")
     with getimg.GetimgAI(api_key=simulator.api_key, base_url=simulator.url) as client:
         client.images.generate(model="seedream-5-lite", prompt="x")

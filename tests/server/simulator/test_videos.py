@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos: taken at once, pending, and then completed or failed."""
+"""Videos: accepted at once as pending, then completed or failed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def state(simulator: Any, video_id: str) -> dict[str, Any]:
 
 
 def ended(simulator: Any, video_id: str) -> dict[str, Any]:
-    """Wait for the end of a video."""
+    """Return the state of a video once it is no longer pending."""
     deadline = time.monotonic() + 20
     while (response := state(simulator, video_id))["status"] == "pending":
         assert time.monotonic() < deadline
@@ -40,13 +40,12 @@ def made(simulator: Any, **fields: Any) -> dict[str, Any]:
     return ended(simulator, submit(simulator, **fields).json()["id"])
 
 
-def test_a_video_is_taken_pending_and_completed(simulator):
+def test_video_is_accepted_as_pending_and_billed_on_completion(simulator):
     simulator.set(video_latency=0.5)
     taken = submit(simulator)
     assert taken.status_code == 202
     video_id = taken.json()["id"]
     assert taken.json() == {"id": video_id, "status": "pending"} == state(simulator, video_id)
-    # It is billed once it is made.
     assert (simulator.last()["billed"], simulator.balance()) == (0, "100.00")
     video = ended(simulator, video_id)
     [item] = video["data"]
@@ -64,7 +63,7 @@ def test_a_video_is_taken_pending_and_completed(simulator):
 
 
 @pytest.mark.parametrize("fields", [{}, {"model": "reel-sound", "sound": True}], ids=["silent", "sound"])
-def test_the_file_is_what_the_response_says(simulator, fields):
+def test_video_file_matches_the_response(simulator, fields):
     [item] = made(simulator, **fields)["data"]
     content = simulator.keyless.get(item["url"]).content
     with av.open(io.BytesIO(content)) as container:
@@ -76,7 +75,7 @@ def test_the_file_is_what_the_response_says(simulator, fields):
         assert sum(1 for _ in container.decode(video=0)) == item["fps"] * item["duration"]
 
 
-def test_other_prompts_are_other_files_and_the_same_are_the_same(simulator):
+def test_same_prompt_yields_the_same_video_and_another_prompt_a_different_one(simulator):
     first, same, other = (
         simulator.keyless.get(made(simulator, prompt=prompt)["data"][0]["url"]).content
         for prompt in ("a lake", "a lake", "a fox")
@@ -93,7 +92,7 @@ def test_other_prompts_are_other_files_and_the_same_are_the_same(simulator):
     ],
     ids=["seconds", "sound", "no sound"],
 )
-def test_the_price_is_by_seconds_resolution_and_sound(simulator, fields, cost):
+def test_price_depends_on_duration_resolution_and_sound(simulator, fields, cost):
     assert made(simulator, **fields)["usage"]["total_cost"] == cost
     assert simulator.ledger()["billed_total"] == cost
 
@@ -114,13 +113,13 @@ def test_the_price_is_by_seconds_resolution_and_sound(simulator, fields, cost):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_it_does_not_take_is_refused(simulator, fields, param):
+def test_unsupported_video_parameter_is_rejected_and_named(simulator, fields, param):
     response = submit(simulator, **fields)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert simulator.last()["outcome"] == "refused"
 
 
-def test_a_pending_video_counts_against_the_limit_that_images_share(simulator):
+def test_pending_video_counts_toward_the_concurrency_limit_shared_with_images(simulator):
     simulator.set(video_latency=0.5, concurrency=1)
     video_id = submit(simulator).json()["id"]
     assert simulator.post().status_code == submit(simulator).status_code == 429
@@ -130,7 +129,7 @@ def test_a_pending_video_counts_against_the_limit_that_images_share(simulator):
     assert [post["billed"] for post in simulator.ledger()["posts"]] == [0.3, 0, 0, 0.04]
 
 
-def test_a_video_that_is_forgotten_is_not_billed_and_leaves_its_place(simulator):
+def test_deleted_video_is_not_billed_and_frees_its_slot(simulator):
     simulator.set(video_latency=60, concurrency=1)
     before = simulator.balance()
     video_id = submit(simulator).json()["id"]
@@ -144,7 +143,7 @@ def test_a_video_that_is_forgotten_is_not_billed_and_leaves_its_place(simulator)
 
 
 @pytest.mark.parametrize("billed", [False, True])
-def test_a_video_can_fail(simulator, billed):
+def test_video_can_fail_with_an_error_whether_or_not_it_is_billed(simulator, billed):
     simulator.fault("video", "failed_video", code="moderation", message="Not this.", billed=billed)
     response = made(simulator)
     usage = response.pop("usage", None)
@@ -169,7 +168,7 @@ def test_a_video_can_fail(simulator, billed):
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
-def test_a_fault_of_the_response_leaves_the_video_as_it_says(simulator, fault, billed):
+def test_fault_on_a_video_request_determines_whether_the_video_is_billed(simulator, fault, billed):
     simulator.fault("video", **fault)
     try:
         response = submit(simulator)
@@ -179,7 +178,7 @@ def test_a_fault_of_the_response_leaves_the_video_as_it_says(simulator, fault, b
     simulator.eventually(lambda post: post["outcome"] is not None and post["billed"] == billed)
 
 
-def test_a_fault_of_the_state_is_gone_at_the_next_question(simulator):
+def test_fault_on_a_video_status_request_affects_only_that_request(simulator):
     video_id = made(simulator)["id"]
     simulator.fault("video_status", "status", status=503)
     simulator.fault("video_status", "response", merge={"data": None})
@@ -188,7 +187,7 @@ def test_a_fault_of_the_state_is_gone_at_the_next_question(simulator):
     assert state(simulator, video_id)["data"]
 
 
-def test_the_vendors_client_makes_and_fetches_a_video(simulator):
+def test_vendor_client_creates_and_retrieves_completed_and_failed_videos(simulator):
     with getimg.GetimgAI(
         api_key=simulator.api_key, base_url=simulator.url, max_retries=0, _strict_response_validation=True
     ) as client:

@@ -63,13 +63,13 @@ def client_through(proxy: S3FaultProxy, seaweedfs: SeaweedFS, attempts: int = 1,
 
 @pytest.fixture
 def client(proxy: S3FaultProxy, seaweedfs: SeaweedFS) -> S3Client:
-    """A client that leads through the proxy, and asks once."""
+    """Return a client that connects through the proxy and sends a request once."""
     return client_through(proxy, seaweedfs)
 
 
 @pytest.fixture
 def persistent(proxy: S3FaultProxy, seaweedfs: SeaweedFS) -> S3Client:
-    """A client that leads through the proxy, and asks three times."""
+    """Return a client that connects through the proxy and sends a request up to three times."""
     return client_through(proxy, seaweedfs, attempts=3)
 
 
@@ -78,7 +78,7 @@ def keys(seaweedfs: SeaweedFS, bucket: str) -> list[str]:
     return [item["Key"] for item in listed.get("Contents", [])]
 
 
-def test_everything_passes_through_unchanged(
+def test_requests_and_responses_pass_through_unchanged(
     client: S3Client, seaweedfs: SeaweedFS, bucket: str, proxy: S3FaultProxy
 ) -> None:
     key = "folder/a b+c%20é=&?#.png"
@@ -106,7 +106,7 @@ def test_everything_passes_through_unchanged(
     assert {request.key for request in proxy.requests[:4]} == {key}
 
 
-def test_wrong_signature_is_still_refused_by_the_server(
+def test_wrong_signature_is_still_rejected_by_the_server(
     proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
 ) -> None:
     stranger = client_through(proxy, seaweedfs, secret_key="wrong")
@@ -115,12 +115,12 @@ def test_wrong_signature_is_still_refused_by_the_server(
     assert (proxy.requests[0].status, proxy.requests[0].upstream_status) == (403, 403)
 
 
-def test_wrong_checksum_is_still_refused_by_the_server(client: S3Client, bucket: str) -> None:
+def test_wrong_checksum_is_still_rejected_by_the_server(client: S3Client, bucket: str) -> None:
     with pytest.raises(ClientError, match="BadDigest"):
         client.put_object(Bucket=bucket, Key="a", Body=b"x", ChecksumSHA256="A" * 43 + "=")
 
 
-def test_requests_are_remembered_without_credentials(
+def test_requests_are_recorded_without_credentials(
     client: S3Client, bucket: str, proxy: S3FaultProxy, seaweedfs: SeaweedFS
 ) -> None:
     client.put_object(Bucket=bucket, Key="a", Body=b"x", IfNoneMatch="*", ChecksumAlgorithm="SHA256")
@@ -152,7 +152,7 @@ def test_requests_are_remembered_without_credentials(
     ],
     ids=["slow-down", "denied", "bucket", "precondition", "internal", "own", "default"],
 )
-def test_status_is_an_error_of_s3_and_the_server_is_not_asked(
+def test_status_responds_with_an_s3_error_without_forwarding_the_request(
     client: S3Client,
     proxy: S3FaultProxy,
     seaweedfs: SeaweedFS,
@@ -204,7 +204,7 @@ def test_fault_hits_only_requests_with_its_header(
     client.put_object(Bucket=bucket, Key="b", Body=b"x")
 
 
-def test_rewrite_changes_the_headers_of_the_servers_response(
+def test_rewrite_changes_the_headers_of_the_response_from_the_server(
     client: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
 ) -> None:
     proxy.set_faults(
@@ -216,9 +216,7 @@ def test_rewrite_changes_the_headers_of_the_servers_response(
     assert seaweedfs.client().get_object(Bucket=bucket, Key="a")["Body"].read() == BODY
 
 
-def test_over_tls_everything_passes_through_as_well(
-    seaweedfs: SeaweedFS, bucket: str, tmp_path: Path
-) -> None:
+def test_upload_and_download_pass_through_over_tls(seaweedfs: SeaweedFS, bucket: str, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -236,17 +234,19 @@ def test_over_tls_everything_passes_through_as_well(
         )
         trusting.put_object(Bucket=bucket, Key="a", Body=BODY)
         assert trusting.get_object(Bucket=bucket, Key="a")["Body"].read() == BODY
-        # Over TLS, botocore sends a checksum that it computes behind the body.
+        # Over TLS, botocore sends the checksum as a trailer, after the body.
         assert own.requests[0].headers["x-amz-trailer"] == "x-amz-checksum-crc32"
 
 
-def test_status_on_head_has_no_body(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
+def test_status_on_head_raises_an_error_with_the_bare_status(
+    client: S3Client, proxy: S3FaultProxy, bucket: str
+) -> None:
     proxy.set_faults([{"kind": "status", "code": "AccessDenied", "operation": "HeadObject"}])
     with pytest.raises(ClientError, match=r"\(403\)"):
         client.head_object(Bucket=bucket, Key="a")
 
 
-def test_upload_that_breaks_leaves_nothing_and_is_sent_again(
+def test_broken_upload_stores_nothing_and_a_retry_succeeds(
     persistent: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
 ) -> None:
     proxy.set_faults([{"kind": "reset_mid_upload"}])
@@ -260,7 +260,7 @@ def test_upload_that_breaks_leaves_nothing_and_is_sent_again(
     assert seaweedfs.client().get_object(Bucket=bucket, Key="a")["Body"].read() == BODY
 
 
-def test_lost_response_makes_a_retry_meet_its_own_object(
+def test_conditional_retry_after_a_lost_response_fails_on_its_own_object(
     persistent: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
 ) -> None:
     proxy.set_faults([{"kind": "lost_response", "operation": "PutObject"}])
@@ -274,7 +274,7 @@ def test_lost_response_makes_a_retry_meet_its_own_object(
 
 
 @pytest.mark.parametrize("kind", ["lost_response", "reset_mid_response"])
-def test_response_to_an_upload_breaks_after_the_server_has_done_it(
+def test_upload_is_stored_although_its_response_is_lost_or_broken(
     client: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str, kind: str
 ) -> None:
     proxy.set_faults([{"kind": kind}])
@@ -283,7 +283,9 @@ def test_response_to_an_upload_breaks_after_the_server_has_done_it(
     assert keys(seaweedfs, bucket) == ["a"]
 
 
-def test_download_breaks_in_the_middle(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
+def test_broken_download_raises_an_error_while_the_body_is_read(
+    client: S3Client, proxy: S3FaultProxy, bucket: str
+) -> None:
     client.put_object(Bucket=bucket, Key="a", Body=BODY)
     proxy.set_faults([{"kind": "reset_mid_response", "operation": "GetObject"}])
     body = client.get_object(Bucket=bucket, Key="a")["Body"]
@@ -292,7 +294,7 @@ def test_download_breaks_in_the_middle(client: S3Client, proxy: S3FaultProxy, bu
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "GetObject"])
-def test_slow_takes_its_time_and_ends_well(
+def test_slow_request_takes_its_seconds_and_succeeds(
     client: S3Client, proxy: S3FaultProxy, bucket: str, operation: str
 ) -> None:
     proxy.set_faults([{"kind": "slow", "seconds": 0.6, "operation": operation}])
@@ -302,7 +304,7 @@ def test_slow_takes_its_time_and_ends_well(
     assert time.monotonic() - began >= 0.6
 
 
-def test_hang_answers_nothing_and_asks_the_server_nothing(
+def test_hang_sends_no_response_and_forwards_nothing_to_the_server(
     proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
 ) -> None:
     proxy.set_faults([{"kind": "hang"}])
@@ -315,7 +317,7 @@ def test_hang_answers_nothing_and_asks_the_server_nothing(
         impatient.put_object(Bucket=bucket, Key="a", Body=BODY)
 
 
-def test_end_of_the_proxy_is_not_held_up_by_a_hang(seaweedfs: SeaweedFS) -> None:
+def test_hang_does_not_delay_the_shutdown_of_the_proxy(seaweedfs: SeaweedFS) -> None:
     with S3FaultProxy(seaweedfs.endpoint_url) as own:
         own.set_faults([{"kind": "hang"}])
 
@@ -335,7 +337,7 @@ def test_end_of_the_proxy_is_not_held_up_by_a_hang(seaweedfs: SeaweedFS) -> None
         socket.create_connection(("127.0.0.1", int(own.url.rpartition(":")[2])))
 
 
-def test_faults_hit_what_matches_as_often_as_they_say(
+def test_fault_hits_only_matching_requests_the_given_number_of_times(
     client: S3Client, proxy: S3FaultProxy, bucket: str
 ) -> None:
     proxy.set_faults([{"kind": "status", "key_contains": "bad/", "method": "PUT", "skip": 1, "times": 2}])
@@ -353,13 +355,13 @@ def test_faults_hit_what_matches_as_often_as_they_say(
 @pytest.mark.parametrize(
     "fault", [{"kind": "explode"}, {"kind": "hang", "wrong": 1}, {}], ids=["kind", "field", "none"]
 )
-def test_fault_that_cant_be_played_is_refused(proxy: S3FaultProxy, fault: dict[str, Any]) -> None:
+def test_invalid_fault_is_rejected_and_none_is_set(proxy: S3FaultProxy, fault: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be one of|has no field"):
         proxy.set_faults([{"kind": "status"}, fault])
     assert proxy.faults == []
 
 
-def test_open_uploads_are_seen_until_they_are_aborted(
+def test_open_uploads_are_listed_until_they_are_aborted(
     client: S3Client, proxy: S3FaultProxy, seaweedfs: SeaweedFS, bucket: str
 ) -> None:
     proxy.set_faults([{"kind": "status", "code": "SlowDown", "operation": "UploadPart", "skip": 1}])
@@ -398,17 +400,17 @@ def test_multipart_upload_completes_after_a_broken_part(
     assert open_uploads(seaweedfs.client(), bucket) == []
 
 
-def test_body_is_sent_once_the_server_has_asked_for_it(
-    client: S3Client, proxy: S3FaultProxy, bucket: str
-) -> None:
+def test_body_of_a_rejected_upload_is_never_sent(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
     proxy.set_faults([{"kind": "status", "code": "AccessDenied"}])
     with pytest.raises(ClientError, match="AccessDenied"):
         client.put_object(Bucket=bucket, Key="a", Body=BODY)
-    # boto3 sends Expect: 100-continue, and a body that was refused never leaves it.
+    # boto3 sends Expect: 100-continue, and no body after a rejection.
     assert proxy.requests[0].body_bytes == 0
 
 
-def test_chunked_body_arrives(client: S3Client, proxy: S3FaultProxy, bucket: str) -> None:
+def test_chunked_upload_without_a_content_length_arrives_intact(
+    client: S3Client, proxy: S3FaultProxy, bucket: str
+) -> None:
     link = client.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "a"})
     response = httpx.put(link, content=iter([b"one ", b"two"]), trust_env=False)
     assert response.status_code == 200, response.text
@@ -416,7 +418,9 @@ def test_chunked_body_arrives(client: S3Client, proxy: S3FaultProxy, bucket: str
     assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"one two"
 
 
-def test_large_bodies_take_no_memory(client: S3Client, seaweedfs: SeaweedFS, bucket: str) -> None:
+def test_large_bodies_are_streamed_without_being_held_in_memory(
+    client: S3Client, seaweedfs: SeaweedFS, bucket: str
+) -> None:
     size = 256 * 1024 * 1024
     link = client.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "large"})
     block = os.urandom(1024 * 1024)
@@ -438,7 +442,9 @@ def test_large_bodies_take_no_memory(client: S3Client, seaweedfs: SeaweedFS, buc
     assert peak - before < 64 * 1024 * 1024
 
 
-def test_connection_leads_through_the_proxy(proxy: S3FaultProxy, seaweedfs: SeaweedFS) -> None:
+def test_aws_connection_points_to_the_proxy_and_is_otherwise_unchanged(
+    proxy: S3FaultProxy, seaweedfs: SeaweedFS
+) -> None:
     direct = json.loads(seaweedfs.aws_connection())
     through = json.loads(proxy.aws_connection(seaweedfs.aws_connection()))
     assert through["extra"].pop("endpoint_url") == proxy.url

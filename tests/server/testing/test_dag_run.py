@@ -20,7 +20,7 @@ from airflow_provider_getimg.testing import GetimgConnection
 from airflow_provider_getimg.version_compat import AIRFLOW
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-# A factor from Airflow 3.2 on.
+# Airflow 3.2 and later take a factor.
 BACKOFF: Any = 2.0 if AIRFLOW >= (3, 2) else True
 
 
@@ -32,7 +32,7 @@ def one_image(**fields: Any) -> DAG:
     return dag
 
 
-def test_what_a_task_returned_is_its_xcom(run_dag, getimg_simulator, getimg_conn):
+def test_return_value_of_a_task_is_its_xcom(run_dag, getimg_simulator, getimg_conn):
     run = run_dag(one_image(), run_conf={"subject": "an owl"})
     assert (run.state, run.states, run.tries) == ("success", {"generate": "success"}, {"generate": 1})
     assert (run.failures, run.errors) == ({}, {})
@@ -41,7 +41,7 @@ def test_what_a_task_returned_is_its_xcom(run_dag, getimg_simulator, getimg_conn
     assert run.xcom("generate") == run.xcoms["generate"]
 
 
-def test_a_failure_is_a_message_and_an_exception(run_dag, getimg_simulator, getimg_conn):
+def test_failed_task_has_a_message_and_an_exception(run_dag, getimg_simulator, getimg_conn):
     getimg_simulator.balance = 0
     run = run_dag(one_image(), expect="failed")
     assert run.state == "failed"
@@ -50,7 +50,7 @@ def test_a_failure_is_a_message_and_an_exception(run_dag, getimg_simulator, geti
     assert run.xcoms == {}
 
 
-def test_a_run_that_ends_otherwise_than_expected_fails_the_test(run_dag, getimg_simulator, getimg_conn):
+def test_run_that_ends_in_another_state_than_expected_fails_the_test(run_dag, getimg_simulator, getimg_conn):
     with pytest.raises(pytest.fail.Exception, match="ended as 'success', not as 'failed'"):
         run_dag(one_image(), expect="failed")
     getimg_simulator.faults.insufficient_balance()
@@ -61,7 +61,7 @@ def test_a_run_that_ends_otherwise_than_expected_fails_the_test(run_dag, getimg_
     assert run_dag(one_image(), expect=None).state == "success"
 
 
-def test_a_deferred_task_goes_on_in_the_run(run_dag, getimg_simulator, getimg_conn):
+def test_deferred_task_is_resumed_within_the_run(run_dag, getimg_simulator, getimg_conn):
     getimg_simulator.settings(video_latency=0.2)
     with DAG("one_video", schedule=None, start_date=START) as dag:
         GenerateVideoOperator(
@@ -78,7 +78,7 @@ def test_a_deferred_task_goes_on_in_the_run(run_dag, getimg_simulator, getimg_co
     assert (entry.id, entry.outcome) == (response["id"], "delivered")
 
 
-def test_retries_follow_at_once_whatever_delays_them(run_dag, getimg_simulator, getimg_conn):
+def test_retries_run_at_once_regardless_of_their_delay(run_dag, getimg_simulator, getimg_conn):
     getimg_simulator.faults.rate_limit(retry_after=3600)
     with one_image() as dag:
 
@@ -95,7 +95,7 @@ def test_retries_follow_at_once_whatever_delays_them(run_dag, getimg_simulator, 
     assert (run.failures, run.errors) == ({}, {})
 
 
-def test_the_delay_before_a_retry_can_be_waited_for(run_dag):
+def test_wait_for_retries_waits_for_the_retry_delay(run_dag):
     with DAG("waits", schedule=None, start_date=START) as dag:
 
         @task(retries=1, retry_delay=timedelta(seconds=2))
@@ -141,7 +141,7 @@ def mapped() -> DAG:
     return dag
 
 
-def test_a_mapped_task_is_a_list_by_map_index(run_dag):
+def test_results_of_a_mapped_task_are_lists_by_map_index(run_dag):
     run = run_dag(mapped(), expect="failed")
     assert run.states["halve"] == ["success", "failed", "success"]
     assert run.xcoms["halve"] == [None, None, 1]
@@ -150,14 +150,14 @@ def test_a_mapped_task_is_a_list_by_map_index(run_dag):
     assert run.tries["halve"] == [1, 1, 1]
 
 
-def test_a_mapped_task_is_a_list_of_one_and_of_none_too(run_dag):
+def test_results_of_a_mapped_task_are_lists_even_for_one_instance_or_none(run_dag):
     run = run_dag(mapped(), expect="failed")
     assert (run.xcoms["pair.in_group"], run.states["pair.in_group"]) == ([2], ["success"])
     assert (run.xcoms["skipped"], run.states["skipped"]) == ([], ["skipped"])
     assert run.xcoms["numbers"] == [0, 1, 2]
 
 
-def test_xcoms_under_other_keys_can_be_read(run_dag):
+def test_xcom_under_another_key_can_be_read_and_a_missing_one_raises_key_error(run_dag):
     with DAG("keys", schedule=None, start_date=START) as dag:
 
         @task
@@ -173,13 +173,13 @@ def test_xcoms_under_other_keys_can_be_read(run_dag):
         run.xcom("push", "columns")
 
 
-def test_a_task_that_can_not_start_has_a_message_too(run_dag):
+def test_task_with_a_template_error_has_a_failure_message(run_dag):
     with DAG("template", schedule=None, start_date=START) as dag:
         GenerateImageOperator(task_id="generate", model="seedream-5-lite", prompt="{{ missing.field }}")
     assert "'missing' is undefined" in run_dag(dag, expect="failed").failures["generate"]
 
 
-def test_connections_and_variables_are_there_for_the_run_alone(run_dag, getimg_conn, monkeypatch):
+def test_connections_and_variables_are_set_only_during_the_run(run_dag, getimg_conn, monkeypatch):
     dag = one_image(getimg_conn_id="getimg_prod")
     connection = getimg_conn.json
     monkeypatch.delenv(getimg_conn.variable)
@@ -209,8 +209,8 @@ def runs_in_the_database(dag_id: str) -> int:
 @pytest.mark.parametrize(
     "succeeds", [False, True], ids=["one test fails", "and the next does not wait for it"]
 )
-def test_runs_of_earlier_tests_are_forgotten(run_dag, succeeds):
-    # First, as a run that has to wait for an earlier one does so forever.
+def test_runs_of_earlier_tests_are_deleted(run_dag, succeeds):
+    # Checked before the run: one that depends on an earlier failed run would wait forever.
     assert runs_in_the_database("past") == 0
     with DAG("past", schedule="@daily", start_date=START, default_args={"depends_on_past": True}) as dag:
 
@@ -240,27 +240,27 @@ def decorated():
     ],
     ids=["a name", "a function", "a state"],
 )
-def test_wrong_use_is_one_sentence(run_dag, given, options, sentence):
+def test_invalid_argument_is_rejected_with_the_reason(run_dag, given, options, sentence):
     with pytest.raises((TypeError, ValueError)) as error:
         run_dag(given, **options)
     assert str(error.value) == sentence
 
 
-def test_the_connection_s_time_out_can_be_set(run_dag, getimg_simulator, getimg_conn):
+def test_timeout_of_the_connection_can_be_set(run_dag, getimg_simulator, getimg_conn):
     getimg_conn.timeout = 0.5
     getimg_simulator.faults.timeout()
     run = run_dag(one_image(), expect="failed")
     assert "did not finish the generation within 0.5 seconds" in run.failures["generate"]
 
 
-def test_the_connection_is_not_asked_of_a_proxy(getimg_conn):
+def test_no_proxy_contains_the_loopback_hosts_in_both_spellings(getimg_conn):
     assert {"127.0.0.1", "localhost"} <= set(os.environ["NO_PROXY"].split(","))
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"]
 
 
 @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
 @pytest.mark.parametrize("hosts", ["minio.corp, .intern", "*"])
-def test_hosts_that_need_no_proxy_go_on_needing_none(getimg_simulator, monkeypatch, name, hosts):
+def test_hosts_already_in_no_proxy_still_bypass_the_proxy(getimg_simulator, monkeypatch, name, hosts):
     for either in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(either, raising=False)
     monkeypatch.setenv(name, hosts)

@@ -27,7 +27,7 @@ def generate(simulator: GetimgSimulator, prompt: str = "a lighthouse") -> httpx.
     )
 
 
-def test_the_ledger_is_a_sequence_of_what_was_requested_and_billed(getimg_simulator):
+def test_ledger_is_a_sequence_of_the_requests_and_what_was_billed(getimg_simulator):
     for n in range(3):
         generate(getimg_simulator, f"Picture {n}")
     getimg_simulator.faults.refused(422)
@@ -43,7 +43,7 @@ def test_the_ledger_is_a_sequence_of_what_was_requested_and_billed(getimg_simula
     assert list(ledger) == []
 
 
-def test_the_ledger_says_the_rate_the_refusals_and_the_shares(getimg_simulator):
+def test_ledger_shows_the_request_rate_and_when_a_request_was_rejected(getimg_simulator):
     getimg_simulator.settings(rpm=4, time_scale=60)
     prompts = ["one: 1", "two: 1", "one: 2", "one: 3", "two: 2"]
     for prompt in prompts:
@@ -60,7 +60,7 @@ def test_the_ledger_says_the_rate_the_refusals_and_the_shares(getimg_simulator):
     assert served[3].received_at <= refused.received_at <= refused.ended_at <= served[4].received_at
 
 
-def test_a_request_under_way_has_not_ended(getimg_simulator):
+def test_ledger_entry_has_no_end_time_while_its_request_is_running(getimg_simulator):
     getimg_simulator.settings(latency=1)
     with ThreadPoolExecutor(1) as threads:
         request = threads.submit(generate, getimg_simulator)
@@ -72,7 +72,7 @@ def test_a_request_under_way_has_not_ended(getimg_simulator):
     assert entry.ended_at - entry.received_at >= timedelta(seconds=1)
 
 
-def test_the_balance_can_be_read_and_set(getimg_simulator):
+def test_balance_can_be_read_and_set(getimg_simulator):
     assert getimg_simulator.balance == 100
     generate(getimg_simulator)
     assert getimg_simulator.balance == 99.96
@@ -92,7 +92,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("queue", "status", "cost"), FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_hits_the_next_request_and_no_other(getimg_simulator, queue, status, cost):
+def test_fault_hits_only_the_next_request(getimg_simulator, queue, status, cost):
     queue(getimg_simulator.faults)
     assert generate(getimg_simulator).status_code == status
     assert getimg_simulator.ledger.total_cost == cost
@@ -100,21 +100,21 @@ def test_a_fault_hits_the_next_request_and_no_other(getimg_simulator, queue, sta
     assert generate(getimg_simulator).status_code == 200
 
 
-def test_what_a_refusal_says_can_be_chosen(getimg_simulator):
+def test_message_and_code_of_a_rejection_can_be_set(getimg_simulator):
     getimg_simulator.faults.refused(400, message="Not that.", code="no")
     error = generate(getimg_simulator).json()["error"]
     assert (error["message"], error["code"]) == ("Not that.", "no")
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(7, "7"), (1.5, "1.5"), (None, None)])
-def test_a_rate_limit_names_a_time_or_none(getimg_simulator, seconds, header):
+def test_rate_limit_fault_sends_retry_after_unless_it_is_none(getimg_simulator, seconds, header):
     getimg_simulator.faults.rate_limit(retry_after=seconds)
     assert generate(getimg_simulator).headers.get("Retry-After") == header
 
 
 @pytest.mark.parametrize(("billed", "cost"), [(True, 0.04), (False, 0)])
 @pytest.mark.parametrize("kind", ["dropped", "timeout"])
-def test_a_lost_response_is_billed_or_not(getimg_simulator, kind, billed, cost):
+def test_lost_response_can_be_billed_or_unbilled(getimg_simulator, kind, billed, cost):
     getattr(getimg_simulator.faults, kind)(billed=billed)
     with pytest.raises(httpx.TransportError):
         httpx.post(
@@ -127,13 +127,13 @@ def test_a_lost_response_is_billed_or_not(getimg_simulator, kind, billed, cost):
 
 
 @pytest.mark.parametrize(("queue", "status"), [("expired_url", 410), ("download_error", 500)])
-def test_a_download_fails_the_given_number_of_times_and_then_works(getimg_simulator, queue, status):
+def test_download_fails_the_given_number_of_times_and_then_succeeds(getimg_simulator, queue, status):
     url = generate(getimg_simulator).json()["data"][0]["url"]
     getattr(getimg_simulator.faults, queue)(times=2)
     assert [httpx.get(url).status_code for _ in range(3)] == [status, status, 200]
 
 
-def test_odd_responses_and_files_are_played_the_given_number_of_times(getimg_simulator):
+def test_odd_responses_and_files_are_sent_the_given_number_of_times(getimg_simulator):
     getimg_simulator.faults.odd_response(
         merge={"status": "succeeded", "usage": {"total_cost": float("nan")}},
         data=[{"$file": 0, "mime_type": None}, None],
@@ -160,13 +160,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("use", "sentence"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_use_is_one_sentence(getimg_simulator, use, sentence):
+def test_invalid_argument_is_rejected_in_one_line(getimg_simulator, use, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         use(getimg_simulator)
     assert "\n" not in str(error.value)
 
 
-def test_each_test_starts_afresh(getimg_simulator):
+def test_reset_restores_the_initial_state(getimg_simulator):
     generate(getimg_simulator)
     getimg_simulator.balance = 1
     getimg_simulator.settings(preset="account", media_lifetime=0, rpm=1)
@@ -189,14 +189,14 @@ def test_options_reach_the_simulator_and_survive_a_reset():
         assert (simulator.api_key, generate(simulator).status_code) == ("sk_mine", 200)
 
 
-def test_a_start_that_fails_says_why():
+def test_failed_start_raises_an_error_with_the_output_of_the_process():
     program = [sys.executable, "-c", "raise SystemExit('no such luck')"]
     with pytest.raises(SimulatorError, match=r"died at start-up \(exit code 1\)\.\nno such luck$"):
         SimulatorProcess(program=program).start()
 
 
-def test_without_its_extra_it_says_what_to_install():
-    # A finder that knows no uvicorn, in front of the others: as where the extra is not installed.
+def test_missing_extra_raises_an_error_with_the_install_command():
+    # None in sys.modules makes the import fail, as it does without the extra.
     code = (
         "import sys; sys.modules['uvicorn'] = None\n"
         "from airflow_provider_getimg.simulator.__main__ import main; sys.exit(main())"
@@ -205,7 +205,7 @@ def test_without_its_extra_it_says_what_to_install():
         SimulatorProcess(program=[sys.executable, "-c", code]).start()
 
 
-def test_one_that_has_ended_raises_an_error():
+def test_using_a_simulator_that_has_exited_raises_an_error():
     with SimulatorProcess() as process:
         simulator = GetimgSimulator(process)
         process.end()
@@ -217,7 +217,7 @@ def test_one_that_has_ended_raises_an_error():
             simulator.reset()
 
 
-def test_one_that_runs_is_not_started_again():
+def test_starting_a_running_simulator_again_raises_an_error():
     with SimulatorProcess() as process:
         pid = process.pid
         with pytest.raises(SimulatorError, match=r"^The simulator runs already, at http"):
@@ -226,7 +226,7 @@ def test_one_that_runs_is_not_started_again():
         assert process.running
 
 
-def test_the_ledger_is_read_by_one_request_however_long_it_is(getimg_simulator, monkeypatch):
+def test_each_pass_over_the_ledger_sends_one_request(getimg_simulator, monkeypatch):
     for _ in range(3):
         generate(getimg_simulator)
     looks = []
@@ -240,7 +240,7 @@ def test_the_ledger_is_read_by_one_request_however_long_it_is(getimg_simulator, 
     assert len(looks) == 3
 
 
-def test_it_does_not_outlive_a_parent_that_was_killed():
+def test_simulator_does_not_outlive_a_killed_parent_process():
     code = (
         "from airflow_provider_getimg.testing.server import SimulatorProcess\n"
         "process = SimulatorProcess().start()\n"
@@ -269,6 +269,6 @@ def _runs(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # A zombie, whose parent has not waited for it yet, counts as gone.
+    # A zombie, whose parent has not waited for it yet, has ended.
     with open(f"/proc/{pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0] != "Z"
