@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which certificates are trusted, and what is said of those that are not."""
+"""Which certificates are trusted, and what the error says about an untrusted one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def server(certificate):
 
 @pytest.fixture(scope="module")
 def folder(certificate, tmp_path_factory):
-    """A folder as OpenSSL reads it: each file is named by a hash."""
+    """Return a certificate folder as OpenSSL reads it: each file is named after its subject's hash."""
     folder = tmp_path_factory.mktemp("hashed")
     if (openssl := shutil.which("openssl")) is None:
         pytest.skip("no openssl command to hash a certificate's name")
@@ -53,19 +53,19 @@ def ask(url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_a_file_in_a_variable_is_trusted(monkeypatch, server, certificate, name):
+def test_certificate_file_in_an_environment_variable_is_trusted(monkeypatch, server, certificate, name):
     monkeypatch.setenv(name, str(certificate))
     ask(server.url)
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_a_folder_in_a_variable_is_trusted(monkeypatch, server, folder, name):
+def test_certificate_folder_in_an_environment_variable_is_trusted(monkeypatch, server, folder, name):
     monkeypatch.setenv(name, f"/nowhere:{folder}" if name == "SSL_CERT_DIR" else str(folder))
     ask(server.url)
 
 
 @pytest.mark.parametrize("first", range(3))
-def test_the_first_that_is_set_is_used_instead_of_the_others(monkeypatch, server, certificate, first):
+def test_first_nonempty_certificate_variable_takes_precedence(monkeypatch, server, certificate, first):
     names = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
     for name in names[:first]:
         monkeypatch.setenv(name, "")
@@ -99,7 +99,7 @@ def test_the_first_that_is_set_is_used_instead_of_the_others(monkeypatch, server
     ],
 )
 @pytest.mark.parametrize("base_url", ["https://api.test", "http://127.0.0.1:1"])
-def test_a_variable_that_can_t_be_used_is_named_before_anything_is_sent(
+def test_unusable_certificate_variable_is_named_before_anything_is_sent(
     monkeypatch, tmp_path, name, content, rest, base_url
 ):
     path = tmp_path / "bundle"
@@ -112,7 +112,7 @@ def test_a_variable_that_can_t_be_used_is_named_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", None], ids=str)
-def test_a_certificate_that_is_refused_says_what_it_was_checked_against(monkeypatch, tmp_path, server, name):
+def test_error_for_an_untrusted_certificate_names_the_ca_bundle(monkeypatch, tmp_path, server, name):
     looked_at = f"{certifi.where()}; SSL_CERT_FILE or REQUESTS_CA_BUNDLE can name another file"
     if name:
         bundle = write_certificate(tmp_path / "other.pem", "other.test")
@@ -129,7 +129,7 @@ def test_a_certificate_that_is_refused_says_what_it_was_checked_against(monkeypa
     )
 
 
-def test_a_proxy_that_reads_along_is_named_with_the_certificates(server):
+def test_error_for_an_untrusted_certificate_behind_a_proxy_names_the_proxy(server):
     with (
         Proxy(server.port) as proxy,
         GetimgClient(
@@ -142,7 +142,7 @@ def test_a_proxy_that_reads_along_is_named_with_the_certificates(server):
     assert expected in str(error.value)
 
 
-def test_certificates_are_read_once_and_not_for_plain_http(monkeypatch, server, certificate):
+def test_default_certificates_are_loaded_once_and_only_for_https(monkeypatch, server, certificate):
     read = []
     original = certificates.ssl.create_default_context
     monkeypatch.setattr(
@@ -159,5 +159,5 @@ def test_certificates_are_read_once_and_not_for_plain_http(monkeypatch, server, 
     assert read == [{"cafile": certifi.where()}]
 
 
-def test_the_certificates_in_use_can_be_shown():
+def test_str_of_the_certificates_names_the_ca_bundle_in_use():
     assert str(Certificates()).startswith(certifi.where())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client over real sockets against the simulator, whose ledger is the witness."""
+"""The client over real sockets against the simulator, whose ledger counts the requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fault(simulator: GetimgSimulator, kind: str, on: str = "image", **fields: ob
     simulator.faults.add({"on": on, "kind": kind, **fields})
 
 
-def test_a_generation_is_posted_once_and_answered_as_the_api_sent_it(simulator, client):
+def test_generation_is_posted_once_and_its_response_is_returned(simulator, client):
     generation = client.generate_image(REQUEST)
     [post] = simulator.ledger.raw()["posts"]
     assert post["prompt"] == "A red fox"
@@ -46,7 +46,7 @@ def test_a_generation_is_posted_once_and_answered_as_the_api_sent_it(simulator, 
     assert set(generation.to_json()) == {"id", "status", "model", "data", "usage"}
 
 
-def test_the_catalogue_the_balance_and_the_costs_are_free(simulator, client):
+def test_catalogue_and_balance_requests_are_free(simulator, client):
     models = {model.id: model for model in client.list_models()}
     assert {model.type for model in models.values()} == {"image", "video"}
     assert {model.type for model in client.list_models("image")} == {"image"}
@@ -55,7 +55,7 @@ def test_the_catalogue_the_balance_and_the_costs_are_free(simulator, client):
     assert not simulator.ledger
 
 
-def test_costs_are_asked_with_a_time_zone(simulator, client):
+def test_costs_are_returned_for_a_range_in_a_time_zone_other_than_utc(simulator, client):
     client.generate_image(REQUEST)
     now = datetime.now(timezone(timedelta(hours=2)))
     costs = client.get_costs(now - timedelta(days=1), now + timedelta(hours=1))
@@ -73,7 +73,7 @@ def test_costs_are_asked_with_a_time_zone(simulator, client):
     ],
     ids=["naive start", "naive end", "empty", "too long"],
 )
-def test_a_range_of_costs_that_the_api_refuses_is_not_asked(start, end, sentence):
+def test_invalid_range_of_costs_is_rejected_without_a_request(start, end, sentence):
     with (
         GetimgClient("sk_x", base_url="http://127.0.0.1:1") as client,
         pytest.raises(errors.InvalidInputError, match=sentence),
@@ -102,7 +102,7 @@ def test_a_range_of_costs_that_the_api_refuses_is_not_asked(start, end, sentence
         (503, errors.OutcomeUnknownError),
     ],
 )
-def test_each_status_of_a_generation_is_one_error_and_one_post(simulator, client, status, expected):
+def test_each_error_status_raises_the_matching_error_after_one_post(simulator, client, status, expected):
     fault(
         simulator, "status", status=status, headers={"Location": "http://127.0.0.1:1/x?sig=secret"}, times=9
     )
@@ -116,7 +116,7 @@ def test_each_status_of_a_generation_is_one_error_and_one_post(simulator, client
     assert len(simulator.ledger) == 1
 
 
-def test_a_refusal_carries_what_the_api_said(client):
+def test_error_of_a_rejected_request_carries_the_code_param_and_message_of_the_api(client):
     with pytest.raises(errors.InvalidRequestError) as error:
         client.generate_image(REQUEST.model_copy(update={"resolution": "4K"}))
     assert error.value.code == "invalid_parameter"
@@ -129,7 +129,7 @@ def test_a_refusal_carries_what_the_api_said(client):
 
 
 @pytest.mark.parametrize("kind", ["drop_before_billing", "drop_after_billing", "truncate", "html"])
-def test_a_response_that_is_lost_is_an_unknown_outcome(simulator, client, kind):
+def test_lost_or_unreadable_response_is_an_unknown_outcome_after_one_post(simulator, client, kind):
     fault(simulator, kind, times=9)
     with pytest.raises(errors.OutcomeUnknownError, match="It may have been billed"):
         client.generate_image(REQUEST)
@@ -151,7 +151,7 @@ _WHOLE = json.dumps(
     ],
     ids=["length too large", "no last chunk", "bad trailer"],
 )
-def test_a_response_that_is_all_there_is_read_though_its_connection_broke(response):
+def test_complete_response_is_read_although_its_connection_broke(response):
     with (
         raw_servers.RawServer(response) as server,
         GetimgClient("sk_test", base_url=server.url, timeout=20) as client,
@@ -162,7 +162,7 @@ def test_a_response_that_is_all_there_is_read_though_its_connection_broke(respon
 
 
 @pytest.mark.parametrize("status", [303, 409, 500, 502])
-def test_files_with_a_bill_are_taken_whatever_the_status_says(simulator, client, status):
+def test_files_with_a_cost_are_returned_despite_an_unsuccessful_status(simulator, client, status):
     response = {"id": "img_1", "data": [{"url": "https://a.test/f"}], "usage": {"total_cost": 0.04}}
     fault(simulator, "status", status=status, body=json.dumps(response))
     generation = client.generate_image(REQUEST)
@@ -170,7 +170,7 @@ def test_files_with_a_bill_are_taken_whatever_the_status_says(simulator, client,
     assert f"its HTTP status is {status}" in generation.oddities
 
 
-def test_files_without_a_bill_are_kept_where_the_status_is_an_error(simulator, client):
+def test_files_without_a_cost_are_kept_in_the_error_if_the_status_is_an_error(simulator, client):
     body = json.dumps({"id": "img_1", "data": [{"url": "https://a.test/f?sig=secret"}]})
     fault(simulator, "status", status=500, body=body)
     with pytest.raises(errors.OutcomeUnknownError) as error:
@@ -179,7 +179,7 @@ def test_files_without_a_bill_are_kept_where_the_status_is_an_error(simulator, c
     assert "secret" not in str(error.value)
 
 
-def test_a_response_that_breaks_off_is_quoted_and_kept():
+def test_truncated_response_is_kept_in_the_error_and_quoted_without_its_signature():
     with (
         raw_servers.RawServer(raw_servers.response(_WHOLE[:-2], length=len(_WHOLE))) as server,
         GetimgClient("sk_test", base_url=server.url, timeout=20) as client,
@@ -191,7 +191,7 @@ def test_a_response_that_breaks_off_is_quoted_and_kept():
 
 
 @pytest.mark.parametrize("kind", ["hang", "slow_first_byte", "slow_body"])
-def test_the_deadline_holds_against_silence_and_dripping_alike(simulator, kind):
+def test_generation_times_out_if_the_server_hangs_or_responds_slowly(simulator, kind):
     fault(simulator, kind, seconds=60)
     with (
         GetimgClient(simulator.api_key, base_url=simulator.url, timeout=1) as client,
@@ -216,7 +216,7 @@ def test_the_deadline_holds_against_silence_and_dripping_alike(simulator, kind):
     ],
     ids=["no url", "no data", "pending", "signed", "list", "html"],
 )
-def test_a_response_that_is_no_generation_is_quoted_without_its_secrets(simulator, client, body, quoted):
+def test_response_that_is_not_a_generation_is_quoted_without_secrets(simulator, client, body, quoted):
     fault(simulator, "status", status=200, body=body)
     with pytest.raises(errors.OutcomeUnknownError, match=quoted) as error:
         client.generate_image(REQUEST)
@@ -240,7 +240,7 @@ def test_a_response_that_is_no_generation_is_quoted_without_its_secrets(simulato
     ids=str,
 )
 @pytest.mark.parametrize("status", [200, 201])
-def test_a_paid_response_is_not_thrown_away_for_what_nothing_depends_on(simulator, client, change, status):
+def test_paid_response_is_accepted_despite_invalid_or_missing_metadata(simulator, client, change, status):
     media = {"url": "https://a.test/f?sig=x", "mime_type": "image/png", "deletes_at": "2100-01-01T00:00:00Z"}
     response = {"id": "img_1", "status": "completed", "model": "m", "usage": {"total_cost": 0.04}}
     response |= {name: value for name, value in change.items() if name in response}
@@ -256,7 +256,7 @@ def test_a_paid_response_is_not_thrown_away_for_what_nothing_depends_on(simulato
 
 
 @pytest.mark.parametrize("status", [200, 400, 429])
-def test_json_that_is_nested_too_deep_is_a_response_like_any_other(simulator, client, status):
+def test_deeply_nested_json_raises_an_error_with_the_status_and_a_short_message(simulator, client, status):
     fault(simulator, "status", status=status, body="[" * 100_000)
     with pytest.raises(errors.GetimgError) as error:
         client.generate_image(REQUEST)
@@ -264,17 +264,17 @@ def test_json_that_is_nested_too_deep_is_a_response_like_any_other(simulator, cl
     assert len(str(error.value)) < 1000
 
 
-def test_a_long_response_makes_a_short_message_at_once(simulator, client):
+def test_long_response_produces_a_short_message_without_delay(simulator, client):
     fault(simulator, "status", status=500, body=json.dumps({"error": {"message": "a" * 5_000_000}}))
     started = time.monotonic()
     with pytest.raises(errors.OutcomeUnknownError) as error:
         client.generate_image(REQUEST)
     assert len(str(error.value)) < 1000
-    # Not a measure of speed: redacting it took minutes while the pattern was quadratic.
+    # Not a benchmark: redaction took minutes when its pattern was quadratic.
     assert time.monotonic() - started < 20
 
 
-def test_a_signature_in_escaped_json_is_not_quoted(simulator, client):
+def test_signature_in_json_with_escaped_slashes_is_redacted(simulator, client):
     fault(simulator, "status", status=200, body=r'{"url": "https:\/\/a.test\/f?sig=secret"}')
     with pytest.raises(errors.OutcomeUnknownError) as error:
         client.generate_image(REQUEST)
@@ -284,19 +284,19 @@ def test_a_signature_in_escaped_json_is_not_quoted(simulator, client):
 @pytest.mark.parametrize(
     "url", ["https://a..b", "https://.example.test", f"https://{'x' * 64}.test", "https://a\tb"]
 )
-def test_a_host_that_can_t_be_encoded_is_found_before_anything_else(url):
+def test_base_url_with_an_unencodable_host_is_rejected(url):
     with pytest.raises(errors.ConnectionConfigError, match=r"^The base URL must start with"):
         GetimgClient("sk_x", base_url=url)
 
 
 @pytest.mark.parametrize("proxy", ["ftp://proxy.test", "socks5://proxy.test"])
-def test_a_proxy_of_the_environment_that_can_t_be_used_is_one_sentence(monkeypatch, proxy):
+def test_error_for_an_unusable_proxy_in_the_environment_names_the_variable(monkeypatch, proxy):
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     with pytest.raises(errors.ConnectionConfigError, match=r"^HTTPS_PROXY (must start|is a SOCKS)"):
         GetimgClient("sk_x")
 
 
-def test_an_api_that_echoes_the_key_does_not_bring_it_into_the_message(simulator, client):
+def test_api_key_echoed_by_the_api_is_redacted(simulator, client):
     fault(
         simulator,
         "status",
@@ -320,7 +320,7 @@ def test_an_api_that_echoes_the_key_does_not_bring_it_into_the_message(simulator
         ({"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, 0, 0),
         ({"X-RateLimit-Reset": "in 90 seconds", "X-RateLimit-Remaining": "0"}, 85, 90),
         ({"X-RateLimit-Reset": "in 90 seconds", "X-RateLimit-Remaining": "5"}, None, None),
-        # Milliseconds, or seconds from now: not what is documented, and not to be waited for.
+        # Milliseconds, or seconds from now: the API documents neither, so both are ignored.
         ({"X-RateLimit-Reset": "4102444800000"}, None, None),
         ({"X-RateLimit-Reset": "60"}, None, None),
         ({"Retry-After": "7", "X-RateLimit-Reset": "in 90 seconds"}, 7, 7),
@@ -328,7 +328,7 @@ def test_an_api_that_echoes_the_key_does_not_bring_it_into_the_message(simulator
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
-def test_the_wait_after_a_429_is_what_the_server_says(simulator, client, headers, low, high):
+def test_wait_after_a_429_is_taken_only_from_plausible_headers(simulator, client, headers, low, high):
     moment = time.time() + 90
     if headers.get("Retry-After") == "in 90 seconds":
         headers = {"Retry-After": formatdate(moment, usegmt=True)}
@@ -341,7 +341,7 @@ def test_the_wait_after_a_429_is_what_the_server_says(simulator, client, headers
     assert wait is None if low is None else low <= wait <= high
 
 
-def test_nothing_is_sent_where_no_connection_is_made():
+def test_refused_connection_is_reported_as_not_billed():
     with (
         GetimgClient("sk_x", base_url="http://127.0.0.1:1") as client,
         pytest.raises(
@@ -351,7 +351,7 @@ def test_nothing_is_sent_where_no_connection_is_made():
         client.generate_image(REQUEST)
 
 
-def test_a_proxy_that_refuses_is_no_connection(simulator):
+def test_proxy_that_rejects_connect_raises_no_connection_error(simulator):
     with (
         GetimgClient("sk_x", base_url="https://api.test", proxy=simulator.url) as client,
         pytest.raises(errors.NoConnectionError),
@@ -369,13 +369,13 @@ def test_a_request_over_25_mib_is_not_sent(simulator, client):
 
 
 @pytest.mark.parametrize("kind", ["drop_after_billing", "html", "truncate"])
-def test_a_free_call_that_fails_is_never_called_billed(simulator, client, kind):
+def test_failed_free_call_is_reported_as_not_billed(simulator, client, kind):
     fault(simulator, kind, on="models")
     with pytest.raises(errors.UnavailableError, match=r"Nothing was billed\.$"):
         client.list_models()
 
 
-def test_a_wrong_key_is_reported_in_the_api_s_own_words(simulator):
+def test_wrong_key_is_reported_with_the_api_error_code_and_not_quoted(simulator):
     with (
         GetimgClient("sk_wrong", base_url=simulator.url) as client,
         pytest.raises(errors.AuthenticationError, match="401 invalid_api_key") as error,
@@ -384,7 +384,7 @@ def test_a_wrong_key_is_reported_in_the_api_s_own_words(simulator):
     assert "sk_wrong" not in str(error.value)
 
 
-def test_abort_ends_a_request_in_flight_from_another_thread(simulator):
+def test_abort_from_another_thread_ends_a_request_in_flight(simulator):
     fault(simulator, "hang", seconds=60)
     client = GetimgClient(simulator.api_key, base_url=simulator.url, timeout=60)
     caught: list[Exception] = []
@@ -407,14 +407,14 @@ def test_abort_ends_a_request_in_flight_from_another_thread(simulator):
     assert type(caught[0]) is errors.OutcomeUnknownError
 
 
-def test_the_key_is_in_no_representation(simulator, client):
+def test_api_key_is_not_in_the_repr_of_the_client_or_its_headers(simulator, client):
     assert simulator.api_key not in repr(client)
     assert simulator.api_key not in repr(client.__dict__["_http"].headers)
 
 
-def test_a_connection_is_used_once_even_by_many_threads(simulator, client):
-    # The server offers to keep the connection open. A request on one that another thread is about to close would be cut
-    # off with it, and its outcome would be unknown.
+def test_each_request_opens_its_own_connection_even_across_threads(simulator, client):
+    # The server offers to keep the connection alive. A request on a connection that another thread is about to close
+    # would be cut off with it, and its outcome would be unknown.
     request = client._http.build_request("GET", "/v2/models")
     assert request.headers["connection"] == "close"
     peers: list[int] = []
@@ -433,7 +433,7 @@ def test_a_connection_is_used_once_even_by_many_threads(simulator, client):
     assert len(set(peers)) == len(peers) == 40
 
 
-def test_a_response_tells_what_is_left_of_the_rate_limit(simulator, client):
+def test_generation_reports_the_remaining_rate_limit_if_the_api_sends_it(simulator, client):
     request = ImageRequest.checked(model="seedream-5-lite", prompt="A red fox")
     assert client.generate_image(request).rate_limit is None
     simulator.settings(rpm=10)

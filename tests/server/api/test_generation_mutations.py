@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a response that was paid for looks like: every entry with a URL is a file, or the response is quoted."""
+"""However a paid response is mutated, every entry with a URL becomes a file, or the error quotes the response."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ GOOD = {
     ],
     "usage": {"total_cost": 0.08, "unit_price": 0.04, "quantity": 2, "billable_unit": "image"},
 }
-# What json.dumps does not write, put in the place of a text.
+# JSON that json.dumps does not write, by the string that it replaces.
 RAW = {
     "$DEEP": "[" * 5000 + "]" * 5000,
     "$HUGE": "1" * 5000,
     "$FLOAT": "-1e999",
     "$EXPONENT": "9" * 30 + "e9",
 }
-# Names that pydantic, Airflow and our own classes have uses for.
+# Names that mean something to pydantic, Airflow or our own classes.
 NAMES = [
     "id",
     "url",
@@ -97,7 +97,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 @st.composite
 def mutated(draw: Any) -> bytes:
-    """Return the good response with some places replaced, deleted or added."""
+    """Return the good response with some values replaced, deleted or added."""
     root = {"response": copy.deepcopy(GOOD)}
     for _ in range(draw(st.integers(1, 4))):
         if not (all_places := places(root)):
@@ -119,14 +119,14 @@ def mutated(draw: Any) -> bytes:
 
 
 def urls_in(received: Any) -> list[str]:
-    """Return the good URLs among the entries of ``data``, read as simply as can be."""
+    """Return the good URLs among the entries of ``data``, read as simply as possible."""
     data = received.get("data") if isinstance(received, dict) else None
     entries = data if isinstance(data, list) else []
     return [entry["url"] for entry in entries if isinstance(entry, dict) and entry.get("url") in URLS]
 
 
 def check(generation: Generation, content: bytes) -> None:
-    """Check that no file is lost, and that Airflow can keep the response."""
+    """Check that no file is lost, and that Airflow can store the response."""
     found = [file.url for file in generation.data]
     assert found
     assert Counter(urls_in(lenient_json.loads(content))) <= Counter(found)
@@ -151,7 +151,7 @@ def check(generation: Generation, content: bytes) -> None:
 @example(content=b"[" * 100_000)
 @example(content=b'{"data": ' * 30_000)
 @example(content=b"\xff\xfe\x00")
-def test_a_response_of_whatever_form_gives_all_its_files_or_a_value_error(content):
+def test_mutated_response_yields_all_its_files_or_a_value_error(content):
     try:
         received = lenient_json.loads(content)
     except ValueError:
@@ -171,7 +171,7 @@ def asked(client: GetimgClient) -> Generation | OutcomeUnknownError:
         return error
 
 
-def test_through_a_client_it_is_saved_or_an_unknown_outcome_that_quotes_it():
+def test_client_returns_a_mutated_response_or_quotes_it_in_an_unknown_outcome():
     with RawServer(b"") as server, GetimgClient("sk_test", base_url=server.url, timeout=20) as client:
 
         @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -193,6 +193,6 @@ def test_through_a_client_it_is_saved_or_an_unknown_outcome_that_quotes_it():
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
-def test_its_character_set_does_not_matter(encoding):
+def test_response_is_read_in_any_unicode_encoding(encoding):
     received = lenient_json.loads(json.dumps(GOOD).encode(encoding))
     assert [file.url for file in Generation.from_json(received).data] == URLS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which proxy a request takes, and what is said of one that refuses it."""
+"""Which proxy a request uses, and how errors name a proxy that fails."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def chosen(url: str, configured: str | None = None) -> str | None:
     ],
     ids=str,
 )
-def test_the_environment_chooses_a_proxy(monkeypatch, variables, url, expected):
+def test_proxy_is_chosen_from_the_environment(monkeypatch, variables, url, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert chosen(url) == expected
 
 
-def test_the_connection_s_proxy_is_for_all(monkeypatch):
+def test_connection_proxy_overrides_the_environment_and_is_shown_without_its_password(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "ftp://broken")
     monkeypatch.setenv("NO_PROXY", "*")
     assert chosen("https://a.test", "http://u:pw@p.test:8") == "p.test:8 (the connection's proxy)"
@@ -103,12 +103,12 @@ def test_the_connection_s_proxy_is_for_all(monkeypatch):
         ("[fd00::]/8", "https://[fd12::1]", True),
         ("fd00::/8", "https://[fe12::1]", False),
         ("fd00::/8", "https://10.1.2.3", False),
-        # What is none of these is ignored, as if it were not there.
+        # Invalid entries are ignored.
         ("fd00::/999,[::1,http://,:,a.test:port,%zz,/,.", "https://a.test", False),
         ("fd00::/999,[::1,a.test", "https://a.test", True),
     ],
 )
-def test_no_proxy_is_read_as_people_write_it(monkeypatch, entry, url, direct):
+def test_no_proxy_accepts_common_notations_and_ignores_invalid_entries(monkeypatch, entry, url, direct):
     monkeypatch.setenv("HTTPS_PROXY", "http://p.test:3128")
     monkeypatch.setenv("NO_PROXY", entry)
     assert (chosen(url) is None) is direct
@@ -125,9 +125,7 @@ def test_no_proxy_is_read_as_people_write_it(monkeypatch, entry, url, direct):
         ("HTTPS_PROXY", "http://p\x01.test"),
     ],
 )
-def test_a_proxy_of_the_environment_that_can_t_be_used_is_named_before_anything_is_sent(
-    monkeypatch, name, value
-):
+def test_invalid_proxy_variable_is_named_before_anything_is_sent(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(errors.ConnectionConfigError) as error:
         GetimgClient("sk_x")
@@ -139,7 +137,7 @@ def test_a_proxy_of_the_environment_that_can_t_be_used_is_named_before_anything_
 
 @pytest.mark.parametrize("how", ["environment", "connection"])
 @pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
-def test_calls_and_downloads_take_the_same_proxy(monkeypatch, tmp_path, encrypted, how):
+def test_api_calls_and_downloads_use_the_same_proxy(monkeypatch, tmp_path, encrypted, how):
     certificate = write_certificate(tmp_path / "pem", "api.getimg.test")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     scheme = "https" if encrypted else "http"
@@ -160,11 +158,11 @@ def test_calls_and_downloads_take_the_same_proxy(monkeypatch, tmp_path, encrypte
             if encrypted
             else "POST http://api.getimg.test/v2/images/generations "
         )
-        # The key is for the API alone, and the proxy's own credentials for the proxy.
+        # A tunnel hides the API key from the proxy; plain http cannot.
         assert ("sk_x" in "".join(proxy.heads)) is not encrypted
 
 
-def test_a_host_in_no_proxy_is_asked_directly(monkeypatch):
+def test_host_in_no_proxy_is_reached_without_the_proxy(monkeypatch):
     with RawServer(PAID) as server, Proxy() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8,127.0.0.0/8")
@@ -188,7 +186,7 @@ def test_a_proxy_that_refuses_to_connect_is_named_without_its_password(status):
     )
 
 
-def test_a_proxy_that_is_not_there_is_named(monkeypatch):
+def test_unreachable_proxy_is_named_in_the_error(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "127.0.0.1:1")
     with (
         GetimgClient("sk_x", timeout=10, base_url="https://api.test") as client,
@@ -200,7 +198,7 @@ def test_a_proxy_that_is_not_there_is_named(monkeypatch):
         client.generate_image(REQUEST)
 
 
-def test_a_proxy_that_hangs_up_is_named(monkeypatch):
+def test_proxy_that_closes_the_connection_is_named_in_the_error(monkeypatch):
     with Proxy(refusal=b"") as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.address)
         with (
@@ -212,7 +210,7 @@ def test_a_proxy_that_hangs_up_is_named(monkeypatch):
             client.generate_image(REQUEST)
 
 
-def test_a_proxy_that_wants_a_password_for_plain_http_is_named_and_nothing_is_billed(monkeypatch):
+def test_plain_http_proxy_that_requires_a_password_is_named_and_nothing_is_billed(monkeypatch):
     with Proxy(refusal=response(b"<html>", status="407 Proxy Authentication Required")) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         with (
@@ -226,7 +224,7 @@ def test_a_proxy_that_wants_a_password_for_plain_http_is_named_and_nothing_is_bi
     )
 
 
-def test_an_error_page_that_came_through_a_proxy_names_the_proxy(monkeypatch):
+def test_error_page_received_through_a_proxy_is_reported_with_the_proxy(monkeypatch):
     with Proxy(refusal=response(b"<h1>blocked</h1>", status="403 Forbidden")) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         with (

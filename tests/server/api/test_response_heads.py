@@ -36,14 +36,14 @@ CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
     ids=lambda part: repr(b"; ".join(part)[:40]) if isinstance(part, list) else "",
 )
 @pytest.mark.parametrize("before", [b"", b"\r\n", b"HTTP/1.1 103 Early Hints\r\nX Y: z\r\n\r\n"], ids=repr)
-def test_no_header_costs_a_paid_response(before, headers, body):
+def test_malformed_header_does_not_lose_a_paid_response(before, headers, body):
     response = before + b"\r\n".join([b"HTTP/1.1 200 OK", *headers, b"Connection: close", b"", body])
     with RawServer(response) as server, GetimgClient("sk_test", base_url=server.url, timeout=20) as client:
         generation = client.generate_image(ImageRequest(model="m", prompt="A red fox"))
     assert [file.url for file in generation.data] == ["https://a.test/f"]
 
 
-def test_what_a_head_is_right_about_stays():
+def test_sanitized_head_keeps_valid_headers_and_joins_folded_lines():
     head = b"HTTP/1.1 200 OK\r\nServer: x\r\nX-Long: a\r\n b\r\nX-Empty:\r\nContent-Length: 0020"
     assert sanitized_head(head).split(b"\r\n") == [
         b"HTTP/1.1 200 OK",
@@ -57,7 +57,7 @@ def test_what_a_head_is_right_about_stays():
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 100_000])
-def test_a_response_is_read_the_same_in_whatever_pieces_it_comes(step):
+def test_response_is_read_the_same_in_chunks_of_any_size(step):
     head = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\n\r\n"
     body = b"HTTP/1.1 is a protocol\r\nA B: c\r\n\r\n"
     pieces = [(head + body)[start : start + step] for start in range(0, len(head + body), step)]
@@ -65,7 +65,7 @@ def test_a_response_is_read_the_same_in_whatever_pieces_it_comes(step):
     assert b"".join(iter(lambda: heads.read(9), b"")) == head + body
 
 
-def test_what_is_no_response_goes_through_as_it_comes():
+def test_bytes_before_a_response_pass_through_unchanged():
     pieces = [b"\x05\x00", b"\x05\x00\x00\x01", b"HTTP/1.1 200 OK\r\nA B: c\r\n\r\nbody"]
     heads = ResponseHeads(lambda *_: pieces.pop(0))
     assert [heads.read(9) for _ in range(3)] == [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Odd headers, bodies and messages, over real sockets: none costs a paid image, and none brings in what is not text."""
+"""Odd headers, bodies and messages over real sockets: none loses a paid image, and no error shows control characters."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ NUMBERS = ["9e11", "1e400", "-1e400", "nan", "-5", "1" * 400, "0x10", "１", "",
 
 
 @pytest.mark.parametrize("date", DATES, ids=repr)
-def test_no_date_costs_a_paid_image(date):
+def test_unusual_date_header_does_not_lose_a_paid_image(date):
     headers = [f"Date: {date}".encode(), b"X-RateLimit-Remaining: 1", b"X-RateLimit-Reset: 9e11"]
     assert generate(response(PAID, *headers)).id == "req-1"
 
 
 @pytest.mark.parametrize("reset", NUMBERS, ids=lambda text: repr(text)[:9])
 @pytest.mark.parametrize("remaining", NUMBERS, ids=lambda text: repr(text)[:9])
-def test_no_number_costs_a_paid_image(served, remaining, reset):
+def test_unusual_rate_limit_header_does_not_lose_a_paid_image(served, remaining, reset):
     server, client = served
     server.response = response(
         PAID, f"X-RateLimit-Remaining: {remaining}".encode(), f"X-RateLimit-Reset: {reset}".encode()
@@ -79,7 +79,7 @@ def served():
 @pytest.mark.parametrize(
     "header", [*DATES, *NUMBERS, str(10**6), "Mon, 01 Jan 2096 00:00:00"], ids=lambda text: repr(text)[:30]
 )
-def test_a_429_is_free_whatever_it_asks_to_wait(served, header):
+def test_429_with_any_retry_after_is_not_billed_and_waits_at_most_six_hours(served, header):
     server, client = served
     server.response = response(b"{}", f"Retry-After: {header}".encode(), status="429 Too Many Requests")
     with pytest.raises(errors.RateLimitError) as error:
@@ -88,7 +88,7 @@ def test_a_429_is_free_whatever_it_asks_to_wait(served, header):
     assert error.value.retry_after is None or 0 <= error.value.retry_after <= 6 * 3600
 
 
-def test_a_date_without_a_zone_is_in_utc(served):
+def test_retry_after_date_without_a_time_zone_is_read_as_utc(served):
     server, client = served
     moment = time.strftime("%a, %d %b %Y %H:%M:%S", time.gmtime(time.time() + 60))
     server.response = response(b"", f"Retry-After: {moment}", status="429 Too Many Requests")
@@ -112,7 +112,7 @@ def test_a_date_without_a_zone_is_in_utc(served):
     ],
     ids=lambda text: repr(text)[:12],
 )
-def test_a_redirect_of_a_generation_is_a_refusal_wherever_it_leads(status, location):
+def test_redirect_of_a_generation_is_reported_as_not_billed_for_any_location(status, location):
     headers = [] if location is None else [f"Location: {location}".encode("latin-1")]
     error = refused(response(b"", *headers, status=f"{status} Moved"))
     assert type(error) is errors.RequestRefusedError
@@ -121,7 +121,7 @@ def test_a_redirect_of_a_generation_is_a_refusal_wherever_it_leads(status, locat
     assert len(str(error)) < 500
 
 
-def test_a_redirect_says_where_it_leads_without_secrets():
+def test_redirect_target_is_shown_without_secrets():
     location = "https://user:pw@b.test/v2?sig=secret&key=sk_secret"
     error = refused(response(b"", f"Location: {location}", status="308 Permanent Redirect"))
     assert "(308, to https://***@b.test/v2)" in str(error)
@@ -149,7 +149,7 @@ def test_a_redirect_says_where_it_leads_without_secrets():
         ("deflate", zlib.compress(PAID)),
         ("deflate", zlib.compress(PAID, wbits=-15)),
         ("deflate, gzip", gzip.compress(zlib.compress(PAID))),
-        # Cut off in its checksum, when all of the response has come.
+        # Cut off within the checksum, after the whole response.
         ("gzip", gzip.compress(PAID)[:-3]),
         ("gzip", gzip.compress(PAID)[:-8]),
     ],
@@ -157,12 +157,12 @@ def test_a_redirect_says_where_it_leads_without_secrets():
         {PAID: "as it is"}.get(value, "compressed") if isinstance(value, bytes) else repr(value)
     ),
 )
-def test_a_paid_response_is_read_however_it_is_encoded(encoding, body):
+def test_paid_response_is_read_whatever_its_content_encoding(encoding, body):
     headers = [] if encoding is None else [f"Content-Encoding: {encoding}"]
     assert generate(response(body, *headers)).id == "req-1"
 
 
-def test_requests_accept_no_encoding(served):
+def test_requests_accept_only_the_identity_encoding(served):
     server, client = served
     server.response = response(PAID)
     client.generate_image(REQUEST)
@@ -186,7 +186,7 @@ def bomb(size: int, layers: int) -> bytes:
     ],
     ids=["gzip", "gzip twice", "deflate", "plain"],
 )
-def test_a_response_is_cut_off_at_its_decoded_size(encoding, body):
+def test_response_over_16_mib_once_decoded_is_rejected_with_bounded_memory(encoding, body):
     with RawServer(response(body, f"Content-Encoding: {encoding}")) as server:
         tracemalloc.start()
         with (
@@ -204,11 +204,11 @@ def test_a_response_is_cut_off_at_its_decoded_size(encoding, body):
     [gzip.compress(PAID)[:-20], gzip.compress(PAID, 0)[:40] + b"\xff" * 99],
     ids=["cut off", "corrupt"],
 )
-def test_a_broken_compression_is_an_unreadable_response(body):
+def test_truncated_or_corrupt_compression_is_an_unknown_outcome(body):
     assert type(refused(response(body, "Content-Encoding: gzip"))) is errors.OutcomeUnknownError
 
 
-def test_three_layers_are_not_taken_apart():
+def test_response_with_three_layers_of_compression_is_an_unknown_outcome():
     assert (
         type(refused(response(bomb(10, 3), "Content-Encoding: gzip, gzip, gzip")))
         is errors.OutcomeUnknownError
@@ -219,7 +219,7 @@ def error_body(**fields: object) -> bytes:
     return json.dumps({"error": {"message": "No.", **fields}}).encode()
 
 
-def test_control_characters_of_the_api_are_in_no_message():
+def test_control_characters_from_the_api_are_removed_from_the_error():
     body = error_body(
         message="a\x1b[31m\r\nb\x00\u202ec\u2066d\u2028e\ud800 sk_secret", code="c\x07\ne", param="p\u202eq"
     )
@@ -231,7 +231,7 @@ def test_control_characters_of_the_api_are_in_no_message():
 
 
 @pytest.mark.parametrize("text", ["a\x1bb", "a\nb", "a\u202eb", "a\u200bb", "a\ud800b", "a\x85b"], ids=repr)
-def test_what_is_printable_has_no_control_characters(text):
+def test_printable_removes_control_characters_and_keeps_the_rest(text):
     assert printable(text) in ("ab", "a b")
     assert printable("Füchse 狐 🦊 (1)") == "Füchse 狐 🦊 (1)"
 
@@ -244,7 +244,7 @@ def test_what_is_printable_has_no_control_characters(text):
         ("429 Slow", "429", "(429)"),
     ],
 )
-def test_a_status_is_shown_once(status, code, where):
+def test_error_code_equal_to_the_status_is_not_repeated(status, code, where):
     assert f"{where}: No." in str(refused(response(error_body(code=code), status=status)))
 
 
@@ -271,7 +271,7 @@ def test_a_response_without_a_body_is_described_by_its_status():
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_the_api_s_page_on_an_error_is_shown(url, shown):
+def test_documentation_url_of_an_error_is_shown_only_if_it_is_safe(url, shown):
     error = refused(response(error_body(doc_url=url), status="422 Unprocessable"))
     assert error.doc_url == shown
     assert str(error) == (
@@ -279,7 +279,7 @@ def test_the_api_s_page_on_an_error_is_shown(url, shown):
     )
 
 
-def test_the_error_of_an_empty_account_says_how_to_fill_it():
+def test_insufficient_balance_error_explains_that_credits_are_prepaid():
     error = refused(response(error_body(code="quota_exceeded"), status="402 Payment Required"))
     assert str(error) == (
         "getimg.ai refused the request (402 quota_exceeded): No. API credits are prepaid and separate from the "
@@ -287,7 +287,7 @@ def test_the_error_of_an_empty_account_says_how_to_fill_it():
     )
 
 
-def test_a_client_whose_making_failed_can_be_shown():
+def test_client_that_failed_to_initialize_has_a_repr():
     half_made = GetimgClient.__new__(GetimgClient)
     assert repr(half_made) == "<GetimgClient (not set up)>"
     with pytest.raises(errors.ConnectionConfigError):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class File:
-    """A file of requests in a bucket, and what is read from it."""
+    """A requests file in a bucket, and the faults found in it."""
 
     def __init__(self, client: Any, bucket: str) -> None:
         self.client = client
@@ -46,17 +46,17 @@ def file(seaweedfs, bucket) -> File:
     ],
     ids=["Unix", "Windows"],
 )
-def test_a_line_is_a_request(file, content):
+def test_each_line_that_is_not_blank_is_a_request(file, content):
     assert file.read(content) == [("line 1", {"prompt": "a"}), ("line 3", {"prompt": "é"})]
     assert file.faults == []
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf"], ids=["nothing", "a line break", "a mark"])
-def test_an_empty_file_holds_none(file, content):
+def test_empty_file_has_no_requests(file, content):
     assert file.read(content) == []
 
 
-def test_a_line_is_as_long_as_a_request_with_its_references(file):
+def test_line_of_26_mib_is_accepted_and_a_longer_one_is_rejected(file):
     long = b'{"prompt": "' + b"x" * (LINE_MAX_BYTES - 15) + b'"}'
     assert len(file.read(long + b"\n{}")) == 2
     with pytest.raises(
@@ -77,7 +77,7 @@ def test_a_line_is_as_long_as_a_request_with_its_references(file):
     ],
     ids=["text", "list", "number", "encoding", "depth", "signature"],
 )
-def test_a_line_that_is_no_object_is_named(file, line, quoted):
+def test_line_that_is_not_a_json_object_is_reported_by_number_and_skipped(file, line, quoted):
     assert file.read(b"{}\n" + line + b"\n{}\n") == [("line 1", {}), ("line 3", {})]
     assert file.faults == [
         f"{file.uri} line 2 must be a JSON object with at least model and prompt, got {quoted}."
@@ -85,7 +85,7 @@ def test_a_line_that_is_no_object_is_named(file, line, quoted):
 
 
 @pytest.mark.parametrize("line", [b"{}", b"", b"[]"], ids=["empty", "blank", "no request"])
-def test_a_file_with_too_many_lines_is_refused_at_once(file, line):
+def test_file_with_too_many_lines_is_rejected_quickly(file, line):
     content = (line + b"\n") * 700_000
     began = time.process_time()
     with pytest.raises(
@@ -95,7 +95,7 @@ def test_a_file_with_too_many_lines_is_refused_at_once(file, line):
     assert time.process_time() - began < 2
 
 
-def test_a_file_that_is_too_large_is_not_read(file, monkeypatch):
+def test_file_over_the_size_limit_is_rejected(file, monkeypatch):
     monkeypatch.setattr(requests_file, "REQUESTS_FILE_MAX_BYTES", 10)
     with pytest.raises(
         InvalidInputError, match=r"in\.jsonl\) must be at most 10 bytes \(256 MiB\), got 11\."
@@ -104,7 +104,7 @@ def test_a_file_that_is_too_large_is_not_read(file, monkeypatch):
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3://bucket", "s3://bucket/"])
-def test_a_uri_without_an_object(uri):
+def test_uri_without_a_bucket_or_key_is_rejected_before_s3_is_contacted(uri):
     with pytest.raises(InvalidInputError, match=rf"^requests must be s3://bucket/key, got '{uri}'\."):
         list(listed(uri, lambda: pytest.fail("S3 was asked"), []))  # type: ignore[arg-type]
 
@@ -112,7 +112,7 @@ def test_a_uri_without_an_object(uri):
 @pytest.mark.parametrize(
     "uri", ["s3://{bucket}/there-is-none", "s3://no--such--bucket/k", "s3://NO/k", "s3://a b/k"]
 )
-def test_a_file_that_is_not_there(seaweedfs, bucket, uri):
+def test_missing_file_or_bucket_is_rejected(seaweedfs, bucket, uri):
     with pytest.raises(InvalidInputError, match=r"\) can't be read from S3: .*[^.]\. Nothing was billed\.$"):
         list(listed(uri.format(bucket=bucket), seaweedfs.client, pytest.fail))
 

@@ -44,7 +44,9 @@ def prompts(simulator: Any) -> list[str]:
     ],
     ids=["prompt", "dict", "own-model", "no-template"],
 )
-def test_a_function_returns_the_request(run_dag, getimg_simulator, getimg_conn, returned, request_):
+def test_return_value_of_the_function_becomes_the_request(
+    run_dag, getimg_simulator, getimg_conn, returned, request_
+):
     with dag() as made:
 
         @task.getimg_image(model=MODEL)
@@ -57,7 +59,7 @@ def test_a_function_returns_the_request(run_dag, getimg_simulator, getimg_conn, 
     assert run.xcoms["draw"]["status"] == "completed"
 
 
-def test_its_references_are_shown_without_what_signs_them(
+def test_reference_urls_are_serialized_without_their_signatures(
     run_dag, getimg_simulator, getimg_conn, monkeypatch
 ):
     shown = []
@@ -75,7 +77,7 @@ def test_its_references_are_shown_without_what_signs_them(
     assert shown == [["https://a.test/x.png?..."]]
 
 
-def test_it_takes_arguments_and_the_context(run_dag, getimg_simulator, getimg_conn):
+def test_function_receives_its_arguments_and_the_context(run_dag, getimg_simulator, getimg_conn):
     with dag(params={"style": "ink"}) as made:
 
         @task
@@ -99,7 +101,9 @@ def test_it_takes_arguments_and_the_context(run_dag, getimg_simulator, getimg_co
     ],
     ids=["none", "unknown-field", "empty"],
 )
-def test_what_is_no_request_is_one_sentence(run_dag, getimg_simulator, getimg_conn, returned, sentence):
+def test_return_value_that_is_not_a_request_fails_before_anything_is_sent(
+    run_dag, getimg_simulator, getimg_conn, returned, sentence
+):
     with dag() as made:
 
         @task.getimg_image(model=MODEL)
@@ -114,7 +118,9 @@ def test_what_is_no_request_is_one_sentence(run_dag, getimg_simulator, getimg_co
 
 
 @RETRIES
-def test_an_error_of_a_later_try_denies_no_bill(run_dag, getimg_simulator, getimg_conn):
+def test_error_in_a_later_try_reports_that_an_earlier_one_may_have_been_billed(
+    run_dag, getimg_simulator, getimg_conn
+):
     with dag() as made:
 
         @task.getimg_image(model=MODEL, on_unknown_outcome="resubmit")
@@ -128,7 +134,7 @@ def test_an_error_of_a_later_try_denies_no_bill(run_dag, getimg_simulator, getim
 
 
 @RETRIES
-def test_mapped_it_makes_an_image_of_each_and_retries(run_dag, getimg_simulator, getimg_conn):
+def test_mapped_task_generates_an_image_per_value_and_retries_a_429(run_dag, getimg_simulator, getimg_conn):
     with dag() as made:
 
         @task.getimg_image(model=MODEL, rate_limit_wait=0)
@@ -152,7 +158,9 @@ def test_mapped_it_makes_an_image_of_each_and_retries(run_dag, getimg_simulator,
     [({}, {}, 3), ({"retries": 5}, {}, 5), ({"retries": 5}, {"retries": 1}, 1)],
     ids=["provider", "default-args", "own"],
 )
-def test_retries_are_the_operators_however_it_is_used(how, default_args, own, retries):
+def test_retries_and_retry_policy_are_those_of_the_operator_whether_called_or_mapped(
+    how, default_args, own, retries
+):
     with dag(default_args=default_args) as made:
 
         @task.getimg_image(model=MODEL, **own)
@@ -167,12 +175,14 @@ def test_retries_are_the_operators_however_it_is_used(how, default_args, own, re
             draw.expand_kwargs([{"animal": "fox"}])
     operator = made.get_task("draw")
     assert operator.retries == retries
-    # Before Airflow 3.3 a mapped task makes its operator, with its policy, as it runs.
+    # Before Airflow 3.3, a mapped task creates its operator, with its retry policy, only at run time.
     if HAS_RETRY_POLICY or how == "called":
         assert operator.retry_policy is RETRY_POLICY
 
 
-def test_a_batch_of_a_function(monkeypatch, run_dag, getimg_simulator, getimg_conn, seaweedfs, bucket):
+def test_batch_is_generated_from_the_list_that_the_function_returns(
+    monkeypatch, run_dag, getimg_simulator, getimg_conn, seaweedfs, bucket
+):
     with dag() as made:
 
         @task.getimg_images_to_s3(
@@ -187,7 +197,9 @@ def test_a_batch_of_a_function(monkeypatch, run_dag, getimg_simulator, getimg_co
     assert prompts(getimg_simulator) == ["A fox", "hare"]
 
 
-def test_a_batch_mapped(run_dag, getimg_simulator, getimg_conn, seaweedfs, bucket):
+def test_mapped_batch_saves_an_image_per_value_and_keeps_the_default_retries(
+    run_dag, getimg_simulator, getimg_conn, seaweedfs, bucket
+):
     with dag() as made:
 
         @task.getimg_images_to_s3(s3_key=f"s3://{bucket}/{{animal}}.{{extension}}", defaults={"model": MODEL})
@@ -200,7 +212,9 @@ def test_a_batch_mapped(run_dag, getimg_simulator, getimg_conn, seaweedfs, bucke
     assert made.get_task("draw").retries == 3
 
 
-def test_a_batch_of_no_list_is_refused(run_dag, getimg_simulator, getimg_conn, seaweedfs, bucket):
+def test_batch_function_that_returns_no_list_is_rejected(
+    run_dag, getimg_simulator, getimg_conn, seaweedfs, bucket
+):
     with dag() as made:
 
         @task.getimg_images_to_s3(s3_key=f"s3://{bucket}/{{row}}.{{extension}}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hook asks for free, against the simulator."""
+"""The hook's free requests, against the simulator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def hook(getimg_default):
         yield hook
 
 
-def test_models_have_their_prices(hook, getimg_default):
+def test_models_and_their_prices_are_read_for_free(hook, getimg_default):
     assert {model.type for model in hook.list_models()} == {"image", "video"}
     models = {model.id: model for model in hook.list_models("image")}
     assert {model.type for model in models.values()} == {"image"}
@@ -31,7 +31,7 @@ def test_models_have_their_prices(hook, getimg_default):
     assert not getimg_default.ledger
 
 
-def test_balance_and_costs_follow_a_generation(hook):
+def test_balance_and_costs_reflect_a_generation(hook):
     now = datetime.now(UTC)
     before = hook.get_balance()
     hook.client.generate_image(ImageRequest(model="seedream-5-lite", prompt="An owl"))
@@ -46,7 +46,7 @@ class TestCheckBalance:
         getimg_default.balance = "1.20"
         assert check_balance(hook.client, Decimal("1.2")) == Decimal("1.20")
 
-    def test_refuses_one_that_doesn_t_in_one_sentence(self, hook, getimg_default):
+    def test_rejects_a_balance_below_the_cost_before_anything_is_billed(self, hook, getimg_default):
         getimg_default.balance = "1.19"
         with pytest.raises(InsufficientBalanceError) as error:
             check_balance(hook.client, Decimal("1.20"))
@@ -56,8 +56,8 @@ class TestCheckBalance:
         )
         assert not getimg_default.ledger
 
-    def test_compares_no_other_currency(self, hook, monkeypatch):
-        # The simulator has no other.
+    def test_rejects_a_balance_in_another_currency(self, hook, monkeypatch):
+        # The simulator has only USD.
         monkeypatch.setattr(
             type(hook.client), "get_balance", lambda _: Balance(balance=Decimal(9), currency="EUR")
         )

@@ -12,7 +12,7 @@ from airflow_provider_getimg.version_compat import AIRFLOW
 
 @pytest.fixture
 def connect(monkeypatch):
-    """Define the connection ``getimg_default`` for the test, as a dict or a URI, and return its hook."""
+    """Return a function that defines ``getimg_default`` from a dict or a URI, and returns its hook."""
 
     def define(connection: dict | str) -> GetimgHook:
         value = (
@@ -24,7 +24,7 @@ def connect(monkeypatch):
     return define
 
 
-def test_a_connection_as_json_becomes_a_client(connect):
+def test_json_connection_sets_the_base_url_timeout_and_allowed_networks(connect):
     hook = connect(
         {
             "password": "sk_json",
@@ -51,7 +51,7 @@ def test_a_connection_as_json_becomes_a_client(connect):
         ("getimg://:sk_uri@http%3A%2F%2F127.0.0.1%3A8000", "http://127.0.0.1:8000", 300.0),
     ],
 )
-def test_a_connection_as_uri_becomes_a_client(connect, uri, base_url, timeout):
+def test_uri_or_json_connection_sets_the_base_url_and_timeout(connect, uri, base_url, timeout):
     client = connect(uri).client
     assert (client.base_url, client.timeout) == (base_url, timeout)
 
@@ -100,10 +100,10 @@ def test_a_connection_as_uri_becomes_a_client(connect, uri, base_url, timeout):
         "list",
     ],
 )
-def test_a_connection_that_can_t_be_used_is_one_sentence(connect, connection, sentence):
+def test_invalid_connection_is_rejected_with_a_reason_that_omits_the_key(connect, connection, sentence):
     hook = connect(connection)
     if AIRFLOW < (3, 2) and "JSON object" in sentence:
-        # Airflow itself takes it for none.
+        # Airflow itself treats such a connection as missing.
         sentence = "does not exist, or can't be read"
     with pytest.raises(ConnectionConfigError) as error:
         hook.get_conn()
@@ -112,7 +112,7 @@ def test_a_connection_that_can_t_be_used_is_one_sentence(connect, connection, se
     assert "sk_x" not in str(error.value)
 
 
-def test_a_state_folder_that_can_t_be_used_is_one_sentence(connect):
+def test_invalid_state_folder_is_rejected_on_every_access_and_by_the_test_button(connect):
     hook = connect({"password": "sk_x", "extra": {"state_folder": "a-bucket/state"}})
     sentence = (
         "Connection 'getimg_default': state_folder must be s3://bucket/prefix, or s3://aws_conn_id@bucket/prefix, got "
@@ -126,7 +126,7 @@ def test_a_state_folder_that_can_t_be_used_is_one_sentence(connect):
 
 
 @pytest.mark.parametrize("attribute", ["settings", "client", "state_folder"])
-def test_a_connection_that_does_not_exist_is_one_sentence(attribute):
+def test_missing_connection_is_named_in_the_error(attribute):
     with pytest.raises(ConnectionConfigError) as error:
         getattr(GetimgHook("nowhere"), attribute)
     assert str(error.value) == (
@@ -146,15 +146,15 @@ def test_a_connection_that_does_not_exist_is_one_sentence(attribute):
     ],
     ids=["__extra__", "query", "text", "empty object", "empty"],
 )
-def test_an_extra_is_read_in_each_way_that_airflow_writes_one(connect, uri, timeout):
+def test_extra_is_read_in_every_form_that_airflow_writes(connect, uri, timeout):
     assert connect(uri).settings.timeout == timeout
 
 
-def test_a_port_of_zero_is_none(connect):
+def test_port_zero_is_ignored(connect):
     assert connect({"host": "https://a.test", "port": 0}).settings.base_url == "https://a.test"
 
 
-def test_the_settings_need_no_key(connect):
+def test_settings_can_be_read_without_an_api_key(connect):
     assert connect({"extra": {"timeout": "7"}}).settings.timeout == 7.0
 
 
@@ -190,7 +190,7 @@ def test_a_closed_hook_can_be_used_again(connect, simulator):
     hook.close()
 
 
-def test_a_key_that_travels_in_the_clear_is_warned_of(connect, capsys):
+def test_unencrypted_base_url_logs_a_warning_unless_it_is_loopback(connect, capsys):
     assert connect({"password": "sk_x", "host": "http://gateway.test"}).client
     assert "without encryption" in capsys.readouterr().out
     assert connect({"password": "sk_x", "host": "http://127.0.0.1:9"}).client

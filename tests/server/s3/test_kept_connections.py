@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which connections downloads use again, and what becomes of a download when the server has closed one."""
+"""Which connections downloads reuse, and what happens to a download when the server has closed one."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class FileServer(RawServer):
     """
     Serves several requests over each TLS connection.
 
-    :param leaves: It closes a connection, without saying so, after this number of responses.
-    :param rude: It closes the connection while the next request is already in flight.
+    :param leaves: Close a connection, without announcing it, after this number of responses.
+    :param rude: Close it only once the next request is in flight.
     """
 
     def __init__(self, certificate, content=None, *, leaves: int = 0, rude: bool = False) -> None:
@@ -88,7 +88,7 @@ def fetch(session: Downloads, url: str) -> bytes:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4, 16])
-def test_a_hundred_files_take_two_handshakes_for_each_slot_at_most(certificate, concurrency):
+def test_hundred_downloads_open_at_most_two_connections_per_slot(certificate, concurrency):
     with FileServer(certificate) as server, downloads(server, concurrency) as session:
         with ThreadPoolExecutor(2 * concurrency) as pool:
             files = list(pool.map(fetch, [session] * 100, [f"{server.url}/{n}" for n in range(100)]))
@@ -110,7 +110,7 @@ def test_a_hundred_files_take_two_handshakes_for_each_slot_at_most(certificate, 
         pytest.param(response(FILE, b"Not a header: but"), id="a header that is none"),
     ],
 )
-def test_whatever_the_end_of_a_body_is_known_by(certificate, content):
+def test_connection_is_reused_for_any_body_framing_and_odd_headers(certificate, content):
     with FileServer(certificate, content) as server, downloads(server) as session:
         assert [fetch(session, server.url) for _ in range(3)] == [FILE] * 3
         assert server.visits == 1
@@ -124,20 +124,20 @@ def test_whatever_the_end_of_a_body_is_known_by(certificate, content):
         pytest.param(response(FILE) + b"what nobody asked for", id="more than was announced"),
     ],
 )
-def test_a_connection_that_is_not_kept_is_not_used_again(certificate, content):
+def test_connection_that_closes_or_carries_excess_bytes_is_not_reused(certificate, content):
     with FileServer(certificate, content) as server, downloads(server) as session:
         assert [fetch(session, server.url) for _ in range(3)] == [FILE] * 3
         assert server.visits == 3
 
 
 @pytest.mark.parametrize("rude", [False, True], ids=["before the request", "while the request is on its way"])
-def test_a_connection_that_the_server_closed_fails_no_file(certificate, rude):
+def test_download_succeeds_if_the_server_closed_the_kept_connection(certificate, rude):
     with FileServer(certificate, leaves=2, rude=rude) as server, downloads(server) as session:
         assert [fetch(session, server.url) for _ in range(6)] == [FILE] * 6
         assert server.visits == 3
 
 
-def test_one_that_was_silent_for_long_is_not_trusted(certificate, monkeypatch):
+def test_connection_that_was_idle_for_a_minute_is_not_reused(certificate, monkeypatch):
     with FileServer(certificate) as server, downloads(server) as session:
         fetch(session, server.url)
         later = time.monotonic() + 60
@@ -146,7 +146,7 @@ def test_one_that_was_silent_for_long_is_not_trusted(certificate, monkeypatch):
         assert server.visits == 2
 
 
-def test_a_broken_response_ends_its_connection(certificate):
+def test_download_after_a_truncated_response_uses_a_new_connection(certificate):
     cut = response(FILE).replace(b"Content-Length: ", b"Content-Length: 9")
     with FileServer(certificate, cut, leaves=1) as server, downloads(server) as session:
         with pytest.raises(DownloadError, match="bytes arrived"):
@@ -156,7 +156,7 @@ def test_a_broken_response_ends_its_connection(certificate):
         assert server.visits == 2
 
 
-def test_a_response_that_is_no_file_ends_its_connection(certificate):
+def test_connection_is_not_reused_after_an_error_response(certificate):
     refusal = response(b"not now", status=b"503 Service Unavailable")
     with FileServer(certificate, refusal) as server, downloads(server) as session:
         with pytest.raises(DownloadError, match="503"):
@@ -166,7 +166,7 @@ def test_a_response_that_is_no_file_ends_its_connection(certificate):
         assert server.visits == 2
 
 
-def test_each_host_has_connections_of_its_own(certificate):
+def test_connections_are_not_shared_between_hosts_and_a_blocked_server_gets_none(certificate):
     with FileServer(certificate) as one, FileServer(certificate) as other, downloads(one, 2) as session:
         urls = [one.url, one.url.replace("127.0.0.1", "localhost")] * 3
         assert [fetch(session, url) for url in urls] == [FILE] * 6
@@ -176,14 +176,14 @@ def test_each_host_has_connections_of_its_own(certificate):
         assert other.visits == 0
 
 
-def test_no_more_are_kept_than_there_are_slots(certificate):
+def test_no_more_connections_are_kept_than_there_are_slots(certificate):
     with FileServer(certificate) as server, downloads(server) as session:
         urls = [server.url, server.url.replace("127.0.0.1", "localhost")] * 2
         assert [fetch(session, url) for url in urls] == [FILE] * 4
         assert server.visits == 4
 
 
-def test_a_redirect_s_connection_is_used_again_and_its_target_checked(certificate):
+def test_connection_is_reused_after_a_redirect_whose_target_is_checked(certificate):
     with FileServer(certificate) as server, downloads(server) as session:
         server.response = response(b"moved", b"Location: https://10.0.0.1/file", status=b"302 Found")
         for _ in range(2):
@@ -194,7 +194,7 @@ def test_a_redirect_s_connection_is_used_again_and_its_target_checked(certificat
         assert server.visits == 1
 
 
-def test_the_guard_looks_at_the_peer_of_a_connection_that_is_used_again(certificate, monkeypatch):
+def test_network_guard_checks_the_peer_of_a_reused_connection(certificate, monkeypatch):
     with FileServer(certificate) as server, downloads(server) as session:
         fetch(session, server.url)
         session._guard = network_guard.NetworkGuard("https://api.test")
@@ -204,7 +204,7 @@ def test_the_guard_looks_at_the_peer_of_a_connection_that_is_used_again(certific
         assert len(server.heads) == 1
 
 
-def test_a_tunnel_through_a_proxy_is_used_again(certificate, monkeypatch):
+def test_proxy_tunnel_is_reused(certificate, monkeypatch):
     monkeypatch.setattr(network_guard, "_resolved", lambda host: [address_of("93.184.216.34")])
     with FileServer(certificate) as server, Proxy(server.port) as proxy:
         with downloads(server, 2, f"http://{proxy.address}") as session:
@@ -214,7 +214,7 @@ def test_a_tunnel_through_a_proxy_is_used_again(certificate, monkeypatch):
 
 
 class Silent(FileServer):
-    """Responses the first request of a connection, and leaves the second one waiting: for its head, or within its body."""
+    """A server that responds to a connection's first request, and stalls the second before its head or within its body."""
 
     def __init__(self, certificate, begun: bytes) -> None:
         super().__init__(certificate)
@@ -232,7 +232,7 @@ class Silent(FileServer):
 
 
 @pytest.mark.parametrize("begun", [b"", response()[:50000]], ids=["before the head", "within the body"])
-def test_an_abort_ends_what_runs_on_a_connection_that_is_used_again(certificate, begun):
+def test_abort_ends_a_download_on_a_reused_connection(certificate, begun):
     with Silent(certificate, begun) as server, downloads(server, timeout=60) as session:
         fetch(session, server.url)
         with ThreadPoolExecutor(1) as pool:
@@ -245,7 +245,7 @@ def test_an_abort_ends_what_runs_on_a_connection_that_is_used_again(certificate,
 
 
 @pytest.mark.parametrize("begun", [b"", response()[:50000]], ids=["before the head", "within the body"])
-def test_the_time_limit_holds_on_a_connection_that_is_used_again(certificate, begun):
+def test_download_on_a_reused_connection_times_out(certificate, begun):
     with Silent(certificate, begun) as server, downloads(server, timeout=1) as session:
         fetch(session, server.url)
         with pytest.raises(DownloadError, match="did not finish within 1 seconds"):

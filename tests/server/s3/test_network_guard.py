@@ -26,7 +26,7 @@ def no_proxies(monkeypatch) -> None:
 
 @pytest.fixture
 def resolve(monkeypatch):
-    """Let names lead to addresses, as a site's DNS does."""
+    """Return a dict to fill with host names and the addresses that they resolve to."""
     names: dict[str, list[str]] = {}
     original = socket.getaddrinfo
 
@@ -41,7 +41,7 @@ def resolve(monkeypatch):
 
 
 def fetch(guard: NetworkGuard, url: str, proxy: str | None = None) -> bytes:
-    """Download as the transfer does."""
+    """Return a body, downloaded with the checks of a transfer."""
     guard.check_url(url)
     watch = ConnectionWatch("GET", 10, guard.check_peer)
     with (
@@ -128,31 +128,31 @@ ON_THE_INTERNET = [
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_no_private_address_under_whatever_name(address):
+def test_private_address_is_rejected_whatever_the_host_name(address):
     with pytest.raises(FileRefusedError, match=r"is the private address .*: nothing was requested\."):
         NetworkGuard(PUBLIC).check_peer(Peer("files.example.com", 443, address))
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_an_address_in_the_url_is_refused_before_anything_is_connected_to(address):
+def test_url_with_a_private_address_is_rejected_before_connecting(address):
     host = f"[{address}]" if ":" in address else address
     with pytest.raises(FileRefusedError, match="is the private address"):
         NetworkGuard(PUBLIC).check_url(f"https://{host.replace('%eth0', '')}/f")
 
 
 @pytest.mark.parametrize("address", ON_THE_INTERNET)
-def test_the_internet_is_open(address):
+def test_public_address_is_accepted(address):
     NetworkGuard(PUBLIC).check_peer(Peer("files.example.com", 443, address))
     NetworkGuard(PUBLIC).check_url(f"https://{f'[{address}]' if ':' in address else address}/f")
 
 
 @pytest.mark.parametrize("host", ["127.1", "0x7f.0.0.1", "2130706433", "[::ffff:7f00:1]", "127.0.0.1."])
-def test_an_address_is_one_however_it_is_written(host):
+def test_loopback_address_is_rejected_in_every_notation(host):
     with pytest.raises(FileRefusedError, match=r"is the private address 127\.0\.0\.1"):
         NetworkGuard(PUBLIC).check_url(f"https://{host}/f")
 
 
-def test_every_address_is_public_or_not():
+def test_is_public_never_raises_and_a_host_name_is_not_an_address():
     for number in range(0, 2**32, 65_521 * 61):
         is_public(ipaddress.IPv4Address(number))
     for number in range(0, 2**128, 2**128 // 5_003):
@@ -160,12 +160,12 @@ def test_every_address_is_public_or_not():
     assert address_of("files.example.com") is None
 
 
-def test_the_ipv4_address_inside_is_shown():
+def test_error_shows_the_ipv4_address_embedded_in_an_ipv6_address():
     with pytest.raises(FileRefusedError, match=r"is the private address 64:ff9b::a00:1 \(10\.0\.0\.1\),"):
         NetworkGuard(PUBLIC).check_peer(Peer("files.example.com", 443, "64:ff9b::a00:1"))
 
 
-def test_a_refused_address_is_not_connected_to():
+def test_no_connection_is_made_to_a_rejected_address():
     with RawServer(FILE) as server, RawServer(FILE) as base:
         guard = NetworkGuard(base.url)
         with pytest.raises(FileRefusedError):
@@ -175,7 +175,7 @@ def test_a_refused_address_is_not_connected_to():
         assert (server.visits, base.visits) == (0, 0)
 
 
-def test_a_name_that_leads_elsewhere_the_second_time_is_sent_nothing(resolve, monkeypatch):
+def test_name_that_rebinds_to_a_private_address_receives_no_request(resolve, monkeypatch):
     with RawServer(FILE) as server:
         resolve["rebinding.test"] = ["8.8.8.8"]
         guard = NetworkGuard(PUBLIC)
@@ -198,7 +198,7 @@ def test_a_name_that_leads_elsewhere_the_second_time_is_sent_nothing(resolve, mo
         assert server.heads == []
 
 
-def test_the_base_url_s_own_address_and_port_are_open_and_no_others():
+def test_private_base_url_is_accepted_only_at_its_own_address_and_port():
     with RawServer(FILE) as base:
         guard = NetworkGuard(base.url)
         assert fetch(guard, f"{base.url}/f") == b"bytes"
@@ -208,7 +208,7 @@ def test_the_base_url_s_own_address_and_port_are_open_and_no_others():
             guard.check_peer(Peer("localhost", port, address))
 
 
-def test_the_base_url_s_own_name_may_lead_anywhere(resolve):
+def test_base_url_host_may_resolve_to_any_address_on_its_own_port(resolve):
     resolve["api.test"] = ["198.18.0.5"]
     guard = NetworkGuard("https://api.test")
     guard.check_peer(Peer("api.test", 443, "198.18.0.9"))
@@ -232,7 +232,7 @@ def test_the_base_url_s_own_name_may_lead_anywhere(resolve):
         ("", "10.0.0.1", False),
     ],
 )
-def test_the_connection_s_allowed_networks_are_open(networks, address, allowed):
+def test_private_address_is_accepted_only_in_an_allowed_network(networks, address, allowed):
     settings = ClientSettings.checked(PUBLIC, None, None, networks)
     guard = NetworkGuard(settings.base_url, settings.proxy, settings.allowed_networks)
     url = f"https://{f'[{address}]' if ':' in address else address}:8443/f"
@@ -245,7 +245,7 @@ def test_the_connection_s_allowed_networks_are_open(networks, address, allowed):
             check()
 
 
-def test_a_proxy_may_be_anywhere_and_leads_where_it_likes(monkeypatch):
+def test_private_proxy_is_accepted_and_decides_where_to_connect(monkeypatch):
     with RawServer(FILE) as server, Proxy(server.port) as proxy:
         base_url = "http://1.1.1.1"
         url = "http://files.test/f"
@@ -259,7 +259,7 @@ def test_a_proxy_may_be_anywhere_and_leads_where_it_likes(monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "CLOUDSQL_PROXY", "NO_PROXY"])
-def test_a_url_is_not_excused_by_naming_a_proxy(monkeypatch, variable):
+def test_loopback_url_is_rejected_even_if_a_proxy_variable_names_its_host(monkeypatch, variable):
     with Proxy() as proxy, RawServer(FILE) as other:
         monkeypatch.setenv(variable, f"http://{proxy.address}" if variable != "NO_PROXY" else "127.0.0.1")
         guard = NetworkGuard("http://1.1.1.1")
@@ -270,14 +270,14 @@ def test_a_url_is_not_excused_by_naming_a_proxy(monkeypatch, variable):
         assert (proxy.visits, other.visits) == (0, 0)
 
 
-def test_nor_by_the_proxy_s_own_name(monkeypatch, resolve):
+def test_url_with_the_host_name_of_a_private_proxy_is_rejected(monkeypatch, resolve):
     resolve["proxy.internal"] = ["10.0.0.1"]
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.internal:3128")
     with pytest.raises(FileRefusedError, match=r"'proxy\.internal' is the private address"):
         NetworkGuard(PUBLIC).check_url("https://proxy.internal/f")
 
 
-def test_a_proxy_that_this_request_does_not_take_is_no_excuse(monkeypatch):
+def test_url_of_a_proxy_that_the_request_does_not_use_is_rejected(monkeypatch):
     with RawServer(FILE) as server:
         monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{server.port}")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -287,13 +287,13 @@ def test_a_proxy_that_this_request_does_not_take_is_no_excuse(monkeypatch):
         assert server.visits == 0
 
 
-def test_it_is_known_before_the_payment_that_files_can_t_be_reached(resolve, monkeypatch):
+def test_blocked_file_host_is_rejected_before_the_payment(resolve, monkeypatch):
     resolve["api.getimg.ai"] = ["198.18.0.5"]
     resolve["gateway.test"] = ["10.0.0.1"]
     behind_a_gateway = NetworkGuard("https://gateway.test")
     with pytest.raises(FileRefusedError, match=r"'api.getimg.ai' is the private address 198\.18\.0\.5"):
         behind_a_gateway.check_before_payment()
-    # The base URL's own network, an allowed network, a simulator, a proxy, and the internet.
+    # Accepted: the base URL's own host, an allowed network, a simulator, a proxy, and a public address.
     NetworkGuard("https://api.getimg.ai").check_before_payment()
     networks = ClientSettings.checked(None, None, None, "198.18.0.0/15").allowed_networks
     NetworkGuard("https://gateway.test", None, networks).check_before_payment()
@@ -316,7 +316,7 @@ def test_it_is_known_before_the_payment_that_files_can_t_be_reached(resolve, mon
         ("http://gateway.internal", "http://a.test/x", True),
     ],
 )
-def test_https_alone_but_where_plain_http_is_meant(base_url, url, allowed):
+def test_only_https_is_accepted_unless_the_base_url_is_plain_http(base_url, url, allowed):
     guard = NetworkGuard(base_url)
     if allowed:
         guard.check_url(url)
@@ -337,7 +337,7 @@ def test_https_alone_but_where_plain_http_is_meant(base_url, url, allowed):
         "https://a\x00b/?sig=secret",
     ],
 )
-def test_a_url_that_is_none_is_refused(url):
+def test_invalid_url_is_rejected_and_shown_without_secrets(url):
     with pytest.raises(FileRefusedError, match=r"is invalid: it was not requested\.") as error:
         NetworkGuard(PUBLIC).check_url(url)
     assert "secret" not in str(error.value)

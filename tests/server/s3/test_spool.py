@@ -48,23 +48,23 @@ def content_of(spool: Spool) -> bytes:
     ("size", "is_in_memory"),
     [(0, True), (1, True), (MEMORY_BYTES, True), (MEMORY_BYTES + 1, False), (3 * MEMORY_BYTES, False)],
 )
-def test_a_file_is_what_was_written(size, is_in_memory):
+def test_spool_returns_the_written_bytes_from_memory_or_disk(size, is_in_memory):
     content = random.Random(size).randbytes(size)
     with spooled(content) as spool:
         assert isinstance(spool.body(), bytes) is is_in_memory
-        # As often as boto3 asks for it.
+        # boto3 may read the file more than once.
         assert content_of(spool) == content_of(spool) == spool.file().read() == content
         assert (spool.size, spool.sha256) == (size, hashlib.sha256(content).hexdigest())
         assert spool.head == content[:HEAD_BYTES]
 
 
 @given(chunks=st.lists(st.binary(max_size=2 * HEAD_BYTES), max_size=5))
-def test_the_head_does_not_depend_on_how_the_bytes_came(chunks):
+def test_head_does_not_depend_on_the_chunk_sizes(chunks):
     with filled(chunks) as spool:
         assert spool.head == b"".join(chunks)[:HEAD_BYTES]
 
 
-def test_in_memory_it_is_kept_once():
+def test_file_in_memory_is_not_copied():
     content = random.Random(0).randbytes(MEMORY_BYTES)
     tracemalloc.start()
     try:
@@ -77,13 +77,13 @@ def test_in_memory_it_is_kept_once():
 
 
 @pytest.mark.parametrize("size", [MEMORY_BYTES, 3 * MEMORY_BYTES], ids=["in memory", "on disk"])
-def test_more_than_the_limit_is_refused_at_once(size):
+def test_write_beyond_the_size_limit_is_rejected_at_once(size):
     with spooled(b"x" * size, max_bytes=size) as spool, pytest.raises(TooLargeError):
         spool.write(b"x")
 
 
 @pytest.mark.parametrize("size", [10, 2 * MEMORY_BYTES], ids=["in memory", "on disk"])
-def test_closing_frees_it_and_may_be_repeated(size):
+def test_close_leaves_no_open_file_and_is_idempotent(size):
     open_before = len(os.listdir("/proc/self/fd"))
     spool = spooled(b"x" * size)
     spool.close()
@@ -109,12 +109,12 @@ class TestCompression:
             assert plain.head == PICTURE[:HEAD_BYTES]
             assert plain.sha256 == hashlib.sha256(PICTURE).hexdigest()
 
-    def test_gzip_of_gzip_is_undone_in_two_steps(self):
+    def test_double_gzip_is_decompressed_in_two_steps(self):
         with spooled(gzip.compress(gzip.compress(PICTURE))).decoded().decoded() as plain:
             assert content_of(plain) == PICTURE
 
     @pytest.mark.parametrize("window", [zlib.MAX_WBITS, -zlib.MAX_WBITS], ids=["with header", "raw"])
-    def test_deflate_is_undone_where_it_is_said_to_be_there(self, window):
+    def test_deflate_is_decompressed_only_if_it_is_labeled(self, window):
         packer = zlib.compressobj(wbits=window)
         compressed = packer.compress(PICTURE) + packer.flush()
         with spooled(compressed).decoded(is_deflate=True) as plain:
@@ -126,7 +126,7 @@ class TestCompression:
         "content", [PICTURE, b"", b"<html>", b"\x1f", b"\x1f\x8b"], ids=lambda c: str(c[:9])
     )
     @pytest.mark.parametrize("is_deflate", [False, True])
-    def test_what_is_not_compressed_stays_as_it_is(self, content, is_deflate):
+    def test_uncompressed_content_is_returned_unchanged(self, content, is_deflate):
         with spooled(content) as spool:
             assert spool.decoded(is_deflate=is_deflate) is spool
             assert content_of(spool) == content
@@ -142,7 +142,7 @@ class TestCompression:
         ],
         ids=["last byte missing", "cut off", "begun", "wrong checksum", "no gzip"],
     )
-    def test_gzip_that_can_t_be_undone_is_an_error(self, broken):
+    def test_broken_gzip_raises_a_download_error(self, broken):
         spool = spooled(broken)
         with pytest.raises(
             DownloadError, match=r"^The download of file 0 .* came compressed and can't be unpacked\.$"
@@ -151,7 +151,7 @@ class TestCompression:
         spool.close()
 
     @pytest.mark.parametrize("layers", [1, 2])
-    def test_a_bomb_is_stopped_at_the_limit(self, layers):
+    def test_decompression_stops_at_the_size_limit_with_bounded_memory(self, layers):
         bomb = b"".join(_zeros(200 * MIB))
         if layers == 2:
             bomb = gzip.compress(bomb)
@@ -172,8 +172,8 @@ def _zeros(size: int) -> Iterable[bytes]:
     yield packer.flush()
 
 
-class TestADiskThatTakesNoMore:
-    # No more than this can be written into one file, as where a disk is full.
+class TestDiskError:
+    # A limit on the size of one file stands in for a full disk.
     LIMITED = """
 import resource, signal, sys
 from airflow_provider_getimg.api.errors import DownloadError
@@ -194,7 +194,7 @@ spool.close()
 """
 
     @pytest.mark.parametrize("limit", [0, 1000, 2 * MEMORY_BYTES, MEMORY_BYTES + 20_000_000 - 1])
-    def test_is_one_sentence(self, limit, tmp_path):
+    def test_full_disk_error_names_the_folder_and_the_remedies(self, limit, tmp_path):
         done = subprocess.run(
             [sys.executable, "-c", self.LIMITED, str(limit)],
             env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -209,7 +209,7 @@ spool.close()
         assert "). Free space there, point TMPDIR to a larger disk, or lower the concurrency." in done.stdout
         assert done.stdout.count("\n") == 1
 
-    def test_a_worker_without_a_temporary_folder_is_an_error_that_says_so(self, monkeypatch, tmp_path):
+    def test_worker_without_a_temporary_folder_raises_a_download_error(self, monkeypatch, tmp_path):
         monkeypatch.setattr(spool_module.tempfile, "tempdir", None)
         monkeypatch.setattr(
             spool_module.tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")]

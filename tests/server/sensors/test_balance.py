@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sensor and its trigger over real sockets; in a real Airflow they are in ``tests/integration``."""
+"""The sensor and its trigger over real sockets; ``tests/integration`` runs them in a real Airflow."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def balance_of(amount: str, currency: str = "USD") -> bytes:
 
 
 class Account(RawServer):
-    """Gives each response to one request, in this order; the last one to all others. None is no response."""
+    """A server that sends one response per request, in order, and repeats the last one. For None, it sends nothing."""
 
     def __init__(self, *responses: bytes | None) -> None:
         super().__init__(b"")
@@ -63,7 +63,7 @@ class Account(RawServer):
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch):
-    """Lead ``getimg_default`` to a server with these responses."""
+    """Yield a function that starts a server with these responses and points ``getimg_default`` to it."""
     servers = []
 
     def start(*responses: bytes | None) -> Account:
@@ -89,7 +89,7 @@ def trigger(**kwargs: Any) -> GetimgBalanceTrigger:
 
 
 def fire(waiting: GetimgBalanceTrigger) -> dict[str, str]:
-    """Run a trigger to its one event."""
+    """Run a trigger, and return the payload of its only event."""
 
     async def collect() -> Sequence[TriggerEvent]:
         return [event async for event in waiting.run()]
@@ -99,28 +99,26 @@ def fire(waiting: GetimgBalanceTrigger) -> dict[str, str]:
 
 
 class TestBalance:
-    """The balance of the simulator's account."""
-
     @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "deferrable"])
-    def test_that_is_enough_is_returned_at_once(self, getimg_default, deferrable):
+    def test_sufficient_balance_is_returned_at_once(self, getimg_default, deferrable):
         getimg_default.balance = "12.34"
         assert sensor(minimum="12.34", deferrable=deferrable).execute(CONTEXT) == 12.34
         assert not getimg_default.ledger
 
-    def test_is_logged_at_each_poke_with_the_minimum(self, getimg_default, capsys):
+    def test_poke_logs_the_balance_and_the_minimum(self, getimg_default, capsys):
         getimg_default.balance = "4.99"
         with pytest.raises(AirflowSensorTimeout):
             sensor(minimum=" 5.00 ", timeout=0).execute(CONTEXT)
         assert "Balance: 4.99 USD, minimum: 5.00 USD." in capsys.readouterr().out
 
-    def test_that_is_topped_up_ends_the_wait(self, getimg_default):
+    def test_topped_up_balance_ends_the_wait(self, getimg_default):
         getimg_default.balance = "4.99"
         waiting = sensor()
         assert not waiting.poke(CONTEXT)
         getimg_default.balance = "5"
         assert waiting.poke(CONTEXT).xcom_value == 5.0
 
-    def test_in_another_currency_fails_at_once(self, account):
+    def test_balance_in_another_currency_fails_at_once(self, account):
         account(balance_of("100", "EUR"))
         with pytest.raises(errors.ConnectionConfigError, match=r"must be in USD, got 'EUR'"):
             sensor().execute(CONTEXT)
@@ -130,7 +128,7 @@ class TestBalance:
     "minimum", ["", "five", "-0.01", -1, "1_000", True, None, "nan", "inf", "{{ x }}"], ids=repr
 )
 @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "deferrable"])
-def test_a_minimum_that_is_no_amount_fails_before_any_request(account, minimum, deferrable):
+def test_invalid_minimum_is_rejected_before_any_request(account, minimum, deferrable):
     server = account(balance_of("100"))
     with pytest.raises(errors.InvalidInputError) as error:
         sensor(minimum=minimum, deferrable=deferrable).execute(CONTEXT)
@@ -146,24 +144,24 @@ TEMPORARY = {"429": BUSY, "502": DOWN, "unreadable": NOT_JSON, "dropped": b""}
 
 @pytest.mark.parametrize("first", TEMPORARY.values(), ids=TEMPORARY)
 class TestTemporaryFailure:
-    def test_is_waited_out_by_the_sensor(self, account, first, capsys):
+    def test_sensor_keeps_waiting_after_a_failed_check(self, account, first, capsys):
         server = account(first, balance_of("1"), balance_of("7.5"))
         assert sensor().execute(CONTEXT) == 7.5
         assert server.visits == 3
         assert "The balance is unknown at the moment: " in capsys.readouterr().out
 
-    def test_is_waited_out_by_the_trigger(self, account, first):
+    def test_trigger_keeps_waiting_after_a_failed_check(self, account, first):
         server = account(first, balance_of("1"), balance_of("7.5"))
         assert fire(trigger()) == {"balance": "7.5"}
         assert server.visits == 3
 
-    def test_is_waited_out_before_the_sensor_defers(self, account, first):
+    def test_sensor_defers_after_a_failed_check(self, account, first):
         account(first)
         with pytest.raises(TaskDeferred):
             sensor(deferrable=True).execute(CONTEXT)
 
 
-def test_no_connection_is_waited_out(account):
+def test_sensor_keeps_waiting_if_the_connection_is_refused(account):
     account(balance_of("1")).__exit__()
     assert not sensor().poke(CONTEXT)
 
@@ -176,7 +174,7 @@ class TestWrongKey:
 
     @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "deferrable"])
     @pytest.mark.parametrize("soft_fail", [False, True], ids=["", "soft_fail"])
-    def test_fails_at_once(self, deferrable, soft_fail):
+    def test_fails_the_task_at_once_even_with_soft_fail(self, deferrable, soft_fail):
         waiting = sensor(deferrable=deferrable, soft_fail=soft_fail)
         with pytest.raises(errors.AuthenticationError, match="401 invalid_api_key"):
             waiting.execute(CONTEXT)
@@ -188,7 +186,7 @@ class TestWrongKey:
         assert waiting.retry_policy is RETRY_POLICY
         assert waiting.retry_policy.evaluate(error.value, 1, 3).action is RetryAction.FAIL
 
-    def test_that_the_trigger_finds_fails_the_task_with_the_same_error(self):
+    def test_wrong_key_found_by_the_trigger_fails_the_task_with_the_same_error(self):
         event = fire(trigger())
         assert "sk_wrong" not in str(event)
         waiting = sensor()
@@ -200,14 +198,14 @@ class TestWrongKey:
 
 
 class TestModes:
-    def test_reschedule_frees_the_slot_between_pokes(self, getimg_default, context):
+    def test_reschedule_mode_reschedules_the_task_instead_of_waiting(self, getimg_default, context):
         getimg_default.balance = "1"
         tried = context()
         tried["ti"].get_first_reschedule_date = lambda _: timezone.utcnow()
         with pytest.raises(AirflowRescheduleException):
             sensor(mode="reschedule").execute(tried)
 
-    def test_deferrable_hands_on_the_connection_s_id_alone(self, getimg_default):
+    def test_deferrable_mode_serializes_the_connection_id_and_no_credentials(self, getimg_default):
         getimg_default.balance = "1"
         with pytest.raises(TaskDeferred) as deferred:
             sensor(minimum=Decimal("5.5"), deferrable=True, poke_interval=30, timeout=3600).execute(CONTEXT)
@@ -217,7 +215,7 @@ class TestModes:
         assert kwargs == {"minimum": "5.5", "poke_interval": 30, "getimg_conn_id": "getimg_default"}
         assert GetimgBalanceTrigger(**kwargs).serialize() == (path, kwargs)
 
-    def test_deferrable_returns_the_balance_that_the_trigger_saw(self):
+    def test_deferrable_mode_returns_the_balance_from_the_trigger(self):
         assert sensor().execute_complete(CONTEXT, {"balance": "7.50"}) == 7.5
 
     @pytest.mark.parametrize(
@@ -225,33 +223,33 @@ class TestModes:
         [(False, AirflowSensorTimeout), (True, AirflowSkipException)],
         ids=["", "soft_fail"],
     )
-    def test_the_timeout_is_airflow_s(self, getimg_default, soft_fail, ends_with):
+    def test_timeout_fails_the_task_or_skips_it_with_soft_fail(self, getimg_default, soft_fail, ends_with):
         getimg_default.balance = "1"
         waiting = sensor(timeout=0, soft_fail=soft_fail)
         with pytest.raises(ends_with):
             waiting.execute(CONTEXT)
-        # As Airflow resumes a task whose trigger took too long. 3.1.2 knows nothing of soft_fail there.
+        # As Airflow resumes a task whose trigger timed out. Airflow 3.1.2 ignores soft_fail there.
         with pytest.raises(AirflowSensorTimeout if AIRFLOW_VERSION == "3.1.2" else ends_with):
             waiting.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
 
 
 class TestTrigger:
-    def test_leaves_the_event_loop_to_others_while_it_asks(self, account):
+    def test_does_not_block_the_event_loop_during_a_request(self, account):
         server = account(None)
 
         async def others_run() -> None:
             running = asyncio.create_task(anext(trigger().run()))
-            # Were the loop blocked, this would never be looked at.
+            # A blocked loop would never get here.
             while not server.hung.is_set():
                 await asyncio.sleep(0.01)
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
 
-        # Ending the loop waits for its threads: a request that isn't ended would take 30 seconds.
+        # Closing the loop waits for its threads: a request that isn't aborted would take 30 seconds.
         asyncio.run(asyncio.wait_for(others_run(), 20))
 
-    def test_closes_its_client(self, account, monkeypatch):
+    def test_closes_its_client_after_each_check(self, account, monkeypatch):
         from airflow_provider_getimg.api.client import GetimgClient
 
         closed = []
@@ -269,6 +267,6 @@ def test_a_request_in_flight_ends_when_the_task_is_killed(account, capsys):
     killer.start()
     assert not waiting.poke(CONTEXT)
     killer.join()
-    # Not by its own time-out.
+    # Not because it timed out.
     assert "broke after the request was sent" in capsys.readouterr().out
     waiting.on_kill()
