@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task has paid for, kept in a folder in S3."""
+"""The record of what a task has paid for, kept in an S3 folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MADE_AGAIN = STARTED + timedelta(days=1)
 
 
 class Folder:
-    """A state folder, and tries of one task that use it."""
+    """A state folder, and the tries of one task that use it."""
 
     def __init__(self, seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.client = seaweedfs.client()
@@ -40,7 +40,7 @@ class Folder:
         self.deployment("https://airflow.example")
 
     def deployment(self, base_url: str) -> None:
-        """Be another deployment from now on."""
+        """Act as the deployment with this base URL from now on."""
         self._monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
 
     def context(self, started: datetime = STARTED, try_number: int = 1, **ids: Any) -> Any:
@@ -69,7 +69,7 @@ def folder(seaweedfs: SeaweedFS, bucket: str, monkeypatch) -> Folder:
     return Folder(seaweedfs, bucket, monkeypatch)
 
 
-def test_a_retry_reads_what_was_written(folder):
+def test_retry_sees_what_earlier_tries_wrote_and_deleted(folder):
     first = folder.state()
     assert first.get("key") is None
     first.set("key", {"a": 1})
@@ -80,7 +80,7 @@ def test_a_retry_reads_what_was_written(folder):
     assert folder.state(try_number=3).get("key") is None
 
 
-def test_its_objects_are_found_by_the_ids_of_the_task(folder):
+def test_object_key_is_built_from_the_task_instance_ids_and_the_run_start(folder):
     state = folder.state()
     state.set("key", 1)
     [key] = folder.keys()
@@ -101,7 +101,7 @@ def test_its_objects_are_found_by_the_ids_of_the_task(folder):
     ],
     ids=str,
 )
-def test_another_task_instance_has_a_state_of_its_own(folder, ids):
+def test_task_instances_do_not_share_state(folder, ids):
     folder.state().set("key", "mine")
     other = folder.state(**ids)
     assert other.get("key") is None
@@ -110,7 +110,7 @@ def test_another_task_instance_has_a_state_of_its_own(folder, ids):
     assert folder.state(try_number=2, **ids).get("key") == "other"
 
 
-def test_after_a_clear_it_goes_on(folder):
+def test_state_survives_a_clear(folder):
     folder.state().set("key", 1)
     cleared = folder.state(CLEARED, try_number=2)
     assert cleared.get("key") == 1
@@ -119,16 +119,16 @@ def test_after_a_clear_it_goes_on(folder):
     assert folder.state(CLEARED + timedelta(hours=1), try_number=4).get("key") == 2
 
 
-def test_a_first_try_that_resumes_in_a_run_that_was_started_again_goes_on(folder):
+def test_resumed_first_try_keeps_its_state_when_clearing_another_task_restarts_the_run(folder):
     folder.state().set("key", "submitted")
-    # A Clear of another task.
+    # Clearing another task restarts the run.
     resumed = folder.state(CLEARED, is_resumed=True)
     assert resumed.get("key") == "submitted"
     resumed.set("key", "completed")
     assert folder.state(CLEARED, try_number=2).get("key") == "completed"
 
 
-def test_a_run_made_again_under_the_same_id_is_a_new_run(folder):
+def test_recreated_run_with_the_same_id_has_its_own_state(folder):
     folder.state().set("key", "old")
     again = folder.state(MADE_AGAIN)
     assert again.get("key") is None
@@ -137,23 +137,23 @@ def test_a_run_made_again_under_the_same_id_is_a_new_run(folder):
     assert folder.state(MADE_AGAIN + timedelta(hours=1), try_number=3).get("key") == "new"
 
 
-def test_a_run_made_again_that_wrote_nothing_is_a_new_run_after_a_clear_too(folder):
+def test_recreated_run_that_wrote_nothing_still_has_no_state_after_a_clear(folder):
     folder.state().set("key", "old")
     assert folder.state(MADE_AGAIN).get("key") is None
     assert folder.state(MADE_AGAIN + timedelta(hours=1), try_number=2).get("key") is None
 
 
-def test_a_run_made_again_whose_first_try_died_at_once_is_a_new_run(folder):
+def test_retry_in_a_recreated_run_ignores_old_state_if_the_first_try_died_immediately(folder):
     folder.state().set("key", "old")
     assert folder.state(MADE_AGAIN, try_number=2).get("key") is None
 
 
-def test_after_a_clear_by_a_scheduler_whose_clock_is_late_it_goes_on(folder):
+def test_state_survives_a_clear_by_a_scheduler_with_a_slow_clock(folder):
     folder.state().set("key", 1)
     assert folder.state(STARTED - timedelta(seconds=1), try_number=2).get("key") == 1
 
 
-def test_two_deployments_may_share_a_folder(folder):
+def test_two_deployments_that_share_a_folder_keep_separate_state(folder):
     folder.state().set("key", "production")
     folder.deployment("https://staging.example")
     staging = STARTED + timedelta(seconds=1)
@@ -164,13 +164,13 @@ def test_two_deployments_may_share_a_folder(folder):
     assert folder.state(CLEARED, try_number=2).get("key") == "production"
 
 
-def test_a_retry_on_a_worker_with_another_base_url_finds_its_state(folder):
+def test_retry_on_a_worker_with_another_base_url_finds_its_state(folder):
     folder.state().set("key", 1)
     folder.deployment("http://worker-7:8080")
     assert folder.state(try_number=2).get("key") == 1
 
 
-def test_of_two_processes_that_found_nothing_one_writes(folder):
+def test_second_of_two_processes_that_found_no_entry_cannot_create_it(folder):
     first, second = folder.state(), folder.state(try_number=2)
     assert (first.get("key"), second.get("key")) == (None, None)
     first.set("key", "first")
@@ -180,7 +180,7 @@ def test_of_two_processes_that_found_nothing_one_writes(folder):
     assert folder.state(try_number=3).get("key") == "still first"
 
 
-def test_a_write_that_botocore_repeats_is_no_conflict(folder):
+def test_write_repeated_by_botocore_is_not_a_conflict(folder):
     first, repeated = folder.state(), folder.state()
     first.set("key", {"same": "bytes"})
     repeated.set("key", {"same": "bytes"})
@@ -188,7 +188,7 @@ def test_a_write_that_botocore_repeats_is_no_conflict(folder):
     assert first.get("key") == "more"
 
 
-def test_of_two_processes_that_found_nothing_one_sends(folder):
+def test_second_of_two_ledgers_that_found_no_entry_cannot_record_its_intent(folder):
     ledgers = [
         Ledger(folder.context(try_number=number), "f", LOG, TaskEntryStore(folder.state(try_number=number)))
         for number in (1, 2)
@@ -200,11 +200,11 @@ def test_of_two_processes_that_found_nothing_one_sends(folder):
     assert folder.state(try_number=3).get("getimg_generation")["try_number"] == 1
 
 
-def test_the_ledger_of_a_zombie_still_records_a_paid_response(folder):
+def test_ledger_of_a_zombie_still_records_an_unknown_outcome(folder):
     ledger = Ledger(folder.context(), "f", LOG, TaskEntryStore(folder.state()))
     assert ledger.previous() is None
     ledger.record_intent()
-    # What the next try would write if it were to send the request again.
+    # What the next try would write if it sent the request again.
     later = folder.state(try_number=2)
     assert later.get("getimg_generation")["state"] == "submitted"
     later.set("getimg_generation", {"state": "other"})
@@ -212,7 +212,7 @@ def test_the_ledger_of_a_zombie_still_records_a_paid_response(folder):
     assert folder.state(try_number=3).get("getimg_generation")["failure"] == "It took too long."
 
 
-def test_a_paid_response_is_recorded_where_the_entry_could_not_be_read_before(folder, caplog):
+def test_failed_video_is_recorded_on_the_second_write_if_its_entry_could_not_be_read(folder, caplog):
     video = {"state": "pending", "video_id": "req-1"}
     folder.state().set("getimg_generation", video)
     ledger = Ledger(folder.context(), "f", LOG, TaskEntryStore(folder.state()))
@@ -228,7 +228,7 @@ def test_a_paid_response_is_recorded_where_the_entry_could_not_be_read_before(fo
     assert folder.state(try_number=2).get("getimg_generation")["state"] == "failed"
 
 
-def test_two_journals_lose_nothing_of_each_other(folder):
+def test_no_entry_is_lost_when_two_journals_write_concurrently(folder):
     with (
         Journal(folder.state(), Try(1, 3), LOG) as zombie,
         Journal(folder.state(try_number=2), Try(1, 3), LOG) as journal,
@@ -242,7 +242,7 @@ def test_two_journals_lose_nothing_of_each_other(folder):
         assert (read.previous("mine"), read.previous("its")) == (3, 2)
 
 
-def test_what_is_no_json_is_an_error_that_names_the_object(folder):
+def test_error_for_a_malformed_entry_names_the_object_to_delete(folder):
     state = folder.state()
     state.set("getimg_generation", 1)
     [key] = folder.keys()
@@ -260,7 +260,7 @@ def test_what_is_no_json_is_an_error_that_names_the_object(folder):
         pass
 
 
-def test_a_missing_bucket_is_an_error_and_not_nothing(folder):
+def test_missing_bucket_raises_an_error_instead_of_reading_as_empty(folder):
     bucket = f"no-{uuid.uuid4()}"
     state = S3TaskState(StateFolder(bucket, "state"), "aws_default", folder.context())
     with pytest.raises(LedgerError) as error:
@@ -282,7 +282,7 @@ def test_a_missing_bucket_is_an_error_and_not_nothing(folder):
         ("s3://aws_state@My.Bucket_1/p", StateFolder("My.Bucket_1", "p", "aws_state")),
     ],
 )
-def test_a_folder_is_read(text, folder):
+def test_state_folder_is_parsed(text, folder):
     assert StateFolder.checked(text) == folder
 
 
@@ -299,7 +299,7 @@ def test_a_folder_is_read(text, folder):
         ("s3://[bucket/x", "got"),
     ],
 )
-def test_what_is_no_folder_is_refused(text, got):
+def test_invalid_state_folder_is_rejected_without_showing_secrets(text, got):
     with pytest.raises(
         ConnectionConfigError, match=f"state_folder must be s3://bucket/prefix.*{got}"
     ) as error:

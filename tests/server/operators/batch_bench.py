@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches in one process, with a real S3 server and the simulator."""
+"""Runs batches in one process, with a real S3 server and the simulator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows(count: int, **fields: Any) -> list[dict[str, Any]]:
 
 
 class Bench:
-    """Batches into one empty bucket."""
+    """Runs batches that save to one empty bucket."""
 
     def __init__(self, simulator: GetimgSimulator, seaweedfs: SeaweedFS, bucket: str, context: Any) -> None:
         self.simulator = simulator

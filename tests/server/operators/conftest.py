@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the operators share."""
+"""Fixtures that the operators' tests share."""
 
 from __future__ import annotations
 

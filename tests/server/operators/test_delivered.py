@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image that was paid for is owed until it has reached XCom: also after a Clear."""
+"""A paid image is owed until its response has reached XCom, even after a Clear."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLEARED = {"try_number": 5, "max_tries": 7}
 
 
 class PushError(Exception):
-    """As a database, a network or an XCom backend of one's own raises it."""
+    """An error as a database, a network or a custom XCom backend raises it."""
 
 
 def operator(**fields: Any) -> GenerateImageOperator:
@@ -35,7 +35,7 @@ def refuse(*_: Any, **__: Any) -> None:
 
 @pytest.fixture
 def run(getimg_default, context):
-    """Run a try, whose push to XCom may fail."""
+    """Return a function that runs a try, whose push to XCom may fail."""
 
     def run_try(try_number: int = 1, max_tries: int = 3, *, pushes: bool = True, **fields: Any) -> Any:
         made = context(try_number=try_number, max_tries=max_tries)
@@ -53,20 +53,20 @@ def posts(getimg_default):
 
 @pytest.fixture
 def undelivered(run, store) -> str:
-    """Let all tries fail to push what the first one paid for, and return its id."""
+    """Return the id of a paid response that no try could push to XCom."""
     for try_number in (1, 2, 3, 4):
         with pytest.raises(PushError):
             run(try_number, pushes=False)
     return store.get(KEY)["response"]["id"]
 
 
-def test_a_response_is_pushed_and_then_marked(run, context, store):
+def test_pushed_response_is_marked_as_delivered(run, context, store):
     response = run()
     assert context.xcoms["return_value"] == response
     assert store.get(KEY)["delivered"] is True
 
 
-def test_a_retry_after_a_push_that_failed_returns_the_response(run, posts, capsys):
+def test_retry_after_a_failed_push_returns_the_paid_response(run, posts, capsys):
     with pytest.raises(PushError):
         run(pushes=False)
     log = capsys.readouterr().out
@@ -76,7 +76,9 @@ def test_a_retry_after_a_push_that_failed_returns_the_response(run, posts, capsy
     assert posts() == 1
 
 
-def test_a_response_without_an_id_is_named_where_it_can_not_be_pushed(run, posts, getimg_default, capsys):
+def test_response_without_an_id_is_logged_and_not_paid_again_after_a_failed_push(
+    run, posts, getimg_default, capsys
+):
     body = {"data": [{"url": "https://a.test/x.png"}], "usage": {"total_cost": 0.04}}
     getimg_default.faults.add({"on": "image", "kind": "response", "body": json.dumps(body)})
     with pytest.raises(PushError):
@@ -86,17 +88,17 @@ def test_a_response_without_an_id_is_named_where_it_can_not_be_pushed(run, posts
     assert posts() == 1
 
 
-def test_a_clear_after_the_last_retry_returns_the_response(run, posts, undelivered):
+def test_clear_returns_an_undelivered_response_and_the_next_clear_generates_again(run, posts, undelivered):
     assert run(**CLEARED)["id"] == undelivered
-    # And so do the retries of that Clear.
+    # So do the retries after that Clear.
     assert run(6, 7)["id"] == undelivered
     assert posts() == 1
-    # Now it was delivered: the next Clear means another image.
+    # It is delivered now: the next Clear generates another image.
     assert run(9, 11)["id"] != undelivered
     assert posts() == 2
 
 
-def test_two_clears_without_a_push_pay_nothing(run, posts, undelivered):
+def test_consecutive_clears_with_failed_pushes_do_not_pay_again(run, posts, undelivered):
     for try_number, max_tries in ((5, 7), (9, 11)):
         with pytest.raises(PushError):
             run(try_number, max_tries, pushes=False)
@@ -104,13 +106,13 @@ def test_two_clears_without_a_push_pay_nothing(run, posts, undelivered):
     assert posts() == 1
 
 
-def test_a_clear_of_a_delivered_image_generates_another(run, posts):
+def test_clear_of_a_delivered_image_generates_another(run, posts):
     first = run()
     assert run(**CLEARED)["id"] != first["id"]
     assert posts() == 2
 
 
-def test_an_image_paid_after_a_clear_is_owed_as_well(run, posts, store):
+def test_undelivered_image_paid_after_a_clear_is_returned_by_the_next_clear(run, posts, store):
     run()
     with pytest.raises(PushError):
         run(**CLEARED, pushes=False)
@@ -119,19 +121,19 @@ def test_an_image_paid_after_a_clear_is_owed_as_well(run, posts, store):
     assert posts() == 2
 
 
-def test_a_task_that_pushes_nothing_delivers_by_ending(run, posts, context):
+def test_task_without_xcom_push_counts_as_delivered_when_it_succeeds(run, posts, context):
     run(do_xcom_push=False)
     assert context.xcoms == {}
     run(**CLEARED, do_xcom_push=False)
     assert posts() == 2
 
 
-def test_a_clear_with_another_request_generates_it(run, posts, undelivered):
+def test_clear_with_a_changed_request_generates_a_new_image(run, posts, undelivered):
     assert run(**CLEARED, prompt="A blue fox")["id"] != undelivered
     assert posts() == 2
 
 
-def test_a_mark_that_can_not_be_written_costs_nothing(run, posts, store, monkeypatch):
+def test_clear_pays_nothing_if_the_delivered_mark_could_not_be_written(run, posts, store, monkeypatch):
     write = store.set
 
     def refuse_the_mark(key: str, value: Any, **options: Any) -> None:
@@ -141,12 +143,12 @@ def test_a_mark_that_can_not_be_written_costs_nothing(run, posts, store, monkeyp
 
     monkeypatch.setattr(store, "set", refuse_the_mark)
     first = run()
-    # Not known to be delivered: returned once more rather than paid once more.
+    # Not known to be delivered: it is returned again instead of being paid for again.
     assert run(**CLEARED) == first
     assert posts() == 1
 
 
-class TestFilesPastTheirTime:
+class TestExpiredFiles:
     @pytest.fixture(autouse=True)
     def _past(self, undelivered, store):
         entry = store.get(KEY)
@@ -158,7 +160,7 @@ class TestFilesPastTheirTime:
         getimg_default.faults.add({"on": "download", "kind": "status", "status": 403})
 
     @pytest.mark.usefixtures("gone")
-    def test_are_an_error_of_a_retry_once_the_server_has_deleted_them(self, run, posts, undelivered):
+    def test_fail_a_retry_once_the_server_has_deleted_them(self, run, posts, undelivered):
         with pytest.raises(errors.PaidFilesGoneError) as error:
             run(4)
         assert (error.value.billed, error.value.cost) == ("yes", Decimal("0.04"))
@@ -166,27 +168,27 @@ class TestFilesPastTheirTime:
         assert posts() == 1
 
     @pytest.mark.usefixtures("gone")
-    def test_are_generated_again_after_a_clear(self, run, posts, undelivered, capsys):
+    def test_are_regenerated_after_a_clear_once_the_server_has_deleted_them(
+        self, run, posts, undelivered, capsys
+    ):
         assert run(**CLEARED)["id"] != undelivered
         assert "The task was cleared since: a new image is generated, and billed." in capsys.readouterr().out
         assert posts() == 2
 
     @pytest.mark.parametrize("later", [{"try_number": 4}, CLEARED], ids=["retry", "clear"])
-    def test_are_returned_where_the_server_has_them_still(self, run, posts, undelivered, later):
+    def test_are_returned_while_the_server_still_has_them(self, run, posts, undelivered, later):
         assert run(**later)["id"] == undelivered
         assert posts() == 1
 
     @pytest.mark.parametrize("later", [{"try_number": 4}, CLEARED], ids=["retry", "clear"])
-    def test_are_not_gone_where_the_server_can_not_be_asked(
-        self, run, posts, undelivered, getimg_default, later
-    ):
+    def test_are_returned_if_the_server_is_unavailable(self, run, posts, undelivered, getimg_default, later):
         getimg_default.faults.add({"on": "download", "kind": "status", "status": 503})
         assert run(**later)["id"] == undelivered
         assert posts() == 1
 
 
 @pytest.mark.parametrize("later", [{"try_number": 4}, CLEARED], ids=["retry", "clear"])
-def test_a_worker_s_clock_alone_does_not_decide_that_files_are_gone(run, posts, undelivered, later):
+def test_files_are_not_treated_as_deleted_because_of_the_worker_clock_alone(run, posts, undelivered, later):
     with time_machine.travel(timedelta(days=400), tick=True):
         assert run(**later)["id"] == undelivered
     assert posts() == 1

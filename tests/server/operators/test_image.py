@@ -32,7 +32,7 @@ def operator(**fields: Any) -> GenerateImageOperator:
     )
 
 
-def test_it_returns_the_response_as_plain_json(getimg_default, context):
+def test_response_is_returned_as_plain_json(getimg_default, context):
     response = operator(aspect_ratio="16:9", output_format="png").execute(context())
     assert response == json.loads(json.dumps(response))
     assert response["status"] == "completed"
@@ -41,7 +41,7 @@ def test_it_returns_the_response_as_plain_json(getimg_default, context):
     assert response["usage"]["total_cost"] == 0.04
 
 
-def test_what_was_requested_travels_with_the_response(getimg_default, context):
+def test_response_includes_the_request_without_reference_images(getimg_default, context):
     url = "https://a.test/x.png?sig=secret-of-the-reference"
     response = operator(images=[url], labels={"sku": "A-17", "size": Decimal(3)}).execute(context())
     assert response["request"] == {
@@ -51,13 +51,13 @@ def test_what_was_requested_travels_with_the_response(getimg_default, context):
     }
 
 
-def test_other_labels_are_no_other_request(getimg_default, context):
+def test_retry_with_changed_labels_returns_the_new_labels_and_does_not_pay_again(getimg_default, context):
     operator(labels={"sku": "A-17"}, do_xcom_push=False).execute(context())
     assert operator(labels={"sku": "B-02"}).execute(context(2))["request"]["labels"] == {"sku": "B-02"}
     assert len(getimg_default.ledger) == 1
 
 
-def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
+def test_cost_is_logged_without_the_signed_url(getimg_default, context, capsys):
     response = operator().execute(context())
     log = capsys.readouterr().out
     deleted = response["data"][0]["deletes_at"][:19]
@@ -122,7 +122,7 @@ def test_it_logs_the_cost_and_no_signature(getimg_default, context, capsys):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_bad_input_is_one_sentence_before_any_request(getimg_default, context, store, fields, sentence):
+def test_invalid_input_is_rejected_before_any_request(getimg_default, context, store, fields, sentence):
     with pytest.raises(errors.InvalidInputError) as error:
         operator(**fields).execute(context())
     assert str(error.value).startswith(sentence)
@@ -131,7 +131,7 @@ def test_bad_input_is_one_sentence_before_any_request(getimg_default, context, s
     assert store.values == {}
 
 
-def test_an_error_of_a_later_try_s_input_begins_with_what_an_earlier_one_paid_for(getimg_default, context):
+def test_input_error_in_a_retry_begins_with_the_unsaved_generation_already_billed(getimg_default, context):
     def undelivered(**_: Any) -> None:
         raise ConnectionError("the API server is away")
 
@@ -149,7 +149,9 @@ def test_an_error_of_a_later_try_s_input_begins_with_what_an_earlier_one_paid_fo
 
 
 @pytest.mark.parametrize("on_record", [True, False], ids=["sent", "unreadable"])
-def test_an_error_of_a_later_try_s_input_does_not_deny_a_bill(getimg_default, context, store, on_record):
+def test_input_error_in_a_retry_reports_that_the_earlier_request_may_have_been_billed(
+    getimg_default, context, store, on_record
+):
     getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
     with pytest.raises(errors.OutcomeUnknownError):
         operator().execute(context())
@@ -158,7 +160,7 @@ def test_an_error_of_a_later_try_s_input_does_not_deny_a_bill(getimg_default, co
         operator(max_cost="cheap").execute(context(try_number=2))
 
 
-def test_references_are_sent_with_a_role(getimg_default, context):
+def test_references_with_and_without_a_role_are_accepted(getimg_default, context):
     images = ["https://a.test/x.png", {"url": "https://a.test/y.png", "role": "reference_image"}]
     assert operator(images=images).execute(context())["status"] == "completed"
 
@@ -170,7 +172,7 @@ class TestReferencesInS3:
     def _aws(self, monkeypatch, seaweedfs):
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
 
-    def test_an_object_is_read_and_sent(self, getimg_default, context, seaweedfs, bucket):
+    def test_object_is_read_and_sent_as_a_data_url(self, getimg_default, context, seaweedfs, bucket):
         seaweedfs.client().put_object(Bucket=bucket, Key="p.png", Body=PNG)
         images = reference_images.as_written([f"s3://{bucket}/p.png"])
         [sent] = reference_images.resolve(images, seaweedfs.client)
@@ -179,7 +181,7 @@ class TestReferencesInS3:
         assert operator(images=[f"s3://{bucket}/p.png"]).execute(context())["status"] == "completed"
 
     @pytest.mark.parametrize("change", ["deleted", "replaced"])
-    def test_a_paid_response_is_returned_whatever_became_of_the_object(
+    def test_retry_returns_the_paid_response_if_the_object_was_deleted_or_replaced(
         self, getimg_default, context, seaweedfs, bucket, change
     ):
         seaweedfs.client().put_object(Bucket=bucket, Key="p.png", Body=PNG)
@@ -191,7 +193,7 @@ class TestReferencesInS3:
         assert operator(images=[f"s3://{bucket}/p.png"]).execute(context(try_number=2)) == first
         assert len(getimg_default.ledger) == 1
 
-    def test_a_store_that_is_away_is_worth_a_retry(self, getimg_default, context, monkeypatch):
+    def test_unreachable_store_raises_an_error_that_is_retried(self, getimg_default, context, monkeypatch):
         monkeypatch.setenv(
             "AIRFLOW_CONN_AWS_DEFAULT",
             '{"conn_type": "aws", "login": "x", "password": "x", "extra": {"endpoint_url": "http://127.0.0.1:1", '
@@ -220,7 +222,7 @@ class TestReferencesInS3:
         ],
         ids=["missing", "no image", "too large"],
     )
-    def test_an_object_that_can_t_be_sent_is_named(
+    def test_object_that_cannot_be_sent_is_named_in_the_error(
         self, getimg_default, context, seaweedfs, bucket, key, body, sentence
     ):
         if body is not None:
@@ -230,7 +232,9 @@ class TestReferencesInS3:
         assert str(error.value).startswith(f"images[0] (s3://{bucket}/{key}) {sentence}")
         assert not getimg_default.ledger
 
-    def test_objects_that_are_too_large_together_are_named(self, getimg_default, context, seaweedfs, bucket):
+    def test_objects_that_together_exceed_the_request_size_are_rejected(
+        self, getimg_default, context, seaweedfs, bucket
+    ):
         seaweedfs.client().put_object(Bucket=bucket, Key="9.png", Body=PNG + b"\0" * (9 * 1024 * 1024))
         with pytest.raises(
             errors.InvalidInputError, match=r"images\[2\] .* must leave the request within 26214400"
@@ -238,7 +242,7 @@ class TestReferencesInS3:
             operator(images=[f"s3://{bucket}/9.png"] * 3).execute(context())
         assert not getimg_default.ledger
 
-    def test_a_bucket_alone_names_no_object(self, getimg_default, context):
+    def test_s3_reference_without_a_key_is_rejected(self, getimg_default, context):
         with pytest.raises(
             errors.InvalidInputError,
             match=r"^images\[0\] must be the s3://bucket/key of an object, got 's3://bucket'\.",
@@ -246,7 +250,7 @@ class TestReferencesInS3:
             operator(images=["s3://bucket"]).execute(context())
 
 
-def test_a_second_try_of_a_completed_request_does_not_pay_again(getimg_default, context, capsys):
+def test_second_try_of_a_completed_request_does_not_pay_again(getimg_default, context, capsys):
     first = operator().execute(context(try_number=1))
     second = operator().execute(context(try_number=2))
     assert second == first
@@ -254,29 +258,29 @@ def test_a_second_try_of_a_completed_request_does_not_pay_again(getimg_default, 
     assert f"Reusing generation {first['id']} from try 1 (requested 0:00:0" in capsys.readouterr().out
 
 
-def test_a_cleared_task_pays_for_a_new_image(getimg_default, context):
+def test_cleared_task_pays_for_a_new_image(getimg_default, context):
     first = operator().execute(context(try_number=1, max_tries=3))
     second = operator().execute(context(try_number=2, max_tries=4))
     assert second["id"] != first["id"]
     assert len(getimg_default.ledger) == 2
 
 
-def test_a_clear_that_leaves_max_tries_as_it_was_pays_nothing_and_the_next_one_does(getimg_default, context):
-    # 3 retries, then 2 in the DAG, cleared after the first try: 1 + 2 is 3 again.
+def test_clear_that_does_not_change_max_tries_pays_nothing_and_the_next_clear_pays(getimg_default, context):
+    # The DAG had 3 retries, now has 2, and the task is cleared after its first try: 1 + 2 is 3 again.
     first = operator().execute(context(try_number=1, max_tries=3))
     assert operator(retries=2).execute(context(try_number=2, max_tries=3)) == first
-    # Cleared once more, after the second try.
+    # Cleared again, after the second try.
     assert operator(retries=2).execute(context(try_number=3, max_tries=4))["id"] != first["id"]
     assert len(getimg_default.ledger) == 2
 
 
-def test_a_changed_request_pays_for_a_new_image(getimg_default, context):
+def test_changed_request_pays_for_a_new_image(getimg_default, context):
     first = operator().execute(context())
     second = operator(prompt="A blue fox").execute(context(try_number=2))
     assert second["id"] != first["id"]
 
 
-def test_a_lost_response_stops_the_next_try_without_a_request(getimg_default, context):
+def test_retry_after_a_lost_response_fails_without_sending_a_request(getimg_default, context):
     getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
     with pytest.raises(errors.OutcomeUnknownError, match="broke after the generation was sent"):
         operator().execute(context())
@@ -292,7 +296,7 @@ def test_a_lost_response_stops_the_next_try_without_a_request(getimg_default, co
 
 
 @pytest.mark.parametrize("status", [400, 402, 429])
-def test_a_request_that_was_not_billed_is_forgotten(getimg_default, context, store, status):
+def test_request_that_was_not_billed_is_sent_again_by_a_retry(getimg_default, context, store, status):
     getimg_default.faults.add({"on": "image", "kind": "status", "status": status})
     with pytest.raises(errors.GetimgError):
         operator().execute(context())
@@ -305,7 +309,7 @@ def test_a_request_that_was_not_billed_is_forgotten(getimg_default, context, sto
     [(1, "Nothing was billed"), (2, "It may have been billed")],
     ids=["first", "later"],
 )
-def test_nothing_is_sent_where_the_ledger_can_t_be_read(getimg_default, context, store, try_number, bill):
+def test_nothing_is_sent_if_the_ledger_cannot_be_read(getimg_default, context, store, try_number, bill):
     store.broken = True
     with pytest.raises(errors.GetimgError, match=rf"could not be read: the API server is away\. {bill}"):
         operator().execute(context(try_number))
@@ -322,8 +326,8 @@ def test_nothing_is_sent_where_the_ledger_can_t_be_read(getimg_default, context,
     [str, lambda url: [url], lambda url: [{"url": url, "role": "first_frame"}]],
     ids=["text", "list", "roles"],
 )
-def test_references_are_shown_without_their_signatures(url, kind):
-    # Airflow 3.1.2 applies no masks to rendered fields.
+def test_signatures_of_reference_urls_are_removed_from_rendered_fields(url, kind):
+    # Airflow 3.1.2 does not mask rendered fields.
     task = operator(images=kind(url))
     task.render_template_fields({})
     shown = serialize_template_field(task.images, "images")
@@ -331,20 +335,20 @@ def test_references_are_shown_without_their_signatures(url, kind):
     assert "of-the-reference" not in json.dumps(shown)
 
 
-def test_rendered_references_are_sent(getimg_default, context):
+def test_request_with_rendered_references_completes(getimg_default, context):
     task = operator(images=["https://a.test/x.png?X-Amz-Signature=rendered-and-sent"])
     task.render_template_fields({})
     assert task.execute(context())["status"] == "completed"
 
 
-def test_a_recorded_response_needs_no_connection(getimg_default, context, monkeypatch):
+def test_retry_returns_the_recorded_response_without_a_connection(getimg_default, context, monkeypatch):
     paid = operator(do_xcom_push=False).execute(context())
     monkeypatch.delenv("AIRFLOW_CONN_GETIMG_DEFAULT")
     assert operator().execute(context(2))["id"] == paid["id"]
     assert len(getimg_default.ledger) == 1
 
 
-def test_nothing_is_sent_where_the_ledger_can_t_be_written(getimg_default, context, store, monkeypatch):
+def test_nothing_is_sent_if_the_ledger_cannot_be_written(getimg_default, context, store, monkeypatch):
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise ConnectionError("the API server is away")
 
@@ -354,7 +358,7 @@ def test_nothing_is_sent_where_the_ledger_can_t_be_written(getimg_default, conte
     assert not getimg_default.ledger
 
 
-def test_an_intent_that_was_written_and_reported_as_failed_is_taken_back(
+def test_intent_that_was_written_but_reported_as_failed_is_rolled_back(
     getimg_default, context, store, monkeypatch
 ):
     write, failures = store.set, iter([True])
@@ -371,13 +375,13 @@ def test_an_intent_that_was_written_and_reported_as_failed_is_taken_back(
     assert len(getimg_default.ledger) == 1
 
 
-def test_an_intent_that_could_not_be_written_leaves_the_entry_of_a_try_that_lives_on(
+def test_failed_intent_write_keeps_the_entry_of_an_earlier_try_that_is_still_running(
     getimg_default, context, store, monkeypatch
 ):
     write = store.set
 
     def fail(key: str, value: Any, **kwargs: Any) -> None:
-        # Meanwhile the first try, which was given up for dead, has got its response.
+        # Meanwhile the first try, which was presumed dead, has received its response.
         store.values[key] = json.dumps(paid)
         monkeypatch.setattr(store, "set", write)
         raise ConnectionError("503")
@@ -392,7 +396,7 @@ def test_an_intent_that_could_not_be_written_leaves_the_entry_of_a_try_that_live
     assert len(getimg_default.ledger) == 1
 
 
-def test_a_paid_response_goes_on_to_the_user_though_it_can_t_be_recorded(
+def test_paid_response_is_returned_even_if_it_cannot_be_recorded(
     getimg_default, context, store, monkeypatch, capsys
 ):
     write = store.set
@@ -410,7 +414,7 @@ def test_a_paid_response_goes_on_to_the_user_though_it_can_t_be_recorded(
     assert "sig=" not in log
 
 
-def test_the_response_is_recorded_at_the_second_attempt(getimg_default, context, store, monkeypatch):
+def test_recording_a_paid_response_is_retried_after_a_failure(getimg_default, context, store, monkeypatch):
     write, failures = store.set, iter([True])
 
     def refuse_once(key: str, value: Any, **kwargs: Any) -> None:
@@ -426,7 +430,7 @@ def test_the_response_is_recorded_at_the_second_attempt(getimg_default, context,
 @pytest.mark.parametrize(
     ("on_unknown_outcome", "paid"), [("fail", 1), ("resubmit", 2)], ids=["fail", "resubmit"]
 )
-def test_recorded_files_that_are_deleted_are_not_returned(
+def test_recorded_response_is_not_returned_once_its_files_are_deleted(
     getimg_default, context, on_unknown_outcome, paid, capsys
 ):
     first = operator().execute(context())
@@ -447,14 +451,14 @@ def test_recorded_files_that_are_deleted_are_not_returned(
     assert len(getimg_default.ledger) == paid
 
 
-def test_files_that_are_still_served_are_returned_whatever_the_worker_s_clock_says(getimg_default, context):
+def test_response_with_files_still_served_is_returned_despite_a_fast_worker_clock(getimg_default, context):
     first = operator().execute(context())
     with time_machine.travel(timedelta(days=400), tick=True):
         assert operator().execute(context(try_number=2)) == first
     assert len(getimg_default.ledger) == 1
 
 
-def test_an_entry_of_a_later_version_is_respected(getimg_default, context, store):
+def test_ledger_entry_with_a_field_of_a_later_version_is_still_used(getimg_default, context, store):
     first = operator().execute(context())
     store.set(KEY, {**store.get(KEY), "a_field_of_a_later_version": 1})
     assert operator().execute(context(try_number=2)) == first
@@ -473,7 +477,7 @@ def test_an_entry_of_a_later_version_is_respected(getimg_default, context, store
     ],
     ids=str,
 )
-def test_an_entry_that_can_t_be_read_is_not_taken_for_none(getimg_default, context, store, entry):
+def test_unreadable_ledger_entry_is_an_error_and_nothing_is_sent(getimg_default, context, store, entry):
     store.set(KEY, entry)
     with pytest.raises(
         errors.LedgerError, match=r"What an earlier try did is unknown.*It may have been billed"
@@ -482,7 +486,7 @@ def test_an_entry_that_can_t_be_read_is_not_taken_for_none(getimg_default, conte
     assert not getimg_default.ledger
 
 
-def test_a_reference_with_a_new_signature_is_the_same_request(getimg_default, context):
+def test_reference_with_a_new_signature_is_the_same_request(getimg_default, context):
     getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
     with pytest.raises(errors.OutcomeUnknownError):
         operator(images=["https://a.test/x.png?X-Amz-Signature=one"]).execute(context())
@@ -491,7 +495,7 @@ def test_a_reference_with_a_new_signature_is_the_same_request(getimg_default, co
     assert len(getimg_default.ledger) == 1
 
 
-def test_a_rate_limit_does_not_wash_an_unknown_outcome_away(getimg_default, context):
+def test_rate_limited_resubmission_does_not_clear_an_unknown_outcome(getimg_default, context):
     getimg_default.faults.add(
         {"on": "image", "kind": "status", "status": 500}, {"on": "image", "kind": "status", "status": 429}
     )
@@ -514,7 +518,7 @@ def test_a_rate_limit_does_not_wash_an_unknown_outcome_away(getimg_default, cont
     ids=["402", "429", "max_cost"],
 )
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "unknown"])
-def test_an_error_of_a_request_that_replaces_another_does_not_deny_a_bill(
+def test_failed_resubmission_reports_the_bill_of_the_request_it_replaces(
     getimg_default, context, store, fault, fields, error, gone
 ):
     if gone:
@@ -534,11 +538,11 @@ def test_an_error_of_a_request_that_replaces_another_does_not_deny_a_bill(
     with pytest.raises(error, match=bill) as caught:
         operator(on_unknown_outcome="resubmit", **fields).execute(context(try_number=2))
     if fault == {"status": 429}:
-        # What the retry policy goes by.
+        # The retry policy decides by the status.
         assert caught.value.status == 429
 
 
-def test_resubmit_names_the_ways_on_once_no_retry_is_left(getimg_default, context):
+def test_resubmit_error_suggests_clearing_the_task_once_no_retry_is_left(getimg_default, context):
     getimg_default.faults.add({"on": "image", "kind": "status", "status": 500, "times": 2})
     with pytest.raises(errors.OutcomeUnknownError, match=r"A retry sends it again\."):
         operator(on_unknown_outcome="resubmit").execute(context(try_number=1, max_tries=1))
@@ -546,7 +550,7 @@ def test_resubmit_names_the_ways_on_once_no_retry_is_left(getimg_default, contex
         operator(on_unknown_outcome="resubmit").execute(context(try_number=2, max_tries=1))
 
 
-def test_a_response_that_can_t_be_read_is_kept_where_it_can_be_found(getimg_default, context, store):
+def test_unreadable_response_body_is_recorded_in_the_task_state(getimg_default, context, store):
     body = '{"id": "req-1", "status": "completed", "files": [{"url": "https://a.test/f?sig=abc"}]}'
     getimg_default.faults.add({"on": "image", "kind": "status", "status": 200, "body": body})
     with pytest.raises(errors.OutcomeUnknownError) as error:
@@ -556,7 +560,7 @@ def test_a_response_that_can_t_be_read_is_kept_where_it_can_be_found(getimg_defa
 
 
 class TestExecutionTimeout:
-    """Airflow raises it from SIGALRM, wherever the task is: here as it does, with a timer and an exception."""
+    """Airflow raises the timeout in a SIGALRM handler, at any point of the task; these tests do the same with a timer."""
 
     @pytest.fixture(autouse=True)
     def _alarm(self):
@@ -568,7 +572,7 @@ class TestExecutionTimeout:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-    def test_in_the_middle_of_a_request_the_log_says_what_it_may_have_cost(
+    def test_timeout_during_a_request_is_recorded_and_logged_as_possibly_billed(
         self, getimg_default, context, store, capsys
     ):
         getimg_default.faults.add({"on": "image", "kind": "hang", "seconds": 60})
@@ -580,7 +584,9 @@ class TestExecutionTimeout:
         assert "It may have been billed." in log
         assert store.get(KEY)["failure"] == "It ended with AirflowTaskTimeout before a response came."
 
-    def test_a_paid_response_is_recorded_first(self, getimg_default, context, store, monkeypatch):
+    def test_paid_response_is_recorded_before_the_timeout_is_raised(
+        self, getimg_default, context, store, monkeypatch
+    ):
         write = store.set
 
         def slow(key: str, value: Any, **kwargs: Any) -> None:
@@ -596,11 +602,11 @@ class TestExecutionTimeout:
 
 
 @pytest.mark.parametrize("max_cost", ["0.04", 0.04, Decimal("0.04"), "1", None])
-def test_a_price_within_max_cost_is_paid(getimg_default, context, max_cost):
+def test_price_within_max_cost_is_paid(getimg_default, context, max_cost):
     assert operator(max_cost=max_cost).execute(context())["usage"]["total_cost"] == 0.04
 
 
-def test_a_price_over_max_cost_is_a_spending_decision(getimg_default, context, store):
+def test_price_over_max_cost_is_rejected_before_any_request(getimg_default, context, store):
     with pytest.raises(errors.CostLimitError) as error:
         operator(max_cost="0.0399").execute(context())
     assert str(error.value) == (
@@ -611,7 +617,7 @@ def test_a_price_over_max_cost_is_a_spending_decision(getimg_default, context, s
     assert store.values == {}
 
 
-def test_a_price_that_is_not_known_is_not_zero(getimg_default, context):
+def test_unknown_price_is_rejected_if_max_cost_is_set(getimg_default, context):
     with operator().hook as hook:
         [unpriced] = [model for model in hook.client.list_models("image") if not model.pricing.rates]
     with pytest.raises(errors.CostLimitError, match="has no known price"):
@@ -619,13 +625,13 @@ def test_a_price_that_is_not_known_is_not_zero(getimg_default, context):
     assert not getimg_default.ledger
 
 
-def test_a_recorded_response_needs_no_price(getimg_default, context):
+def test_retry_returns_the_recorded_response_while_prices_are_unavailable(getimg_default, context):
     operator().execute(context())
     getimg_default.faults.add({"on": "models", "kind": "status", "status": 500, "times": 9})
     assert operator(max_cost="0.04").execute(context(try_number=2))["status"] == "completed"
 
 
-def test_a_short_rate_limit_is_waited_out(getimg_default, context, capsys):
+def test_short_rate_limit_is_waited_out(getimg_default, context, capsys):
     getimg_default.faults.add(
         {"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "0"}, "times": 2}
     )
@@ -634,7 +640,7 @@ def test_a_short_rate_limit_is_waited_out(getimg_default, context, capsys):
     assert capsys.readouterr().out.count("Rate limited, nothing was billed") == 2
 
 
-def test_a_long_rate_limit_raises_for_the_retry_policy(getimg_default, context):
+def test_rate_limit_longer_than_rate_limit_wait_is_raised_with_its_retry_after(getimg_default, context):
     getimg_default.faults.add(
         {"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "600"}, "times": 9}
     )
@@ -653,7 +659,7 @@ def test_nothing_is_sent_after_a_kill(getimg_default, context, store):
     assert store.values == {}
 
 
-def test_an_operator_can_be_copied_and_its_defaults_are_the_user_s_to_change():
+def test_operator_can_be_copied_and_its_defaults_overridden():
     with DAG("d", schedule=None, default_args={"retries": 7, "on_unknown_outcome": "resubmit"}):
         task = copy.deepcopy(operator())
         mapped = GenerateImageOperator.partial(task_id="mapped", model="m").expand(prompt=["a", "b"])
@@ -665,7 +671,7 @@ def test_an_operator_can_be_copied_and_its_defaults_are_the_user_s_to_change():
     assert operator().retries == 3
 
 
-def test_all_that_is_sent_is_templated():
+def test_request_fields_and_connection_ids_are_templated():
     fields = {
         "model",
         "prompt",

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process, a real S3 server and the simulator; ``tests/integration`` runs batches in Airflow's own processes."""
+"""
+Batches in one process, with a real S3 server and the simulator.
+
+``tests/integration`` runs them in Airflow's own processes.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,8 @@ from tests.support.s3_faults import S3FaultProxy
 REPORT = "airflow_provider_getimg.batch.progress.Progress.report"
 
 
-class TestEveryRow:
-    def test_is_generated_once_and_stored_in_s3(self, bench):
+class TestRows:
+    def test_every_row_is_generated_once_and_saved_to_s3(self, bench):
         summary = bench.run(rows(10))
         assert summary == {
             "requested": 10,
@@ -41,7 +45,7 @@ class TestEveryRow:
         assert sorted(bench.files()) == [f"night/{number:03}.jpg" for number in range(10)]
 
     @pytest.mark.parametrize("if_exists", ["skip", "replace"])
-    def test_is_saved_or_fails_where_the_api_repeats_an_id(self, bench, if_exists):
+    def test_row_fails_if_the_api_repeats_an_id_and_another_row_has_its_key(self, bench, if_exists):
         bench.simulator.faults.add({"on": "image", "kind": "response", "merge": {"id": "same"}, "times": 2})
         error = bench.failure(
             rows(2),
@@ -54,7 +58,7 @@ class TestEveryRow:
         assert list(bench.files()) == ["night/same.jpg"]
         assert sorted(line["outcome"] for line in bench.manifest()) == ["failed", "saved"]
 
-    def test_is_a_line_of_the_manifest(self, bench):
+    def test_every_row_is_described_by_a_manifest_line(self, bench):
         bench.run(rows(3, labels={"sku": "A-1"}))
         manifest = bench.manifest()
         files = bench.files()
@@ -72,7 +76,7 @@ class TestEveryRow:
             assert (line["cost"], line["error"]) == (PRICE, None)
             assert line["generation_id"] in {post["id"] for post in bench.simulator.ledger.raw()["posts"]}
 
-    def test_may_name_its_key_by_its_fields(self, bench):
+    def test_key_may_contain_the_fields_and_labels_of_its_row(self, bench):
         requests = [
             {"prompt": "A fox", "aspect_ratio": "1:1", "labels": {"sku": "A-1", "size": 7}},
             {"prompt": "A fox", "output_format": "png", "labels": {"sku": "B-2", "size": 12}},
@@ -82,25 +86,25 @@ class TestEveryRow:
         )
         assert sorted(bench.files()) == [f"A-1/007-1:1-{MODEL}.jpg", f"B-2/012-default-{MODEL}.png"]
 
-    def test_is_its_own_even_where_requests_are_alike(self, bench):
+    def test_identical_rows_are_each_generated_and_each_reused_by_a_retry(self, bench):
         assert bench.run([{"prompt": "A fox"}] * 3)["saved"] == 3
         assert bench.billed() == ["A fox"] * 3
         assert bench.run([{"prompt": "A fox"}] * 3, try_number=2)["reused"] == 3
         assert bench.posts() == 3
 
-    def test_in_a_file_that_is_gone_later_denies_no_bill(self, bench):
+    def test_missing_requests_file_in_a_retry_reports_what_earlier_tries_were_billed(self, bench):
         refused = {"prompt": "A wolf", "model": "there-is-none"}
         bench.failure([*rows(2), refused])
         with pytest.raises(errors.InvalidInputError) as error:
             bench.run(f"s3://{bench.bucket}/gone.jsonl", try_number=2)
         assert str(error.value).startswith("2 generations were billed (0.0050 USD together) and are saved. ")
 
-    def test_may_come_from_a_file_in_s3(self, bench):
+    def test_rows_may_come_from_a_file_in_s3(self, bench):
         lines = "\n".join(json.dumps(row) for row in rows(3)) + "\n\n"
         bench.client.put_object(Bucket=bench.bucket, Key="in.jsonl", Body=lines.encode())
         assert bench.run(f"s3://{bench.bucket}/in.jsonl")["saved"] == 3
 
-    def test_in_a_file_that_a_role_may_not_read_is_one_sentence(self, bench, monkeypatch):
+    def test_role_denied_by_sts_is_reported_as_a_connection_error(self, bench, monkeypatch):
         refusal = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>not you</Message></Error></ErrorResponse>"
         connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
         with RawServer(response(refusal, status="403 Forbidden")) as sts:
@@ -115,15 +119,15 @@ class TestEveryRow:
             ):
                 bench.run(f"s3://{bench.bucket}/in.jsonl")
 
-    def test_none_at_all_is_no_failure(self, bench):
+    def test_empty_list_succeeds_with_an_empty_manifest(self, bench):
         summary = bench.run([])
         assert (summary["requested"], summary["saved"], summary["uris"]) == (0, 0, [])
-        # What reads it downstream finds an empty one.
+        # A downstream task that reads the manifest finds an empty one.
         assert list(bench.objects().values()) == [b""]
         assert summary["manifest"] == f"s3://{bench.bucket}/{next(iter(bench.objects()))}"
 
 
-class TestBadInput:
+class TestInvalidInput:
     @pytest.mark.parametrize(
         "fields", [{"concurrency": "x"}, {"requests": [{}]}, {"s3_key": "s3://b/{x}"}], ids=str
     )
@@ -138,7 +142,7 @@ class TestBadInput:
         ],
         ids=["owed", "unknown"],
     )
-    def test_of_a_later_try_does_not_hide_what_an_earlier_one_was_billed(self, bench, fault, bill, fields):
+    def test_input_error_in_a_retry_reports_what_the_earlier_try_was_billed(self, bench, fault, bill, fields):
         bench.simulator.faults.add({**fault, "times": 99})
         bench.failure(rows(1))
         with pytest.raises(errors.InvalidInputError, match=bill):
@@ -241,7 +245,9 @@ class TestBadInput:
         ],
         ids=lambda value: str(value)[:40],
     )
-    def test_is_one_sentence_before_anything_is_asked_or_written(self, bench, store, fields, sentence):
+    def test_invalid_input_is_rejected_before_anything_is_sent_or_written(
+        self, bench, store, fields, sentence
+    ):
         with pytest.raises(errors.InvalidInputError) as error:
             bench.run(**({"requests": rows(2)} | fields))
         assert sentence in str(error.value).replace(f"s3://{bench.bucket}", "s3://b")
@@ -250,16 +256,16 @@ class TestBadInput:
         assert bench.objects() == {}
         assert store.values == {}
 
-    def test_of_many_rows_names_the_first_and_counts_the_rest(self, bench):
+    def test_error_names_the_first_three_invalid_rows_and_counts_the_rest(self, bench):
         with pytest.raises(errors.InvalidInputError, match=r"requests\[0\].*requests\[2\]: .* And 2 more\. "):
             bench.run([{"prompt": ""}] * 5)
 
-    def test_in_a_file_is_named_by_its_line(self, bench):
+    def test_error_names_the_invalid_line_of_a_requests_file(self, bench):
         bench.client.put_object(Bucket=bench.bucket, Key="in.jsonl", Body=b'{"prompt": "x"}\n\nnot json\n')
         with pytest.raises(errors.InvalidInputError, match=r"in\.jsonl line 3 must be a JSON object with"):
             bench.run(f"s3://{bench.bucket}/in.jsonl")
 
-    def test_a_missing_file_or_bucket(self, bench):
+    def test_missing_requests_file_or_bucket_fails_before_any_request(self, bench):
         with pytest.raises(errors.InvalidInputError, match=r"there-is-none\.jsonl\) can't be read from S3"):
             bench.run(f"s3://{bench.bucket}/there-is-none.jsonl")
         error = bench.failure(rows(1), s3_key="s3://there-is-none/{row}")
@@ -273,7 +279,7 @@ class TestBadInput:
 
 
 class TestFailures:
-    def test_of_one_row_stop_no_other_and_are_collected(self, bench):
+    def test_failed_rows_do_not_stop_the_others_and_are_all_reported(self, bench):
         requests = rows(6)
         requests[2]["prompt"] = "gore"
         requests[4]["model"] = "there-is-none"
@@ -296,7 +302,7 @@ class TestFailures:
         ]
         assert "422" in bench.manifest()[2]["error"]
 
-    def test_of_one_file_do_not_lose_the_others_of_its_response(self, bench):
+    def test_failed_file_does_not_prevent_saving_the_others_of_its_response(self, bench):
         play(
             bench.simulator,
             {"on": "image", "kind": "response", "data": [{"$file": 0}, {"$file": 1}]},
@@ -307,7 +313,7 @@ class TestFailures:
         assert list(bench.files()) == ["night/000-1.jpg"]
 
     @pytest.mark.parametrize("max_failures", [2, "2", 0.34, "34%"])
-    def test_are_let_pass_up_to_max_failures(self, bench, max_failures):
+    def test_batch_fails_only_with_more_than_max_failures_failed_rows(self, bench, max_failures):
         requests = rows(6)
         requests[2]["prompt"] = requests[4]["prompt"] = "gore"
         summary = bench.run(requests, max_failures=max_failures)
@@ -317,7 +323,7 @@ class TestFailures:
             bench.failure(requests, max_failures=max_failures, try_number=2)
         )
 
-    def test_of_an_empty_account_stop_the_batch_with_what_is_done_saved(self, bench):
+    def test_batch_stops_when_the_balance_runs_out_and_saves_every_billed_image(self, bench):
         bench.simulator.settings(latency=0.05)
         bench.simulator.balance = str(4 * PRICE)
         error = bench.failure(rows(20), concurrency=2)
@@ -330,7 +336,7 @@ class TestFailures:
         assert outcomes.count("saved") == 4
         assert outcomes.count("not_sent") >= 14
 
-    def test_of_the_key_stop_the_batch(self, bench, monkeypatch):
+    def test_rejected_api_key_stops_the_batch(self, bench, monkeypatch):
         wrong = json.dumps({"conn_type": "getimg", "host": bench.simulator.url, "password": "sk_wrong"})
         monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", wrong)
         error = bench.failure(rows(20), concurrency=2)
@@ -338,20 +344,20 @@ class TestFailures:
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
         assert bench.files() == {}
         assert "sk_wrong" not in str(error)
-        # Both requests in flight fail alike: the message says it once.
+        # Both requests in flight fail with the same error, which the message reports once.
         assert str(error).count(error.failures[0].message) == 1
         assert str(error).endswith(" Nothing was billed.")
 
-    def test_of_unknown_outcome_stop_the_batch_after_five_consecutive_ones(self, bench):
+    def test_five_consecutive_unknown_outcomes_stop_the_batch(self, bench):
         play(bench.simulator, {"on": "image", "kind": "status", "status": 503, "times": 99})
         error = bench.failure(rows(20), concurrency=1)
         assert bench.posts() == 5
         assert "5 consecutive requests ended without a response, and each may have been billed." in str(error)
         assert ", 5 more requests may have been billed, 5 failed, 15 were not sent." in str(error)
-        # The rows that were not sent are worth another try; the five are not.
+        # The rows that were not sent are worth a retry; the five are not.
         assert RETRY_POLICY.evaluate(error, 1, 3).action is not RetryAction.FAIL
 
-    def test_of_s3_are_found_before_the_first_request(self, bench, monkeypatch, seaweedfs):
+    def test_denied_s3_write_is_detected_before_the_first_request(self, bench, monkeypatch, seaweedfs):
         with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
             monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
             proxy.set_faults(
@@ -361,17 +367,17 @@ class TestFailures:
         assert bench.posts() == 0
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
 
-    def test_of_the_network_stop_the_paying_at_the_first(self, bench):
+    def test_first_image_url_outside_the_allowed_networks_stops_the_batch(self, bench):
         inside = [{"$file": 0, "url": "https://10.1.2.3/x?sig=signature"}]
         play(bench.simulator, {"on": "image", "kind": "response", "data": inside, "times": 99})
         error = bench.failure(rows(60), concurrency=2)
         assert "which is neither the connection's base URL nor in its allowed_networks" in str(error)
         assert "sig=" not in str(error)
-        # What was on its way with it.
+        # Includes the requests in flight at that time.
         assert 1 <= bench.posts() <= 4
         assert RETRY_POLICY.evaluate(error, 1, 3).action is RetryAction.FAIL
 
-    def test_of_ours_are_raised_after_what_runs_has_ended(self, bench, monkeypatch):
+    def test_internal_error_is_raised_once_the_images_already_requested_are_saved(self, bench, monkeypatch):
         def broken(*_: Any) -> None:
             raise ZeroDivisionError("a fault of ours")
 
@@ -381,8 +387,8 @@ class TestFailures:
         assert len(bench.files()) == bench.posts() < 20
 
 
-class TestBudget:
-    def test_that_does_not_suffice_fails_before_the_first_request(self, bench):
+class TestMaxCost:
+    def test_batch_over_max_cost_fails_before_the_first_request(self, bench):
         with pytest.raises(errors.CostLimitError) as error:
             bench.run(rows(5), max_cost="0.0124")
         assert str(error.value) == (
@@ -391,10 +397,10 @@ class TestBudget:
         assert bench.posts() == 0
         assert bench.objects() == {}
 
-    def test_that_suffices_is_enough(self, bench):
+    def test_batch_that_costs_exactly_max_cost_is_generated(self, bench):
         assert bench.run(rows(5), max_cost="0.0125")["saved"] == 5
 
-    def test_counts_what_earlier_tries_spent(self, bench):
+    def test_max_cost_includes_what_earlier_tries_spent(self, bench):
         play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
         bench.failure(rows(4), max_cost=4 * PRICE)
         error = bench.failure(rows(4), try_number=2, max_cost=4 * PRICE, on_unknown_outcome="resubmit")
@@ -402,7 +408,7 @@ class TestBudget:
         assert RETRY_POLICY.evaluate(error, 2, 3).action is RetryAction.FAIL
         assert bench.posts() == 4
 
-    def test_counts_what_earlier_tries_spent_on_rows_that_have_changed(self, bench):
+    def test_max_cost_includes_what_earlier_tries_spent_on_rows_that_have_changed(self, bench):
         play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
         bench.failure(rows(2, labels={}), max_cost=3 * PRICE)
         others = [{"prompt": f"{row['prompt']} at night"} for row in rows(2)]
@@ -410,14 +416,14 @@ class TestBudget:
         assert "2 images cost 0.0050 USD on top of 0.0050 USD that were, or may" in str(error)
         assert bench.posts() == 2
 
-    def test_of_unknown_price_is_an_error(self, bench):
+    def test_unknown_model_with_max_cost_is_rejected_before_the_first_request(self, bench):
         with pytest.raises(errors.GetimgError):
             bench.run([{"prompt": "x", "model": "there-is-none"}], max_cost=1)
         assert bench.posts() == 0
 
 
 class TestBalance:
-    def test_that_does_not_cover_the_batch_is_reported_before_the_first_request(self, bench):
+    def test_insufficient_balance_fails_the_batch_before_the_first_request(self, bench):
         bench.simulator.balance = "0.0124"
         with pytest.raises(errors.InsufficientBalanceError) as error:
             bench.run(rows(5), check_balance=True)
@@ -428,30 +434,30 @@ class TestBalance:
         assert RETRY_POLICY.evaluate(error.value, 1, 3).action is RetryAction.FAIL
         assert bench.posts() == 0
 
-    def test_that_covers_the_remaining_rows_is_enough(self, bench):
+    def test_balance_that_covers_the_remaining_rows_is_enough(self, bench):
         bench.run(rows(3))
         bench.simulator.balance = "0.0050"
         assert bench.run(rows(5), try_number=2, check_balance="true")["saved"] == 5
 
-    def test_is_not_looked_at_unless_that_is_wanted(self, bench):
+    def test_balance_is_not_checked_by_default(self, bench):
         bench.simulator.balance = "0.0050"
         error = bench.failure(rows(5), concurrency=1)
-        # Which two of the rows is not promised.
+        # Which two rows are billed is not guaranteed.
         assert len(bench.billed()) == 2
         assert "API credits are prepaid" in str(error)
 
 
-class TestPace:
-    def test_no_row_fails_for_a_rate_limit(self, bench):
+class TestRateLimits:
+    def test_no_row_fails_because_of_a_rate_limit(self, bench):
         bench.simulator.settings(concurrency=3, latency=0.05)
         assert bench.run(rows(30), concurrency=16)["saved"] == 30
         refused = [post for post in bench.simulator.ledger.raw()["posts"] if post["status"] == 429]
-        # The opening of slots finds the limit; after it there are but a few probes.
+        # Opening slots finds the limit; after that, only a few probes exceed it.
         assert 1 <= len(refused) <= 6
 
     @pytest.mark.parametrize("concurrency", [5, 64])
-    def test_a_real_account_is_used_fully_and_refuses_little(self, bench, concurrency):
-        # Faster, a busy machine's own delays would count as seconds, and refusals come of them.
+    def test_limits_of_a_real_account_are_used_fully_with_few_rejected_requests(self, bench, concurrency):
+        # At a larger time scale, the delays of a busy machine would count as seconds and cause rejections.
         bench.simulator.settings(preset="account", time_scale=25)
         assert bench.run(rows(100), concurrency=concurrency)["saved"] == 100
         posts = bench.simulator.ledger.raw()["posts"]
@@ -461,10 +467,10 @@ class TestPace:
             [datetime.fromisoformat(post[name]) for post in answered] for name in ("received_at", "ended_at")
         )
         busy = sum((end - begin for begin, end in zip(began, ended, strict=True)), timedelta(0))
-        # Five at a time, until the last was sent; less on a busy machine.
+        # Five at a time until the last request was sent; fewer on a busy machine.
         assert busy / (max(began) - min(began)) > 0.8 * 5
 
-    def test_a_wait_that_is_too_long_ends_the_try(self, bench):
+    def test_rate_limit_longer_than_rate_limit_wait_ends_the_try(self, bench):
         play(
             bench.simulator,
             {"on": "image", "kind": "status", "status": 429, "headers": {"Retry-After": "120"}, "times": 99},
@@ -472,12 +478,12 @@ class TestPace:
         error = bench.failure(rows(6), rate_limit_wait=60)
         decision = RETRY_POLICY.evaluate(error, 1, 3)
         assert decision.action is RetryAction.RETRY
-        # A request that was waiting for its turn reports the remaining wait.
+        # A request that was waiting to be sent reports the remaining wait.
         assert 100 <= decision.retry_delay.total_seconds() <= 120
 
 
-class TestTheEnd:
-    def test_on_kill_stops_asking_and_saves_what_has_arrived(self, bench, monkeypatch):
+class TestTermination:
+    def test_on_kill_stops_sending_and_saves_every_image_already_requested(self, bench, monkeypatch):
         bench.simulator.settings(latency=0.5)
         operator = bench.operator(rows(30), concurrency=2)
         monkeypatch.setattr(REPORT, lambda *_, **__: bench.posts() >= 2 and operator.on_kill())
@@ -490,12 +496,14 @@ class TestTheEnd:
         summary = bench.run(rows(30), try_number=2, concurrency=30)
         assert (summary["saved"], bench.posts()) == (30, 30)
 
-    def test_a_time_out_stops_asking_and_saves_what_has_arrived(self, bench, monkeypatch):
+    def test_execution_timeout_stops_sending_and_saves_every_image_already_requested(
+        self, bench, monkeypatch
+    ):
         bench.simulator.settings(latency=0.5)
         operator = bench.operator(rows(30), concurrency=2)
 
         def time_out(*_: Any, **__: Any) -> None:
-            # Once, and where Airflow's alarm meets the main thread as well.
+            # Once, and in the main thread, as Airflow's alarm does.
             if bench.posts() >= 2 and not operator._stop.event.is_set():
                 raise AirflowTaskTimeout("time is up")
 
@@ -508,7 +516,7 @@ class TestTheEnd:
         assert bench.run(rows(30), try_number=2, concurrency=30)["saved"] == 30
         assert bench.posts() == 30
 
-    def test_an_operator_that_was_killed_before_it_began_sends_nothing(self, bench):
+    def test_operator_killed_before_it_starts_sends_nothing(self, bench):
         operator = bench.operator(rows(3))
         operator.on_kill()
         with pytest.raises(
@@ -519,7 +527,7 @@ class TestTheEnd:
         assert bench.posts() == 0
 
 
-def test_it_shows_nothing_signed(bench):
+def test_signatures_are_removed_from_rendered_requests(bench):
     operator = bench.operator(rows(1, images=["https://a.test/x.png?X-Amz-Signature=abc"]))
     operator.render_template_fields({})
     shown = json.dumps(operator.requests.serialize())
@@ -527,13 +535,13 @@ def test_it_shows_nothing_signed(bench):
     assert "Signature" not in shown
 
 
-def test_the_manifest_takes_any_text_and_no_signature(bench):
+def test_signature_in_a_label_is_redacted_in_the_manifest(bench):
     labels = {"note": "see https://h.test/f?exp=1&sig=abcdef"}
     bench.run([{"prompt": "A fox", "labels": labels}])
     [line] = bench.manifest()
     assert line["request"]["labels"] == {"note": "see https://h.test/f?..."}
 
 
-def test_it_can_be_copied(bench):
+def test_copied_operator_runs(bench):
     operator = copy.deepcopy(bench.operator(rows(1)))
     assert operator.execute(bench.context())["saved"] == 1

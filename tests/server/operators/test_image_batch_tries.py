@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Later tries of a batch: a retry, and a Clear."""
+"""Later tries of a batch, and objects that already exist at its keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def change_entries(
     store: Any, change: Callable[[int, dict[str, Any]], object], *, notes: bool = True
 ) -> None:
-    """Change what the tries before recorded of each row; without notes, they were killed before they could write them."""
+    """Change what earlier tries recorded for each row; without ``notes``, as if killed before noting what they saved."""
     segment = json.loads(store.values["getimg_batch_0000"])
     entries = {key: entry for key, entry in segment["entries"].items() if notes or not key.endswith("/saved")}
     for number, entry in enumerate(entry for key, entry in entries.items() if not key.endswith("/saved")):
@@ -40,7 +40,7 @@ def gone(number: int, entry: dict[str, Any]) -> None:
 
 
 class TestRetry:
-    def test_asks_only_for_what_is_missing(self, bench):
+    def test_sends_only_rows_that_are_not_saved(self, bench):
         play(bench.simulator, {"on": "image", "kind": "status", "status": 500})
         error = bench.failure(rows(6), concurrency=1)
         assert re.match(
@@ -53,7 +53,7 @@ class TestRetry:
         assert bench.posts() == 7
         assert len(bench.files()) == 6
 
-    def test_of_a_row_whose_response_was_lost_asks_nothing_by_default(self, bench):
+    def test_does_not_resend_a_row_with_a_lost_response_by_default(self, bench):
         play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
         first = bench.failure(rows(1))
         second = bench.failure(rows(1), try_number=2)
@@ -66,8 +66,8 @@ class TestRetry:
         assert "Try 1 sent this request at" in str(second)
         assert RETRY_POLICY.evaluate(second, 2, 3).action is RetryAction.FAIL
 
-    def test_finds_what_a_try_saved_that_could_no_longer_record_it(self, bench, store):
-        # The API server takes no more notes of a try that it gave up for dead; S3 does.
+    def test_finds_images_saved_by_a_try_that_could_not_record_them(self, bench, store):
+        # The API server rejects writes of a try that it presumes dead; S3 accepts them.
         bench.run(rows(2))
         entries = json.loads(store.values["getimg_batch_0000"])
         for name, entry in list(entries["entries"].items()):
@@ -100,12 +100,12 @@ class TestRetry:
         }
         assert bench.posts() == 2
 
-    def test_looks_for_what_was_saved_without_a_note_before_it_pays_again(self, bench, store):
+    def test_finds_images_saved_without_a_note_instead_of_paying_again(self, bench, store):
         bench.run(rows(20), concurrency=20)
         entries = json.loads(store.values["getimg_batch_0000"])["entries"]
         kept = {name: entry for name, entry in entries.items() if not name.endswith("/saved")}
         for number, entry in enumerate(kept.values()):
-            # Killed between the object and the note, and tried again when the URLs are dead.
+            # Killed between saving the object and writing the note, and retried after the URLs have expired.
             entry["response"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
             if number % 2:
                 del entry["response"]
@@ -116,7 +116,9 @@ class TestRetry:
             assert (summary["saved"], summary["reused"], bench.posts()) == (20, 20, 20)
 
     @pytest.mark.parametrize("policy", ["fail", "resubmit"])
-    def test_finds_what_was_saved_without_a_note_at_a_key_that_the_response_names(self, bench, store, policy):
+    def test_finds_images_saved_without_a_note_at_keys_that_contain_the_generation_id(
+        self, bench, store, policy
+    ):
         key = f"s3://{bench.bucket}/night/{{generation_id}}.{{extension}}"
         bench.run(rows(3), s3_key=key)
         change_entries(store, past_its_time, notes=False)
@@ -124,7 +126,9 @@ class TestRetry:
         assert (summary["saved"], summary["reused"], bench.posts()) == (3, 3, 3)
 
     @pytest.mark.parametrize("policy", ["fail", "resubmit"])
-    def test_leaves_images_where_they_are_that_have_another_key_now_and_dead_urls(self, bench, store, policy):
+    def test_reuses_images_at_their_old_keys_if_their_keys_changed_and_their_urls_expired(
+        self, bench, store, policy
+    ):
         first = bench.run(rows(3))
         change_entries(store, gone)
         moved = f"s3://{bench.bucket}/moved/{{row}}.{{extension}}"
@@ -133,19 +137,19 @@ class TestRetry:
         assert summary["uris"] == first["uris"]
         assert [line["uri"] for line in bench.manifest()] == first["uris"]
 
-    def test_leaves_images_where_they_are_whose_new_keys_are_taken(self, bench):
+    def test_reuses_images_at_their_old_keys_if_their_new_keys_are_taken(self, bench):
         refused = {"prompt": "A wolf", "model": "there-is-none"}
         bench.failure([*rows(2), refused])
         files = bench.files()
         bench.failure([refused, *rows(2)], try_number=2, concurrency=1)
         assert [(line["outcome"], line.get("uri")) for line in bench.manifest()[1:]] == [
             ("reused", f"s3://{bench.bucket}/night/000.jpg"),
-            # Nothing was at this key.
+            # This key was free.
             ("reused", f"s3://{bench.bucket}/night/002.jpg"),
         ]
         assert bench.files() == files | {"night/002.jpg": files["night/001.jpg"]}
 
-    def test_counts_what_was_billed_for_rows_that_are_no_longer_in_the_list(self, bench, capsys):
+    def test_counts_and_logs_what_was_billed_for_rows_that_are_no_longer_in_the_list(self, bench, capsys):
         play(
             bench.simulator,
             {"on": "image", "kind": "drop_after_billing"},
@@ -160,30 +164,28 @@ class TestRetry:
             "were billed 0.0025 USD, as far as is known; 1 may have been billed. Their generations that are not saved: req-"
         ) in capsys.readouterr().out
 
-    def test_that_can_not_begin_says_what_was_billed_for_rows_that_are_no_longer_in_the_list(
-        self, bench, monkeypatch
-    ):
+    def test_reports_what_was_billed_for_removed_rows_even_if_it_cannot_start(self, bench, monkeypatch):
         bench.run(rows(1))
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", '{"conn_type": "aws", "extra": {"role_arn": 7}}')
         error = bench.failure([{"prompt": "Another"}], try_number=2)
         assert "(0.0025 USD in total)" in str(error)
         assert (error.billed, float(error.cost)) == ("yes", PRICE)
 
-    def test_denies_no_bill_where_the_catalogue_can_not_be_asked(self, bench):
+    def test_reports_an_earlier_unknown_outcome_even_if_the_model_is_not_in_the_catalogue(self, bench):
         play(bench.simulator, {"on": "image", "kind": "drop_after_billing"})
         bench.failure(rows(1), max_cost=1)
         error = bench.failure([{"prompt": "x", "model": "there-is-none"}], try_number=2, max_cost=1)
         assert "1 more request may have been billed" in str(error)
         assert error.billed == "unknown"
 
-    def test_of_a_batch_that_replaces_shows_no_image_at_a_key_that_another_row_takes(self, bench, store):
+    def test_does_not_reuse_an_image_at_the_key_of_another_row_with_if_exists_replace(self, bench, store):
         bench.run(rows(2))
         change_entries(store, gone)
         error = bench.failure([{"prompt": "A wolf"}, *rows(2)], try_number=2, if_exists="replace")
         assert [line["outcome"] for line in bench.manifest()] == ["saved", "failed", "failed"]
         assert "its files are gone" in str(error)
 
-    def test_takes_no_image_for_that_of_another_row_though_an_api_repeats_an_id(self, bench, store):
+    def test_does_not_reuse_the_image_of_another_row_if_the_api_repeats_an_id(self, bench, store):
         bench.simulator.faults.add({"on": "image", "kind": "response", "merge": {"id": "same"}, "times": 2})
         key = f"s3://{bench.bucket}/night/{{generation_id}}.{{extension}}"
         bench.failure(rows(2), s3_key=key, concurrency=1)
@@ -196,11 +198,13 @@ class TestRetry:
         [{"try_number": 5, "max_tries": 7}, {"try_number": 2, "on_unknown_outcome": "resubmit"}],
         ids=str,
     )
-    def test_goes_on_where_more_images_are_gone_than_it_sends_at_once(self, bench, store, later):
+    def test_regenerates_more_deleted_images_than_it_sends_at_once_and_saves_the_rest(
+        self, bench, store, later
+    ):
         bench.run(rows(6), s3_key=f"s3://{bench.bucket}/x/{{sha256}}.{{extension}}")
 
         def owed(number: int, entry: dict[str, Any]) -> None:
-            # The last one's file is still there, and is to be saved although the others come before it.
+            # The last row's file is still there, and must be saved although the other rows come first.
             if number < 5:
                 gone(number, entry)
 
@@ -208,7 +212,7 @@ class TestRetry:
         summary = bench.run(rows(6), concurrency=1, **later)
         assert (summary["saved"], summary["reused"], bench.posts()) == (6, 1, 11)
 
-    def test_of_a_batch_that_is_done_touches_nothing(self, bench, store):
+    def test_changes_nothing_but_the_manifest_of_a_completed_batch(self, bench, store):
         first = bench.run(rows(5))
         written = dict(store.values)
         times = {
@@ -223,10 +227,10 @@ class TestRetry:
             key: time for key, time in times.items() if key != MANIFEST
         }
 
-    def test_follows_rows_that_move_in_the_list(self, bench):
+    def test_reuses_the_paid_images_of_rows_that_move_in_the_list(self, bench):
         bench.run(rows(4))
         requests = [{"prompt": "A new one"}, *rows(4)]
-        # Each has a new key now: the paid image is saved there.
+        # Each row has a new key now, and its paid image is saved there.
         summary = bench.run(requests, try_number=2, s3_key=f"s3://{bench.bucket}/moved/{{row}}.{{extension}}")
         assert (summary["saved"], summary["reused"]) == (5, 4)
         assert bench.posts() == 5
@@ -236,19 +240,19 @@ class TestRetry:
         [(1, "Nothing was billed"), (2, "It may have been billed")],
         ids=["first", "later"],
     )
-    def test_asks_nothing_where_the_state_store_is_away(self, bench, store, try_number, bill):
+    def test_sends_nothing_if_the_state_store_is_unavailable(self, bench, store, try_number, bill):
         store.broken = True
         with pytest.raises(errors.GetimgError, match=rf"The task state store could not be read: .*\. {bill}"):
             bench.run(rows(2), try_number=try_number)
         assert bench.posts() == 0
 
-    def test_asks_nothing_where_what_was_done_can_not_be_read(self, bench, store):
+    def test_sends_nothing_if_the_recorded_state_is_malformed(self, bench, store):
         store.values["getimg_batch_0000"] = json.dumps({"epoch": 3, "entries": "?"})
         with pytest.raises(errors.GetimgError, match="Delete 'getimg_batch_0000' from the task's state"):
             bench.run(rows(2))
         assert bench.posts() == 0
 
-    def test_that_is_stopped_before_it_pays_again_says_what_was_billed(self, bench, store):
+    def test_reports_what_was_billed_if_max_cost_stops_it_before_paying_again(self, bench, store):
         bench.run(rows(1), s3_key=f"s3://{bench.bucket}/x/{{sha256}}.{{extension}}")
         change_entries(store, gone, notes=False)
         error = bench.failure(rows(1), try_number=2, on_unknown_outcome="resubmit", max_cost=PRICE)
@@ -258,8 +262,8 @@ class TestRetry:
         assert error.generation_ids == (bench.manifest()[0]["generation_id"],)
 
 
-class TestClear:
-    def test_leaves_what_is_there_and_pays_for_the_rest(self, bench):
+class TestExistingObjects:
+    def test_clear_reuses_saved_images_and_pays_only_for_the_rest(self, bench):
         bench.run(rows(3))
         summary = bench.run(rows(5), max_tries=7, try_number=5)
         assert (summary["saved"], summary["reused"], summary["total_cost"]) == (5, 3, 2 * PRICE)
@@ -268,11 +272,11 @@ class TestClear:
         assert all(line["sha256"] and line["generation_id"] for line in bench.manifest())
 
     @pytest.mark.parametrize("may_list", [True, False])
-    def test_without_permission_to_read_asks_nothing_where_a_listing_shows_an_object(
+    def test_row_is_not_sent_if_a_listing_shows_its_object_and_reading_is_denied(
         self, bench, monkeypatch, seaweedfs, may_list
     ):
         bench.client.put_object(Bucket=bench.bucket, Key="night/000.webp", Body=b"mine")
-        # Its key begins with that of the second row.
+        # Its key starts with the key of the second row.
         bench.client.put_object(Bucket=bench.bucket, Key="night/001.webp.old", Body=b"mine, too")
         with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
             monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
@@ -289,7 +293,7 @@ class TestClear:
         assert bench.posts() == (1 if may_list else 2)
         assert ("already exists but cannot be read" in str(error)) is may_list
 
-    def test_of_many_rows_finds_what_is_there_by_one_listing(self, bench, monkeypatch, seaweedfs):
+    def test_clear_of_many_rows_finds_existing_objects_with_one_listing(self, bench, monkeypatch, seaweedfs):
         bench.run(rows(20), concurrency=20)
         bench.client.delete_object(Bucket=bench.bucket, Key="night/007.jpg")
         with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
@@ -298,10 +302,10 @@ class TestClear:
             assert (summary["saved"], summary["reused"], bench.posts()) == (21, 19, 22)
             operations = proxy.operations()
             assert operations.count("ListObjectsV2") == 1
-            # What is there is looked at, and nothing else.
+            # Only existing objects are checked.
             assert operations.count("HeadObject") == 19
             proxy.clear()
-            # Without the permission to list, each is looked at.
+            # Without permission to list, every key is checked.
             proxy.set_faults(
                 [{"kind": "status", "code": "AccessDenied", "operation": "ListObjectsV2", "times": 9}]
             )
@@ -310,7 +314,7 @@ class TestClear:
         assert bench.posts() == 23
 
     @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-    def test_pays_for_nothing_that_could_not_be_saved(self, bench, if_exists):
+    def test_row_with_an_occupied_key_is_not_sent(self, bench, if_exists):
         bench.client.put_object(Bucket=bench.bucket, Key="night/001.jpg", Body=b"theirs")
         error = bench.failure(rows(3), if_exists=if_exists)
         why = "was not made from this request" if if_exists == "skip" else "if_exists is 'fail'"
@@ -318,7 +322,7 @@ class TestClear:
         assert len(bench.billed()) == 2
         assert bench.files()["night/001.jpg"] == b"theirs"
 
-    def test_regenerates_all_under_replace(self, bench):
+    def test_clear_regenerates_every_row_with_if_exists_replace(self, bench):
         bench.run(rows(2))
         before = bench.files()
         assert bench.run(rows(2), max_tries=7, try_number=5, if_exists="replace")["reused"] == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``read_manifest``, of a batch's own manifest and of what is none."""
+"""``read_manifest``, with the manifest of a batch and with other files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(client, bucket):
     return write
 
 
-def test_a_batch_is_read_back(client, bucket, context, simulator):
+def test_manifest_of_a_batch_is_read_back(client, bucket, context, simulator):
     simulator.faults.add({"on": "image", "kind": "status", "status": 400})
     requests = [{"prompt": f"Fox {number}", "labels": {"sku": f"A-{number}"}} for number in range(2)]
     summary = GenerateImagesToS3Operator(
@@ -52,14 +52,14 @@ def test_a_batch_is_read_back(client, bucket, context, simulator):
     assert saved.cost == 0.0025
 
 
-def test_what_later_versions_add_is_left_out(write):
+def test_fields_added_by_later_versions_are_ignored(write):
     line = LINE | {"files": [{"uri": "s3://b/0.jpg"}, {"uri": "s3://b/0-1.jpg"}], "colour": "red"}
     assert read_manifest(write(line)) == [
         ManifestLine(0, "saved", {"prompt": "A fox"}, "s3://b/0.jpg", ("s3://b/0.jpg", "s3://b/0-1.jpg"))
     ]
 
 
-def test_an_empty_one_has_no_lines(write):
+def test_empty_manifest_has_no_lines(write):
     assert read_manifest(write("")) == []
 
 
@@ -78,23 +78,23 @@ def test_an_empty_one_has_no_lines(write):
     ],
     ids=["text", "list", "requests", "row", "request", "uri", "files", "file", "uri-of-file"],
 )
-def test_another_file_is_refused(write, line):
+def test_file_that_is_not_a_manifest_is_rejected(write, line):
     with pytest.raises(InvalidInputError, match=r"uri must be that of a manifest, got s3://.*/m\.jsonl"):
         read_manifest(write(LINE, line))
 
 
 @pytest.mark.parametrize("uri", [None, "m.jsonl", "s3://bucket"], ids=str)
-def test_a_uri_that_is_none_is_refused(client, uri):
+def test_invalid_uri_is_rejected(client, uri):
     with pytest.raises(InvalidInputError, match="uri must be"):
         read_manifest(uri)
 
 
-def test_one_that_is_missing_is_refused(client, bucket):
+def test_missing_manifest_is_rejected(client, bucket):
     with pytest.raises(InvalidInputError, match=r"can't be read from S3: .*NoSuchKey"):
         read_manifest(f"s3://{bucket}/missing.jsonl")
 
 
-def test_a_store_that_is_away_is_no_input_fault(client, bucket, monkeypatch):
+def test_unreachable_store_raises_unavailable_error(client, bucket, monkeypatch):
     away = {
         "conn_type": "aws",
         "login": "x",

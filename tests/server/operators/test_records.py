@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tasks record for those who list images and costs: beside their result, and never at its expense."""
+"""The XComs that tasks push beside their result, for lists of images and costs; they never endanger the result."""
 
 from __future__ import annotations
 
@@ -45,39 +45,41 @@ def batch(requests: Any, bucket: str, **fields: Any) -> GenerateImagesToS3Operat
 
 
 class TestOneImage:
-    def test_its_cost_is_recorded(self, getimg_default, context):
+    def test_cost_of_an_image_is_recorded(self, getimg_default, context):
         image().execute(context())
         assert context.xcoms[COST] == {"cost": PRICE, "images": 1, "models": {MODEL: PRICE}}
         assert IMAGES not in context.xcoms
 
-    def test_a_retry_that_pays_nothing_records_it_again(self, getimg_default, context):
-        # Airflow wipes the XCom of the first try.
+    def test_retry_that_pays_nothing_records_the_cost_again(self, getimg_default, context):
+        # Airflow deletes the XComs of the first try.
         image(do_xcom_push=False).execute(context())
         image().execute(context(try_number=2))
         assert context.xcoms[COST]["cost"] == PRICE
         assert len(getimg_default.ledger) == 1
 
     @pytest.mark.parametrize("field", ["prompt", "labels"])
-    def test_nothing_signed_is_in_the_request(self, getimg_default, context, field):
+    def test_signatures_are_removed_from_the_recorded_request(self, getimg_default, context, field):
         value = f"As in {REFERENCE}" if field == "prompt" else {"sku": REFERENCE}
         response = image(model="seedream-5-lite", images=[REFERENCE], **{field: value}).execute(context())
         assert "images" not in response["request"]
         assert "a.test/x.png" in json.dumps(response["request"])
         assert "secret-of-the-reference" not in json.dumps(response["request"])
 
-    def test_a_record_that_cannot_be_pushed_is_a_warning(self, getimg_default, context, capsys):
+    def test_cost_that_cannot_be_pushed_is_logged_and_does_not_fail_the_task(
+        self, getimg_default, context, capsys
+    ):
         made = refusing(context(), COST)
         response = image().execute(made)
         assert context.xcoms == {"return_value": response}
         assert "The XCom 'getimg_cost' could not be pushed: RuntimeError." in capsys.readouterr().out
 
-    def test_without_xcoms_nothing_is_recorded(self, getimg_default, context):
+    def test_nothing_is_recorded_without_xcom_push(self, getimg_default, context):
         image(do_xcom_push=False).execute(context())
         assert context.xcoms == {}
 
 
 def refusing(context: Any, refused: str) -> Any:
-    """Let Airflow take all XComs but one."""
+    """Return the context with an ``xcom_push`` that fails for one key."""
     push = context["ti"].xcom_push
 
     def refuse(key: str, value: Any) -> None:
@@ -90,7 +92,7 @@ def refusing(context: Any, refused: str) -> Any:
 
 
 class TestTransfer:
-    def test_a_row_holds_what_a_picture_needs(self, saving, bucket, context):
+    def test_row_holds_the_request_key_and_cost_of_the_image(self, saving, bucket, context):
         response = image(labels={"sku": "A-17"}, output_format="jpeg").execute(context())
         [row] = transfer(response, bucket, s3_key=f"s3://{bucket}/{{sku}}.{{extension}}").execute(context())
         assert row["request"] == {
@@ -104,7 +106,7 @@ class TestTransfer:
         assert row["aws_conn_id"] == "aws_default"
         assert context.xcoms[IMAGES] == 1
 
-    def test_a_generation_of_two_files_is_counted_once(self, saving, bucket, context):
+    def test_cost_of_a_generation_with_two_files_is_counted_once(self, saving, bucket, context):
         response = image().execute(context())
         response["data"] *= 2
         rows = transfer(response, bucket).execute(context())
@@ -112,24 +114,24 @@ class TestTransfer:
         assert context.xcoms[IMAGES] == 2
 
     @pytest.mark.parametrize("request_", [None, "A red fox", {}, {"prompt": 7, "labels": [1]}], ids=str)
-    def test_a_request_that_is_none_is_left_out(self, saving, bucket, context, request_):
+    def test_invalid_request_is_omitted_from_the_row(self, saving, bucket, context, request_):
         response = image().execute(context()) | {"request": request_}
         [row] = transfer(response, bucket).execute(context())
         assert "request" not in row
 
-    def test_a_file_that_was_saved_before_has_the_same_row(self, saving, bucket, context):
+    def test_file_that_was_already_saved_has_the_same_row(self, saving, bucket, context):
         response = image().execute(context())
         assert transfer(response, bucket).execute(context()) == transfer(response, bucket).execute(context(2))
 
     @pytest.mark.parametrize("fields", [{"do_xcom_push": False}, {"generation": []}], ids=["off", "empty"])
-    def test_no_images_no_record(self, saving, bucket, context, fields):
+    def test_nothing_is_recorded_without_xcom_push_or_without_images(self, saving, bucket, context, fields):
         response = image(do_xcom_push=False).execute(context())
         transfer(**({"generation": response, "bucket": bucket} | fields)).execute(context())
         assert context.xcoms == {}
 
 
 @pytest.mark.parametrize("kind", ["transfer", "batch"])
-def test_an_object_says_which_dag_saved_it(saving, bucket, context, kind):
+def test_object_metadata_holds_the_digest_of_the_dag_id(saving, bucket, context, kind):
     with DAG("a_dag", schedule=None):
         if kind == "transfer":
             task = transfer(image().execute(context()), bucket)
@@ -153,7 +155,9 @@ class TestBatch:
             "models": {MODEL: PRICE, "seedream-5-lite": 0.04},
         }
 
-    def test_one_that_fails_in_part_records_the_rest(self, saving, bucket, context, simulator):
+    def test_partly_failed_batch_records_the_saved_images_and_their_cost(
+        self, saving, bucket, context, simulator
+    ):
         simulator.faults.add({"on": "image", "kind": "status", "status": 400})
         rows = [{"prompt": f"Fox {number}", "model": MODEL} for number in range(3)]
         with pytest.raises(errors.BatchIncompleteError):
@@ -162,19 +166,19 @@ class TestBatch:
         assert context.xcoms[IMAGES] == 2
         assert context.xcoms[COST]["models"] == {MODEL: 2 * PRICE}
 
-    def test_a_retry_counts_what_earlier_tries_paid_and_once(self, saving, bucket, context):
+    def test_retry_counts_the_cost_of_earlier_tries_exactly_once(self, saving, bucket, context):
         batch([{"prompt": "A fox", "model": MODEL}], bucket, do_xcom_push=False).execute(context())
         assert context.xcoms == {}
         batch([{"prompt": "A fox", "model": MODEL}], bucket).execute(context(try_number=2))
         assert context.xcoms[COST]["cost"] == PRICE
 
-    def test_images_that_were_there_cost_nothing(self, saving, bucket, context):
+    def test_images_that_already_exist_are_recorded_without_a_cost(self, saving, bucket, context):
         rows = [{"prompt": "A fox", "model": MODEL}]
         batch(rows, bucket, do_xcom_push=False).execute(context())
         batch(rows, bucket).execute(context(max_tries=4))
         assert context.xcoms == {IMAGES: 1}
 
-    def test_its_manifest_is_marked(self, saving, bucket, context):
+    def test_manifest_metadata_holds_the_digest_of_the_task_instance(self, saving, bucket, context):
         summary = batch([{"prompt": "A fox", "model": MODEL}], bucket).execute(context())
         key = summary["manifest"].removeprefix(f"s3://{bucket}/")
         mark = task_digest("a_dag", "manual__2026-01-01T00:00:00+00:00", "a_task", -1)

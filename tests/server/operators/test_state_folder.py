@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators whose connection keeps what they have paid for in a folder in S3, as Airflow 3.1 and 3.2 need it."""
+"""Operators whose connection sets a ``state_folder`` in S3, as Airflow 3.1 and 3.2 require."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLEARED = datetime(2026, 11, 29, 18, tzinfo=UTC)
 
 @pytest.fixture
 def tries(context, store):
-    """Make the context of a try on an Airflow without a task state store."""
+    """Return a function that makes the context of a try on an Airflow without a task state store."""
 
     def make(try_number: int = 1, max_tries: int = 3, started: datetime = STARTED) -> dict[str, Any]:
         made = context(try_number=try_number, max_tries=max_tries)
@@ -42,7 +42,7 @@ def tries(context, store):
 
 @pytest.fixture
 def operators(bucket) -> dict[str, Any]:
-    """Make an operator of each kind that generates."""
+    """Return a factory for each kind of operator that generates."""
     return {
         "image": lambda: GenerateImageOperator(task_id="a_task", model=MODEL, prompt="A fox"),
         "batch": lambda: GenerateImagesToS3Operator(
@@ -62,7 +62,7 @@ KINDS = pytest.mark.parametrize("kind", ["image", "batch", "video"])
 
 @pytest.fixture
 def folder(monkeypatch, getimg_default, seaweedfs, bucket) -> str:
-    """Keep the state in a folder of a bucket, and return it."""
+    """Return the state folder that the connection sets."""
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
     folder = f"s3://{bucket}/state"
     connection = getimg_default.process.connection(state_folder=folder)
@@ -71,7 +71,7 @@ def folder(monkeypatch, getimg_default, seaweedfs, bucket) -> str:
 
 
 @KINDS
-def test_a_retry_pays_for_nothing_again(folder, operators, tries, simulator, kind):
+def test_retry_does_not_pay_again(folder, operators, tries, simulator, kind):
     first = operators[kind]().execute(tries())
     paid = len(simulator.ledger.billed)
     again = operators[kind]().execute(tries(try_number=2))
@@ -83,16 +83,18 @@ def test_a_retry_pays_for_nothing_again(folder, operators, tries, simulator, kin
 
 
 @KINDS
-def test_a_clear_generates_what_was_delivered_again(folder, operators, tries, simulator, kind):
+def test_clear_regenerates_what_was_delivered_unless_a_batch_has_saved_it(
+    folder, operators, tries, simulator, kind
+):
     operators[kind]().execute(tries())
     paid = len(simulator.ledger.billed)
     operators[kind]().execute(tries(try_number=2, max_tries=4, started=CLEARED))
-    # The objects of a batch are in its bucket still.
+    # The objects of a batch are still in its bucket.
     assert len(simulator.ledger.billed) == (paid if kind == "batch" else 2 * paid)
 
 
 @KINDS
-def test_what_was_sent_by_a_try_that_died_is_not_sent_again(folder, operators, tries, simulator, kind):
+def test_request_with_a_lost_response_is_not_sent_again(folder, operators, tries, simulator, kind):
     simulator.faults.add(
         {"on": "video" if kind == "video" else "image", "kind": "drop_after_billing", "times": 9}
     )
@@ -106,7 +108,7 @@ def test_what_was_sent_by_a_try_that_died_is_not_sent_again(folder, operators, t
 
 
 @KINDS
-def test_a_connection_that_could_not_be_read_once_pays_for_nothing_again(
+def test_connection_that_is_unreadable_once_does_not_cause_a_second_payment(
     folder, operators, context, store, simulator, kind, monkeypatch
 ):
     def tries(number: int) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def test_a_connection_that_could_not_be_read_once_pays_for_nothing_again(
 
 
 @KINDS
-def test_a_connection_that_can_not_be_read_later_denies_no_bill(
+def test_unreadable_connection_in_a_retry_reports_a_possible_earlier_bill(
     folder, operators, tries, simulator, kind, monkeypatch
 ):
     operators[kind]().execute(tries())
@@ -142,7 +144,7 @@ def test_a_connection_that_can_not_be_read_later_denies_no_bill(
         operators[kind]().execute(tries(try_number=2))
 
 
-def test_a_folder_may_name_its_own_connection(monkeypatch, folder, tries, seaweedfs, simulator):
+def test_state_folder_may_name_its_own_aws_connection(monkeypatch, folder, tries, seaweedfs, simulator):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_STATE", seaweedfs.aws_connection())
     monkeypatch.setenv(
         "AIRFLOW_CONN_AWS_DEFAULT",
@@ -155,7 +157,9 @@ def test_a_folder_may_name_its_own_connection(monkeypatch, folder, tries, seawee
 
 
 @KINDS
-def test_without_a_store_and_a_folder_nothing_is_sent(getimg_default, operators, tries, simulator, kind):
+def test_nothing_is_sent_without_a_task_state_store_or_a_state_folder(
+    getimg_default, operators, tries, simulator, kind
+):
     with pytest.raises(
         errors.ConnectionConfigError,
         match=r"^Airflow 3\S+ has no task state store, which keeps a retry from paying again, and connection 'getimg_default' has no "
@@ -166,7 +170,7 @@ def test_without_a_store_and_a_folder_nothing_is_sent(getimg_default, operators,
 
 
 @KINDS
-def test_a_bucket_that_is_missing_is_found_before_anything_is_sent(
+def test_missing_bucket_is_detected_before_anything_is_sent(
     monkeypatch, folder, operators, tries, simulator, kind
 ):
     connection = simulator.process.connection(state_folder="s3://no-such-bucket-here/state")
@@ -179,7 +183,7 @@ def test_a_bucket_that_is_missing_is_found_before_anything_is_sent(
 
 
 @KINDS
-def test_a_folder_that_can_not_be_used_is_not_replaced_by_the_store(
+def test_invalid_state_folder_does_not_fall_back_to_the_task_state_store(
     monkeypatch, getimg_default, operators, context, seaweedfs, simulator, kind
 ):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
@@ -190,7 +194,9 @@ def test_a_folder_that_can_not_be_used_is_not_replaced_by_the_store(
     assert not simulator.ledger
 
 
-def test_a_transfer_needs_neither(monkeypatch, getimg_default, context, tries, seaweedfs, bucket):
+def test_transfer_needs_neither_a_task_state_store_nor_a_state_folder(
+    monkeypatch, getimg_default, context, tries, seaweedfs, bucket
+):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
     response = GenerateImageOperator(task_id="a_task", model=MODEL, prompt="A fox").execute(context())
     save = TransferToS3Operator(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator and its trigger over real sockets; in a real Airflow they are in ``tests/integration``."""
+"""The video operator and its trigger over real sockets; ``tests/integration`` runs them in a real Airflow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def operator(**fields: Any) -> GenerateVideoOperator:
 
 
 def paid(api: GetimgSimulator) -> list[tuple[str | None, float]]:
-    """Return what was submitted, and what it cost once all of it is made."""
+    """Return the outcome and the cost of each submission, once all videos are made."""
     deadline = time.monotonic() + 10
     while httpx.get(f"{api.url}/_simulator/health", trust_env=False).json()["running"]:
         assert time.monotonic() < deadline
@@ -56,14 +56,14 @@ def paid(api: GetimgSimulator) -> list[tuple[str | None, float]]:
 def deferred(task: GenerateVideoOperator, context: Any) -> TaskDeferred:
     with pytest.raises(TaskDeferred) as caught:
         task.execute(context)
-    # As Airflow stores it. ``dag.test()`` would drop kwargs.
+    # Airflow stores the trigger as JSON. ``dag.test()`` would drop kwargs.
     json.dumps(caught.value.trigger.serialize())
     assert not caught.value.kwargs
     return caught.value
 
 
 def fire(trigger: Any) -> dict[str, Any]:
-    """Run a trigger, as it is stored, to its one event."""
+    """Return the payload of the only event of a trigger, rebuilt from what Airflow stores."""
 
     async def collect() -> list[Any]:
         _, kwargs = trigger.serialize()
@@ -78,11 +78,11 @@ def resume(task: GenerateVideoOperator, context: Any, stopped: TaskDeferred) -> 
 
 
 def run(task: GenerateVideoOperator, context: Any) -> Any:
-    """Run a task to its end, through the triggerer if it is deferrable."""
+    """Return the result of a task, which is run through its trigger if it is deferrable."""
     return resume(task, context, deferred(task, context)) if task.deferrable else task.execute(context)
 
 
-def test_it_returns_the_response_as_plain_json(api, context):
+def test_response_is_returned_as_plain_json(api, context):
     response = operator(duration="8", sound=True, labels={"sku": "A-17"}).execute(context())
     assert response == json.loads(json.dumps(response))
     [file] = response["data"]
@@ -98,7 +98,7 @@ def test_it_returns_the_response_as_plain_json(api, context):
     assert paid(api) == [("delivered", 0.64)]
 
 
-def test_deferred_it_returns_the_same(api, context):
+def test_deferred_task_returns_the_response(api, context):
     task, now = operator(deferrable=True), context()
     stopped = deferred(task, now)
     response = resume(task, now, stopped)
@@ -106,14 +106,14 @@ def test_deferred_it_returns_the_same(api, context):
     assert paid(api) == [("delivered", 0.2)]
 
 
-def test_no_signed_url_is_stored_with_the_deferral(api, context):
+def test_no_signed_url_or_api_key_is_stored_with_the_deferral(api, context):
     stopped = deferred(operator(deferrable=True, images=["https://a.test/x.png?sig=secret"]), context())
     stored = json.dumps([stopped.trigger.serialize(), fire(stopped.trigger)])
     assert "sig=" not in stored
     assert api.api_key not in stored
 
 
-def test_it_logs_states_the_cost_and_no_signature(api, context, capsys):
+def test_states_and_cost_are_logged_without_the_signed_url(api, context, capsys):
     response = operator().execute(context())
     log = capsys.readouterr().out
     assert f"Submitted video {response['id']} with model {MODEL}." in log
@@ -137,7 +137,7 @@ def test_it_logs_states_the_cost_and_no_signature(api, context, capsys):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_bad_input_is_one_sentence_before_any_request(api, context, store, fields, sentence):
+def test_invalid_input_is_rejected_before_any_request(api, context, store, fields, sentence):
     with pytest.raises(errors.InvalidInputError) as error:
         operator(**fields).execute(context())
     assert str(error.value) == f"{sentence} Nothing was billed."
@@ -153,7 +153,7 @@ def test_bad_input_is_one_sentence_before_any_request(api, context, store, field
     ],
     ids=["either sound", "no sound"],
 )
-def test_a_price_over_the_limit_is_not_submitted(api, context, fields, sentence):
+def test_price_over_max_cost_is_rejected_before_any_request(api, context, fields, sentence):
     with pytest.raises(errors.CostLimitError) as error:
         operator(**fields).execute(context())
     assert str(error.value).startswith(sentence)
@@ -162,10 +162,10 @@ def test_a_price_over_the_limit_is_not_submitted(api, context, fields, sentence)
 
 
 class TestOneSubmission:
-    """Whatever happens to the wait, the video that was submitted is the one that is returned."""
+    """Whatever interrupts the wait, the submitted video is the one that is returned."""
 
     @pytest.mark.parametrize("deferrable", [False, True])
-    def test_a_retry_after_the_timeout_waits_for_the_same(self, api, context, deferrable):
+    def test_retry_after_a_timeout_waits_for_the_same_video(self, api, context, deferrable):
         api.settings(video_latency=1)
         with pytest.raises(errors.VideoPendingError) as error:
             run(operator(timeout=0.1, deferrable=deferrable), context())
@@ -177,43 +177,43 @@ class TestOneSubmission:
         assert operator().execute(context(2))["id"] == entry.id
         assert paid(api) == [("delivered", 0.2)]
 
-    def test_a_clear_before_the_delivery_waits_for_the_same(self, api, context):
+    def test_clear_before_delivery_waits_for_the_same_video(self, api, context):
         with pytest.raises(errors.VideoPendingError):
             operator(timeout=0).execute(context())
         response = operator().execute(context(2, max_tries=4))
         assert [response["id"]] == [entry.id for entry in api.ledger]
-        # And one after it makes a new one.
+        # A Clear after the delivery makes a new video.
         assert operator().execute(context(3, max_tries=5))["id"] != response["id"]
         assert paid(api) == [("delivered", 0.2)] * 2
 
-    def test_a_retry_returns_a_recorded_response_without_a_poll(self, api, context):
+    def test_retry_returns_the_recorded_response_without_polling(self, api, context):
         response = operator(do_xcom_push=False).execute(context())
         api.faults.add({"on": "video_status", "kind": "status", "status": 500, "times": 9})
         assert operator().execute(context(2))["id"] == response["id"]
         assert len(api.faults.pending) == 1
 
-    def test_templates_that_render_differently_submit_nothing_when_it_is_resumed(self, api, context):
+    def test_resumed_task_with_a_changed_prompt_does_not_submit_another_video(self, api, context):
         now = context()
         stopped = deferred(operator(deferrable=True), now)
         response = resume(operator(deferrable=True, prompt="Another prompt"), now, stopped)
         assert response["request"]["prompt"] == "A red fox"
         assert paid(api) == [("delivered", 0.2)]
 
-    def test_settings_that_render_differently_keep_no_video_from_being_delivered(self, api, context):
+    def test_resumed_task_delivers_its_video_even_if_its_settings_now_render_empty(self, api, context):
         now = context()
         stopped = deferred(operator(deferrable=True), now)
         changed = operator(deferrable=True, on_unknown_outcome="", on_failed_video="", rate_limit_wait="")
         assert resume(changed, now, stopped)["status"] == "completed"
         assert paid(api) == [("delivered", 0.2)]
 
-    def test_what_is_on_record_may_be_lost_while_it_is_deferred(self, api, context, store):
+    def test_resumed_task_returns_its_video_even_if_the_recorded_state_was_lost(self, api, context, store):
         now, task = context(), operator(deferrable=True)
         stopped = deferred(task, now)
         store.values.clear()
         assert resume(task, now, stopped)["id"] == stopped.trigger.wait["video_id"]
         assert paid(api) == [("delivered", 0.2)]
 
-    def test_a_task_that_is_terminated_leaves_its_video_to_the_next_try(self, api, context, capsys):
+    def test_video_of_a_killed_task_is_returned_by_the_next_try(self, api, context, capsys):
         api.settings(video_latency=1)
         task = operator(poll_interval=10)
         failures: list[BaseException] = []
@@ -238,7 +238,7 @@ class TestOneSubmission:
         assert paid(api) == [("delivered", 0.2)]
 
 
-class TestTheSubmission:
+class TestSubmission:
     @pytest.mark.parametrize(
         "fault",
         [
@@ -250,7 +250,9 @@ class TestTheSubmission:
         ],
         ids=lambda fault: str(fault["kind"]),
     )
-    def test_a_lost_response_is_an_unknown_outcome(self, api, context, fault):
+    def test_lost_or_unreadable_response_is_an_unknown_outcome_and_not_resent_by_default(
+        self, api, context, fault
+    ):
         api.faults.add({"on": "video", **fault})
         with pytest.raises(errors.OutcomeUnknownError) as error:
             operator().execute(context())
@@ -270,7 +272,7 @@ class TestTheSubmission:
         ],
         ids=["400", "402", "429"],
     )
-    def test_a_refusal_was_not_billed_and_a_retry_submits_it(self, api, context, fault, error):
+    def test_rejected_submission_is_not_billed_and_a_retry_submits_it_again(self, api, context, fault, error):
         api.faults.add({"on": "video", **fault})
         with pytest.raises(error) as caught:
             operator().execute(context())
@@ -289,12 +291,12 @@ class TestTheSubmission:
         ],
         ids=["200", "queued", "gzip", "no length", "wrong length"],
     )
-    def test_an_odd_response_with_an_id_is_taken(self, api, context, fault):
+    def test_nonstandard_response_with_an_id_is_accepted(self, api, context, fault):
         api.faults.add({"on": "video", **fault})
         assert operator().execute(context())["id"] == api.ledger[0].id
         assert len(api.ledger) == 1
 
-    def test_an_error_that_says_pending_is_taken_at_its_word(self, api, context, capsys):
+    def test_error_response_with_a_pending_video_is_accepted_and_logged(self, api, context, capsys):
         api.settings(video_latency=0)
         known = operator(do_xcom_push=False).execute(context())["id"]
         body = {"id": known, "status": "pending"}
@@ -303,7 +305,7 @@ class TestTheSubmission:
         assert "is not as documented: its HTTP status is 500." in capsys.readouterr().out
 
 
-class TestThePolls:
+class TestPolls:
     @pytest.mark.parametrize(
         "fault",
         [
@@ -317,14 +319,16 @@ class TestThePolls:
         ids=lambda fault: f"{fault['kind']}-{fault.get('status', '')}",
     )
     @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
-    def test_one_without_a_response_is_repeated(self, api, context, fault, deferrable):
+    def test_poll_without_a_usable_response_is_repeated(self, api, context, fault, deferrable):
         api.faults.add({"on": "video_status", "times": 2, **fault})
         response = run(operator(deferrable=deferrable), context())
         assert response["status"] == "completed"
         assert paid(api) == [("delivered", 0.2)]
 
     @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
-    def test_a_refused_one_fails_with_what_it_may_cost(self, api, context, deferrable):
+    def test_unauthorized_poll_reports_a_possible_bill_and_a_retry_returns_the_same_video(
+        self, api, context, deferrable
+    ):
         api.faults.add({"on": "video_status", "kind": "status", "status": 401, "times": 1 + deferrable})
         with pytest.raises(errors.AuthenticationError) as error:
             run(operator(deferrable=deferrable), context())
@@ -340,7 +344,7 @@ class TestThePolls:
         assert paid(api) == [("delivered", 0.2)]
 
 
-def test_a_clear_of_another_task_submits_no_video_again(
+def test_clear_of_another_task_does_not_submit_the_video_again(
     simulator: GetimgSimulator, seaweedfs: SeaweedFS, bucket: str, context, monkeypatch
 ):
     simulator.settings(video_latency=60)
@@ -358,7 +362,7 @@ def test_a_clear_of_another_task_submits_no_video_again(
 
     task = operator(deferrable=True, timeout=0.2)
     stopped = deferred(task, started(1))
-    # The Clear starts the run again while this task is deferred.
+    # Clearing another task restarts the run while this task is deferred.
     with pytest.raises(errors.VideoPendingError):
         resume(task, started(2), stopped)
     with pytest.raises(errors.VideoPendingError):
@@ -366,9 +370,11 @@ def test_a_clear_of_another_task_submits_no_video_again(
     assert len(simulator.ledger) == 1
 
 
-class TestAFailedVideo:
+class TestFailedVideo:
     @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
-    def test_fails_with_the_api_s_reason_and_is_not_paid_for_again(self, api, context, deferrable):
+    def test_is_reported_with_the_api_reason_and_resubmitted_only_after_a_clear(
+        self, api, context, deferrable
+    ):
         message = "Not this:\nhttps://a.test/x.png?X-Amz-Signature=secret"
         api.faults.failed_video(code="moderation", message=message)
         with pytest.raises(errors.VideoFailedError) as error:
@@ -383,14 +389,14 @@ class TestAFailedVideo:
         assert operator().execute(context(3, max_tries=5))["status"] == "completed"
         assert paid(api) == [("delivered", 0), ("delivered", 0.2)]
 
-    def test_says_what_it_cost_where_the_api_does(self, api, context):
+    def test_is_reported_with_its_cost_if_the_api_billed_it(self, api, context):
         api.faults.failed_video(billed=True)
         with pytest.raises(errors.VideoFailedError) as error:
             operator().execute(context())
         assert str(error.value).endswith("It was billed.")
         assert (float(error.value.cost), error.value.generation_ids) == (0.2, (api.ledger[0].id,))
 
-    def test_is_submitted_again_by_a_retry_that_may(self, api, context, capsys):
+    def test_is_resubmitted_by_a_retry_with_on_failed_video_resubmit(self, api, context, capsys):
         api.faults.failed_video()
         task = operator(on_failed_video="resubmit")
         with pytest.raises(errors.VideoFailedError, match="A retry submits it again"):
@@ -399,7 +405,9 @@ class TestAFailedVideo:
         assert "it is submitted again now, and billed" in capsys.readouterr().out
         assert paid(api) == [("delivered", 0), ("delivered", 0.2)]
 
-    def test_is_on_record_though_its_id_could_not_be_recorded(self, api, context, store, monkeypatch):
+    def test_is_resubmitted_by_a_retry_even_if_its_id_could_not_be_recorded(
+        self, api, context, store, monkeypatch
+    ):
         write = store.set
 
         def refuse_the_id(key: str, value: Any, **options: Any) -> None:
@@ -414,7 +422,7 @@ class TestAFailedVideo:
         assert operator(on_failed_video="resubmit").execute(context(2))["status"] == "completed"
 
 
-def test_files_that_were_deleted_meanwhile_fail_as_an_image_s_do(api, context):
+def test_retry_fails_if_the_files_of_a_paid_video_were_deleted(api, context):
     api.settings(media_lifetime=1)
     operator(do_xcom_push=False).execute(context())
     time.sleep(1.1)
@@ -423,7 +431,7 @@ def test_files_that_were_deleted_meanwhile_fail_as_an_image_s_do(api, context):
     assert len(api.ledger) == 1
 
 
-def test_all_triggers_of_a_process_share_what_asks(api, context, monkeypatch):
+def test_triggers_in_one_process_share_one_reader_of_video_states(api, context, monkeypatch):
     api.settings(video_latency=0.5)
     opened = []
     original = triggers._opened
@@ -441,7 +449,7 @@ def test_all_triggers_of_a_process_share_what_asks(api, context, monkeypatch):
     assert triggers._shared == {}
 
 
-def test_a_trigger_that_is_cancelled_leaves_the_others_alone(api, context):
+def test_cancelled_trigger_does_not_affect_another_one(api, context):
     api.settings(video_latency=0.5)
     first, second = (deferred(operator(deferrable=True, prompt=p), context()) for p in ("a", "b"))
 
@@ -458,7 +466,7 @@ def test_a_trigger_that_is_cancelled_leaves_the_others_alone(api, context):
     assert triggers._shared == {}
 
 
-def test_an_entry_of_the_ledger_keeps_the_id_before_all_else(api, context, store):
+def test_id_of_a_pending_video_is_recorded_in_the_ledger(api, context, store):
     with pytest.raises(errors.VideoPendingError):
         operator(timeout=0).execute(context())
     entry = json.loads(store.values[KEY])
