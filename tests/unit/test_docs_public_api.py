@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handbook's list of what is public is complete, and what it lists exists."""
+"""The handbook's list of public names is complete, and each listed name exists."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PAGE = (REPOSITORY / "docs" / "reference" / "public.md").read_text()
 ROWS = re.findall(r"^- `([\w.]+)`: ((?:`\w+`,?\s+)+)", PAGE, re.MULTILINE)
 LISTED = {f"airflow_provider_getimg.{module}": re.findall(r"`(\w+)`", names) for module, names in ROWS}
 
-# Kinds of modules that DAGs import from: each is public. Triggers are started by operators alone.
+# Subpackages that DAGs import from: their modules are public. Only operators start triggers.
 KINDS = ("decorators", "hooks", "operators", "sensors", "transfers")
-# What the rest of the package uses.
+# Used only by the package itself.
 INTERNAL_MODULES = {
     "airflow_provider_getimg.decorators.task",
     "airflow_provider_getimg.hooks.hook_mixin",
@@ -41,7 +41,7 @@ INTERNAL = {
     "airflow_provider_getimg.links": {"console_url"},
     "airflow_provider_getimg.retry": {"backoff", "slot_probe_delay", "wait_out_rate_limits"},
 }
-# Only an error of it is public.
+# Modules of which only an error class is public.
 PARTLY_PUBLIC = {"airflow_provider_getimg.durable.ledger"}
 
 
@@ -60,16 +60,16 @@ def exported(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module in LISTED for name in LISTED[module]])
-def test_a_name_that_is_listed_can_be_imported(module, name):
+def test_listed_name_can_be_imported(module, name):
     assert hasattr(import_module(module), name)
 
 
 @pytest.mark.parametrize("module", [module for module in LISTED if module not in PARTLY_PUBLIC])
-def test_all_that_a_public_module_exports_is_listed(module):
+def test_every_export_of_a_public_module_is_listed(module):
     assert exported(module) - INTERNAL.get(module, set()) <= set(LISTED[module])
 
 
-def test_every_module_of_a_kind_that_airflow_knows_is_listed():
+def test_every_module_that_dags_import_from_is_listed():
     folders = [str(PACKAGE / kind) for kind in KINDS]
     found = {
         f"airflow_provider_getimg.{Path(module.module_finder.path).name}.{module.name}"
@@ -79,10 +79,10 @@ def test_every_module_of_a_kind_that_airflow_knows_is_listed():
 
 
 @pytest.mark.parametrize("module", ["airflow_provider_getimg.api", "airflow_provider_getimg.simulator"])
-def test_a_package_exports_nothing_that_is_not_listed(module):
+def test_package_exports_only_listed_names(module):
     assert exported(module) <= set(LISTED.get(module, ()))
 
 
-def test_names_that_are_internal_exist():
+def test_names_marked_internal_exist():
     for module, names in INTERNAL.items():
         assert names <= exported(module)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handbook says of each error class what the code says: its place in the tree, its bill, and its retries."""
+"""The handbook agrees with the code on each error class: its base class, its bill, its retries and its messages."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PACKAGE = REPOSITORY / "airflow_provider_getimg"
 PAGE = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
 REFERENCE = (REPOSITORY / "docs" / "reference" / "errors.md").read_text()
 
-# What differs from message to message, in the page as in the texts of the source.
+# Stands for what varies between messages, on the page and in the strings of the source.
 HOLE = "…"
-# The start of an entry's response to "Billed?", by the class's ``billed``.
+# How an entry's "Billed:" starts, by the class's ``billed``.
 BILLED = {"no": "no", "unknown": "perhaps", "yes": "yes"}
-# Values that messages are made with, and that the page spells out.
+# Values inserted into messages, which the page spells out.
 SPELT_OUT = re.compile(r"the (?:generation|request)(?= within| was sent)")
 
 
@@ -38,7 +38,7 @@ def subclasses(root: type[GetimgError]) -> list[type[GetimgError]]:
 
 
 def classes() -> dict[str, type[GetimgError]]:
-    """Return every error class that the package defines, but the root, which is never raised itself."""
+    """Return every error class of the package except the root, which is never raised."""
     for module in walk_packages(airflow_provider_getimg.__path__, "airflow_provider_getimg."):
         if module.name.split(".")[1] not in {"simulator", "testing"}:
             import_module(module.name)
@@ -47,7 +47,7 @@ def classes() -> dict[str, type[GetimgError]]:
 
 CLASSES = classes()
 SECTIONS = dict(re.findall(r"^### (\w+)\n\n(.+?)(?=^#)", f"{PAGE}\n#", re.MULTILINE | re.DOTALL))
-# A row of a section's table or list may be the entry of a subclass: what the section says of bill and retries holds for it.
+# A row of a section's table or list may be the entry of a subclass: the section's bill and retries apply to it.
 ROWS = [
     (row, name)
     for name, section in SECTIONS.items()
@@ -58,14 +58,14 @@ ENTRIES = {**SECTIONS, **{row: SECTIONS[name] for row, name in ROWS}}
 
 
 def response(name: str, question: str) -> str:
-    """Return what an entry says behind ``Billed:`` or ``Retried:``."""
+    """Return what an entry says after ``Billed:`` or ``Retried:``."""
     found = re.search(rf"\*\*{question}:\*\* ([^*]+)", ENTRIES[name])
     assert found, f"the entry of {name} has no {question}"
     return found[1]
 
 
 def text_of(node: ast.expr) -> str | None:
-    """Return a text of the source with a hole for each value."""
+    """Return a string of the source with a hole for each value; None for other expressions."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return re.sub(r"%(?:\.\d)?[sdrf]", HOLE, node.value)
     if isinstance(node, ast.JoinedStr):
@@ -75,58 +75,58 @@ def text_of(node: ast.expr) -> str | None:
 
 @cache
 def texts() -> str:
-    """Return all texts of the package's source."""
+    """Return all strings of the package's source, in lower case."""
     nodes = (node for file in sorted(PACKAGE.rglob("*.py")) for node in ast.walk(ast.parse(file.read_text())))
     found = (text_of(node) for node in nodes if isinstance(node, ast.expr))
     return "\n".join(text for text in found if text).lower()
 
 
 def quoted() -> list[str]:
-    """Return the messages of the page: all code in it that is no name, value or path."""
+    """Return the messages that the page quotes: its code spans except names, values and paths."""
     codes = {" ".join(code.split()) for code in re.findall(r"`([^`]+)`", PAGE)}
     return sorted(code for code in codes if code != HOLE and (HOLE in code or code.count(" ") > 3))
 
 
-def test_each_error_class_has_its_entry_and_each_entry_its_class():
+def test_error_classes_and_entries_correspond_one_to_one():
     assert set(ENTRIES) == set(CLASSES)
     assert len(ENTRIES) == len(SECTIONS) + len(ROWS)
 
 
 @pytest.mark.parametrize(("row", "section"), ROWS)
-def test_a_row_that_is_an_entry_is_in_the_section_of_its_base_class(row, section):
+def test_row_entry_is_in_the_section_of_its_base_class(row, section):
     assert issubclass(CLASSES[row], CLASSES[section])
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
-def test_an_entry_answers_as_the_code_does(name):
+def test_entry_states_the_same_retry_and_bill_as_the_code(name):
     error = CLASSES[name].__new__(CLASSES[name])
     error.retry_after, error.failures = 1.0, ()  # type: ignore[attr-defined]
 
     decision = RETRY_POLICY.evaluate(error, try_number=1, max_tries=3)
     assert response(name, "Retried").startswith("no" if decision.action is RetryAction.FAIL else "yes")
-    # Others get their bill when they are raised.
+    # The other classes get their bill when they are raised.
     if CLASSES[name].billing_sentence is GetimgError.billing_sentence:
         assert response(name, "Billed").startswith(BILLED[CLASSES[name].billed])
 
 
 @pytest.mark.parametrize("message", quoted())
-def test_a_message_of_the_page_is_one_of_the_package(message):
+def test_quoted_message_exists_in_the_source(message):
     parts = [part.strip(" .,:;()'\"{}[]").lower() for part in SPELT_OUT.sub(HOLE, message).split(HOLE)]
     assert [part for part in parts if part not in texts()] == []
 
 
-def test_errors_that_are_named_exist():
+def test_named_error_classes_exist():
     named = set(re.findall(r"`(\w+Error)`", PAGE))
     assert named - {"ValueError"} <= set(CLASSES)
 
 
 @pytest.mark.parametrize("billed", sorted(BILLED_SENTENCE))
-def test_the_page_quotes_what_messages_say_about_the_bill(billed):
+def test_page_quotes_each_billing_sentence(billed):
     assert BILLED_SENTENCE[billed] in PAGE
 
 
-def test_the_tree_of_errors_is_the_code_s():
-    """In ``docs/reference/errors.md``: those that a user may catch."""
+def test_error_tree_in_the_reference_matches_the_class_hierarchy():
+    """``docs/reference/errors.md`` lists the classes that a user may catch."""
     tree = re.search(r"```text\n(GetimgError\n.+?)```", REFERENCE, re.DOTALL)
     assert tree
     parents: dict[int, str] = {}

@@ -12,7 +12,7 @@ SCRIPT = runpy.run_path(str(REPOSITORY / "docs" / "versions.py"))
 PYTHONS = nox.project.python_versions(nox.project.load_toml(REPOSITORY / "pyproject.toml"))
 
 
-def test_the_page_shows_cells_of_the_matrix_that_passed():
+def test_versions_page_lists_only_passed_matrix_cells_and_covers_every_python():
     page = SCRIPT["PAGE"].read_text()
     cells = re.findall(r"^\| (3\.\d+)\S* \| (\S+) \|.*\| (\w+) \| 20\S+ \|$", page, re.MULTILINE)
     known = [(python, name, "passed") for python in PYTHONS for name in SCRIPT["SETS"]]

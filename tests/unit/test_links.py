@@ -21,7 +21,7 @@ from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
     ],
     ids=["no-base-url", "prefix", "prefix-with-slash"],
 )
-def test_it_leads_to_the_images_of_this_task_alone(monkeypatch, base_url, expected):
+def test_images_link_filters_the_gallery_to_one_task_instance(monkeypatch, base_url, expected):
     if base_url:
         monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
     key = TaskInstanceKey("a_dag", "group.a_task", "manual__2026-01-01T00:00:00+00:00", 1, 3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table from an error to a decision."""
+"""Which errors are retried, and after what delay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_provider_getimg.retry import RETRY_POLICY, backoff, wait_out_rate_l
 from airflow_provider_getimg.version_compat import HAS_RETRY_POLICY, RetryAction
 
 FAIL, RETRY, DEFAULT = RetryAction.FAIL, RetryAction.RETRY, RetryAction.DEFAULT
-# Before 3.3.2, `.partial()` drops what an operator's own __init__ says of Airflow's arguments: docs/versions.md.
+# Before 3.3.2, `.partial()` drops the defaults that an operator's __init__ sets for Airflow's arguments: docs/versions.md.
 KEEPS_DEFAULTS_WHEN_MAPPED = Version(airflow.__version__) >= Version("3.3.2")
 
 
@@ -68,7 +68,7 @@ def test_the_decision_for_each_error(error, action):
     assert RETRY_POLICY.evaluate(error, try_number=1, max_tries=3).action is action
 
 
-def test_every_error_has_a_row():
+def test_every_error_class_has_a_tested_decision():
     tested = {type(mark) for mark, _ in test_the_decision_for_each_error.pytestmark[0].args[1]}
     abstract = {errors.GetimgError, errors.TransferError}
     known = {
@@ -85,29 +85,29 @@ def test_every_error_has_a_row():
     ids=["unknown", "failed"],
 )
 @pytest.mark.parametrize(("value", "action"), [("resubmit", RETRY), ("fail", FAIL)])
-def test_what_may_be_paid_again_is_retried_where_the_operator_says_so(error, option, value, action):
+def test_unknown_outcome_and_failed_video_are_retried_only_with_resubmit(error, option, value, action):
     context = {"task": SimpleNamespace(**{option: value})}
     assert RETRY_POLICY.evaluate(error("x"), 1, 3, context).action is action
 
 
 @pytest.mark.parametrize(("asked", "low", "high"), [(90.0, 90, 90), (0.0, 1, 1), (None, 7.5, 15)])
-def test_the_delay_after_a_429_is_what_the_server_asks_but_never_none(asked, low, high):
+def test_delay_after_a_429_follows_retry_after_and_is_never_zero(asked, low, high):
     decision = RETRY_POLICY.evaluate(errors.RateLimitError("x", retry_after=asked), 1, 3)
     assert timedelta(seconds=low) <= decision.retry_delay <= timedelta(seconds=high)
 
 
-def test_a_batch_waits_as_long_as_its_rate_limits_ask():
+def test_batch_retry_waits_for_the_longest_retry_after():
     limits = [errors.RateLimitError("y", retry_after=wait) for wait in (20.0, 90.0)]
     error = errors.BatchIncompleteError("x", [errors.ContentPolicyError("z"), *limits])
     assert RETRY_POLICY.evaluate(error, 1, 3).retry_delay == timedelta(seconds=90)
 
 
-def test_a_delay_that_no_server_gave_grows_up_to_a_limit():
+def test_backoff_grows_up_to_a_limit():
     for attempt, full in ((1, 15), (2, 30), (3, 60), (7, 600), (2000, 600)):
         assert full / 2 <= backoff(attempt) <= full
 
 
-def test_a_server_that_says_now_is_not_hammered():
+def test_retry_after_of_zero_does_not_cause_rapid_retries():
     calls = []
 
     def limited() -> None:
@@ -121,7 +121,7 @@ def test_a_server_that_says_now_is_not_hammered():
 
 
 @pytest.mark.skipif(not HAS_RETRY_POLICY, reason="Airflow serializes no policy before 3.3")
-def test_the_policy_survives_serialization_also_when_mapped():
+def test_retry_policy_survives_serialization_of_plain_and_mapped_tasks():
     from airflow.serialization.serialized_objects import DagSerialization
 
     with DAG("d", schedule=None) as dag:

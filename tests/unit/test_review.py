@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees of a run's images before they are published."""
+"""What a reviewer sees of a run's images before they are published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ISOLATES = str.maketrans("", "", "\u2068\u2069")
 
 
 class TaskInstance:
-    """As much of one as is used: the XComs of a run's tasks, by their map indexes."""
+    """The part of a task instance that is used: the XComs of a run's tasks, by map index."""
 
     dag_id = "a dag"
     run_id = RUN
@@ -47,7 +47,7 @@ def row(name: str, **fields: Any) -> dict[str, Any]:
 
 
 def shown(prompt: str) -> tuple[str, list[Any]]:
-    """Return the text that is shown of a prompt, and the Markdown's tokens."""
+    """Return the text shown for a prompt, and the Markdown tokens."""
     markdown = images_markdown(TaskInstance({-1: [row("a", request={"prompt": prompt})]}), "group.save")
     blocks = MarkdownIt("commonmark").parse(markdown)
     assert [block.type for block in blocks] == ["paragraph_open", "inline", "paragraph_close"] * 2
@@ -59,7 +59,7 @@ def shown(prompt: str) -> tuple[str, list[Any]]:
     return "".join(token.content for token in inside).translate(ISOLATES), [*first, *second]
 
 
-def test_images_of_a_transfer():
+def test_images_of_a_transfer_are_listed_with_their_gallery_pages():
     images = saved_images(TaskInstance({-1: [row("a"), row("c/d.png")]}), "group.save")
     assert [(image.number, image.prompt, image.aws_conn_id) for image in images] == [
         (1, "a", "aws_other"),
@@ -80,7 +80,7 @@ def test_images_of_a_mapped_transfer_keep_their_map_indexes():
     assert [image.page.split("group.save/")[1] for image in images] == ["0/0", "2/0", "2/1"]
 
 
-def test_images_of_a_batch(monkeypatch):
+def test_images_of_a_batch_are_read_from_its_manifest(monkeypatch):
     lines = [
         ManifestLine(0, "saved", {"prompt": "a"}, "s3://b/a-0", ("s3://b/a-0", "s3://b/a-1")),
         ManifestLine(1, "failed", {"prompt": "b"}),
@@ -98,7 +98,7 @@ def test_images_of_a_batch(monkeypatch):
     assert {image.aws_conn_id for image in images} == {"aws"}
 
 
-def test_a_row_that_the_gallery_cannot_show_does_not_move_the_others():
+def test_row_that_the_gallery_cannot_show_does_not_shift_the_other_pages():
     old = row("a")
     del old["aws_conn_id"]
     [image] = saved_images(TaskInstance({-1: [old, row("b")]}), "group.save")
@@ -107,7 +107,7 @@ def test_a_row_that_the_gallery_cannot_show_does_not_move_the_others():
 
 
 @pytest.mark.parametrize("value", [None, [], {}, 7, [None, {"uri": 1}]], ids=repr)
-def test_no_images(value):
+def test_output_without_images_gives_an_empty_list_and_a_message(value):
     ti = TaskInstance({-1: value})
     assert saved_images(ti, "group.save") == []
     assert images_markdown(ti, "group.save") == r"group\.save saved no images."
@@ -123,7 +123,7 @@ def test_no_images(value):
     ],
     ids=["none", "host", "prefix", "prefix-with-slash"],
 )
-def test_links_stay_on_the_host_that_the_reader_is_on(monkeypatch, base_url, prefix):
+def test_links_omit_the_host_and_keep_the_path_prefix(monkeypatch, base_url, prefix):
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
     page = f"{prefix}/getimg/images/a%20dag/manual__2026-01-01T00%3A00%3A00%2B00%3A00/group.save/-1/0"
     _, tokens = shown("a fox")
@@ -145,7 +145,7 @@ def test_links_stay_on_the_host_that_the_reader_is_on(monkeypatch, base_url, pre
         "two 🦊🦊 foxes",
     ],
 )
-def test_a_prompt_is_shown_as_it_is(prompt):
+def test_prompt_is_shown_literally(prompt):
     text, _ = shown(prompt)
     assert text == prompt
 
@@ -163,12 +163,12 @@ def test_a_prompt_is_shown_as_it_is(prompt):
     ],
     ids=["newlines", "controls", "just-short", "4096-characters", "blank", "empty", "no-text"],
 )
-def test_a_prompt_is_one_short_line(prompt, expected):
+def test_prompt_is_shown_as_one_short_line(prompt, expected):
     text, _ = shown(prompt)
     assert text == expected
 
 
-def test_a_prompt_from_right_to_left_does_not_move_what_is_around_it():
+def test_right_to_left_prompt_is_isolated_from_the_text_around_it():
     markdown = images_markdown(TaskInstance({-1: [row("a", request={"prompt": "ثعلب"})]}), "group.save")
     assert re.match(r"\*\*1\.\*\* \[\u2068ثعلب\u2069\]\(/getimg", markdown)
 
@@ -195,14 +195,14 @@ def answered(example: dict[str, Any], answer: Any) -> list[list[int]]:
     ],
     ids=["no-form", "nothing-left-out", "one-left-out", "all-left-out", "reject"],
 )
-def test_the_example_sorts_images_by_the_answer(example, option, params, expected):
+def test_example_separates_approved_images_from_the_others(example, option, params, expected):
     assert answered(example, {"chosen_options": [option], "params_input": params}) == expected
 
 
-def test_without_an_answer_the_example_publishes_nothing(example):
+def test_example_approves_no_image_without_a_review_response(example):
     assert answered(example, None) == [[], [1, 2, 3]]
 
 
-def test_the_example_refuses_a_number_that_no_image_has(example):
+def test_example_rejects_an_image_number_that_does_not_exist(example):
     with pytest.raises(ValueError, match="There are 3 images, and no number 4"):
         answered(example, {"chosen_options": ["Approve"], "params_input": {"leave_out": ["4"]}})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in for Airflow where a version lacks something: on every version, as if it were an old one."""
+"""The fallback for what old Airflow versions lack, tested on every version as if it were an old one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_provider_getimg.retry import RETRY_POLICY, GetimgRetryPolicy
 
 @pytest.fixture
 def task(monkeypatch):
-    """Make a task that raises an error, with a policy, before Airflow 3.3."""
+    """Return a function that runs a failing task with a retry policy as before Airflow 3.3, and returns the error."""
     monkeypatch.setattr(version_compat, "HAS_RETRY_POLICY", False)
 
     class Task:
@@ -44,7 +44,7 @@ def task(monkeypatch):
         made = Task(error, policy)
         vars(made).update(settings)
         ti = SimpleNamespace(try_number=1, max_tries=3)
-        # As that of Airflow 3.1.2: the task in it has its templates as they were written.
+        # As in Airflow 3.1.2: the templates of the context's task are not rendered.
         context = {"ti": ti, "task": Task(error, policy)}
         with pytest.raises(type(error)) as raised:
             made.execute(context)
@@ -54,7 +54,7 @@ def task(monkeypatch):
     return run
 
 
-def test_what_would_fail_again_fails_at_once_and_stays_what_it_is(task):
+def test_permanent_error_fails_without_a_retry_and_keeps_its_class(task):
     error = task(errors.InvalidInputError("prompt must not be empty", billed="no"))
     assert isinstance(error, AirflowFailException)
     assert isinstance(error, errors.InvalidInputError)
@@ -66,17 +66,17 @@ def test_what_would_fail_again_fails_at_once_and_stays_what_it_is(task):
 @pytest.mark.parametrize(
     "error", [errors.NoConnectionError("x"), RuntimeError("x"), errors.LedgerError("x")], ids=repr
 )
-def test_the_rest_is_retried_as_the_task_says(task, error):
+def test_other_errors_stay_retryable(task, error):
     assert not isinstance(task(error), AirflowFailException)
 
 
-def test_the_operator_decides_about_an_unknown_outcome(task):
+def test_unknown_outcome_is_retried_only_with_resubmit(task):
     assert isinstance(task(errors.OutcomeUnknownError("x")), AirflowFailException)
     error = task(errors.OutcomeUnknownError("x"), on_unknown_outcome="resubmit")
     assert not isinstance(error, AirflowFailException)
 
 
-def test_a_delay_that_can_not_be_kept_is_logged_once(task, caplog):
+def test_delay_that_cannot_be_applied_is_logged_once(task, caplog):
     with caplog.at_level(logging.WARNING):
         error = task(errors.RateLimitError("x", retry_after=90.0))
     assert not isinstance(error, AirflowFailException)
@@ -87,11 +87,11 @@ def test_a_delay_that_can_not_be_kept_is_logged_once(task, caplog):
     )
 
 
-def test_without_a_policy_airflow_decides(task):
+def test_permanent_error_stays_retryable_without_a_retry_policy(task):
     assert not isinstance(task(errors.InvalidInputError("x"), None), AirflowFailException)
 
 
-def test_a_policy_of_ones_own_is_refused(monkeypatch):
+def test_custom_retry_policy_is_rejected_before_airflow_3_3(monkeypatch):
     monkeypatch.setattr(version_compat, "HAS_RETRY_POLICY", False)
 
     class OwnPolicy(GetimgRetryPolicy):

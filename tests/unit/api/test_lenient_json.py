@@ -45,36 +45,36 @@ JSON = st.recursive(
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_oddities_become_what_can_be_stored(content, value):
+def test_unusual_json_is_read_as_a_value_that_can_be_stored(content, value):
     assert lenient_json.loads(content.encode()) == value
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32-be"])
-def test_the_character_set_is_found(encoding):
+def test_character_encoding_is_detected(encoding):
     assert lenient_json.loads('{"a": "ü"}'.encode(encoding)) == {"a": "ü"}
 
 
-def test_bytes_that_are_no_text_are_replaced():
+def test_undecodable_bytes_are_replaced():
     assert lenient_json.loads(b'{"a": "\xff"}') == {"a": "\ufffd"}
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"<html>", b"\x00", b'{"a": ', b"nope", b"\xff\xfe", b"\x1f\x8b\x08"], ids=repr
 )
-def test_what_is_no_json_is_a_value_error(content):
+def test_invalid_json_raises_value_error(content):
     with pytest.raises(ValueError, match=r"."):
         lenient_json.loads(content)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
-def test_what_is_nested_without_end_is_read_or_refused_at_once(opening):
+def test_unclosed_deep_nesting_is_rejected_quickly(opening):
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"."):
         lenient_json.loads(opening.encode() * 100_000)
     assert time.monotonic() - started < 5
 
 
-def test_what_is_nested_deeply_is_cut_where_airflow_could_not_store_it():
+def test_deep_nesting_is_truncated_to_what_airflow_can_store():
     value = lenient_json.loads(b'{"good": 1, "deep": ' + b"[" * 300 + b"]" * 300 + b"}")
     assert value["good"] == 1
     json.dumps(serialize(value))
@@ -82,7 +82,7 @@ def test_what_is_nested_deeply_is_cut_where_airflow_could_not_store_it():
 
 @given(value=JSON)
 @example(value=-(10**18) - 1)
-def test_what_is_sound_is_read_as_it_is(value):
+def test_valid_json_is_read_unchanged_and_survives_airflow_serialization(value):
     read = lenient_json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     if "\\u0000" not in json.dumps(value) and '"__' not in json.dumps(value):
         assert read == value

@@ -27,7 +27,7 @@ PAGE = b"<!DOCTYPE html>\n<html><head><script>alert(1)</script></head></html>"
 
 @cache
 def drawn(kind: str, **options: object) -> bytes:
-    """Return a picture that is larger than the head of a file."""
+    """Return an image that is more than twice as large as ``HEAD_BYTES``."""
     image = Image.effect_noise((200, 150), 50).convert("RGB")
     out = io.BytesIO()
     image.save(out, kind, **options)
@@ -37,7 +37,7 @@ def drawn(kind: str, **options: object) -> bytes:
 
 @cache
 def with_preview() -> bytes:
-    """Return a JPEG with a JPEG inside its metadata, as cameras write it."""
+    """Return a JPEG with a JPEG preview in its metadata, as cameras write it."""
     preview = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(preview, "jpeg")
     picture = drawn("jpeg")
@@ -58,12 +58,12 @@ PICTURES = {
     "tiff": ("image/tiff", lambda: drawn("tiff")),
 }
 each_picture = pytest.mark.parametrize(("kind", "make"), PICTURES.values(), ids=PICTURES.keys())
-# The other formats don't mark their end, or not in a way that is checked here.
+# The other formats don't mark their end, or their mark isn't checked here.
 DELIMITED = [name for name in PICTURES if name not in ("bmp", "tiff")]
 each_delimited = pytest.mark.parametrize("make", [PICTURES[name][1] for name in DELIMITED], ids=DELIMITED)
 
 
-class TestNames:
+class TestKnownType:
     @pytest.mark.parametrize(
         ("name", "kind"),
         [
@@ -84,21 +84,21 @@ class TestNames:
             (None, None),
         ],
     )
-    def test_a_type_is_known_however_it_is_spelled(self, name, kind):
+    def test_mime_type_is_normalized_and_an_unknown_one_is_none(self, name, kind):
         assert known_type(name) == kind
 
     @given(name=st.text())
-    def test_nothing_else_is_a_type(self, name):
+    def test_any_text_gives_a_known_type_or_none(self, name):
         assert known_type(name) in {None, *EXTENSIONS}
 
-    def test_each_known_type_has_an_extension(self):
+    def test_each_known_type_has_an_extension_and_others_get_bin(self):
         assert {extension(kind) for kind in EXTENSIONS} == set(EXTENSIONS.values())
         assert extension("text/html") == "bin"
 
 
-class TestBytes:
+class TestTypeOf:
     @each_picture
-    def test_tell_what_a_picture_is(self, kind, make):
+    def test_image_type_is_detected_from_the_first_bytes(self, kind, make):
         head = make()[:HEAD_BYTES]
         assert type_of(head) == kind
         assert text_in(head) is None or type_of(head)
@@ -121,11 +121,11 @@ class TestBytes:
         ],
         ids=repr,
     )
-    def test_tell_other_kinds_too(self, head, kind):
+    def test_other_media_types_are_detected_and_unknown_bytes_give_none(self, head, kind):
         assert type_of(head) == kind
 
     @given(head=st.binary(max_size=40))
-    def test_never_give_a_type_that_a_browser_runs(self, head):
+    def test_arbitrary_bytes_never_give_a_type_that_a_browser_executes(self, head):
         assert type_of(head) in {None, *EXTENSIONS}
 
 
@@ -133,17 +133,17 @@ BOMS = [b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf\xef\xbb\x
 BEFORE = [b"", b" \r\n\t", b"\0\0", b"\x0c\n\0 ", b" " * 900, b"\n\xef\xbb\xbf"]
 
 
-class TestTexts:
+class TestTextIn:
     @pytest.mark.parametrize("bom", BOMS, ids=repr)
     @pytest.mark.parametrize("before", BEFORE, ids=lambda text: repr(text[:6]))
     @pytest.mark.parametrize(
         "page", [PAGE, PAGE.upper(), b"<html\n>", b"<!-- --><body>", b"<head/>"], ids=repr
     )
-    def test_a_page_is_one_however_it_begins(self, bom, before, page):
+    def test_web_page_is_detected_after_any_bom_white_space_or_nul(self, bom, before, page):
         assert text_in(bom + before + page) == "a web page"
 
     @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "utf-7"])
-    def test_a_page_is_one_in_whatever_character_set(self, encoding):
+    def test_web_page_in_another_encoding_is_detected_as_a_page_or_text(self, encoding):
         assert text_in("<html><title>Zugriff verweigert</title>".encode(encoding)[:HEAD_BYTES]) in (
             "a web page",
             "text",  # UTF-7 has no angle brackets.
@@ -175,7 +175,7 @@ class TestTexts:
         ],
         ids=lambda value: repr(value)[:24],
     )
-    def test_a_message_is_one(self, text, what):
+    def test_json_text_and_markup_are_recognized(self, text, what):
         assert text_in(text) == what
 
     @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ class TestTexts:
         ],
         ids=["drawing", "drawing with a head", "zip", "gzip", "bitmap", "bytes"],
     )
-    def test_what_is_none(self, head):
+    def test_binary_data_and_svg_without_scripts_are_not_text(self, head):
         assert text_in(head) is None
 
     @pytest.mark.parametrize(
@@ -204,22 +204,22 @@ class TestTexts:
         ],
         ids=lambda head: repr(head[:9]),
     )
-    def test_takes_no_time_worth_measuring(self, head):
+    def test_pathological_input_is_scanned_quickly(self, head):
         started = time.monotonic()
         for _ in range(10):
             text_in(head[:HEAD_BYTES])
         assert time.monotonic() - started < 1
 
 
-class TestWhole:
+class TestIsWhole:
     @each_delimited
-    def test_a_whole_picture_is(self, make):
+    def test_complete_image_is_whole(self, make):
         content = make()
         assert is_whole(io.BytesIO(content), len(content)) is True
 
     @each_delimited
     @pytest.mark.parametrize("part", [0.5, 0.9, 0.999, 1.0], ids=str)
-    def test_one_that_is_cut_off_is_not(self, make, part):
+    def test_truncated_image_is_not_whole(self, make, part):
         content = make()
         cut = content[: min(int(len(content) * part), len(content) - 1)]
         assert is_whole(io.BytesIO(cut), len(cut)) is False
@@ -228,7 +228,7 @@ class TestWhole:
     @pytest.mark.parametrize(
         "padding", [b"\0" * 5000, b"\n", b"\xa5" * 5000], ids=["zeros", "line end", "bytes"]
     )
-    def test_what_follows_its_end_does_not_make_it_look_cut_off(self, name, padding):
+    def test_trailing_bytes_do_not_make_an_image_look_truncated(self, name, padding):
         content = PICTURES[name][1]() + padding
         assert is_whole(io.BytesIO(content), len(content)) is not False
 
@@ -237,7 +237,7 @@ class TestWhole:
         [b"", b"PK\x03\x04", b"\0\0\0\x18ftypavif\0\0\0\0", b"\xff\xd8\xff\xff" + b"\0" * 50, drawn("tiff")],
         ids=["nothing", "zip", "open end", "no segments", "tiff"],
     )
-    def test_where_its_end_is_unknown_it_is_never_called_whole(self, content):
+    def test_file_with_an_unknown_end_is_never_reported_as_whole(self, content):
         assert is_whole(io.BytesIO(content), len(content)) in (None, False)
 
     @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ class TestWhole:
         ],
         ids=["png", "jpeg", "avif"],
     )
-    def test_one_of_pieces_without_end_is_left_alone(self, content):
+    def test_endless_chunks_are_checked_quickly_and_not_reported_as_truncated(self, content):
         started = time.monotonic()
         assert is_whole(io.BytesIO(content), len(content)) in (None, True)
         assert time.monotonic() - started < 2
@@ -258,6 +258,6 @@ class TestWhole:
         content=st.binary(max_size=200),
         start=st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", AVIF[:16]]),
     )
-    def test_whatever_the_bytes_it_answers(self, content, start):
+    def test_arbitrary_bytes_raise_no_error(self, content, start):
         content = start + content
         assert is_whole(io.BytesIO(content), len(content)) in (True, False, None)

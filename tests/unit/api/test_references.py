@@ -31,7 +31,7 @@ def request(count: int, role: str = "reference_image", **others: int) -> ImageRe
 
 
 @pytest.mark.parametrize(("count", "asks"), [(0, False), (8, False), (9, True), (64, True)])
-def test_the_catalogue_knows_what_goes_beyond_the_documented_limit(count, asks):
+def test_more_than_eight_references_exceed_the_documented_limit(count, asks):
     assert exceeds_documented_references(request(count)) is asks
 
 
@@ -46,7 +46,7 @@ def test_the_catalogue_knows_what_goes_beyond_the_documented_limit(count, asks):
     ],
     ids=["more than documented", "none", "two roles", "nothing stated", "not stated for the role"],
 )
-def test_what_a_model_takes_passes(references, asked):
+def test_references_within_the_model_limit_are_accepted(references, asked):
     check_references(model(**references), asked)
 
 
@@ -64,7 +64,7 @@ def test_what_a_model_takes_passes(references, asked):
     ],
     ids=["fewer than documented", "a role that it doesn't take", "nothing stated", "not stated for a role"],
 )  # fmt: skip
-def test_what_a_model_does_not_take_is_one_sentence(references, asked, sentence):
+def test_references_beyond_the_model_limit_are_rejected(references, asked, sentence):
     with pytest.raises(InvalidInputError) as error:
         check_references(model(**references), asked)
     assert str(error.value).startswith(sentence)

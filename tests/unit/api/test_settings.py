@@ -8,12 +8,12 @@ from airflow_provider_getimg.api.errors import ConnectionConfigError
 from airflow_provider_getimg.api.settings import ClientSettings, checked_api_key, is_loopback
 
 
-def test_empty_settings_mean_the_defaults():
+def test_empty_settings_use_the_defaults():
     assert ClientSettings.checked(None, None, None) == ClientSettings("https://api.getimg.ai", 300.0, None)
     assert ClientSettings.checked("", "", "") == ClientSettings("https://api.getimg.ai", 300.0, None)
 
 
-def test_settings_are_read_as_a_form_or_a_uri_gives_them():
+def test_text_from_a_form_or_uri_is_parsed_and_the_proxy_password_is_hidden():
     settings = ClientSettings.checked(
         " https://proxy.test/getimg/ ", "12.5", "http://user:pw@proxy.test:3128"
     )
@@ -34,7 +34,7 @@ def test_settings_are_read_as_a_form_or_a_uri_gives_them():
         ("Tq7cZk2kQv8mW1x", ""),
     ],
 )
-def test_a_base_url_that_is_none_is_refused_and_quoted_where_it_can_be_no_key(url, got):
+def test_invalid_base_url_is_rejected_and_quoted_only_if_it_cannot_be_a_key(url, got):
     with pytest.raises(ConnectionConfigError) as error:
         ClientSettings.checked(url, None, None)
     assert error.value.message == (
@@ -55,13 +55,13 @@ def test_a_base_url_that_is_none_is_refused_and_quoted_where_it_can_be_no_key(ur
         "https://api.getimg.ai#hidden",
     ],
 )
-def test_a_base_url_holds_no_credentials_and_the_message_does_not_show_them(url):
+def test_credentials_in_the_base_url_are_rejected_and_not_shown(url):
     with pytest.raises(ConnectionConfigError, match="belongs in the password field") as error:
         ClientSettings.checked(url, None, None)
     assert "hidden" not in str(error.value)
 
 
-def test_a_key_in_another_field_is_not_shown_either():
+def test_api_key_in_another_field_is_masked_in_the_error():
     for timeout, networks in (("sk_hidden", None), (None, ["sk_hidden"])):
         with pytest.raises(ConnectionConfigError, match=r"got '\*\*\*'\.") as error:
             ClientSettings.checked(None, timeout, None, networks)
@@ -78,7 +78,7 @@ def test_a_key_in_another_field_is_not_shown_either():
     ],
     ids=["list", "commas", "spaces", "json"],
 )
-def test_allowed_networks_are_a_list_or_a_text(networks):
+def test_allowed_networks_are_read_from_a_list_or_text(networks):
     settings = ClientSettings.checked(None, None, None, networks)
     assert list(map(str, settings.allowed_networks)) == ["198.18.0.0/15", "fd00::/8", "10.1.2.3/32"]
 
@@ -101,7 +101,7 @@ def test_allowed_networks_are_empty_by_default(networks):
     ],
     ids=str,
 )
-def test_a_network_that_is_none_is_named(networks, got):
+def test_invalid_network_is_rejected_and_quoted(networks, got):
     with pytest.raises(ConnectionConfigError) as error:
         ClientSettings.checked(None, None, None, networks)
     assert error.value.message == (
@@ -114,7 +114,7 @@ def test_a_network_that_is_none_is_named(networks, got):
     ["soon", 0, -3, "-3", float("nan"), float("inf"), 1e10, 10**400, True, [1]],
     ids=lambda value: repr(value)[:9],
 )
-def test_a_timeout_that_is_no_positive_number_is_named(timeout):
+def test_invalid_timeout_is_rejected(timeout):
     with pytest.raises(
         ConnectionConfigError, match=r"^timeout must be a positive number of seconds, at most 86400, got"
     ):
@@ -125,24 +125,24 @@ def test_a_timeout_that_is_no_positive_number_is_named(timeout):
     "proxy",
     ["proxy.test:3128", "ftp://user:secret@proxy.test", "http://:99", "http://p:99999", "http://p\x01.test"],
 )
-def test_a_proxy_that_is_none_is_refused_without_showing_its_password(proxy):
+def test_invalid_proxy_is_rejected_without_showing_its_password(proxy):
     with pytest.raises(ConnectionConfigError, match=r"^The proxy must start with http://") as error:
         ClientSettings.checked(None, None, proxy)
     assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize("key", [None, "", "  \n"], ids=repr)
-def test_a_missing_key_is_named(key):
+def test_missing_api_key_is_rejected(key):
     with pytest.raises(ConnectionConfigError, match=r"^The API key is missing: enter it in the password"):
         GetimgClient(key)
 
 
-def test_white_space_around_a_pasted_key_is_dropped():
+def test_white_space_around_the_api_key_is_stripped():
     assert checked_api_key(" sk_abc\n") == "sk_abc"
 
 
 @pytest.mark.parametrize("key", ["sk_a\nb", "sk_a b", "sk_ä"], ids=repr)
-def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key):
+def test_api_key_that_is_invalid_in_a_header_is_rejected_without_showing_it(key):
     with pytest.raises(ConnectionConfigError, match=r"position [45]") as error:
         checked_api_key(key)
     assert "sk_" not in str(error.value)
@@ -159,5 +159,5 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key):
         ("http://10.0.0.1", False),
     ],
 )
-def test_loopback_is_this_machine_alone(url, expected):
+def test_only_localhost_and_loopback_addresses_are_loopback(url, expected):
     assert is_loopback(url) is expected

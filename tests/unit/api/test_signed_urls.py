@@ -43,7 +43,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("place", TEXTS)
-def test_a_secret_is_cut_off_wherever_a_url_is(url, place):
+def test_secret_is_removed_from_a_url_in_any_text(url, place):
     assert "SECRET1" not in without_query(TEXTS[place](url))
 
 
@@ -57,21 +57,21 @@ def test_a_secret_is_cut_off_wherever_a_url_is(url, place):
         "https:\\u002f\\u002fh.test/f?exp=1\\u0026a=b&sig=SECRET1",
     ],
 )
-def test_a_signature_is_cut_off_by_its_name_where_no_url_is_seen(text):
+def test_signature_without_a_recognizable_url_is_removed_by_its_parameter_name(text):
     shown = without_query(text)
     assert "SECRET1" not in shown
     assert shown[-1] == text[-1] or text.endswith("SECRET1")
 
 
 @pytest.mark.parametrize("url", ["/v2/downloads/a/0?exp=1&x=SECRET1", "//h.test/f?SECRET1"])
-def test_a_url_without_a_scheme_is_one_as_well(url):
+def test_query_of_a_url_without_a_scheme_is_removed(url):
     assert url_without_query(url) == f"{url.partition('?')[0]}?..."
 
 
 @pytest.mark.parametrize(
     "url", [*URLS, "https://h.test/a b.png?sig=SECRET1", "https://h.test/f?a=b c&sig=SECRET1"]
 )
-def test_all_of_a_url_is_looked_at(url):
+def test_secret_in_any_part_of_a_url_is_removed_and_masked(url):
     assert "SECRET1" not in url_without_query(url)
     masked = url
     for secret in secrets_in(url):
@@ -101,7 +101,7 @@ def test_all_of_a_url_is_looked_at(url):
         ("", ""),
     ],
 )
-def test_the_rest_of_a_text_stays(text, shown):
+def test_text_around_the_removed_parts_is_kept(text, shown):
     assert without_query(text) == shown
 
 
@@ -119,20 +119,20 @@ def test_the_rest_of_a_text_stays(text, shown):
     ],
     ids=lambda text: f"{text[:7]} {len(text)}",
 )
-def test_any_text_takes_linear_time(text):
+def test_long_text_is_processed_in_linear_time(text):
     started = time.process_time()
     without_query(text)
     secrets_in(text)
-    # Far from what it takes, and farther from the minutes of quadratic time.
+    # Far more than it takes, and far less than the minutes of quadratic time.
     assert time.process_time() - started < 10
 
 
-def test_a_long_text_is_cut():
+def test_long_text_is_truncated():
     shown = without_query("a" * 3_000_000 + "https://h.test/f?sig=SECRET1")
     assert shown == "a" * 1_000_000 + "..."
 
 
-def test_a_reason_is_one_printable_line():
+def test_reason_is_one_printable_line():
     assert reason(OSError("no\x1b[31m\nresponse from https://h.test/f?sig=SECRET1.")) == (
         "no [31m response from https://h.test/f?"
     )

@@ -35,7 +35,7 @@ def image(size: int, mime_type: str = "image/png") -> str:
     return f"data:{mime_type};base64,{base64.b64encode(b'x' * size).decode()}"
 
 
-def test_what_is_not_given_is_not_sent():
+def test_omitted_fields_are_not_sent():
     assert ImageRequest.checked(model="m", prompt="p").to_json() == {"model": "m", "prompt": "p"}
     assert ImageRequest.checked(model="m", prompt="p", images=[], resolution=None).to_json() == {
         "model": "m",
@@ -43,7 +43,7 @@ def test_what_is_not_given_is_not_sent():
     }
 
 
-def test_all_that_is_given_is_sent_as_it_is():
+def test_given_fields_are_sent_unchanged():
     fields = {
         "model": "m",
         "prompt": "p" * 4096,
@@ -58,7 +58,7 @@ def test_all_that_is_given_is_sent_as_it_is():
     assert ImageRequest.checked(**fields).to_json() == fields
 
 
-def test_a_reference_without_a_role_is_a_reference_image():
+def test_role_of_a_reference_defaults_to_reference_image():
     request = ImageRequest.checked(model="m", prompt="p", images=[{"url": "https://a.test/b.png"}])
     assert request.to_json()["images"] == [{"url": "https://a.test/b.png", "role": "reference_image"}]
 
@@ -106,7 +106,7 @@ def test_a_reference_without_a_role_is_a_reference_image():
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_value_that_the_api_would_refuse_is_one_sentence(fields, sentence):
+def test_invalid_image_request_is_rejected_in_one_sentence(fields, sentence):
     with pytest.raises(InvalidInputError) as error:
         ImageRequest.checked(**({"model": "m", "prompt": "p"} | fields))
     assert str(error.value) == f"{sentence} Nothing was billed."
@@ -115,7 +115,7 @@ def test_a_value_that_the_api_would_refuse_is_one_sentence(fields, sentence):
 @pytest.mark.parametrize(
     "url", ["iVBORw0KGgo=", image(3, "image/gif"), "http://a.test/b", "ftp://a.test/b?sig=secret"]
 )
-def test_a_reference_is_https_or_a_data_url_and_a_signature_is_not_quoted(url):
+def test_reference_that_is_not_https_or_a_data_url_is_rejected_without_its_signature(url):
     with pytest.raises(
         InvalidInputError, match=r"^images\[0\]\.url must be an https:// URL, or a data URL .*, got '"
     ) as error:
@@ -123,7 +123,7 @@ def test_a_reference_is_https_or_a_data_url_and_a_signature_is_not_quoted(url):
     assert "secret" not in str(error.value)
 
 
-def test_a_response_keeps_unknown_fields_and_its_json_as_it_came():
+def test_response_keeps_unknown_fields_and_its_original_json():
     generation = Generation.from_json(RESPONSE)
     assert generation.to_json() == RESPONSE
     assert generation.usage is not None
@@ -132,7 +132,7 @@ def test_a_response_keeps_unknown_fields_and_its_json_as_it_came():
 
 
 @pytest.mark.parametrize("missing", ["usage", "model"])
-def test_a_response_without_figures_still_holds_paid_files(missing):
+def test_response_without_usage_or_model_still_gives_its_files(missing):
     generation = Generation.from_json({name: value for name, value in RESPONSE.items() if name != missing})
     assert generation.data[0].width == 1024
 
@@ -148,7 +148,7 @@ def test_a_response_without_figures_still_holds_paid_files(missing):
     ],
     ids=["no files", "null", "no web address", "no host", "a list"],
 )
-def test_a_response_without_any_url_is_refused(response):
+def test_response_without_a_usable_url_is_rejected(response):
     with pytest.raises(ValueError, match="it "):
         Generation.from_json(response)
 
@@ -168,7 +168,7 @@ FILE = RESPONSE["data"][0]
     ],
     ids=["error", "null", "empty url", "text", "no list", "by name"],
 )
-def test_no_file_is_lost_to_its_neighbours(data, indexes):
+def test_unusable_entries_are_reported_and_do_not_hide_other_files(data, indexes):
     generation = Generation.from_json({**RESPONSE, "data": data})
     assert [file.index for file in generation.data] == indexes
     assert {file.url for file in generation.data} == {FILE["url"]}
@@ -190,13 +190,13 @@ def test_no_file_is_lost_to_its_neighbours(data, indexes):
     ],
     ids=str,
 )
-def test_an_expiry_that_can_t_be_read_is_not_known(deletes_at):
+def test_unreadable_expiry_is_none(deletes_at):
     [file] = Generation.from_json({**RESPONSE, "data": [{**FILE, "deletes_at": deletes_at}]}).data
     assert file.deletes_at is None
 
 
 @pytest.mark.parametrize("cost", [None, "free", -1, True, 1e300, "NaN", [], {}], ids=str)
-def test_a_cost_that_can_t_be_read_is_not_known(cost):
+def test_unreadable_cost_is_none_and_reported(cost):
     generation = Generation.from_json({**RESPONSE, "usage": {"total_cost": cost}})
     assert generation.cost is None
     assert "its cost is not given" in generation.oddities
@@ -207,31 +207,31 @@ def test_a_cost_that_can_t_be_read_is_not_known(cost):
     [("req-1", "req-1"), (7, "7"), ("a\x1b[2Jb\u202e", "a[2Jb"), (" x\n", "x")],
     ids=["text", "number", "controls", "white space"],
 )
-def test_an_id_has_no_control_characters(given, used):
+def test_id_is_text_without_control_characters(given, used):
     assert Generation.from_json({**RESPONSE, "id": given}).id == used
 
 
 @pytest.mark.parametrize("given", [None, "", {}, True, "\x00"], ids=str)
-def test_a_response_without_an_id_gets_the_same_one_each_time(given):
+def test_response_without_an_id_gets_the_same_generated_id_each_time(given):
     ids = {Generation.from_json({**RESPONSE, "id": given}).id for _ in range(2)}
     assert len(ids) == 1
     assert ids.pop().startswith("no-id-")
 
 
-def test_a_long_id_is_cut_and_stays_distinct():
+def test_long_id_is_shortened_and_stays_unique():
     ids = {Generation.from_json({**RESPONSE, "id": "x" * 5000 + end}).id for end in "ab"}
     assert len(ids) == 2
     assert {len(name) for name in ids} == {128}
 
 
-def test_no_rates_are_an_unknown_price():
+def test_model_without_price_rates_is_accepted():
     model = Model.from_json(
         {"id": "m", "name": "M", "type": "image", "pricing": {"currency": "USD", "rates": []}}
     )
     assert model.pricing.rates == []
 
 
-def test_an_error_survives_pickling_as_it_was():
+def test_error_survives_pickling():
     error = RateLimitError("Slow down.", status=429, code="rate_limit", retry_after=3.5)
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is RateLimitError
@@ -239,7 +239,7 @@ def test_an_error_survives_pickling_as_it_was():
     assert (copy.status, copy.code, copy.retry_after, copy.billed) == (429, "rate_limit", 3.5, "no")
 
 
-def test_the_query_of_every_url_in_a_text_is_cut():
+def test_query_of_every_url_in_a_text_is_removed():
     text = "see https://a.test/b?sig=1, 's3://c/d?x=2' and <http://e.test#f> but not why?"
     assert (
         without_query(text) == "see https://a.test/b?... 's3://c/d?...' and <http://e.test?...> but not why?"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos: what is sent, what is answered, and what they cost."""
+"""Video requests, responses and prices."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILE = {"url": "https://a.example/0?sig=1", "mime_type": "video/mp4", "duration"
         ),
     ],
 )
-def test_a_request_is_sent_as_the_api_takes_it(fields, sent):
+def test_video_request_is_sent_in_the_api_format(fields, sent):
     base = {"model": "seedance-v1-pro", "prompt": "A fox runs"}
     assert VideoRequest.checked(**base, **fields).to_json() == base | sent
 
@@ -49,20 +49,20 @@ def test_a_request_is_sent_as_the_api_takes_it(fields, sent):
         ("prompt", "", "prompt must not be empty."),
     ],
 )
-def test_what_the_api_would_refuse_is_one_sentence(field, value, message):
+def test_invalid_video_request_is_rejected_in_one_sentence(field, value, message):
     fields = {"model": "seedance-v1-pro", "prompt": "A fox runs"} | {field: value}
     with pytest.raises(InvalidInputError, match=f"^{message} Nothing was billed.$"):
         VideoRequest.checked(**fields)
 
 
 @pytest.mark.parametrize("status", ["pending", "queued", None, 7])
-def test_whatever_is_no_end_is_still_being_made(status):
+def test_video_without_a_final_status_is_still_pending(status):
     video = Video.from_json({"id": "req-1", "status": status})
     assert (video.id, video.is_failed, video.generation) == ("req-1", False, None)
 
 
 @pytest.mark.parametrize("status", ["completed", "done", "failed"])
-def test_a_response_with_a_file_is_completed_whatever_it_is_called(status):
+def test_response_with_a_file_is_completed_whatever_its_status(status):
     usage = {"total_cost": 0.25, "billable_unit": "video_second"}
     received = {"id": "req-1", "status": status, "model": "m", "data": [FILE], "usage": usage}
     video = Video.from_json(received)
@@ -82,7 +82,7 @@ def test_a_response_with_a_file_is_completed_whatever_it_is_called(status):
         ({"code": 7}, "no reason given"),
     ],
 )
-def test_a_failed_video_says_why(error, failure):
+def test_failed_video_reports_its_reason(error, failure):
     video = Video.from_json({"id": "req-1", "status": "failed", "error": error})
     assert (video.is_failed, video.failure, video.cost) == (True, failure, None)
 
@@ -99,7 +99,7 @@ def test_a_failed_video_says_why(error, failure):
     ],
     ids=["list", "no id", "empty id", "control", "long", "no file"],
 )
-def test_a_response_that_can_t_be_polled_is_refused(received, why):
+def test_video_response_without_a_usable_id_or_file_is_rejected(received, why):
     with pytest.raises(ValueError, match=why):
         Video.from_json(received)
 
@@ -135,19 +135,19 @@ RATES = (
         (None, None, False, "0.08"),
     ],
 )
-def test_a_price_is_that_of_the_resolution_the_sound_and_the_seconds(resolution, duration, sound, price):
+def test_video_price_depends_on_resolution_duration_and_sound(resolution, duration, sound, price):
     offered = model(*RATES, supported_resolutions=["720p"], supported_durations=[4.0, 8.0])
     expected = None if price is None else Decimal(price)
     assert video_price(offered, resolution, duration, sound) == expected
 
 
-def test_a_price_that_is_not_known_is_none():
+def test_unknown_video_price_is_none():
     assert video_price(model(), "720p", 5, sound=True) is None
-    # Without a default there is no telling how long it will be.
+    # Without a default duration, the length of the video is unknown.
     assert video_price(model(*RATES), "720p", None, sound=True) is None
 
 
-def test_durations_are_compared_as_numbers():
+def test_duration_is_compared_as_a_number_with_those_the_model_supports():
     offered = model(supported_durations=[5.0, 10.0])
     for duration in (5, None):
         check_duration(offered, duration)

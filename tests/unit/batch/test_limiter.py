@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rate limiter, on a clock that the test moves."""
+"""The rate limiter, on a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Bench:
         log = SimpleNamespace(info=lambda text, *values: self.logged.append(text % values))
         self.limiter = RateLimiter(concurrency, lambda: self.stopping, log, clock=lambda: self.now)
         if is_open:
-            # As after a while without a refusal.
+            # As after some time without a 429.
             self.limiter._limit.value = concurrency
 
     def free(self) -> bool:
@@ -43,7 +43,7 @@ class Bench:
         slots.enter_context(self.limiter.acquire())
 
     def pass_until_free(self) -> float:
-        """Advance the clock until a slot is free, and return by how much."""
+        """Advance the clock until a slot is free, and return the elapsed seconds."""
         since = self.now
         while not self.free():
             self.now += 0.01
@@ -65,7 +65,7 @@ class Bench:
             self.limiter.on_rate_limited(RateLimitError("x", retry_after=retry_after))
 
 
-def test_no_more_requests_than_slots_are_in_flight():
+def test_requests_in_flight_do_not_exceed_the_slots():
     bench = Bench(3)
     with ExitStack() as slots:
         for _ in range(3):
@@ -75,7 +75,7 @@ def test_no_more_requests_than_slots_are_in_flight():
     assert bench.limiter.in_flight == 0
 
 
-def test_slots_open_one_by_one_and_fast_while_nothing_is_refused():
+def test_slots_open_quickly_one_by_one_while_there_is_no_429():
     bench = Bench(64, is_open=False)
     with ExitStack() as slots:
         for _ in range(concurrency_limit.FIRST_SLOTS):
@@ -93,7 +93,7 @@ def test_slots_open_one_by_one_and_fast_while_nothing_is_refused():
         assert not bench.free()
 
 
-def test_the_first_refusal_stops_the_opening_of_slots():
+def test_first_429_stops_the_opening_of_slots():
     bench = Bench(64, is_open=False)
     with ExitStack() as slots:
         for _ in range(5):
@@ -106,7 +106,7 @@ def test_the_first_refusal_stops_the_opening_of_slots():
         assert bench.limiter.limit == 5
 
 
-def test_simultaneous_refusals_count_as_one():
+def test_simultaneous_429s_count_as_one():
     bench = Bench(32)
     with ExitStack() as slots:
         for _ in range(5):
@@ -116,7 +116,7 @@ def test_simultaneous_refusals_count_as_one():
                 bench.take(refused)
             for _ in range(27):
                 bench.limiter.on_rate_limited(RateLimitError("x"))
-                # As each refused request gives back its slot.
+                # As each request that got a 429 releases its slot.
                 bench.limiter._in_flight -= 1
             bench.limiter._in_flight += 27
         assert bench.limiter.limit == 5
@@ -129,7 +129,7 @@ def test_simultaneous_refusals_count_as_one():
         assert bench.limiter.limit == 6
 
 
-def test_refused_probes_become_rare():
+def test_rate_limited_probes_become_rarer_up_to_a_limit():
     bench = Bench(32)
     with ExitStack() as slots:
         for _ in range(5):
@@ -148,7 +148,7 @@ def test_refused_probes_become_rare():
         assert bench.limiter.limit == 5
 
 
-def test_a_successful_probe_is_followed_by_others():
+def test_successful_probe_is_followed_by_more_probes():
     bench = Bench(32)
     with ExitStack() as slots:
         for _ in range(5):
@@ -167,11 +167,11 @@ def test_a_successful_probe_is_followed_by_others():
         assert bench.now - began < 3
 
 
-def test_a_window_takes_as_many_requests_as_the_last_one():
+def test_next_window_allows_as_many_requests_as_the_limit():
     bench = Bench(64)
     with ExitStack() as slots:
         bench.take(slots)
-        # 20 a minute, five of them used by others; and the minute began with our request.
+        # 20 a minute, five of them used by others; the minute began with this task's request.
         bench.now += 30
         bench.limiter.on_response(30.0, RateLimit(remaining=14, resets_in=30, limit=20))
         for _ in range(14):
@@ -185,7 +185,7 @@ def test_a_window_takes_as_many_requests_as_the_last_one():
         assert bench.limiter.waiting_for == "waiting for 0:01:00 more (getimg.ai limits requests)"
 
 
-def test_after_a_refusal_requests_are_spaced():
+def test_requests_are_spaced_after_a_429():
     bench = Bench(8)
     bench.refuse_one(retry_after=20)
     bench.now += 20.1
@@ -209,13 +209,13 @@ def test_retry_after_holds_all_requests():
     assert bench.logged == ["getimg.ai limits requests: retrying in 20 seconds. Nothing was billed."]
 
 
-def test_a_server_that_says_now_is_not_hammered():
+def test_retry_after_of_zero_still_delays_the_next_request():
     bench = Bench(4)
     bench.refuse_one(retry_after=0)
     assert not bench.free()
 
 
-def test_nothing_is_sent_once_the_window_is_used_up():
+def test_no_request_is_sent_once_the_window_is_used_up():
     bench = Bench(4)
     bench.limiter.on_response(30.0, RateLimit(remaining=2, resets_in=30))
     with ExitStack() as slots:
@@ -227,7 +227,7 @@ def test_nothing_is_sent_once_the_window_is_used_up():
     assert bench.free()
 
 
-def test_when_others_hold_all_slots_it_probes_less_and_less_often():
+def test_probes_become_rarer_while_other_tasks_hold_all_slots():
     bench = Bench(4)
     waits = []
     for _ in range(60):
@@ -244,7 +244,7 @@ def test_when_others_hold_all_slots_it_probes_less_and_less_often():
     )
 
 
-def test_a_paused_request_waits_and_then_continues():
+def test_paused_request_waits_and_then_continues():
     bench = Bench(4)
     bench.limiter.pause(True)
     assert not bench.free()
@@ -262,7 +262,7 @@ def test_a_paused_request_waits_and_then_continues():
     thread.join()
 
 
-def test_a_waiting_request_fails_when_the_batch_stops():
+def test_waiting_request_fails_when_the_batch_stops():
     bench = Bench(1)
     failed: list[str] = []
 
@@ -282,7 +282,7 @@ def test_a_waiting_request_fails_when_the_batch_stops():
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_slots_are_given_back_whatever_happens(concurrency):
+def test_slot_is_released_if_the_request_raises(concurrency):
     bench = Bench(concurrency)
     for _ in range(20):
         with pytest.raises(ZeroDivisionError), bench.limiter.acquire():
@@ -290,7 +290,7 @@ def test_slots_are_given_back_whatever_happens(concurrency):
     assert bench.limiter.in_flight == 0
 
 
-def test_a_wait_that_is_too_long_raises_before_a_slot_is_taken():
+def test_wait_beyond_max_wait_raises_before_a_slot_is_taken():
     bench = Bench(4)
     bench.limiter._max_wait = 60
     bench.limiter.on_response(30.0, RateLimit(remaining=0, resets_in=90))

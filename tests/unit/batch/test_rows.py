@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows without a request: what is refused before anything is paid, and that nothing is refused afterwards."""
+"""Rows: invalid input is rejected before anything is billed, and nothing is rejected afterwards."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Colour(StrEnum):
 
 
 class NotATime(datetime.datetime):
-    """As pandas' NaT is."""
+    """Like pandas' NaT."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -62,7 +62,7 @@ class NotATime(datetime.datetime):
         return False
 
 
-class TestALabel:
+class TestLabel:
     @pytest.mark.parametrize(
         ("value", "plain"),
         [
@@ -83,7 +83,7 @@ class TestALabel:
         ],
         ids=lambda value: repr(value)[:30],
     )
-    def test_may_be_what_a_database_gives(self, value, plain):
+    def test_may_have_the_types_that_databases_return(self, value, plain):
         [row] = read([{"labels": {"x": value}}], "s3://b/a-{x}.jpg")
         assert row.expected_key == f"a-{plain}.jpg"
         assert row.redacted()["labels"] == {"x": plain}
@@ -110,24 +110,24 @@ class TestALabel:
         ],
         ids=lambda value: type(value).__name__,
     )
-    def test_of_another_kind_is_refused_by_row_and_name(self, value):
+    def test_value_of_an_unsupported_type_is_rejected_with_its_row_and_name(self, value):
         assert refusal([{}, {"labels": {"sku": "A-17", "size": value}}]).startswith(
             "requests[1]: labels['size'] must be a string, a finite number, a date, a time, a UUID or None, got "
         )
 
-    def test_that_a_row_lacks_is_named(self):
+    def test_each_row_without_a_label_that_the_key_uses_is_reported(self):
         requests = [{"labels": {"sku": "A-17"}}, {"labels": {"sku": "B-2"}}, {}, {"labels": {"SKU": "x"}}]
         assert refusal(requests, "s3://b/{sku}.jpg") == (
             "requests[2] has no label 'sku', which s3_key uses. requests[3] has no label 'sku', which s3_key uses."
         )
 
-    def test_that_no_row_has_is_an_unknown_placeholder(self):
+    def test_label_that_no_row_has_is_an_unknown_placeholder(self):
         assert refusal([{"labels": {"sku": 1}}], "s3://b/{extention}") == (
             "s3_key has the unknown placeholder '{extention}'. Known placeholders: {generation_id}, {index}, {extension}, "
             "{model}, {width}, {height}, {sha256}, {prompt}, {aspect_ratio}, {resolution}, {output_format}, {row}, {sku}."
         )
 
-    def test_of_the_defaults_holds_for_all_rows_but_those_with_their_own(self):
+    def test_default_label_applies_to_rows_without_their_own(self):
         rows = read([{}, {"labels": {"size": 2}}], "s3://b/{sku}-{size}.jpg", labels={"sku": "A", "size": 1})
         assert [row.expected_key for row in rows] == ["A-1.jpg", "A-2.jpg"]
 
@@ -143,11 +143,11 @@ class TestALabel:
         ],
         ids=lambda value: repr(value)[:30],
     )  # fmt: skip
-    def test_has_a_name_of_its_own(self, labels, sentence):
+    def test_invalid_labels_and_reserved_names_are_rejected(self, labels, sentence):
         assert refusal([{"labels": labels}]).startswith(sentence)
 
 
-class TestAKey:
+class TestKey:
     @pytest.mark.parametrize(
         ("fields", "expected"),
         [({}, "jpg"), ({"output_format": "png"}, "png"), ({"output_format": "webp"}, "webp")],
@@ -156,7 +156,9 @@ class TestAKey:
     @pytest.mark.parametrize(
         "said", ["image/png", "image/jpeg", "image/webp", "image/avif", "text/html", None]
     )
-    def test_has_the_extension_of_the_requested_format(self, fields, expected, said):
+    def test_has_the_extension_of_the_requested_format_whatever_the_response_declares(
+        self, fields, expected, said
+    ):
         [row] = read([fields])
         [copy] = row.items(
             Generation.from_json(response(data=[{"url": "https://api.test/f", "mime_type": said}]))
@@ -174,7 +176,7 @@ class TestAKey:
             ("{sha256}.png", {}, "'jpeg', the default, got '" + "0" * 59 + "...."),
         ],
     )
-    def test_that_promises_another_format_is_one_sentence(self, s3_key, fields, given):
+    def test_extension_of_another_format_is_rejected(self, s3_key, fields, given):
         message = refusal([fields], f"s3://b/{s3_key}")
         assert message.startswith("requests[0]: s3_key must end in {extension}, or in .")
         assert message.endswith(given)
@@ -192,7 +194,7 @@ class TestAKey:
             ("a.png/{row}", {}),
         ],
     )
-    def test_that_promises_no_other_format_is_taken(self, s3_key, fields):
+    def test_matching_or_unrelated_extension_is_accepted(self, s3_key, fields):
         assert key(s3_key, **fields)
 
     @pytest.mark.parametrize(
@@ -207,17 +209,17 @@ class TestAKey:
         ],
         ids=ascii,
     )
-    def test_that_s3_or_people_can_t_take_is_refused_before_it_is_paid(self, label, why):
+    def test_label_that_makes_the_key_invalid_is_rejected(self, label, why):
         message = refusal([{"labels": {"x": label}}], "s3://b/{x}")
         assert message.startswith("requests[0]: s3_key gives ")
         assert message.endswith(why)
 
-    def test_that_two_rows_share_is_refused(self):
+    def test_key_that_two_rows_share_is_rejected(self):
         assert refusal([{}, {}], "s3://b/{width}.jpg").startswith(
             "s3_key gives rows 0 and 1 the same key '99999.jpg': tell them apart with {row}, "
         )
 
-    def test_is_known_beforehand_unless_the_response_tells_it(self):
+    def test_expected_key_is_set_unless_it_depends_on_the_response(self):
         [row] = read(
             [{"prompt": "p", "resolution": "2K"}], "s3://b/{model}/{prompt}-{resolution}-{row:03}.jpg"
         )
@@ -225,12 +227,12 @@ class TestAKey:
         [row] = read([{}], "s3://b/{generation_id}")
         assert row.expected_key is None
 
-    def test_of_a_template_is_parsed_once_for_all(self):
+    def test_template_is_parsed_once_for_all_rows(self):
         first, second = read([{}, {}])
         assert first.template is second.template
 
 
-class TestAfterThePayment:
+class TestAfterPayment:
     @pytest.mark.parametrize(
         ("s3_key", "fields", "expected"),
         [
@@ -242,11 +244,11 @@ class TestAfterThePayment:
         ],
         ids=["slashes", "climbs", "no size", "no size to format", "another model"],
     )
-    def test_an_odd_response_gets_a_key(self, s3_key, fields, expected):
+    def test_unusual_response_still_gets_a_valid_key(self, s3_key, fields, expected):
         [row] = read([{}], f"s3://b/{s3_key}")
         assert [copy.key for copy in row.items(Generation.from_json(response(**fields)))] == [expected]
 
-    def test_a_response_that_makes_the_key_too_long_gets_a_shorter_one(self):
+    def test_key_that_the_response_makes_too_long_is_shortened(self):
         room = KEY_MAX_BYTES - 28 - 8 - 1
         [row] = read([{}], "s3://b/" + "x" * room + "{generation_id}-{index}{width}")
         keys = [copy.key for copy in row.items(Generation.from_json(response(12, id="ä" * 128)))]
@@ -262,7 +264,7 @@ class TestAfterThePayment:
             "0-2.jpg",
         ]
 
-    def test_a_file_carries_what_its_object_is_known_by(self):
+    def test_item_carries_the_prompt_and_request_hashes_of_its_row(self):
         [row] = read([{}])
         [copy] = row.items(Generation.from_json(response()))
         assert copy.prompt_sha256 == row.prompt_sha256
@@ -279,7 +281,7 @@ class TestAfterThePayment:
         size=st.none() | st.integers() | st.text() | st.floats(),
         files=st.integers(1, 3),
     )  # fmt: skip
-    def test_no_response_makes_a_key_that_can_t_be_used(self, s3_key, id, size, files):
+    def test_any_response_gives_valid_distinct_keys(self, s3_key, id, size, files):
         try:
             [row] = read([{}], f"s3://b/{s3_key}")
         except InvalidInputError:
@@ -293,16 +295,16 @@ class TestAfterThePayment:
             check_key(made)
 
 
-class TestRefused:
-    def test_rows_are_counted_past_the_third(self):
+class TestInvalidInput:
+    def test_invalid_rows_after_the_third_are_only_counted(self):
         message = refusal([{"prompt": ""}] * 5)
         assert message.count("prompt must not be empty.") == 3
         assert message.endswith(" And 2 more.")
 
-    def test_a_list_with_more_rows_than_memory_is_meant_for(self):
+    def test_list_with_too_many_requests_is_rejected(self):
         assert refusal([{}] * (MAX_REQUESTS + 1)) == "requests must be at most 100000, got 100001."
 
-    def test_a_great_many_rows_take_little_time(self):
+    def test_many_invalid_rows_are_rejected_quickly(self):
         began = time.process_time()
         assert refusal([{"prompt": ""}] * MAX_REQUESTS).endswith(" And 99997 more.")
         assert time.process_time() - began < 10
@@ -319,7 +321,7 @@ class TestRefused:
         ],
         ids=lambda value: repr(value)[:30],
     )  # fmt: skip
-    def test_requests_that_are_none(self, requests, sentence):
+    def test_invalid_requests_are_rejected(self, requests, sentence):
         assert refusal(requests).startswith(sentence)
 
     @pytest.mark.parametrize(
@@ -331,12 +333,12 @@ class TestRefused:
         ],
         ids=["no dict", "unknown field", "label"],
     )
-    def test_defaults_that_are_none(self, defaults, sentence):
+    def test_invalid_defaults_are_rejected(self, defaults, sentence):
         with pytest.raises(InvalidInputError) as error:
             read_rows([], defaults, KeyTemplate.parse("s3://b/{row}", None), no_s3)
         assert error.value.message.startswith(sentence)
 
 
 @pytest.mark.parametrize("s3_key", ["s3://b/{row}", "s3://b/{sku}.jpg"])
-def test_no_rows_need_no_labels(s3_key):
+def test_empty_request_list_needs_no_labels(s3_key):
     assert read([], s3_key) == []

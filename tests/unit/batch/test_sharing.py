@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches on one account, in a time that passes as fast as it can be counted."""
+"""Batches that share an account, in simulated time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from airflow_provider_getimg.batch.concurrency_limit import ConcurrencyLimit
 
-#: Of the least time that an image takes: how long a refusal takes.
+#: How long a 429 takes, as a share of the shortest time that an image takes.
 ROUND_TRIP = 1 / 125
-#: Seconds that an image takes, at least and at most: on a real account, and in a simulator twenty times as fast.
+#: Minimum and maximum seconds per image: on a real account, and in a simulator that is twenty times as fast.
 LATENCIES = [
     pytest.param((25.0, 35.0), id="real"),
     pytest.param((1.25, 1.75), id="twenty-times-as-fast"),
@@ -23,7 +23,7 @@ LATENCIES = [
 
 @pytest.fixture(autouse=True)
 def chance(monkeypatch) -> random.Random:
-    """Chance that is the same in each run, for the limits as well; the other tests' is left alone."""
+    """Return a random generator with a fixed seed, which the limits use, too; other tests keep their own."""
     chance = random.Random(7)
     monkeypatch.setattr("airflow_provider_getimg.batch.concurrency_limit.random", chance)
     monkeypatch.setattr("airflow_provider_getimg.retry.random", chance)
@@ -32,7 +32,7 @@ def chance(monkeypatch) -> random.Random:
 
 @dataclass
 class Batch:
-    """A batch: its rows, when it begins, and what became of its requests."""
+    """A batch: its rows, its start, and the outcome of its requests."""
 
     rows: int
     begins_at: float = 0.0
@@ -48,7 +48,7 @@ class Batch:
         return max(end for _, end in self.images)
 
     def slots(self, since: float, until: float) -> float:
-        """Return how many of the account's slots it had in a time, on average."""
+        """Return the average number of the account's slots that it held in a period."""
         held = (max(0.0, min(end, until) - max(begin, since)) for begin, end in self.images)
         return sum(held) / (until - since)
 
@@ -64,9 +64,9 @@ def run(
     """
     Run batches on an account until all rows are done.
 
-    :param slots: The account's concurrent requests, from when on.
-    :param seconds: How long an image takes, at least and at most.
-    :param sees_others: Whether responses show that others send, too, as ``X-RateLimit-Remaining`` does.
+    :param slots: The account's limits of concurrent requests, each with the time from which it applies.
+    :param seconds: The minimum and maximum time that an image takes.
+    :param sees_others: Whether responses show that others send requests, too, as ``X-RateLimit-Remaining`` does.
     """
     now, held = 0.0, 0
     events: list[tuple[float, int, Batch, float | None, int]] = []
@@ -101,13 +101,13 @@ def run(
 
 
 def last_row_sent(batches: list[Batch]) -> float:
-    """Return until when there was something to send for all slots."""
+    """Return when the last row was sent: until then, there was work for every slot."""
     return max(begin for batch in batches for begin, _ in batch.images)
 
 
 @pytest.mark.parametrize("seconds", LATENCIES)
 @pytest.mark.parametrize("concurrency", [1, 4, 5, 8, 16, 64])
-def test_a_batch_alone_gets_what_the_account_allows(concurrency, seconds, chance):
+def test_single_batch_uses_nearly_all_slots_with_few_429s(concurrency, seconds, chance):
     for _ in range(4):
         batch = Batch(100, concurrency=concurrency)
         run([batch], [(0, 5)], seconds, chance)
@@ -116,7 +116,7 @@ def test_a_batch_alone_gets_what_the_account_allows(concurrency, seconds, chance
 
 
 @pytest.mark.parametrize("seconds", LATENCIES)
-def test_two_batches_that_begin_together_share(seconds, chance):
+def test_two_batches_that_start_together_share_the_slots(seconds, chance):
     for _ in range(4):
         batches = [Batch(100), Batch(100, seconds[0] / 100)]
         run(batches, [(0, 5)], seconds, chance, sees_others=True)
@@ -127,18 +127,18 @@ def test_two_batches_that_begin_together_share(seconds, chance):
         assert min(batch.slots(0, together) for batch in batches) >= 5 / 4
 
 
-def test_a_batch_and_single_images_that_come_late_are_not_starved(chance):
+def test_batch_and_single_images_that_start_later_are_not_starved(chance):
     for _ in range(4):
         late = [Batch(100, 200.0), Batch(1, 215.0), Batch(1, 230.0)]
         batches = [Batch(200), *late]
         run(batches, [(0, 5)], (25.0, 35.0), chance, sees_others=True)
         assert sum(batch.slots(0, last_row_sent(batches)) for batch in batches) >= 0.9 * 5
         assert late[0].slots(200, min(batches[0].ended_at, late[0].ended_at)) >= 5 / 4
-        # Four minutes, where an image takes half a one.
+        # Four minutes, where an image takes half a minute.
         assert max(min(begin for begin, _ in batch.images) - batch.begins_at for batch in late) < 240
 
 
-def test_a_limit_that_falls_and_rises_is_followed(chance):
+def test_batch_follows_a_limit_that_falls_and_rises(chance):
     for _ in range(4):
         batch = Batch(400, concurrency=16)
         run([batch], [(0, 8), (600, 3), (1200, 8)], (25.0, 35.0), chance)

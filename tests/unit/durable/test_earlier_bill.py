@@ -9,7 +9,7 @@ WRONG = "model must be a string, got 3."
 
 
 def entry(number: int, *, cost: float | None = 0.04, answered: bool = True) -> Entry:
-    """Return what a try recorded: of a response, or of a request without one."""
+    """Return the entry that a try recorded, with or without a response."""
     response = {
         "id": f"req-{number}",
         "created": 1,
@@ -48,7 +48,7 @@ def entry(number: int, *, cost: float | None = 0.04, answered: bool = True) -> E
         ),
     ],
 )
-def test_an_error_of_a_later_try_says_what_earlier_ones_were_billed(entries, billed, message):
+def test_error_of_a_later_try_includes_the_bill_of_earlier_tries(entries, billed, message):
     error = with_earlier_bill(InvalidInputError(WRONG), entries)
     assert (str(error), error.billed) == (message, billed)
     assert isinstance(error, InvalidInputError)
@@ -67,5 +67,5 @@ def test_an_error_of_a_later_try_says_what_earlier_ones_were_billed(entries, bil
         ),
     ],
 )
-def test_what_is_saved_was_billed_too(unsaved, saved, bill):
+def test_bill_includes_saved_generations(unsaved, saved, bill):
     assert str(with_earlier_bill(InvalidInputError(WRONG), unsaved, saved)) == f"{bill} {WRONG}"

@@ -19,7 +19,7 @@ LOG = SimpleNamespace(info=lambda *_: None)
 
 
 class MemoryStore:
-    """A state store; each write may be made to wait, or to fail."""
+    """A state store whose writes can be made to wait or fail."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
@@ -52,7 +52,7 @@ def reread(store: MemoryStore, epoch: int = 3) -> Journal:
         return journal
 
 
-def test_what_was_written_is_read_by_the_next_try():
+def test_next_try_reads_the_last_value_of_each_key():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
@@ -62,15 +62,15 @@ def test_what_was_written_is_read_by_the_next_try():
     assert [journal.previous(key) for key in "abc"] == [{"n": 3}, {"n": 2}, None]
 
 
-def test_a_write_is_durable_once_it_returns():
+def test_write_is_durable_once_it_returns():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
-        # As a process that is killed here leaves it.
+        # What remains if the process is killed here.
         assert reread(store).previous("a") == {"n": 1}
 
 
-def test_none_takes_an_entry_back():
+def test_writing_none_removes_the_entry():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
@@ -78,13 +78,13 @@ def test_none_takes_an_entry_back():
     assert reread(store).previous("a") is None
 
 
-def test_many_that_wait_share_a_write():
+def test_waiting_entries_are_committed_in_one_write():
     store = MemoryStore()
     store.gate = threading.Event()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         first = journal.write_later("first", {"n": 0})
         assert store.is_writing.wait(60)
-        # They all wait now, for a write that is under way without them.
+        # All of these wait: the write in progress doesn't include them.
         waiting = [journal.write_later(f"row {n}", {"n": n}) for n in range(50)]
         store.gate.set()
         for write in (first, *waiting):
@@ -93,7 +93,7 @@ def test_many_that_wait_share_a_write():
     assert all(reread(store).previous(f"row {n}") == {"n": n} for n in range(50))
 
 
-def test_a_full_segment_is_left_and_the_next_begun():
+def test_full_segment_is_closed_and_a_new_one_is_started():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         for n in range(100):
@@ -104,7 +104,7 @@ def test_a_full_segment_is_left_and_the_next_begun():
     assert all(again.previous(f"row {n}")["n"] == n for n in range(100))
 
 
-def test_the_next_try_leaves_what_was_written_untouched():
+def test_next_try_does_not_change_earlier_segments():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
@@ -115,7 +115,7 @@ def test_the_next_try_leaves_what_was_written_untouched():
     assert reread(store).previous("a") == {"n": 2}
 
 
-def test_what_was_written_before_a_clear_does_not_count():
+def test_entries_from_before_a_clear_are_ignored_but_stay_stored():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         for n in range(60):
@@ -127,7 +127,7 @@ def test_what_was_written_before_a_clear_does_not_count():
     again = reread(store, 7)
     assert again.previous("new") == {"n": 1}
     assert again.previous("row 59") is None
-    # What a Clear needs once the bucket is fixed is still there.
+    # A later Clear needs them, once the bucket is fixed.
     assert {key: store.values[key] for key in before} == before
 
 
@@ -168,7 +168,7 @@ OWED = {
 
 @pytest.mark.parametrize("epochs_after", [0, 4], ids=["one Clear", "two Clears"])
 @pytest.mark.parametrize(("written", "owed"), OWED.values(), ids=OWED)
-def test_after_a_clear_paid_images_that_were_not_saved_are_owed(written, owed, epochs_after):
+def test_only_paid_images_that_were_not_saved_are_owed_after_a_clear(written, owed, epochs_after):
     store = MemoryStore()
     for epoch, key, value in written:
         with Journal(StateStore(store), Try(1, epoch), LOG) as journal:
@@ -183,7 +183,7 @@ def test_after_a_clear_paid_images_that_were_not_saved_are_owed(written, owed, e
 
 
 @pytest.mark.parametrize("note", [["s3"], "gone"], ids=str)
-def test_what_a_clear_saved_of_what_was_owed_is_known_to_its_retries(note):
+def test_retry_after_a_clear_reads_whether_the_owed_image_was_saved_or_gone(note):
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("row", PAID)
@@ -195,7 +195,7 @@ def test_what_a_clear_saved_of_what_was_owed_is_known_to_its_retries(note):
 
 
 @pytest.mark.parametrize("deleted", [0, 1, 2])
-def test_a_segment_that_a_user_deleted_hides_no_other(deleted):
+def test_deleted_segment_does_not_hide_the_others(deleted):
     store = MemoryStore()
     for n in range(3):
         with Journal(StateStore(store), Try(1, 3), LOG) as journal:
@@ -211,7 +211,7 @@ def test_a_segment_that_a_user_deleted_hides_no_other(deleted):
     assert all(again.previous(f"row {n}") == {"n": n} for n in range(3) if n != deleted)
 
 
-def test_a_write_that_fails_raises_and_leaves_no_trace():
+def test_failed_write_raises_and_stores_nothing():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("a", {"n": 1})
@@ -223,7 +223,7 @@ def test_a_write_that_fails_raises_and_leaves_no_trace():
     assert [again.previous(key) for key in "abc"] == [{"n": 1}, None, {"n": 3}]
 
 
-def test_a_new_segment_that_was_written_and_reported_as_failed_hides_nothing_that_comes_later():
+def test_new_segment_whose_write_response_was_lost_does_not_hide_later_entries():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write("filler", "x" * (SEGMENT_BYTES - 400))
@@ -232,7 +232,7 @@ def test_a_new_segment_that_was_written_and_reported_as_failed_hides_nothing_tha
         store.is_writing.clear()
         journal.write_later("busy", 1)
         assert store.is_writing.wait(60)
-        # One commit, which opens a segment: the rollback of a 429 is in it.
+        # One commit, which opens a segment and contains the rollback of a 429.
         notes, rollback = journal.write_later("notes", "x" * 400), journal.write_later("row", None)
         store.loses_response_to = KEY.format(number=1)
         store.gate.set()
@@ -243,7 +243,7 @@ def test_a_new_segment_that_was_written_and_reported_as_failed_hides_nothing_tha
     assert reread(store).previous("row") == PAID
 
 
-def test_leaving_it_writes_the_deferred_entries():
+def test_deferred_entries_are_written_when_the_journal_is_closed():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write_later("a", {"n": 1})
@@ -251,7 +251,7 @@ def test_leaving_it_writes_the_deferred_entries():
 
 
 @pytest.mark.parametrize("stored", ["x", {"epoch": 3}, {"epoch": 3, "entries": 7}], ids=str)
-def test_a_segment_that_can_not_be_read_is_an_error_that_names_it(stored):
+def test_unreadable_segment_raises_an_error_that_names_it(stored):
     store = MemoryStore()
     store.values["getimg_batch_0000"] = json.dumps(stored)
     with (
@@ -267,7 +267,7 @@ def test_a_segment_that_can_not_be_read_is_an_error_that_names_it(stored):
     ),
     st.integers(1, 4),
 )
-def test_whatever_is_written_in_whatever_tries_the_last_word_holds(entries, tries):
+def test_last_value_of_each_key_survives_any_sequence_of_writes_and_tries(entries, tries):
     store = MemoryStore()
     expected: dict[str, Any] = {}
     for part in range(tries):

@@ -11,7 +11,7 @@ from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.durable.video_polling import Polling
 
 
-def test_an_interval_is_a_fifth_more_or_less():
+def test_interval_varies_by_up_to_a_fifth():
     polling = Polling(10.0, time.time() + 1000)
     polling.pause()
     pauses = [polling.pause() for _ in range(200)]
@@ -19,11 +19,11 @@ def test_an_interval_is_a_fifth_more_or_less():
     assert 11 < max(pauses) <= 12
 
 
-def test_those_that_begin_together_are_not_polled_together():
+def test_videos_that_start_together_are_not_polled_together():
     pauses = [Polling(10.0, time.time() + 1000).pause() for _ in range(1000)]
-    # In no tenth of the interval are there many more than their share, 100.
+    # No tenth of the interval has many more polls than its share, 100.
     assert max(sum(start <= pause < start + 1 for pause in pauses) for start in range(10, 20)) < 150
-    # Not at once: Airflow's scheduler is given the time to see off the process that deferred the task.
+    # Not immediately: Airflow's scheduler needs time to handle the end of the process that deferred the task.
     assert 10 <= min(pauses) < max(pauses) <= 20
 
 
@@ -37,11 +37,11 @@ def test_those_that_begin_together_are_not_polled_together():
     ],
     ids=["429 that says when", "429", "5xx", "no connection"],
 )
-def test_a_poll_without_a_response_is_repeated(error, least):
+def test_failed_poll_is_followed_by_at_least_the_interval_or_retry_after(error, least):
     assert Polling(10.0, time.time() + 1000).pause(error) >= least
 
 
-def test_the_pauses_grow_until_a_response_comes():
+def test_pauses_grow_until_a_poll_succeeds():
     polling = Polling(10.0, time.time() + 1000)
     for _ in range(5):
         grown = polling.pause(errors.UnavailableError("x"))
@@ -50,7 +50,7 @@ def test_the_pauses_grow_until_a_response_comes():
     assert polling.pause(errors.UnavailableError("x")) <= 20
 
 
-def test_no_pause_goes_beyond_the_end_of_the_wait():
+def test_pause_never_exceeds_the_remaining_wait():
     polling = Polling(10.0, time.time() + 2)
     assert polling.pause(errors.RateLimitError("x", retry_after=90)) <= 2
     assert not polling.is_over

@@ -32,7 +32,7 @@ def url(mark: str) -> str:
     ],
     ids=["url", "responses", "their repr", "json", "escaped json", "in a sentence", "upper case", "deep"],
 )
-def test_a_signature_is_masked_wherever_it_stands(mark, value):
+def test_signature_is_masked_wherever_the_url_appears(mark, value):
     query = QUERY.format(mark * 8)
     assert query in redact(f"https://elsewhere?{query}")
     mask_signed_urls(value)
@@ -42,7 +42,7 @@ def test_a_signature_is_masked_wherever_it_stands(mark, value):
 @pytest.mark.parametrize(
     "value", ["https://[", "https://a.test", "?", "", None, 7, ["https://a.test/?"]], ids=repr
 )
-def test_what_has_no_signature_is_left_alone(value):
+def test_value_without_a_signature_leaves_urls_unmasked(value):
     mask_signed_urls(value)
     assert redact("https://a.test/page") == "https://a.test/page"
 
@@ -57,13 +57,13 @@ def test_what_has_no_signature_is_left_alone(value):
     ],
     ids=["quote", "space", "nested", "password"],
 )
-def test_what_is_secret_in_an_odd_url_is_masked(value, secret):
+def test_secret_in_an_unusual_url_is_masked(value, secret):
     assert secret in redact(f"elsewhere {secret}")
     mask_signed_urls(value)
     assert secret not in redact(f"elsewhere {secret}")
 
 
-def test_a_text_of_many_urls_is_rendered_at_once():
+def test_text_with_many_urls_is_masked_and_serialized_quickly():
     started = time.process_time()
     mask_signed_urls(["a://" * 15_000] * 20)
     Redacted(["a://" * 15_000] * 20).serialize()
@@ -71,21 +71,21 @@ def test_a_text_of_many_urls_is_rendered_at_once():
     assert time.process_time() - started < 10
 
 
-def test_masks_are_few_however_many_urls_a_field_has(monkeypatch):
+def test_number_of_masks_per_field_is_limited(monkeypatch):
     monkeypatch.setattr(masking, "_masks", set())
     mask_signed_urls([url(f"{number:04}") for number in range(1000)])
     assert len(masking._masks) == masking._MASKS_PER_FIELD
 
 
-def test_the_fields_of_many_tasks_in_one_process_are_masked():
-    # As `airflow dags test` runs them.
+def test_signature_is_still_masked_after_many_tasks_in_one_process():
+    # `airflow dags test` runs all tasks in one process.
     for number in range(110):
         mask_signed_urls(url(f"m{number:03}"))
     query = QUERY.format("m109" * 8)
     assert query not in redact(f"https://elsewhere?{query}")
 
 
-def test_a_concealed_value_is_shown_without_its_signatures():
+def test_redacted_value_is_serialized_without_its_signatures():
     odd = "https://user:pw@h.test/it's a.png?sig=x"
     responses = [{"id": "img_1", "data": [{"url": url("zz"), "width": 7}, {"url": odd}]}]
     redacted = Redacted(responses)

@@ -49,7 +49,7 @@ def render(s3_key: object, s3_bucket: object = "bucket", **values: object) -> st
         ("x" * 1024, "x" * 1024),
     ],
 )
-def test_a_template_becomes_a_key(s3_key, key):
+def test_template_is_rendered_as_a_key(s3_key, key):
     assert render(s3_key) == key
 
 
@@ -71,7 +71,7 @@ def test_a_template_knows_its_bucket_and_its_placeholders():
         ("a{{/b/{index}", "a{/b"),
     ],
 )
-def test_the_folder_that_all_keys_share(s3_key, folder):
+def test_shared_folder_is_the_path_before_the_first_placeholder(s3_key, folder):
     assert KeyTemplate.parse(s3_key, "bucket").shared_folder == folder
 
 
@@ -117,7 +117,7 @@ def test_the_folder_that_all_keys_share(s3_key, folder):
     ],
     ids=lambda value: ascii(value)[:30],
 )  # fmt: skip
-def test_what_is_no_key_is_one_sentence(s3_key, s3_bucket, sentence):
+def test_invalid_s3_key_or_bucket_is_rejected(s3_key, s3_bucket, sentence):
     if sentence is None:
         assert render(s3_key, s3_bucket)
         return
@@ -139,25 +139,25 @@ def test_what_is_no_key_is_one_sentence(s3_key, s3_bucket, sentence):
     ],
     ids=["none", "climbs", "empty", "folder", "NUL", "endless"],
 )
-def test_a_value_that_makes_no_key_is_one_sentence(model, sentence):
+def test_value_that_makes_the_key_invalid_is_rejected(model, sentence):
     with pytest.raises(InvalidInputError) as error:
         render("a/{model}", model=model)
     assert sentence in str(error.value)
 
 
-def test_a_format_that_no_character_fits_is_one_sentence():
+def test_number_too_large_for_a_character_format_is_rejected():
     with pytest.raises(InvalidInputError, match=r"s3_key has {index:c}, which can't format 1099511627776\."):
         render("{index:c}", index=2**40)
 
 
-def test_names_may_be_checked_later():
+def test_parsed_template_is_checked_against_the_given_placeholder_names():
     template = KeyTemplate.parse("{sku}", "b")
     template.check_names(["sku"])
     with pytest.raises(InvalidInputError, match=r"unknown placeholder '{sku}'\. Known placeholders: {row}\."):
         template.check_names(["row"])
 
 
-def test_a_message_names_the_parameter_that_a_key_comes_from():
+def test_error_names_the_parameter_that_gave_the_invalid_key():
     with pytest.raises(InvalidInputError, match=r"^manifest_key gives the key 'a/'"):
         check_key("a/", "manifest_key")
 
@@ -178,7 +178,7 @@ def test_a_message_names_the_parameter_that_a_key_comes_from():
     ],
     ids=ascii,
 )
-def test_what_a_response_tells_can_t_harm_a_key(value, cleaned):
+def test_response_value_is_cleaned_for_use_in_a_key(value, cleaned):
     assert clean_value(value) == cleaned
 
 
@@ -193,7 +193,7 @@ def test_what_a_response_tells_can_t_harm_a_key(value, cleaned):
     ],
     ids=lambda value: value[-12:],
 )
-def test_files_that_would_share_a_key_are_numbered(key, expected):
+def test_number_is_added_to_a_key_before_its_extension(key, expected):
     assert numbered(key, 1) == expected
 
 
@@ -212,7 +212,7 @@ TEMPLATES = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5)).map("".jo
     index=st.integers() | st.floats(),
     width=st.none() | st.integers() | st.decimals(),
 )
-def test_whatever_the_template_it_gives_a_sound_key_or_is_refused(template, model, index, width):
+def test_any_template_gives_a_valid_key_or_is_rejected(template, model, index, width):
     refused = None
     try:
         key = render(template, model=model, index=index, width=width)
@@ -227,7 +227,7 @@ def test_whatever_the_template_it_gives_a_sound_key_or_is_refused(template, mode
 
 @settings(deadline=None)
 @given(value=TEXT, index=st.integers(0, 10**9), folder=st.sampled_from(["", "a/", "a.b/", "x" * 1023 + "/"]))
-def test_whatever_a_response_tells_makes_a_sound_key(value, index, folder):
+def test_any_response_value_makes_a_valid_key(value, index, folder):
     cleaned = clean_value(value)
     check_key(f"a/{cleaned}")
     check_key(numbered(f"{folder}{cleaned}", index))

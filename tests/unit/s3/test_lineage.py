@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How saved objects are reported to Airflow, and that no such report fails a task whose objects are saved."""
+"""Saved objects are reported to Airflow, and a failed report never fails a task whose objects are saved."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def numbered(count: int) -> list[Any]:
 
 
 class Asked:
-    """Airflow's supervisor, which knows assets by their URIs; None says that the API server is away."""
+    """Airflow's supervisor, which finds assets by their URIs; None means that the API server is unavailable."""
 
     def __init__(self, names: dict[str, str] | None) -> None:
         self.names = names
@@ -62,7 +62,7 @@ class Asked:
 
 @pytest.fixture
 def ask(monkeypatch):
-    """Let emit_asset_events find assets by their URIs."""
+    """Return a function that lets emit_asset_events find assets by their URIs."""
 
     def make(names: dict[str, str] | None) -> Asked:
         asked = Asked(names)
@@ -75,8 +75,8 @@ def ask(monkeypatch):
 
 @pytest.fixture
 def emit(monkeypatch, caplog):
-    """Emit the events of files and return those of the alias as names and URIs, with the warnings."""
-    # Otherwise what another test left there would be asked.
+    """Return a function that emits files' events, and returns the warnings and the alias's events as names and URIs."""
+    # Otherwise a supervisor that another test set would be used.
     monkeypatch.delattr(task_runner, "SUPERVISOR_COMMS", raising=False)
 
     def run(files: list[Any], *outlets: Any) -> tuple[list[tuple[str, str]], list[str]]:
@@ -93,7 +93,7 @@ def emit(monkeypatch, caplog):
     return run
 
 
-def test_an_event_tells_what_was_saved_and_what_it_cost(emit):
+def test_asset_event_records_the_file_and_its_cost(emit):
     emit([saved("poster.png")])
     [event] = emit.accessors[ALIAS].asset_alias_events
     assert event.extra == {
@@ -119,11 +119,11 @@ def test_an_event_tells_what_was_saved_and_what_it_cost(emit):
         pytest.param("/a//b.png", "/a//b.png", id="slashes"),
     ],
 )
-def test_no_key_is_cut_or_changed_by_airflow(emit, key, path):
+def test_asset_uri_keeps_the_whole_key_with_special_characters_escaped(emit, key, path):
     assert emit([saved(key)]) == ([(f"s3://b/{path}", f"s3://b/{path}")], [])
 
 
-def test_a_uri_that_airflow_cannot_take_is_a_warning_and_the_others_are_events(emit):
+def test_uri_too_long_for_airflow_is_logged_and_the_other_files_get_events(emit):
     long = "中" * 170
     events, warnings = emit([saved("1.png"), saved(long), saved("2.png")])
     assert [uri for _, uri in events] == ["s3://b/1.png", "s3://b/2.png"]
@@ -132,17 +132,17 @@ def test_a_uri_that_airflow_cannot_take_is_a_warning_and_the_others_are_events(e
     ]
 
 
-def test_a_long_uri_has_a_name_that_postgresql_can_index_with_it(emit):
+def test_long_uri_gets_a_unique_name_short_enough_for_the_postgresql_index(emit):
     events, warnings = emit([saved(f"{'中' * 165}{n}") for n in range(2)])
     assert warnings == []
     assert all(1300 < len(uri) <= 1500 for _, uri in events)
-    # PostgreSQL takes 2,704 bytes, with 16 to 24 of its own.
+    # A PostgreSQL index entry holds 2,704 bytes, of which PostgreSQL itself uses 16 to 24.
     assert all(len(name) + len(uri) < 2680 for name, uri in events)
     assert len({name for name, _ in events}) == 2
 
 
 @pytest.mark.parametrize("outlet", [ALIAS, Asset("folder", "s3://b/folder")], ids=["alias", "asset"])
-def test_text_that_cannot_be_sent_to_airflow_costs_one_event_alone(emit, outlet):
+def test_unencodable_text_omits_only_its_own_file_from_the_events(emit, outlet):
     events, warnings = emit([saved("1.png", model="\ud800"), saved("2.png")], outlet)
     files = emit.accessors[outlet].extra.get("files", [])
     assert [uri for _, uri in events] + [file["uri"] for file in files] == ["s3://b/2.png"]
@@ -150,7 +150,7 @@ def test_text_that_cannot_be_sent_to_airflow_costs_one_event_alone(emit, outlet)
     assert warning.startswith("'s3://b/1.png' is saved, but has no asset event: ")
 
 
-def test_an_event_goes_to_the_asset_that_has_the_uri_whatever_its_name(emit, ask):
+def test_event_goes_to_the_existing_asset_with_the_same_uri(emit, ask):
     ask({"s3://b/poster.png": "poster"})
     events, warnings = emit([saved("poster.png"), saved("new.png")])
     assert events == [("poster", "s3://b/poster.png"), ("s3://b/new.png", "s3://b/new.png")]
@@ -158,21 +158,21 @@ def test_an_event_goes_to_the_asset_that_has_the_uri_whatever_its_name(emit, ask
 
 
 @pytest.mark.parametrize("key", ["x/gen_1-0.png", f"x/{SHA256}.png"], ids=["generation id", "digest"])
-def test_no_asset_is_looked_up_for_a_key_that_could_not_be_known_before(emit, ask, key):
+def test_key_with_a_generation_id_or_digest_is_not_looked_up(emit, ask, key):
     asked = ask({})
     events, _ = emit([saved(key)])
     assert asked.uris == []
     assert [uri for _, uri in events] == [f"s3://b/{key}"]
 
 
-def test_lookups_are_bounded(emit, ask):
+def test_number_of_asset_lookups_is_limited(emit, ask):
     asked = ask({})
     events, _ = emit(numbered(lineage.LOOKUPS + 5))
     assert len(asked.uris) == lineage.LOOKUPS
     assert len(events) == lineage.LOOKUPS + 5
 
 
-def test_an_api_server_that_is_away_is_asked_once(emit, ask):
+def test_unavailable_api_server_is_queried_only_once(emit, ask):
     asked = ask(None)
     events, warnings = emit(numbered(3))
     assert [uri for _, uri in events] == ["s3://b/0.png", "s3://b/1.png", "s3://b/2.png"]
@@ -191,7 +191,7 @@ def test_an_api_server_that_is_away_is_asked_once(emit, ask):
         pytest.param(Asset.ref(uri="s3://b/folder"), id="by URI"),
     ],
 )
-def test_an_asset_s_one_event_lists_the_files(emit, ask, monkeypatch, outlet):
+def test_single_event_of_an_asset_outlet_lists_all_files(emit, ask, monkeypatch, outlet):
     ask({})
     known = Asset("folder", "s3://b/folder")
     monkeypatch.setattr(
@@ -213,7 +213,7 @@ SQLITE_MOST = 250
         pytest.param("postgresql+psycopg2", True, "5", SQLITE_MOST + 1, id="PostgreSQL"),
     ],
 )
-def test_no_more_events_than_airflow_on_sqlite_takes(
+def test_events_are_limited_only_on_local_sqlite_with_a_short_timeout(
     emit, monkeypatch, tmp_path: Path, scheme, exists, timeout, expected
 ):
     database = tmp_path / "airflow.db"
@@ -230,7 +230,7 @@ def test_no_more_events_than_airflow_on_sqlite_takes(
     )
 
 
-def test_an_outlet_that_refuses_its_event_is_a_warning(caplog):
+def test_outlet_whose_event_fails_is_logged_and_does_not_raise(caplog):
     emit_asset_events({}, [ALIAS, Asset("folder", "s3://b/folder")], [saved("1.png")])
     assert [record.getMessage() for record in caplog.records] == [
         "The files are saved, but are in no asset event of pictures: 'outlet_events'",
@@ -238,7 +238,7 @@ def test_an_outlet_that_refuses_its_event_is_a_warning(caplog):
     ]
 
 
-def test_a_lineage_collector_that_fails_is_a_warning(monkeypatch, caplog):
+def test_failed_lineage_collector_is_logged_and_does_not_raise(monkeypatch, caplog):
     from airflow.providers.common.compat.lineage import hook
 
     def away() -> None:

@@ -35,18 +35,18 @@ def keys(generation: object, s3_key: object, s3_bucket: object = "bucket") -> li
 
 
 def located(generation: object, s3_key: object, *mime_types: str) -> list[str]:
-    """Return the keys once the bytes have said of what types the files are."""
+    """Return the keys once the types of the files are detected from their bytes."""
     planned = copies(generation, s3_key)
     return [copy.with_key(SHA256, found).key for copy, found in zip(planned, mime_types, strict=True)]
 
 
-def test_one_response_with_two_files_is_two_copies():
+def test_response_with_two_files_is_planned_as_two_copies():
     first, second = copies(response(files=2), "a/{generation_id}-{index}.{extension}")
     assert (first.uri, second.uri) == ("s3://bucket/a/img_1-0.png", "s3://bucket/a/img_1-1.png")
 
 
 class Lazy(Sequence):
-    """As Airflow gives the outputs of a mapped task."""
+    """A lazy sequence, as Airflow passes the outputs of a mapped task."""
 
     def __init__(self, *outputs: object) -> None:
         self._outputs = outputs
@@ -73,7 +73,7 @@ class Lazy(Sequence):
     ],
     ids=["one", "list", "tuple", "mapped", "both", "none", "no mapped ones", "skipped", "all skipped"],
 )
-def test_the_outputs_of_tasks_are_responses_and_gaps(generation, ids, gaps):
+def test_task_outputs_are_flattened_and_skipped_ones_are_counted(generation, ids, gaps):
     responses, left_out = parse_generations(generation)
     assert ([response.id for response in responses], left_out) == (ids, gaps)
 
@@ -92,7 +92,7 @@ def test_the_outputs_of_tasks_are_responses_and_gaps(generation, ids, gaps):
         ("video/mp4", "mp4"),
     ],
 )
-def test_the_extension_is_that_of_the_promised_type(mime_type, extension):
+def test_extension_follows_the_declared_type(mime_type, extension):
     assert keys(response(mime_type=mime_type), "x.{extension}") == [f"x.{extension}"]
 
 
@@ -105,18 +105,18 @@ def test_the_extension_is_that_of_the_promised_type(mime_type, extension):
     ("found", "extension"),
     [("image/jpeg", "jpg"), ("image/avif", "avif"), ("application/octet-stream", "bin")],
 )
-def test_the_extension_is_that_of_the_bytes_where_no_known_type_is_promised(mime_type, found, extension):
+def test_extension_follows_the_bytes_if_no_known_type_is_declared(mime_type, found, extension):
     [copy] = copies(response(mime_type=mime_type), "x.{extension}")
     assert copy.key == ""
     assert copy.with_key(SHA256, found).key == f"x.{extension}"
 
 
-def test_the_extension_is_the_promised_one_though_the_bytes_say_otherwise():
+def test_extension_follows_the_declared_type_even_if_the_bytes_differ():
     [copy] = copies(response(), "{sha256}.{extension}")
     assert copy.with_key(SHA256, "image/jpeg").key == f"{SHA256}.png"
 
 
-def test_placeholders_take_a_format():
+def test_placeholder_accepts_a_format():
     assert keys(response(files=2), "{model}/{index:03d}") == ["seedream-5-lite/000", "seedream-5-lite/001"]
 
 
@@ -128,13 +128,13 @@ def test_placeholders_take_a_format():
         ("wide", -1, "unknownxunknown.png"),
     ],
 )
-def test_a_file_may_be_named_by_its_size_in_pixels(width, height, key):
+def test_width_and_height_are_placeholders_and_unknown_if_invalid(width, height, key):
     sized = response()
     sized["data"] = [{**sized["data"][0], "width": width, "height": height}]
     assert keys(sized, "{width:04}x{height}.{extension}") == [key]
 
 
-def test_an_index_is_the_file_s_place_in_the_response_whatever_stands_beside_it():
+def test_index_is_the_position_in_the_response_even_beside_unusable_entries():
     odd = response()
     odd["data"] = [None, odd["data"][0], {"error": {}}, odd["data"][0]]
     assert keys(odd, "{index}") == ["1", "3"]
@@ -145,27 +145,27 @@ def test_an_index_is_the_file_s_place_in_the_response_whatever_stands_beside_it(
     [("a/../b", "a-..-b"), ("..", "-"), ("a\x1b\u202eb", "ab"), ("ä" * 3000, None)],
     ids=["folders", "parent", "controls", "long"],
 )
-def test_what_the_response_says_is_made_to_fit_into_a_key(id, part):
+def test_generation_id_is_sanitized_for_use_in_a_key(id, part):
     [key] = keys(response(id=id), "x/{generation_id}/y.png")
     assert key.count("/") == 2
     assert part is None or key == f"x/{part}/y.png"
 
 
-def test_a_key_made_of_the_content_is_filled_in_once_the_content_is_known():
+def test_key_with_a_digest_is_rendered_once_the_digest_is_available():
     first, second = copies(response(files=2), "by-content/{sha256}.{extension}")
     assert first.key == ""
     assert first.with_key(SHA256, "image/png").key == f"by-content/{SHA256}.png"
-    # Of the same content, they are one object.
+    # Files with the same content are one object.
     assert second.with_key(SHA256, "image/png").uri == first.with_key(SHA256, "image/png").uri
 
 
-class TestFilesOfOneGenerationThatWouldShareAKey:
+class TestFilesOfOneGenerationThatMayShareAKey:
     def test_get_their_index_in_the_key(self):
         assert keys(response(files=3), "poster.png") == ["poster.png", "poster-1.png", "poster-2.png"]
 
     @pytest.mark.parametrize("promised", [(None, None), ("image/png", None), (None, "image/png")], ids=str)
     @pytest.mark.parametrize("found", [("image/png", "image/png"), ("image/png", "image/jpeg")], ids=str)
-    def test_also_where_only_their_bytes_tell_that_they_would(self, promised, found):
+    def test_get_their_index_even_if_a_type_is_only_detected_from_the_bytes(self, promised, found):
         first, second = located(of_types(*promised), "poster.{extension}", *found)
         assert first == "poster.png"
         assert second == ("poster-1.png" if found[1] == "image/png" or promised[1] else "poster-1.jpg")
@@ -217,17 +217,17 @@ class TestFilesOfOneGenerationThatWouldShareAKey:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_a_plan_that_can_t_be_carried_out_is_one_sentence(generation, s3_key, sentence):
+def test_invalid_generation_or_s3_key_is_rejected(generation, s3_key, sentence):
     with pytest.raises(InvalidInputError) as error:
         copies(generation, s3_key)
     assert error.value.message.startswith(sentence)
 
 
-def test_an_output_that_is_passed_twice_is_saved_once():
+def test_output_that_is_passed_twice_is_planned_once():
     assert keys([response("a"), [response("b"), response("a")]], "{generation_id}") == ["a", "b"]
 
 
-def test_a_stranger_in_a_list_reports_what_the_others_had_cost():
+def test_invalid_list_item_is_rejected_with_the_cost_of_the_other_generations():
     paid = [response(name, usage={"total_cost": 0.04}) for name in ("a", "b")]
     with pytest.raises(InvalidInputError) as error:
         parse_generations([paid[0], "a", paid[1], "b"])
@@ -244,7 +244,7 @@ def test_a_stranger_in_a_list_reports_what_the_others_had_cost():
 @pytest.mark.parametrize(
     ("costs", "total"), [([], 0), ([0.04, 0.1], "0.14"), ([0.04, None], None)], ids=["none", "two", "unknown"]
 )
-def test_the_total_cost_is_known_where_each_cost_is(costs, total):
+def test_total_cost_is_none_if_any_cost_is_unknown(costs, total):
     responses, _ = parse_generations([response(usage={"total_cost": cost}) for cost in costs])
     assert total_cost(responses) == (None if total is None else Decimal(total))
 
@@ -257,7 +257,7 @@ def test_the_total_cost_is_known_where_each_cost_is(costs, total):
     ),
     mime_types=st.lists(st.sampled_from(["image/png", "image/jpeg", None]), min_size=1, max_size=3),
 )
-def test_whatever_the_template_a_plan_is_sound_or_refused(parts, mime_types):
+def test_any_template_gives_valid_distinct_keys_or_is_rejected(parts, mime_types):
     template = "".join(parts)
     try:
         found = located(of_types(*mime_types), template, *["image/png"] * len(mime_types))
@@ -274,18 +274,18 @@ def labelled(id: str, **labels: object) -> dict:
     return response(id, request={"prompt": "A red fox", "labels": labels})
 
 
-def test_labels_are_placeholders():
+def test_labels_can_be_used_as_placeholders():
     generations = [labelled("img_1", sku="A-17", size=3), labelled("img_2", sku="B-02", size=14)]
     assert keys(generations, "{sku}/{size:03}.{extension}") == ["A-17/003.png", "B-02/014.png"]
 
 
-def test_labels_are_those_of_their_own_response_though_an_api_repeats_an_id():
+def test_labels_come_from_their_own_response_even_if_the_api_repeats_an_id():
     generations = [labelled("img_1", sku="A"), labelled("img_1", sku="B")]
     generations[1]["data"] = [{**generations[1]["data"][0], "url": "https://a.test/other.png"}]
     assert keys(generations, "{sku}.{extension}") == ["A.png", "B.png"]
 
 
-def test_a_label_names_no_placeholder_of_a_file():
+def test_label_does_not_override_a_file_placeholder():
     assert keys(labelled("img_1", generation_id="img_2"), "{generation_id}.png") == ["img_1.png"]
 
 
@@ -302,7 +302,7 @@ def test_a_label_names_no_placeholder_of_a_file():
     ],
     ids=["of-one-alone", "of-none", "no-labels", "no-text"],
 )
-def test_a_label_that_is_missing(generation, sentence):
+def test_missing_label_is_rejected(generation, sentence):
     with pytest.raises(InvalidInputError) as error:
         keys(generation, "{sku}-{generation_id}.png")
     assert error.value.message.startswith(sentence)

@@ -18,7 +18,7 @@ def item(request_sha256: str | None) -> TransferItem:
     ("stored", "of_item", "expected"),
     [("aa", "aa", True), ("aa", "bb", False), (None, "aa", True), ("aa", None, True)],
 )
-def test_an_object_of_another_request_is_no_copy_though_the_api_repeats_an_id(stored, of_item, expected):
+def test_object_of_another_request_is_not_a_copy_even_if_the_api_repeats_an_id(stored, of_item, expected):
     metadata = {GENERATION_ID: "req-1", INDEX: "0"} | ({REQUEST_SHA256: stored} if stored else {})
     found = StoredObject(size=1, etag="", metadata=metadata, sha256=None)
     assert found.is_copy_of(item(of_item)) is expected
