@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
-# A test's marker, by its folder.
+# The marker of each folder's tests.
 TIERS = {"unit": "unit", "server": "server", "integration": "airflow", "browser": "browser"}
 # The bucket of the Airflow Variable ``getimg_bucket`` in ``airflow_stack``.
 STACK_BUCKET = "getimg-stack"
@@ -80,8 +80,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test with its tier, and group tests for runs in several processes.
 
-    The files that need ``airflow_stack`` are split between two groups, each with its own Airflow. Every other file is a group. What
-    takes longest comes first: the cluster's tests, then those groups.
+    The files that need ``airflow_stack`` are split between two groups, each with its own Airflow. Every other file is a group. The
+    slowest tests come first: the cluster's, then those two groups.
     """
     for item in items:
         item.add_marker(TIERS[item.path.relative_to(TESTS).parts[0]])

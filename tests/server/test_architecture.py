@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow and a DAG file pay for an import. Who may import whom is in pyproject.toml: `lint-imports`."""
+"""What an import costs Airflow and a DAG file. The rules for imports are in pyproject.toml, for `lint-imports`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NAME = PACKAGE.name
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
-def test_provider_info_imports_nothing():
+def test_provider_info_imports_only_typing():
     statements = ast.walk(ast.parse((PACKAGE / "get_provider_info.py").read_text()))
     imports = [ast.unparse(node) for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
     assert set(imports) <= {"from __future__ import annotations", "from typing import Any"}
 
 
-def test_parsing_a_dag_imports_nothing_heavy_that_airflow_has_not_imported():
+def test_parsing_a_dag_imports_nothing_heavy_beyond_what_airflow_imports():
     code = f"""
 import json, sys
 from airflow.sdk import DAG, BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, RetryPolicy, XComArg
@@ -39,5 +39,5 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
-def test_each_file_names_its_licence(module):
+def test_each_file_names_its_license(module):
     assert (PACKAGE / module).read_text().startswith("# SPDX-License-Identifier: Apache-2.0\n")

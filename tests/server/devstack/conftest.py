@@ -10,7 +10,7 @@ AIRFLOW_PORT = 11003
 
 @pytest.fixture(scope="session")
 def example_variables() -> dict[str, str]:
-    """What ``.env.example`` sets, a value for each secret, and a port for Airflow."""
+    """Return the variables of ``.env.example``, with a value for each secret and a port for Airflow."""
     lines = (REPOSITORY / ".env.example").read_text().splitlines()
     variables = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     secrets = {name: "change-me" for name, value in variables.items() if not value}
@@ -19,5 +19,5 @@ def example_variables() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def services(example_variables: dict[str, str]) -> dict[str, Service]:
-    """The services of the compose file with these variables."""
+    """Return the compose file's services with these variables."""
     return read_services(example_variables)

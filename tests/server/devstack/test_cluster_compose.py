@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make cluster` runs is what ``docker-compose.yaml`` says, but for the addresses."""
+"""``make cluster`` runs what ``docker-compose.yaml`` defines, apart from the addresses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from devstack import SeaweedFS
 
 AIRFLOW = (*LASTING, "migrate", "init")
-# Addresses and paths that exist in a container only.
+# Addresses and paths that exist only in a container.
 CONTAINER = re.compile(
     r"(?<![\w.-])(postgres|valkey|api-server|seaweedfs|simulator):\d|(?<!\w)/(opt|etc|data)/|0\.0\.0\.0"
 )
@@ -52,7 +52,7 @@ def addresses(tmp_path: Path) -> Addresses:
 
 
 @pytest.mark.parametrize("name", AIRFLOW)
-def test_the_commands_of_airflow_are_those_of_the_compose_file(services, addresses, name):
+def test_airflow_commands_match_the_compose_file(services, addresses, name):
     command = addresses.command(services[name], "here")
     own = ["--celery-hostname", "here"] if name == "worker" else []
     if name == "init":
@@ -65,11 +65,11 @@ def test_the_commands_of_airflow_are_those_of_the_compose_file(services, address
 
 
 @pytest.mark.parametrize("name", AIRFLOW)
-def test_the_settings_of_airflow_are_those_of_the_compose_file(services, addresses, name):
+def test_airflow_settings_match_the_compose_file_except_for_addresses(services, addresses, name):
     compose, here = services[name].environment, addresses.environment(services[name], "here")
     assert here.keys() - compose.keys() == ADDRESSES
     moved = {key for key, value in compose.items() if here[key] != value}
-    # What holds an address, and nothing else.
+    # Only the settings that contain an address.
     assert moved == {
         "AIRFLOW__CELERY__BROKER_URL",
         "AIRFLOW__CELERY__RESULT_BACKEND",
@@ -80,7 +80,7 @@ def test_the_settings_of_airflow_are_those_of_the_compose_file(services, address
 
 
 @pytest.mark.parametrize("name", [*AIRFLOW, "valkey"])
-def test_nothing_of_a_container_is_left(services, addresses, name):
+def test_no_container_address_or_path_remains(services, addresses, name):
     service = services[name]
     texts = [
         *addresses.command(service, "here"),
@@ -93,7 +93,7 @@ def test_nothing_of_a_container_is_left(services, addresses, name):
     assert [text for text in elsewhere if CONTAINER.search(text)] == []
 
 
-def test_airflow_listens_on_loopback_alone(services, addresses):
+def test_airflow_listens_only_on_loopback(services, addresses):
     environment = addresses.environment(services["api-server"], "here")
     assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert environment["AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_HOST"] == "127.0.0.1"
@@ -102,7 +102,7 @@ def test_airflow_listens_on_loopback_alone(services, addresses):
         assert "--skip-serve-logs" in addresses.command(services[name], "here")
 
 
-def test_configuration_files_are_for_their_owner_alone(services, addresses):
+def test_configuration_files_are_private_and_have_the_rewritten_addresses(services, addresses):
     addresses.write_configs(services["init"])
     path = addresses.home / "etc" / "getimg" / "connections.json"
     assert path.stat().st_mode & 0o777 == 0o600
@@ -111,7 +111,7 @@ def test_configuration_files_are_for_their_owner_alone(services, addresses):
     assert found["getimg_default"]["host"] == addresses.simulator
 
 
-def test_the_broker_listens_on_loopback_alone(services, addresses):
+def test_broker_configuration_differs_only_in_its_address_port_and_folder(services, addresses):
     (content,) = services["valkey"].configs.values()
     before, after = content.splitlines(), addresses.rewrite(content).splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
@@ -122,7 +122,7 @@ def test_the_broker_listens_on_loopback_alone(services, addresses):
     ]
 
 
-def test_the_s3_server_is_started_as_in_the_compose_file(services, seaweedfs: SeaweedFS):
+def test_s3_server_starts_with_the_flags_of_the_compose_file(services, seaweedfs: SeaweedFS):
     assert seaweedfs.process is not None
     cmdlines = [process.cmdline() for process in seaweedfs.process.descendants()]
     [running] = [cmdline for cmdline in cmdlines if "server" in cmdline]
@@ -130,7 +130,7 @@ def test_the_s3_server_is_started_as_in_the_compose_file(services, seaweedfs: Se
     assert program == "server"
     flags = dict(part.split("=", 1) for part in running[running.index("server") + 1 :])
     expected = dict(part.split("=", 1) for part in compose)
-    # Ports, folders and sockets of its own; the values of all other flags are the same.
+    # Its ports, folders and sockets differ; all other flags have the same values.
     own = {"-dir", "-s3.ip.bind", "-s3.port", "-s3.config"}
     assert {name: flags[name] for name in expected.keys() - own} == {
         name: value for name, value in expected.items() if name not in own
@@ -141,18 +141,18 @@ def test_the_s3_server_is_started_as_in_the_compose_file(services, seaweedfs: Se
     }
 
 
-def test_the_simulator_has_the_options_of_the_compose_file(services):
+def test_simulator_options_come_from_the_compose_file(services):
     assert simulator_options(services["simulator"]) == {"latency": "2"}
 
 
-def test_a_missing_variable_is_one_sentence(example_variables):
+def test_missing_variable_fails_with_a_message_that_names_it(example_variables):
     variables = {name: value for name, value in example_variables.items() if name != "VALKEY_PASSWORD"}
     with pytest.raises(StackError, match="Compose refuses") as caught:
         read_services(variables)
     assert "set VALKEY_PASSWORD in .env" in caught.value.log_tail
 
 
-def test_a_start_that_fails_leaves_nothing(monkeypatch, tmp_path):
+def test_failed_start_leaves_no_folder_and_no_process(monkeypatch, tmp_path):
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 

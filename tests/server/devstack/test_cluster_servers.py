@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cluster's own servers, really started, killed and started again."""
+"""The cluster's servers as real processes: started, killed and started again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def listeners(component: Component) -> set[str]:
     return found
 
 
-def test_postgresql_keeps_what_was_committed_though_it_is_killed(
+def test_postgresql_keeps_committed_data_when_it_is_killed(
     services, addresses: Addresses, folder: ClusterFolder
 ):
     database = PostgreSQL(services["postgres"], addresses, folder.log("postgres"))
@@ -99,7 +99,7 @@ def test_postgresql_keeps_what_was_committed_though_it_is_killed(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL changes its user for root alone")
-def test_a_folder_that_postgresql_may_not_enter_is_one_sentence(
+def test_postgresql_start_fails_with_advice_if_it_may_not_enter_the_folder(
     services, addresses: Addresses, tmp_path: Path
 ):
     tmp_path.chmod(0o700)
@@ -111,7 +111,7 @@ def test_a_folder_that_postgresql_may_not_enter_is_one_sentence(
         database.start()
 
 
-def test_what_is_queued_survives_the_brokers_death(services, addresses: Addresses, folder: ClusterFolder):
+def test_queued_task_survives_a_kill_of_the_broker(services, addresses: Addresses, folder: ClusterFolder):
     broker = Broker(services["valkey"], addresses, folder.log("valkey"))
     try:
         broker.start()
@@ -130,7 +130,7 @@ def test_what_is_queued_survives_the_brokers_death(services, addresses: Addresse
     assert not broker.responds()
 
 
-def test_a_component_that_runs_is_not_started_twice(tmp_path: Path):
+def test_running_component_cannot_be_started_twice(tmp_path: Path):
     part = Component("part", ["sleep", "1000"], dict(os.environ), tmp_path / "log")
     part.start()
     try:
@@ -144,18 +144,18 @@ def test_a_component_that_runs_is_not_started_twice(tmp_path: Path):
     assert part.memory() == Memory(0, 0, 0)
 
 
-def test_a_component_that_ends_by_itself_tells_its_exit_code(tmp_path: Path):
+def test_run_returns_the_exit_code_of_the_component(tmp_path: Path):
     assert Component("part", ["sh", "-c", "exit 3"], dict(os.environ), tmp_path / "log").run(10) == 3
 
 
-def test_a_component_that_does_not_end_by_itself_is_ended(tmp_path: Path):
+def test_component_that_exceeds_its_timeout_is_ended(tmp_path: Path):
     part = Component("part", ["sleep", "1000"], dict(os.environ), tmp_path / "log")
     with pytest.raises(StackError, match=r"part did not end in 0\.2 s"):
         part.run(0.2)
     assert not part.running
 
 
-def test_the_folder_is_deleted_after_the_last_guard_when_its_owner_is_killed(tmp_path: Path):
+def test_folder_is_deleted_after_the_last_guard_when_its_owner_is_killed(tmp_path: Path):
     program = f"""
         import os, pathlib, sys, tempfile, time
         tempfile.tempdir = {str(tmp_path)!r}
@@ -182,18 +182,18 @@ def test_the_folder_is_deleted_after_the_last_guard_when_its_owner_is_killed(tmp
     deadline = time.monotonic() + 15
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    # Its last write would have created the folder again.
+    # The component's last write must not have created the folder again.
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_counts_each_process_once():
+def test_memory_is_summed_over_the_given_processes():
     own = psutil.Process()
     one, two = memory_of([own]), memory_of([own, own])
     assert (one.processes, two.processes) == (1, 2)
     assert two.rss >= one.rss > one.pss * 0.5 > 0
 
 
-def test_the_table_shows_each_time_beside_the_other():
+def test_memory_table_shows_the_measurements_side_by_side():
     console = Console(width=100, record=True)
     before = {"worker-1": Memory(rss=300 * 2**20, pss=200 * 2**20, processes=3)}
     after = {"worker-1": Memory(rss=500 * 2**20, pss=400 * 2**20, processes=5)}

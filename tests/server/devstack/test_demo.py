@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo as its user runs it: half a minute each, so they are ``long``. ``make demo`` itself is
-the test of the usual case.
+"""The demo as a user runs it. Each test takes half a minute, so they are ``long``. ``make demo`` itself
+tests the usual case.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.long
 
 
 def demo(tmp_path: Path, simulator: GetimgSimulator, **changes: str) -> tuple[Demo, Path]:
-    """A demo for which the simulator is the real API."""
+    """Return a demo that uses the simulator as the real API, and the path of its output."""
     output = tmp_path / "output"
     console = Console(file=output.open("w"), width=80)
     settings = {"api_key": simulator.api_key, "api_url": simulator.url} | changes
@@ -41,7 +41,7 @@ def use_as_own_bucket(seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_REGION", "us-east-1")
 
 
-def test_own_key_and_own_bucket_pay_once_and_leak_no_key(
+def test_run_with_own_key_and_bucket_is_billed_once_and_leaks_no_key(
     tmp_path: Path,
     simulator: GetimgSimulator,
     seaweedfs: SeaweedFS,
@@ -68,16 +68,14 @@ def test_failed_run_shows_the_last_log_lines_of_its_task(tmp_path: Path, simulat
         run.run()
 
 
-def test_key_that_is_refused_stops_before_anything_is_started(
-    tmp_path: Path, simulator: GetimgSimulator
-) -> None:
+def test_invalid_key_stops_the_demo_before_airflow_starts(tmp_path: Path, simulator: GetimgSimulator) -> None:
     run, _ = demo(tmp_path, simulator, api_key="sk_not_the_right_one")
     with pytest.raises(StackError, match="401"):
         run.run()
     assert not (run.folder / "airflow").exists()
 
 
-def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_during_a_run_ends_every_process(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "devstack.demo", "--folder", str(tmp_path / ".demo")],
         stdout=subprocess.PIPE,

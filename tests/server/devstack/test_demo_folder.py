@@ -22,7 +22,7 @@ def demo(simulator: GetimgSimulator, **changes: str) -> Demo:
     return Demo(Console(), **settings)
 
 
-def test_files_of_the_last_run_are_deleted_but_for_the_images(tmp_path: Path) -> None:
+def test_files_of_the_last_run_are_deleted_except_for_images(tmp_path: Path) -> None:
     folder = tmp_path / ".demo"
     with emptied(folder):
         for name in ("airflow", "images"):
@@ -35,7 +35,7 @@ def test_files_of_the_last_run_are_deleted_but_for_the_images(tmp_path: Path) ->
     assert tmp_path.exists()
 
 
-def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
+def test_folder_that_the_demo_did_not_create_is_rejected_and_kept(tmp_path: Path) -> None:
     folder = tmp_path / ".demo"
     folder.mkdir()
     (folder / "thesis.tex").touch()
@@ -44,14 +44,14 @@ def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
     assert (folder / "thesis.tex").exists()
 
 
-def test_link_is_not_followed(tmp_path: Path) -> None:
+def test_symbolic_link_as_the_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / ".demo").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StackError, match="was not made by the demo"), emptied(tmp_path / ".demo"):
         pass
 
 
-def test_second_run_at_once_is_refused_and_deletes_nothing(tmp_path: Path) -> None:
+def test_concurrent_run_is_rejected_and_deletes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / ".demo"
     with emptied(folder):
         (folder / "logs").mkdir()
@@ -60,7 +60,7 @@ def test_second_run_at_once_is_refused_and_deletes_nothing(tmp_path: Path) -> No
         assert (folder / "logs").exists()
 
 
-def test_price_comes_from_the_api_for_nothing(simulator: GetimgSimulator) -> None:
+def test_price_is_read_from_the_api_and_nothing_is_billed(simulator: GetimgSimulator) -> None:
     model, price = demo(simulator)._price(simulator.api_key)
     assert model == "seedream-5-lite"
     assert price > 0
@@ -72,7 +72,7 @@ def test_price_comes_from_the_api_for_nothing(simulator: GetimgSimulator) -> Non
     [({"api_key": "sk_wrong_key"}, "401"), ({"api_url": "http://127.0.0.1:9"}, r"127\.0\.0\.1:9")],
     ids=["key", "address"],
 )
-def test_refusal_is_one_sentence_without_the_key(
+def test_failed_price_lookup_names_the_reason_but_not_the_key(
     simulator: GetimgSimulator, changes: dict, reason: str
 ) -> None:
     refused = demo(simulator, **changes)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# A child, a grandchild in a session of its own, and an orphan of an orphan.
+# A child, another one in a separate session, and an orphan whose parent was an orphan, too.
 FAMILY = """
 sleep 1000 & echo $! >> pids
 setsid sleep 1000 & echo $! >> pids
@@ -60,7 +60,7 @@ def any_alive(pids: list[int]) -> bool:
     return any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_end_leaves_no_descendant_in_whatever_session(tmp_path: Path) -> None:
+def test_end_stops_every_descendant_in_any_session(tmp_path: Path) -> None:
     with start(tmp_path, FAMILY) as process:
         process.wait_until(says(process, "ready"), timeout=10)
         pids = family(tmp_path)
@@ -70,7 +70,7 @@ def test_end_leaves_no_descendant_in_whatever_session(tmp_path: Path) -> None:
     assert not process.running
 
 
-def test_what_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path) -> None:
+def test_process_that_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path) -> None:
     script = "trap '' TERM; echo $$ > pids; echo ready; while :; do sleep 0.1; done"
     with start(tmp_path, script, grace=0.5) as process:
         process.wait_until(says(process, "ready"), timeout=10)
@@ -90,7 +90,7 @@ def test_kill_sends_no_sigterm(tmp_path: Path) -> None:
     process.kill()
 
 
-def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+def test_processes_that_a_command_leaves_behind_end_with_it(tmp_path: Path) -> None:
     process = start(tmp_path, "setsid sleep 1000 & echo $! > pids; exit 3")
     assert wait_for(lambda: not process.running)
     assert not any_alive(family(tmp_path))
@@ -98,7 +98,9 @@ def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_no_orphans_when_the_parent_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+def test_no_process_or_data_remains_when_the_parent_is_killed_or_interrupted(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     program = f"""
         import os, pathlib, time
         from devstack import GuardedProcess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own API app with the gallery, on SQLite and a real S3 server."""
+"""Airflow's API app with the gallery, on SQLite and a real S3 server."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 DAG_ID = "gallery"
 RUN_ID = "manual__2026-01-01T00:00:00+00:00"
-# Markup, right-to-left text, characters beyond the basic plane, and the maximum length of a prompt.
+# Markup, right-to-left text, an emoji outside the Basic Multilingual Plane, and a prompt of the maximum length.
 PROMPTS = ["<script>alert(1)</script>\"'><img src=x onerror=alert(1)>", "שלום עולם", "🦊 a fox", "x" * 4096]
 
-# What would run, or split a header, if it were not text. Airflow accepts neither in the name of a task.
+# Would run as script, or split a header, if not escaped. Airflow accepts neither in a task's name.
 HOSTILE = "\"><script>alert(2)</script>' & %0d%0aX-Split: 1"
 LINES = "\r\nX-Split: 2\r\n\r\n<script>alert(3)</script>"
 ODD_TASK = "group.task-1_a..b"
@@ -46,7 +46,7 @@ def gallery_bucket(seaweedfs: SeaweedFS) -> str:
 
 @pytest.fixture(scope="module")
 def put(seaweedfs: SeaweedFS, gallery_bucket: str) -> Callable[..., str]:
-    """Save an object as this provider does, and return its URI."""
+    """Return a function that saves an object as this provider does, and returns its URI."""
     client = seaweedfs.client()
 
     def put(key: str, body: bytes, *, dag_id: str = DAG_ID, **metadata: str) -> str:
@@ -61,7 +61,7 @@ def put(seaweedfs: SeaweedFS, gallery_bucket: str) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def rows(put) -> list[dict]:
-    """A transfer's result for four images, and for objects that are not what their rows say."""
+    """A transfer's result for four images, and for objects that don't match their rows."""
     rows = []
     for index, prompt in enumerate(PROMPTS):
         name = f"img_{index}"
@@ -103,7 +103,7 @@ def _row(uri: str, generation_id: str, prompt: str) -> dict:
 
 @pytest.fixture(scope="module")
 def manifest(put) -> bytes:
-    """The manifest of a batch: 30 images."""
+    """The manifest of a batch: 30 saved images and a failed row."""
     lines = []
     for index in range(30):
         name = f"batch_{index}"
@@ -139,7 +139,7 @@ def videos(put, clip: bytes) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def hostile(put) -> dict:
-    """A transfer's row for an image whose key, model and labels are not what they should be."""
+    """A transfer's row for an image whose key, model, prompt and labels hold script and header breaks."""
     uri = put(f"{HOSTILE}.png", png(), getimg_generation_id="hostile", getimg_index="0")
     request = {"prompt": HOSTILE + LINES, "labels": {HOSTILE: HOSTILE + LINES}}
     return _row(uri, "hostile", "") | {"model": HOSTILE, "request": request}
@@ -179,7 +179,7 @@ def airflow_app(
 
         @task
         def another_s_manifest(summary: dict) -> dict:
-            """Return what an XCom was edited to: the manifest of another task."""
+            """Return another task's manifest, as an edited XCom would."""
             get_current_context()["ti"].xcom_push(key="getimg_images", value=1)
             return summary
 
@@ -204,14 +204,14 @@ def airflow_app(
 
 @pytest.fixture
 def plugin_state(airflow_app: FastAPI) -> Any:
-    """What all requests to the plugin share."""
+    """Return the state that all requests to the plugin share."""
     mounted = next(route.app for route in airflow_app.routes if getattr(route, "path", "") == "/getimg")
     return mounted.state
 
 
 @pytest.fixture(scope="module")
 def client_of(airflow_app: FastAPI) -> Callable[..., TestClient]:
-    """Return a client for a user with a role of Airflow's simple auth manager; without a login if it is None."""
+    """Return a function that makes a client with a role of the simple auth manager; without a login if it is None."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from fastapi.testclient import TestClient
@@ -219,7 +219,7 @@ def client_of(airflow_app: FastAPI) -> Callable[..., TestClient]:
     def client_of(role: str | None, username: str = "somebody", teams: list[str] | None = None) -> TestClient:
         client = TestClient(airflow_app, base_url="http://testserver", raise_server_exceptions=False)
         if role is not None:
-            # Airflow 3.1 has users without teams.
+            # In Airflow 3.1, users have no teams.
             of_teams = {"teams": teams} if teams else {}
             user = SimpleAuthManagerUser(username=username, role=role or None, **of_teams)
             client.cookies.set("_token", get_auth_manager().generate_jwt(user))

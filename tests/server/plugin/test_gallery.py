@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gallery in Airflow's own API app: who sees what, and what is never shown."""
+"""The gallery in Airflow's API app: who sees what, and what is never shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.marks import LISTS
 
 
 class Html(HTMLParser):
-    """The tags of a page."""
+    """Collects the tags of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def path(run_id):
 
 
 @LISTS
-def test_the_newest_24_and_then_the_older_ones(viewer):
+def test_list_shows_each_image_once_on_pages_of_at_most_24(viewer):
     seen, url = [], "/getimg/images/"
     while url:
         page = Html(viewer.get(url).text)
@@ -77,7 +77,7 @@ def test_the_newest_24_and_then_the_older_ones(viewer):
         ("start=junk", 24),
     ],
 )
-def test_filters(viewer, query, count):
+def test_list_shows_only_images_that_match_its_query(viewer, query, count):
     response = viewer.get(f"/getimg/images/?{query}")
     assert response.status_code == 200
     page = Html(response.text)
@@ -85,21 +85,21 @@ def test_filters(viewer, query, count):
 
 
 @LISTS
-def test_a_task_is_named_with_its_map_index_if_it_is_mapped(viewer):
+def test_list_of_a_task_names_the_map_index_only_if_the_task_is_mapped(viewer):
     assert "Of the task batch." in viewer.get("/getimg/images/?task=batch&map_index=-1").text
     assert "Of the task batch, map index 3." in viewer.get("/getimg/images/?task=batch&map_index=3").text
 
 
 @LISTS
 @pytest.mark.parametrize("query", ["day=yesterday", "run=..", "task=~"])
-def test_a_filter_that_names_nothing_is_refused(viewer, query):
+def test_invalid_filter_is_rejected(viewer, query):
     assert viewer.get(f"/getimg/images/?{query}").status_code in (400, 404)
 
 
 @LISTS
 @pytest.mark.parametrize("username", ["somebody", "only-another"])
 @pytest.mark.parametrize("dag", ["galery", "..", "a/b", "~"])
-def test_a_dag_that_is_mistyped_can_be_corrected(client_of, username, dag):
+def test_unknown_dag_shows_an_explanation_and_the_filter_form(client_of, username, dag):
     response = client_of("viewer", username).get(f"/getimg/images/?dag={dag}")
     assert response.status_code == 200
     assert "There is no such DAG or run, or you may not read its XComs." in response.text
@@ -108,7 +108,7 @@ def test_a_dag_that_is_mistyped_can_be_corrected(client_of, username, dag):
 
 @pytest.mark.skipif(SORTS_XCOMS, reason="before Airflow 3.2")
 @pytest.mark.parametrize("name", ["images", "spend"])
-def test_a_list_says_which_airflow_it_needs(viewer, name):
+def test_list_page_names_the_airflow_version_that_it_needs(viewer, name):
     response = viewer.get(f"/getimg/{name}/")
     assert response.status_code == 501
     assert "This page needs Airflow 3.2 or newer, this is Airflow 3.1." in response.text
@@ -130,13 +130,13 @@ def test_airflow_decides_who_sees_the_list(client_of, role, status):
 
 @LISTS
 @pytest.mark.parametrize("seen_by_another", [False, True])
-def test_the_list_leaves_out_a_dag_whose_xcoms_may_not_be_read(
+def test_list_omits_a_dag_whose_xcoms_the_user_may_not_read(
     client_of, viewer, plugin_state, monkeypatch, seen_by_another
 ):
     monkeypatch.setattr(plugin_state.gallery, "_values", objects.Cache(2**20))
     if seen_by_another:
         assert Html(viewer.get("/getimg/images/").text).all("img")
-    # Airflow itself lists them.
+    # Airflow's own API lists its XComs to this user.
     entries = "/api/v2/dags/~/dagRuns/~/taskInstances/~/xcomEntries?xcom_key=getimg_images"
     client = client_of("viewer", "no-xcoms-of-gallery")
     assert client.get(entries).json()["total_entries"] > 0
@@ -149,42 +149,42 @@ def test_the_list_leaves_out_a_dag_whose_xcoms_may_not_be_read(
 
 
 @pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
-def test_an_image_of_a_dag_whose_xcoms_may_not_be_read_is_refused(client_of, viewer, path, what):
-    # What it needs is kept from this.
+def test_image_of_a_dag_whose_xcoms_the_user_may_not_read_is_forbidden(client_of, viewer, path, what):
+    # Fill the caches that the next request would use.
     assert viewer.get(path("transfer", 0, what)).status_code == 200
     client = client_of("viewer", "no-xcoms-of-gallery")
     assert client.get(path("transfer", 0, what)).status_code == 403
 
 
-def test_an_altered_token_is_refused(client_of, viewer):
+def test_altered_token_is_rejected(client_of, viewer):
     client = client_of(None)
     client.cookies.set("_token", viewer.cookies["_token"][:-4] + "AAAA")
     assert client.get("/getimg/images/").status_code in (401, 403)
 
 
-def test_without_a_login_the_page_leads_to_one(client_of):
+def test_page_without_a_login_links_to_the_login_page(client_of):
     page = Html(client_of(None).get("/getimg/images/").text)
     assert any("/auth/" in a["href"] for a in page.all("a"))
 
 
-def test_an_image_is_sent_as_what_it_is(viewer, path):
+def test_image_file_is_sent_with_its_content_type_and_security_headers(viewer, path):
     response = viewer.get(path("transfer", 0, "/file"))
     assert response.headers["content-type"] == "image/png"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "sandbox" in response.headers["content-security-policy"]
     assert "private" in response.headers["cache-control"]
-    # An image has no parts.
+    # Only videos are sent in parts.
     assert "accept-ranges" not in response.headers
     assert Image.open(io.BytesIO(response.content)).size == (1024, 640)
 
 
-def test_a_thumbnail_is_small(viewer, path):
+def test_thumbnail_is_a_webp_image_480_pixels_wide(viewer, path):
     response = viewer.get(path("transfer", 0, "/thumbnail"))
     assert response.headers["content-type"] == "image/webp"
     assert Image.open(io.BytesIO(response.content)).size == (480, 300)
 
 
-def test_an_image_too_large_for_a_thumbnail_has_none(viewer, path, plugin_state, monkeypatch):
+def test_image_with_too_many_pixels_has_a_file_but_no_thumbnail(viewer, path, plugin_state, monkeypatch):
     monkeypatch.setattr(plugin_state.gallery, "_thumbnails", objects.Cache(2**20))
     monkeypatch.setattr(thumbnails, "_MAX_PIXELS", 1024 * 640 - 1)
     for _ in range(2):
@@ -206,7 +206,7 @@ def test_an_image_too_large_for_a_thumbnail_has_none(viewer, path, plugin_state,
     ],
 )
 @pytest.mark.parametrize("what", ["/file", "/thumbnail"])
-def test_an_object_that_is_not_the_rows_image_is_never_sent(viewer, path, index, what):
+def test_object_that_is_not_the_image_of_its_row_is_not_sent(viewer, path, index, what):
     response = viewer.get(path("transfer", index, what))
     assert response.status_code == 404
     assert response.headers["content-type"].startswith("text/html")
@@ -216,7 +216,7 @@ def played(viewer, path, wanted: str, index: int = 0):
     return viewer.get(path("videos", index, "/file"), headers={"range": wanted})
 
 
-def test_a_video_is_played(viewer, path):
+def test_video_page_has_a_player_that_its_security_policy_permits(viewer, path):
     page = Html(viewer.get(path("videos", 0)).text)
     [video] = page.all("video")
     assert (video["aria-label"], page.all("img")) == ("A fox runs", [])
@@ -233,7 +233,7 @@ def test_a_video_is_played(viewer, path):
         ("bytes=5-99999999999", 5, None),
     ],
 )
-def test_a_player_gets_the_part_that_it_wants(viewer, path, clip, wanted, first, last):
+def test_range_request_gets_the_requested_part_of_a_video(viewer, path, clip, wanted, first, last):
     response = played(viewer, path, wanted)
     content = clip[first:] if last is None else clip[first : last + 1]
     assert (response.status_code, response.content) == (206, content)
@@ -244,13 +244,13 @@ def test_a_player_gets_the_part_that_it_wants(viewer, path, clip, wanted, first,
 
 
 @pytest.mark.parametrize("wanted", ["bytes=-100", "bytes=0-1,3-4", "lines=1-2", ""])
-def test_another_range_is_ignored(viewer, path, clip, wanted):
+def test_unsupported_range_is_ignored_and_the_whole_video_is_sent(viewer, path, clip, wanted):
     response = played(viewer, path, wanted)
     assert (response.status_code, response.content) == (200, clip)
     assert response.headers["content-type"] == "video/mp4"
 
 
-def test_a_long_video_is_sent_in_parts(viewer, path, clip):
+def test_open_ended_range_of_a_long_video_is_sent_in_parts_of_at_most_4_mib(viewer, path, clip):
     size, parts = len(clip) + 5 * 1024 * 1024, b""
     while len(parts) < size:
         response = played(viewer, path, f"bytes={len(parts)}-", index=1)
@@ -261,12 +261,12 @@ def test_a_long_video_is_sent_in_parts(viewer, path, clip):
 
 
 @pytest.mark.parametrize("wanted", ["bytes=99999999-", "bytes=9-3"])
-def test_a_video_has_no_such_part(viewer, path, wanted):
+def test_range_that_selects_no_bytes_gets_status_416(viewer, path, wanted):
     assert played(viewer, path, wanted).status_code == 416
 
 
 @pytest.mark.parametrize("wanted", ["", "bytes=0-", "bytes=9-"])
-def test_what_is_no_video_is_never_sent(viewer, path, wanted):
+def test_object_that_is_not_a_video_is_not_sent(viewer, path, wanted):
     response = played(viewer, path, wanted, index=2)
     assert response.status_code == 404
     assert "alert" not in response.text
@@ -278,30 +278,30 @@ def test_airflow_decides_who_plays_a_video(client_of, path, role, status):
 
 
 @pytest.mark.parametrize("task", ["unmarked_manifest", "another_s_manifest"])
-def test_a_manifest_that_its_task_did_not_write_is_not_read(viewer, path, task):
+def test_manifest_that_its_task_did_not_write_is_not_read(viewer, path, task):
     assert viewer.get(path(task, 0)).status_code == 404
     assert viewer.get(path(task, 0, "/file")).status_code == 404
 
 
-def test_what_is_no_number_spoils_no_page(viewer, path):
+def test_invalid_numbers_are_omitted_from_the_image_page(viewer, path):
     response = viewer.get(path("odd_numbers", 0))
     assert response.status_code == 200
     assert not {"Cost", "Size", "Pixels"} & set(re.findall(r"<dt>(\w+)</dt>", response.text))
 
 
-def test_a_long_video_is_sent_whole_to_who_wants_no_part(viewer, path, clip):
-    # Airflow 3.2 would compress it.
+def test_long_video_is_sent_whole_without_a_range(viewer, path, clip):
+    # Otherwise Airflow 3.2 compresses the response.
     response = viewer.get(path("videos", 1, "/file"), headers={"accept-encoding": "identity"})
     assert response.status_code == 200
     assert response.headers["content-length"] == str(len(response.content))
     assert response.content == clip + bytes(5 * 1024 * 1024)
 
 
-def test_a_store_that_is_silent_leaves_airflow_s_api_its_threads(
+def test_unresponsive_store_is_logged_and_does_not_block_the_airflow_api(
     airflow_app, plugin_state, viewer, path, monkeypatch, caplog
 ):
-    """More requests than AnyIO has threads wait for S3, while Airflow's own API responds."""
-    # What was made of the connection before, and what was returned, is not to help.
+    """Airflow's API responds while more requests than AnyIO has threads wait for S3."""
+    # A cached S3 client would reach the real store, and a fault that was already logged would not be logged again.
     monkeypatch.setattr(plugin_state.gallery, "_objects", objects.Objects())
     monkeypatch.setattr(
         objects, "_CONFIG", objects.Config(connect_timeout=1, read_timeout=1, retries={"max_attempts": 1})
@@ -343,13 +343,13 @@ def test_a_store_that_is_silent_leaves_airflow_s_api_its_threads(
     ("task", "index"),
     [("transfer", 99), ("transfer", -1), ("nothing", 0), ("unknown", 0), ("~", 0), ("..", 0)],
 )
-def test_no_such_image(viewer, path, task, index):
+def test_unknown_image_is_not_found(viewer, path, task, index):
     assert viewer.get(path(task, index)).status_code == 404
 
 
 @pytest.mark.parametrize("map_index", ["-2", "2147483648", "1" * 5000, "one"])
 @pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
-def test_what_is_no_map_index_is_not_found(viewer, run_id, map_index, what):
+def test_invalid_map_index_gets_a_404_page_with_security_headers(viewer, run_id, map_index, what):
     response = viewer.get(f"/getimg/images/{DAG_ID}/{quote(run_id, safe='')}/transfer/{map_index}/0{what}")
     assert response.status_code == 404
     assert response.headers["content-type"].startswith("text/html")
@@ -366,34 +366,34 @@ def test_what_is_no_map_index_is_not_found(viewer, run_id, map_index, what):
         ("spend", "spend/"),
     ],
 )
-def test_a_path_that_is_too_short_leads_to_a_page_of_the_same_host(viewer, path, target):
+def test_incomplete_path_redirects_to_a_page_on_the_same_host(viewer, path, target):
     response = viewer.get(f"/getimg/{path}", headers={"host": "evil.example"}, follow_redirects=False)
     assert response.status_code == 307
     assert response.headers["location"] == target
 
 
 @pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
-def test_a_path_that_is_too_long_is_not_found(viewer, path, what):
+def test_image_path_with_a_trailing_slash_is_not_found(viewer, path, what):
     response = viewer.get(path("transfer", 0, f"{what}/"), follow_redirects=False)
     assert response.status_code == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("page", ["", "images/", "spend/", "static/gallery.css"])
-def test_pages_are_only_read(viewer, method, page):
+def test_pages_reject_methods_that_write(viewer, method, page):
     response = viewer.request(method, f"/getimg/{page}")
     assert response.status_code == 405
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
-def test_images_are_only_read(viewer, path, method, what):
+def test_images_reject_methods_that_write(viewer, path, method, what):
     response = viewer.request(method, path("transfer", 0, what))
     assert (response.status_code, response.headers["allow"]) == (405, "GET")
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_prompts_are_text(viewer, path, rows, index):
+def test_prompts_and_labels_are_escaped_on_the_image_page(viewer, path, rows, index):
     prompt = rows[index]["request"]["prompt"]
     response = viewer.get(path("transfer", index))
     page = Html(response.text)
@@ -411,7 +411,7 @@ def test_prompts_are_text(viewer, path, rows, index):
 
 
 @pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])
-def test_no_name_runs_or_splits_a_header(viewer, path, hostile, what):
+def test_hostile_names_neither_run_as_script_nor_split_a_header(viewer, path, hostile, what):
     response = viewer.get(path(quote(ODD_TASK), 0, what))
     assert response.status_code == 200
     assert "x-split" not in response.headers
@@ -422,13 +422,13 @@ def test_no_name_runs_or_splits_a_header(viewer, path, hostile, what):
     [(name, text)] = hostile["request"]["labels"].items()
     assert f"<dt>{name}</dt>" in unescape(response.text)
     assert f'<dd dir="auto">{text}</dd>' in unescape(response.text)
-    # To its log, in Airflow.
+    # The link to the task's log in Airflow.
     assert f"tasks/{quote(ODD_TASK)}" in response.text
     assert {link["href"].partition("/")[0] for link in Html(response.text).all("a")} == {""}
 
 
 @LISTS
-def test_a_list_is_filtered_by_odd_names(viewer, hostile):
+def test_filters_with_special_characters_find_their_image_and_survive_the_link_back(viewer, hostile):
     names = {"task": ODD_TASK, "model": hostile["model"]}
     response = viewer.get(f"/getimg/images/?{urlencode(names)}")
     [image] = Html(response.text).all("img")
@@ -436,14 +436,14 @@ def test_a_list_is_filtered_by_odd_names(viewer, hostile):
     [model] = [field["value"] for field in Html(response.text).all("input") if field["name"] == "model"]
     assert model == hostile["model"]
     assert "<script>alert" not in response.text
-    # The link back to this list, which the image's page makes of what it was given.
+    # The image's page builds the link back to this list from the link that led to it.
     [link] = [one["href"] for one in Html(response.text).all("a") if "back=" in one["href"]]
     up = Html(viewer.get(link).text).link("up")
     assert dict(parse_qsl(up.partition("?")[2])) == names
 
 
 @LISTS
-def test_in_a_list_a_long_prompt_is_cut(viewer):
+def test_long_prompt_is_truncated_to_200_characters_in_a_list(viewer):
     images = Html(viewer.get("/getimg/images/?task=transfer").text).all("img")
     assert max(len(image["alt"]) for image in images) == 200
 
@@ -452,19 +452,19 @@ def test_in_a_list_a_long_prompt_is_cut(viewer):
 @pytest.mark.parametrize(
     ("page", "current"), [("images/", "Images"), ("spend/", "Spend"), ("images/?day=no", None)]
 )
-def test_the_menu_says_which_page_it_is(viewer, page, current):
+def test_menu_marks_the_current_page(viewer, page, current):
     text = viewer.get(f"/getimg/{page}").text
     assert re.findall(r'aria-current="page">(\w+)<', text) == ([current] if current else [])
-    # One of no links would be announced.
+    # Screen readers would announce an empty `nav`.
     assert not re.findall(r"<nav[^>]*>\s*</nav>", text)
 
 
-def test_a_filter_is_text(viewer):
+def test_filter_value_is_escaped(viewer):
     text = viewer.get("/getimg/images/?model=%22%3E%3Cscript%3Ealert(1)%3C/script%3E").text
     assert "<script>alert" not in text
 
 
-def test_an_image_links_to_its_neighbours_and_its_log(viewer, path, run_id):
+def test_image_page_links_to_its_neighbors_and_its_log(viewer, path, run_id):
     page = Html(viewer.get(path("batch", 1)).text)
     assert page.link("prev") == path("batch", 0)
     assert page.link("next") == path("batch", 2)
@@ -472,7 +472,7 @@ def test_an_image_links_to_its_neighbours_and_its_log(viewer, path, run_id):
     assert log in [a["href"] for a in page.all("a")]
 
 
-def test_nothing_comes_from_elsewhere(viewer, path):
+def test_pages_refer_to_no_other_host_and_only_to_existing_static_files(viewer, path):
     text = viewer.get("/getimg/images/").text + viewer.get(path("batch", 1)).text
     assert not re.findall(r"(?:src|href|action)=\"(?:https?:)?//", text)
     for link in set(re.findall(r"(?:src|href)=\"(/getimg/static/[^\"]+)", text)):
@@ -482,5 +482,5 @@ def test_nothing_comes_from_elsewhere(viewer, path):
 @pytest.mark.parametrize(
     "link", ["/getimg/static/../app.py", "/getimg/static/%2e%2e/app.py", "/getimg/openapi.json"]
 )
-def test_only_static_files_are_served(viewer, link):
+def test_source_files_and_the_openapi_schema_are_not_served(viewer, link):
     assert viewer.get(link).status_code == 404

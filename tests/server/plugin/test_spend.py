@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The spend page in Airflow's own API app: what is summed, for whom, and what is never shown."""
+"""The spend page in Airflow's API app: what is summed, for whom, and what is never shown."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RECORDS = {
 
 @pytest.fixture(scope="module")
 def spent(airflow_app):
-    """Two DAGs with what their tasks recorded."""
+    """Run two DAGs whose tasks record costs."""
     from airflow.sdk import DAG, get_current_context, task
 
     for dag_id, names in (("spender", ("single", "batch")), ("other", ("single", "edited"))):
@@ -58,7 +58,7 @@ def view(spent, client_of):
     return view
 
 
-def test_what_tasks_recorded_is_summed(view):
+def test_recorded_costs_are_summed_by_dag_model_and_day(view):
     text = view().text
     assert "<strong>1.33 USD</strong>" in text
     assert "4 tasks" in text
@@ -66,12 +66,12 @@ def test_what_tasks_recorded_is_summed(view):
     assert ">other</a></th><td>0.04</td>" in text
     assert ">seedream-5-lite</th><td>0.33</td>" in text
     today = datetime.now(UTC).date()
-    # The run is of January; its tasks paid today.
+    # The run's logical date is in January, but its tasks paid today.
     assert f">{today}</th><td>1.33</td>" in text
     assert "Not all is counted yet" not in text
 
 
-def test_the_chart_has_a_scale(view):
+def test_chart_shows_its_scale_and_dates_and_is_omitted_without_costs(view):
     text = view().text
     assert '<p class="scale"><span>1.33 USD</span><span>0</span></p>' in text
     today = datetime.now(UTC).date()
@@ -79,7 +79,7 @@ def test_the_chart_has_a_scale(view):
     assert "<svg" not in view("dag=unknown").text
 
 
-def test_of_one_dag(view):
+def test_dag_filter_shows_only_the_costs_of_that_dag(view):
     text = view("dag=other").text
     assert "<strong>0.04 USD</strong>" in text
     assert "spender" not in text
@@ -92,11 +92,11 @@ def test_airflow_decides_who_sees_the_page(view, role, status):
     assert ("USD" in response.text) == (status == 200)
 
 
-def test_another_dag_is_neither_counted_nor_named(view):
+def test_dag_that_the_user_may_not_read_is_neither_counted_nor_named(view):
     text = view(username="only-other").text
     assert "<strong>0.04 USD</strong>" in text
     assert "spender" not in text
-    # The records of both were read before: what is kept is not shown to those who may not read it.
+    # The same once another user's view has cached the records of both DAGs.
     assert "<strong>1.33 USD</strong>" in view().text
     assert "spender" not in view(username="only-other").text
     response = view("dag=spender", username="only-other")
@@ -104,7 +104,7 @@ def test_another_dag_is_neither_counted_nor_named(view):
 
 
 @pytest.mark.parametrize("seen_by_another", [False, True])
-def test_a_dag_whose_xcoms_may_not_be_read_is_neither_counted_nor_named(
+def test_dag_whose_xcoms_the_user_may_not_read_is_neither_counted_nor_named(
     view, monkeypatch, plugin_state, seen_by_another
 ):
     monkeypatch.setattr(plugin_state.costs, "_kept", {})
@@ -117,7 +117,7 @@ def test_a_dag_whose_xcoms_may_not_be_read_is_neither_counted_nor_named(
     assert "1.29" not in view("dag=spender", username="no-xcoms-of-spender").text
 
 
-def test_an_image_of_another_dag_is_not_found(spent, client_of, run_id):
+def test_images_of_a_dag_that_the_user_may_not_read_are_hidden(spent, client_of, run_id):
     pages = ("", "0", "0/file", "0/thumbnail")
     listed, *single = (
         client_of("viewer", "only-other").get(
@@ -129,7 +129,7 @@ def test_an_image_of_another_dag_is_not_found(spent, client_of, run_id):
     assert {response.status_code for response in single} <= {403, 404}
 
 
-def test_names_are_text(view):
+def test_model_names_and_the_dag_filter_are_escaped(view):
     text = view().text
     assert MARKUP not in text
     assert MARKUP in unescape(text)
@@ -138,12 +138,12 @@ def test_names_are_text(view):
 
 @pytest.mark.parametrize("username", ["somebody", "only-other"])
 @pytest.mark.parametrize("dag", ["spendr", "..", "a/b", "~"])
-def test_a_dag_that_is_mistyped_can_be_corrected(view, username, dag):
+def test_unknown_dag_shows_an_explanation_and_stays_in_the_form(view, username, dag):
     response = view(f"dag={dag}", username=username)
     assert response.status_code == 200
     assert "There is no such DAG, or " in response.text
     assert f'value="{dag}"' in response.text
-    # Not that it cost nothing.
+    # A cost of zero would be misleading.
     assert "<strong>0.00 USD</strong>" not in response.text
 
 
@@ -152,17 +152,17 @@ def test_links_keep_the_connection(view, monkeypatch, plugin_state, is_partial):
     monkeypatch.setattr(costs, "_MAX_NEW_RECORDS", 1 if is_partial else 400)
     monkeypatch.setattr(plugin_state.costs, "_kept", {})
     links = re.findall(r'href="/getimg/spend/\?([^"]*)"', view("dag=spender&conn=my+conn").text)
-    # Those of the table, "Show all" and "Read more".
+    # In the table, "Show all" and, if records are missing, "Read more".
     assert len(links) == 2 + is_partial
     assert all("conn=my+conn" in link for link in links)
     assert "conn=" not in "".join(re.findall(r'href="([^"]*)"', view("dag=spender").text))
     assert 'name="conn" value="getimg_default"' in view("conn=+").text
 
 
-def test_the_account_is_for_those_who_may_read_its_connection(
+def test_balance_is_shown_only_to_users_who_may_read_the_connection(
     view, getimg_conn, simulator, plugin_state, monkeypatch
 ):
-    # The response to an earlier test is cached for a minute.
+    # The result of an earlier test is cached for a minute.
     monkeypatch.setattr(plugin_state.accounts, "_kept", {})
     text = view(role="viewer").text
     assert "You may not read its connection." in text
@@ -195,29 +195,31 @@ def connection_of_a_team(airflow_app, monkeypatch) -> Iterator[str]:
         session.delete(team)
 
 
-def test_a_team_s_connection_is_for_the_team(view, connection_of_a_team):
+def test_connection_of_a_team_is_readable_only_by_that_team(view, connection_of_a_team):
     refused = "You may not read its connection."
     assert refused not in view(f"conn={connection_of_a_team}", role="op", teams=["blue"]).text
-    # What was read for another is kept for a minute.
+    # The first user's result, cached for a minute, must not be shown to others.
     assert refused in view(f"conn={connection_of_a_team}", role="op", teams=["red"]).text
     assert refused in view(f"conn={connection_of_a_team}", role="op").text
     assert refused not in view("conn=getimg_default", role="op").text
 
 
-def test_a_connection_that_is_missing_is_said_to_be(view):
+def test_missing_connection_does_not_hide_the_recorded_costs(view):
     text = view("conn=no_such_connection", role="admin").text
     assert "no_such_connection" in text
     assert "Traceback" not in text
     assert "<strong>1.33 USD</strong>" in text
 
 
-def test_no_other_service_s_key_goes_to_getimg_ai(view, getimg_conn, simulator, monkeypatch, plugin_state):
+def test_key_of_another_service_is_not_sent_to_getimg_ai(
+    view, getimg_conn, simulator, monkeypatch, plugin_state
+):
     monkeypatch.setattr(plugin_state.accounts, "_kept", {})
     other = {"conn_type": "slack", "password": "xoxb-secret", "host": simulator.url}
     monkeypatch.setenv("AIRFLOW_CONN_SLACK_API", json.dumps(other))
     text = view("conn=slack_api", role="admin").text
     assert "must have the type" in text
-    # What getimg.ai says of a wrong key would be there otherwise.
+    # If the key had been sent, the page would show the API's message about an invalid key.
     assert "key" not in text.split("must have the type")[1].split("</p>")[0]
 
 
@@ -238,11 +240,11 @@ def test_no_other_service_s_key_goes_to_getimg_ai(view, getimg_conn, simulator, 
         ({"cost": 10**400}, {}),
     ],
 )
-def test_a_record_that_was_edited_counts_what_is_an_amount(record, models):
+def test_invalid_amounts_in_an_edited_record_are_ignored(record, models):
     assert models_of(record) == models
 
 
-def test_a_view_reads_a_limited_number_of_records_and_the_next_one_continues(view, monkeypatch, plugin_state):
+def test_page_view_reads_a_limited_number_of_records_and_the_next_continues(view, monkeypatch, plugin_state):
     monkeypatch.setattr(costs, "_MAX_NEW_RECORDS", 3)
     monkeypatch.setattr(plugin_state.costs, "_kept", {})
     assert "Not all is counted yet" in view().text
@@ -262,11 +264,11 @@ def test_a_view_reads_a_limited_number_of_records_and_the_next_one_continues(vie
         (1234.5, "1234.50 USD"),
     ],
 )
-def test_an_amount_is_never_said_to_be_nothing(cost, text):
+def test_amounts_are_formatted_in_usd_and_small_ones_are_not_shown_as_zero(cost, text):
     assert _environment().from_string("{{ cost | usd }}").render(cost=cost) == text
 
 
-def test_each_day_has_a_bar():
+def test_each_day_has_a_bar_in_proportion_to_its_cost():
     spend = Spend(date(2026, 1, 1))
     assert {bar.height for bar in bars(spend)} == {0.0}
     spend.add(date(2026, 1, 2), "a", {"m": 2.0})
@@ -277,7 +279,7 @@ def test_each_day_has_a_bar():
     assert [bar.height for bar in drawn[:4]] == [0.0, 100.0, 50.0, 0.0]
 
 
-def test_a_long_table_ends_with_the_sum_of_the_others():
+def test_long_table_ends_with_the_sum_of_the_remaining_rows():
     ranked = largest({f"dag_{number}": float(number) for number in range(60)})
     assert len(ranked) == 51
     assert ranked[0] == ("dag_59", 59.0)

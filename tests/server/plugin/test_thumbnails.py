@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small images: of what they are made, and what is kept of them."""
+"""Thumbnails, and the cache that holds them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def size_of(content: bytes) -> tuple[int, int]:
     return Image.open(io.BytesIO(thumbnail(content).content)).size
 
 
-def test_an_image_of_20_megapixels_is_made_small():
+def test_image_of_20_megapixels_gets_a_thumbnail():
     assert size_of(encoded(5000, 4000)) == (480, 384)
 
 
@@ -33,25 +33,25 @@ def test_an_image_of_20_megapixels_is_made_small():
     ("width", "height"),
     [
         (5001, 4000),
-        # Pillow warns of the one, and refuses the other.
+        # Pillow warns about this size, and raises for the next one.
         pytest.param(
             10_000, 10_000, marks=pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
         ),
         (14_000, 14_000),
     ],
 )
-def test_a_larger_one_is_neither_unpacked_nor_sent_whole(width, height):
+def test_image_over_20_megapixels_gets_an_empty_thumbnail(width, height):
     assert thumbnail(encoded(width, height)).content == b""
 
 
-def test_an_image_that_cannot_be_read_is_sent_as_it_is():
+def test_image_that_pillow_cannot_read_is_returned_unchanged():
     content = encoded(2000, 2000)[:200]
     shown = thumbnail(content)
     assert (shown.content, shown.mime_type) == (content, "image/png")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
-def test_a_photo_is_turned_as_a_browser_turns_it(kind):
+def test_thumbnail_applies_and_drops_the_exif_orientation(kind):
     exif = Image.Exif()
     exif[_ORIENTATION] = _TURNED
     small = Image.open(io.BytesIO(thumbnail(encoded(960, 480, kind, exif=exif)).content))
@@ -59,7 +59,7 @@ def test_a_photo_is_turned_as_a_browser_turns_it(kind):
     assert _ORIENTATION not in small.getexif()
 
 
-def test_of_what_is_kept_the_least_recently_used_is_dropped():
+def test_full_cache_drops_the_least_recently_used_value():
     cache = Cache(100)
     for key in "abc":
         cache.put(key, key.upper(), 30)
@@ -68,14 +68,14 @@ def test_of_what_is_kept_the_least_recently_used_is_dropped():
     assert [cache.get(key) for key in "abcd"] == ["A", None, "C", "D"]
 
 
-def test_what_is_too_large_drops_nothing():
+def test_value_larger_than_the_cache_is_not_cached_and_evicts_nothing():
     cache = Cache(100)
     cache.put("a", "A", 60)
     cache.put("b", "B", 101)
     assert (cache.get("a"), cache.get("b")) == ("A", None)
 
 
-def test_a_value_that_is_replaced_is_counted_once():
+def test_replaced_value_is_counted_once():
     cache = Cache(100)
     for size in (60, 70, 40):
         cache.put("a", size, size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Users who may read some DAGs only, which Airflow's simple auth manager doesn't have."""
+"""An auth manager whose users may read only some DAGs, which Airflow's simple auth manager doesn't support."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ NO_XCOMS = "no-xcoms-of-"
 
 class PerDagAuthManager(SimpleAuthManager):
     """
-    A user whose name is ``only-DAG`` may read that DAG, and one named ``no-xcoms-of-DAG`` all but its XComs.
+    The user ``only-DAG`` may read that DAG alone, and ``no-xcoms-of-DAG`` everything except that DAG's XComs.
 
-    The role decides for all others.
+    Otherwise the role decides.
     """
 
     def is_authorized_dag(
         self, *, user: Any, details: Any = None, access_entity: Any = None, **kwargs: Any
     ) -> bool:
-        """Whether this user may; without an id: whether there is any DAG that they may."""
+        """Return whether the user may access this DAG or, without an ID, any DAG."""
         allowed = super().is_authorized_dag(user=user, details=details, access_entity=access_entity, **kwargs)
         dag_id = details.id if details is not None else None
         if dag_id is None:
