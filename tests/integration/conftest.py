@@ -42,11 +42,11 @@ class Run:
         return self.airflow.task_log(self.dag_id, self.run_id, task_id, map_index, try_number)
 
     def xcom(self, task_id: str = "generate", map_index: int = -1) -> Any:
-        """Return what a task returned."""
+        """Return a task's return value."""
         return self.airflow.xcom(self.dag_id, self.run_id, task_id, map_index)
 
     def clear(self, *task_ids: str) -> Run:
-        """Clear the tasks as a user would, and wait for the end of the run."""
+        """Clear the tasks as a user would, and wait for the run to end."""
         self.airflow.clear(self.dag_id, self.run_id, task_ids)
         self.state = self.airflow.wait(self.dag_id, self.run_id, timeout=180)
         return self
@@ -54,7 +54,7 @@ class Run:
 
 @pytest.fixture
 def run(airflow_stack: Airflow) -> Callable[..., Run]:
-    """Run a DAG to its end; further arguments are the run's conf."""
+    """Return a function that runs a DAG to its end; further arguments are the run's conf."""
 
     def run_dag(dag_id: str, *, timeout: float = 180, **conf: Any) -> Run:
         airflow_stack.wait_for_dag(dag_id)
@@ -69,7 +69,7 @@ def run(airflow_stack: Airflow) -> Callable[..., Run]:
 def connections(
     airflow_stack: Airflow, simulator_server: GetimgSimulator, state_extra: dict[str, str]
 ) -> dict[str, str]:
-    """More connections: one with a short time-out, one that leads nowhere, one with a wrong key."""
+    """Create connections with a short timeout, with no server behind it, and with a wrong key; return their ids."""
     fields: dict[str, dict[str, Any]] = {
         "getimg_hasty": {
             "host": simulator_server.url,
@@ -88,19 +88,19 @@ def connections(
 
 @pytest.fixture
 def prefix(tmp_path) -> str:
-    """A folder of the bucket for one test."""
+    """Return a folder in the bucket for one test."""
     return f"batch/{tmp_path.name}"
 
 
 @pytest.fixture
 def key(prefix: str) -> str:
-    """The key of each row's object."""
+    """Return the template of the rows' keys."""
     return f"{prefix}/{{row:04}}.{{extension}}"
 
 
 @pytest.fixture
 def begin(airflow_stack: Airflow) -> Iterator[Callable[..., str]]:
-    """Start a DAG run, and return its id. A run that a failed test leaves behind is ended."""
+    """Yield a function that starts a DAG run and returns its id; runs left over from a failed test are ended."""
     begun: list[tuple[str, str]] = []
 
     def start(dag_id: str, **conf: Any) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asset events of saved objects in a real Airflow: who is queued by them, and what they can't fail."""
+"""Asset events of saved objects in a real Airflow: which DAGs they queue, and that they never fail a save."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def queued(airflow: Airflow, dag_id: str) -> list[str]:
-    """Return the URIs of the events that wait for the DAG's next run, which this Airflow doesn't make."""
+    """Return the URIs of the events queued for the DAG's next run, which this Airflow never starts."""
     assets = airflow.request("GET", "/assets", params={"dag_ids": dag_id})["assets"]
     try:
         events = airflow.request("GET", f"/dags/{dag_id}/assets/queuedEvents")["queued_events"]
     except StackError:
-        # None is a 404.
+        # An empty queue is a 404.
         return []
     uris = {asset["id"]: asset["uri"] for asset in assets}
     return [uris[event["asset_id"]] for event in events]
@@ -36,7 +36,7 @@ def queued(airflow: Airflow, dag_id: str) -> list[str]:
         ),
     ],
 )
-def test_a_dag_that_waits_for_an_object_is_queued_once_it_is_saved(
+def test_saving_an_object_queues_its_asset_event_for_the_dag_scheduled_on_it(
     airflow_stack: Airflow, simulator: GetimgSimulator, run, dag_id, key, uri
 ):
     airflow_stack.wait_for_dag(dag_id)
@@ -46,7 +46,7 @@ def test_a_dag_that_waits_for_an_object_is_queued_once_it_is_saved(
     assert queued(airflow_stack, dag_id) == [f"s3://{STACK_BUCKET}/{uri}"]
 
 
-def test_an_object_whose_event_airflow_cannot_take_is_saved_in_one_try(
+def test_object_whose_asset_event_airflow_cannot_store_is_still_saved_in_one_try(
     simulator: GetimgSimulator, seaweedfs: SeaweedFS, run
 ):
     key = f"{'中' * 85}/{'文' * 83}.png"

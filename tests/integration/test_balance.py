@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The balance sensor in a real Airflow: rescheduled by its scheduler, and in its triggerer."""
+"""The balance sensor in a real Airflow: rescheduled by the scheduler, and deferred to the triggerer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def wait_for_state(airflow: Airflow, dag_id: str, run_id: str, state: str) -> No
 
 
 @WAITS
-def test_it_waits_until_the_account_is_topped_up(
+def test_sensor_waits_until_the_balance_reaches_the_minimum(
     airflow_stack: Airflow, simulator: GetimgSimulator, dag_id: str, waiting: str
 ):
     simulator.balance = "4.99"
@@ -45,7 +45,7 @@ def test_it_waits_until_the_account_is_topped_up(
     assert airflow_stack.wait(dag_id, run_id) == "success"
     assert airflow_stack.xcom(dag_id, run_id, "wait") == 7.5
     log = airflow_stack.task_log(dag_id, run_id, "wait", -1, 1)
-    # Those of the triggerer are the task's as well.
+    # The triggerer's messages are in the task's log, too.
     assert "Balance: 4.99 USD, minimum: 5 USD." in log
     assert "Balance: 7.50 USD, minimum: 5 USD." in log
     assert simulator.api_key not in log
@@ -53,7 +53,7 @@ def test_it_waits_until_the_account_is_topped_up(
 
 
 @WAITS
-def test_a_key_that_is_refused_while_it_waits_fails_it_at_once(
+def test_api_key_rejected_while_the_sensor_waits_fails_it_without_a_retry(
     airflow_stack: Airflow, simulator: GetimgSimulator, dag_id: str, waiting: str
 ):
     simulator.balance = 0
@@ -77,7 +77,9 @@ def test_a_key_that_is_refused_while_it_waits_fails_it_at_once(
     assert "sk_wrong" not in log
 
 
-def test_its_timeout_is_airflow_s(airflow_stack: Airflow, simulator: GetimgSimulator):
+def test_sensor_timeout_fails_the_task_or_skips_it_under_soft_fail(
+    airflow_stack: Airflow, simulator: GetimgSimulator
+):
     simulator.balance = 0
     run_id = start(airflow_stack, "balance_timeout")
     assert airflow_stack.wait("balance_timeout", run_id) == "failed"
@@ -86,14 +88,14 @@ def test_its_timeout_is_airflow_s(airflow_stack: Airflow, simulator: GetimgSimul
         "reschedule": "failed",
         "reschedule_soft_fail": "skipped",
         "deferrable": "failed",
-        # Cured in Airflow by 3.1.8.
+        # A bug of Airflow 3.1.2, fixed by 3.1.8.
         "deferrable_soft_fail": "failed" if AIRFLOW_VERSION == "3.1.2" else "skipped",
     }
-    # Of a deferred one the scheduler and the triggerer both end the wait, and Airflow now and then counts a second try.
+    # Not the deferred ones: the scheduler and the triggerer both end their wait, and Airflow sometimes counts a second try.
     assert tasks["reschedule"]["try_number"] == tasks["reschedule_soft_fail"]["try_number"] == 1
 
 
-def test_the_example_checks_the_balance_against_the_night_s_cost(
+def test_example_dag_succeeds_when_the_balance_covers_the_cost_of_all_images(
     airflow_stack: Airflow, simulator: GetimgSimulator
 ):
     simulator.balance = "20.00"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``GenerateImagesToS3Operator`` against the simulator and a real S3 server: the account's limits, and real task processes."""
+"""``GenerateImagesToS3Operator`` against the simulator and a real S3 server: account limits, and real task processes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 MODEL = "seedream-5-lite"
 PRICE = 0.04
 WINDOW = timedelta(seconds=60)
-# Of each file: the simulator then draws one picture for all, and pads it differently.
+# The size of each file. With it, the simulator draws a single image and pads it differently for each file.
 FILE_BYTES = 100_000
 
 
 def rows(count: int, different: Mapping[int, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Return requests with prompts that differ, some of them with fields of their own."""
+    """Return requests with different prompts, some of them with additional fields."""
     made = [{"prompt": f"Picture {number}"} for number in range(count)]
     for number, fields in (different or {}).items():
         made[number] |= fields
@@ -50,14 +50,14 @@ def read_object(seaweedfs: SeaweedFS, uri: str) -> bytes:
 
 
 def manifest_of(seaweedfs: SeaweedFS, uri: str) -> list[dict[str, Any]]:
-    """Return the lines of a manifest."""
+    """Return a manifest's lines."""
     return [json.loads(line) for line in read_object(seaweedfs, uri).splitlines()]
 
 
 def saved_objects(
     seaweedfs: SeaweedFS, prefix: str, but: str | None = None, bucket: str = STACK_BUCKET
 ) -> dict[str, str]:
-    """Return the SHA-256 of each object below a prefix but one, by URI, after checking that no upload is open."""
+    """Return the SHA-256 of each object below a prefix except ``but``, by URI, after checking that no upload is open."""
     client = seaweedfs.client()
     assert [key for key in open_uploads(client, bucket) if key.startswith(f"{prefix}/")] == []
     found = {}
@@ -85,7 +85,7 @@ def billed_prompts(simulator: GetimgSimulator) -> Counter[str]:
 
 @pytest.fixture
 def execute(monkeypatch, getimg_default, seaweedfs: SeaweedFS, bucket: str, context):
-    """Run a try of a batch in this process, into an empty bucket, and return its summary."""
+    """Return a function that runs a try of a batch in this process, into an empty bucket, and returns its summary."""
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
 
     def execute_try(requests: list[dict[str, Any]], *, try_number: int = 1, **fields: Any) -> dict[str, Any]:
@@ -102,8 +102,8 @@ def execute(monkeypatch, getimg_default, seaweedfs: SeaweedFS, bucket: str, cont
     return execute_try
 
 
-class TestTheAccountsLimits:
-    """What counts is which requests the simulator took, and when."""
+class TestAccountLimits:
+    """Measured by which requests the simulator accepted, and when."""
 
     def accepted_at(self, simulator: GetimgSimulator) -> list[datetime]:
         return sorted(
@@ -112,7 +112,9 @@ class TestTheAccountsLimits:
             if post["status"] == 200
         )
 
-    def test_too_many_at_once_fail_no_row_and_the_limit_is_used(self, simulator, execute):
+    def test_concurrency_above_the_account_limit_fails_no_row_and_uses_most_of_the_limit(
+        self, simulator, execute
+    ):
         latency, limit, count = 0.5, 5, 60
         simulator.settings(latency=latency, concurrency=limit)
         summary = execute(rows(count), concurrency=16)
@@ -120,14 +122,16 @@ class TestTheAccountsLimits:
         accepted = self.accepted_at(simulator)
         assert len(accepted) == count
         assert max(billed_prompts(simulator).values()) == 1
-        # Those of the first moment beyond the limit, and an attempt at more every second or so.
+        # The initial excess over the limit, then a probe for a higher one every second or so.
         took = (accepted[-1] - accepted[0]).total_seconds() + latency
         assert posts_by_status(simulator)[429] <= (16 - limit) + 2 * took
-        # Each accepted request is under way for as long as the latency.
+        # Each accepted request is in flight for the length of the latency.
         assert count * latency / took >= 4
 
     @pytest.mark.long
-    def test_a_hundred_rows_go_at_the_speed_of_the_accounts_limits(self, simulator, execute):
+    def test_100_rows_reach_90_percent_of_the_throughput_that_the_account_limits_permit(
+        self, simulator, execute
+    ):
         latency, limit, rpm, count = 0.5, 5, 60, 100
         simulator.settings(latency=latency, concurrency=limit, rpm=rpm)
         summary = execute(rows(count), concurrency=16)
@@ -135,7 +139,7 @@ class TestTheAccountsLimits:
         accepted = self.accepted_at(simulator)
         assert len(accepted) == count
         assert max(billed_prompts(simulator).values()) == 1
-        # The simulator's minutes are fixed, and start with their first request.
+        # The simulator counts requests in fixed minutes, which start with their first request.
         first = [moment for moment in accepted if moment < accepted[0] + WINDOW]
         assert len(first) == rpm
         possible = WINDOW.total_seconds() + (count - rpm) / limit * latency
@@ -151,16 +155,16 @@ def _files_that_are_quick_to_draw(simulator: GetimgSimulator) -> None:
 
 
 def undisturbed(times: int, on: str = "image") -> dict[str, Any]:
-    """Return a fault that changes nothing, to keep the others apart."""
+    """Return a fault that changes nothing, to space out the others."""
     return {"on": on, "kind": "slow_first_byte", "seconds": 0, "times": times}
 
 
-# Longer than the connection's time-out, so that the next try has to download the file.
+# Longer than the connection's timeout, so that the next try has to download the file.
 NOT_NOW = {"on": "download", "kind": "status", "status": 503, "headers": {"Retry-After": "3000"}}
 
 
-class TestALaterTry:
-    """What a later try does about rows that are paid already."""
+class TestLaterTry:
+    """What a later try does with rows that are already paid."""
 
     def saved(self, seaweedfs: SeaweedFS, bucket: str) -> list[str]:
         listed = seaweedfs.client().list_objects_v2(Bucket=bucket).get("Contents", [])
@@ -168,7 +172,7 @@ class TestALaterTry:
 
     @pytest.mark.parametrize("if_exists", ["skip", "replace"])
     @pytest.mark.parametrize("on_unknown_outcome", ["fail", "resubmit"])
-    def test_leaves_what_is_saved_though_its_urls_be_dead(
+    def test_reuses_saved_images_whose_urls_have_expired(
         self, simulator, execute, store, if_exists, on_unknown_outcome
     ):
         simulator.faults.add(undisturbed(2), {"on": "image", "kind": "status", "status": 400})
@@ -186,7 +190,7 @@ class TestALaterTry:
         assert (summary["saved"], summary["reused"], summary["failed"]) == (6, 5, 0)
         assert set(billed_prompts(simulator).values()) == {1}
 
-    def test_saves_paid_images_although_the_budget_is_used_up(self, simulator, seaweedfs, bucket, execute):
+    def test_saves_paid_images_even_if_max_cost_is_used_up(self, simulator, seaweedfs, bucket, execute):
         simulator.faults.add(undisturbed(4), {"on": "image", "kind": "drop_after_billing"})
         simulator.faults.add(undisturbed(2, "download"), NOT_NOW)
         fields = {"max_cost": "0.32", "on_unknown_outcome": "resubmit", "concurrency": 1}
@@ -195,14 +199,14 @@ class TestALaterTry:
             match=r"^6 of 8 rows are saved, 7 were billed \(0\.28 USD in total\), 1 more request may have been billed, 2 f",
         ):
             execute(rows(8), **fields)
-        # The row whose response was lost may have been billed: requesting it again could exceed max_cost.
+        # The row whose response was lost may have been billed: sending it again could exceed max_cost.
         with pytest.raises(errors.GetimgError, match="max_cost"):
             execute(rows(8), try_number=2, **fields)
         assert len(simulator.ledger) == 8
         assert len(self.saved(seaweedfs, bucket)) == 7
 
     @pytest.mark.parametrize("spare", [0, 1, 2, 8])
-    def test_never_passes_the_budget_of_all_tries(self, simulator, execute, spare):
+    def test_keeps_the_total_cost_of_all_tries_within_max_cost(self, simulator, execute, spare):
         lost = [{"kind": "drop_after_billing"}, {"kind": "status", "status": 500}, {"kind": "truncate"}]
         for fault in lost * 2:
             simulator.faults.add(undisturbed(5), {"on": "image", **fault})
@@ -227,7 +231,7 @@ class TestALaterTry:
     ("fault", "saved"),
     [
         (None, 200),
-        # Instead of a response, what a proxy says: it is kept, for it may be paid for.
+        # A proxy's page instead of a response: it is recorded, as the request may have been billed.
         pytest.param(
             {"on": "image", "kind": "html", "body": "x" * 20_000, "times": 200, "seconds": 0.5},
             0,
@@ -236,7 +240,7 @@ class TestALaterTry:
     ],
     ids=["responses", "pages"],
 )
-def test_what_arrives_at_once_is_cut_to_fit_into_the_state_store(
+def test_each_state_store_write_stays_below_64_kib_when_many_responses_arrive_at_once(
     simulator, execute, store, monkeypatch, fault, saved
 ):
     simulator.settings(latency=0.5)
@@ -244,7 +248,7 @@ def test_what_arrives_at_once_is_cut_to_fit_into_the_state_store(
     sizes, write = [], store.set
 
     def write_slowly(key: str, value: Any, **options: Any) -> None:
-        # As a busy API server does: what comes up meanwhile is written together.
+        # Like a busy API server: entries that arrive meanwhile are written together.
         time.sleep(0.2)
         sizes.append(len(json.dumps(value)))
         write(key, value, **options)
@@ -274,7 +278,7 @@ def check_complete(
     assert billed_prompts(simulator) == Counter(line["request"]["prompt"] for line in lines)
 
 
-def test_a_batch_returns_a_summary_and_leaves_a_manifest(simulator, seaweedfs, run, prefix, key):
+def test_batch_returns_a_summary_and_writes_a_manifest(simulator, seaweedfs, run, prefix, key):
     ended = run("batch", requests=rows(12, {3: {"output_format": "png", "labels": {"sku": "A-3"}}}), key=key)
     assert ended.state == "success", last_log(ended)
     summary = ended.xcom()
@@ -320,9 +324,11 @@ def test_a_batch_returns_a_summary_and_leaves_a_manifest(simulator, seaweedfs, r
 
 
 @pytest.mark.parametrize(("max_failures", "state"), [(0, "failed"), (1, "success"), ("10%", "success")])
-def test_one_refused_row_stops_no_other(simulator, seaweedfs, run, prefix, key, max_failures, state):
+def test_rejected_row_stops_no_other_row_and_fails_the_task_only_beyond_max_failures(
+    simulator, seaweedfs, run, prefix, key, max_failures, state
+):
     ended = run("batch", requests=rows(12, {5: {"prompt": "gore"}}), key=key, max_failures=max_failures)
-    # The API would refuse it again: Airflow does not retry, and one request is sent.
+    # The API would reject it again: Airflow does not retry, and the row is sent once.
     assert ended.state == state
     assert posts_by_status(simulator) == {200: 11, 422: 1}
     run_id = ended.run_id.replace(":", "_").replace("+", "_")
@@ -345,7 +351,7 @@ def test_one_refused_row_stops_no_other(simulator, seaweedfs, run, prefix, key, 
         assert (ended.xcom()["saved"], ended.xcom()["failed"]) == (11, 1)
 
 
-def test_an_empty_account_stops_the_batch_and_a_clear_pays_for_what_is_missing(
+def test_exhausted_balance_stops_the_batch_and_a_clear_pays_only_for_missing_rows(
     simulator, seaweedfs, run, prefix, key
 ):
     simulator.settings(latency=0.1)
@@ -353,7 +359,7 @@ def test_an_empty_account_stops_the_batch_and_a_clear_pays_for_what_is_missing(
     ended = run("batch", requests=rows(40), key=key, concurrency=4)
     assert ended.state == "failed"
     assert simulator.ledger.total_cost == pytest.approx(0.40)
-    # At once: no more than were under way, and one more in each asker's hands.
+    # It stops at once: no slot sends another request after a 402.
     assert 1 <= posts_by_status(simulator)[402] <= 4
     log = last_log(ended)
     assert "10 of 40 rows are saved, 10 were billed (0.40 USD in total), " in log
@@ -372,7 +378,7 @@ def test_an_empty_account_stops_the_batch_and_a_clear_pays_for_what_is_missing(
 def refusing_connection(
     airflow_stack: Airflow, seaweedfs: SeaweedFS, connection_id: str
 ) -> Iterator[S3FaultProxy]:
-    """Make an AWS connection that leads through a proxy, which plays faults."""
+    """Yield an S3 proxy that injects faults, with an AWS connection that leads through it."""
     with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
         connection = json.loads(proxy.aws_connection(seaweedfs.aws_connection()))
         connection["extra"]["config_kwargs"]["retries"] = {"total_max_attempts": 1}
@@ -388,12 +394,12 @@ def refusing(airflow_stack: Airflow, seaweedfs: SeaweedFS) -> Iterator[S3FaultPr
 
 
 def denied(key_contains: str, skip: int = 0) -> dict[str, Any]:
-    """Return the fault of an S3 that refuses to write at some keys."""
+    """Return a fault that denies writes to keys that contain a text."""
     where = {"operation": "PutObject", "key_contains": key_contains, "skip": skip}
     return {"kind": "status", "code": "AccessDenied", "times": 9999, **where}
 
 
-def test_a_batch_that_can_not_save_pays_nothing_and_reports_it(
+def test_batch_that_cannot_write_to_s3_sends_nothing_and_reports_zero_cost(
     simulator, refusing, run, prefix, key, tmp_path
 ):
     refusing.set_faults([denied(prefix)])
@@ -412,7 +418,7 @@ def test_a_batch_that_can_not_save_pays_nothing_and_reports_it(
     assert json.loads(witness.read_text()) == {"billed": "no", "cost": "0", "generation_ids": []}
 
 
-def test_a_batch_that_s3_refuses_midway_still_owes_its_paid_images(
+def test_paid_images_that_s3_rejected_midway_are_saved_after_a_clear_without_paying_again(
     simulator, seaweedfs, refusing, run, prefix, tmp_path
 ):
     refusing.set_faults([denied(".jpg", skip=4)])
@@ -420,7 +426,7 @@ def test_a_batch_that_s3_refuses_midway_still_owes_its_paid_images(
     ended = run(
         "batch_reported",
         requests=rows(40),
-        # A Clear generates what was delivered again, for this key is not known beforehand.
+        # This key is not known beforehand, so a Clear regenerates what was delivered.
         key=f"{prefix}/{{row:04}}-{{generation_id}}.{{extension}}",
         aws_conn="aws_refusing",
         concurrency=4,
@@ -428,7 +434,7 @@ def test_a_batch_that_s3_refuses_midway_still_owes_its_paid_images(
     )
     assert (ended.tasks("generate")[0]["state"], ended.tries()) == ("failed", 1)
     posts = [post for post in simulator.ledger.raw()["posts"] if post["billed"]]
-    # It stopped at the first refusal: how many were answered until that came is the machine's.
+    # It stopped at the first denial; how many responses arrived before that depends on the machine.
     assert 4 < len(posts) < 40
     assert (
         f"4 of 40 rows are saved, {len(posts)} were billed ({PRICE * len(posts):.2f} USD in total), "
@@ -462,7 +468,7 @@ def test_a_batch_that_s3_refuses_midway_still_owes_its_paid_images(
     assert summary["total_cost"] == pytest.approx(40 * PRICE)
 
 
-def test_a_clear_of_a_saved_batch_pays_nothing(simulator, seaweedfs, run, prefix, key):
+def test_clear_of_a_saved_batch_sends_no_request_and_keeps_its_images(simulator, seaweedfs, run, prefix, key):
     ended = run("batch", requests=rows(10), key=key)
     before = saved_objects(seaweedfs, prefix)
     ended.clear("generate")
@@ -477,7 +483,7 @@ def test_a_clear_of_a_saved_batch_pays_nothing(simulator, seaweedfs, run, prefix
     assert {uri: before[uri] for uri in images} == {uri: after[uri] for uri in images}
 
 
-def test_a_batch_that_is_marked_failed_asks_no_more_and_saves_what_arrives(
+def test_batch_marked_as_failed_stops_sending_and_saves_the_images_in_flight(
     airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, begin, prefix, key
 ):
     simulator.settings(latency=1)
@@ -494,7 +500,7 @@ def test_a_batch_that_is_marked_failed_asks_no_more_and_saves_what_arrives(
     airflow_stack.request(
         "PATCH", f"/dags/batch/dagRuns/{run_id}/taskInstances/generate", body={"new_state": "failed"}
     )
-    # The supervisor learns of it with its next heartbeat.
+    # The supervisor gets the new state with its next heartbeat.
     worker.wait(60)
     posts = simulator.ledger.raw()["posts"]
     assert len(posts) < len(requests)
@@ -515,13 +521,15 @@ def test_a_batch_that_is_marked_failed_asks_no_more_and_saves_what_arrives(
     check_complete(simulator, seaweedfs, prefix, summary)
 
 
-def test_a_batch_that_is_out_of_time_goes_on_in_the_next_try(simulator, seaweedfs, run, prefix, key):
+def test_batch_that_times_out_is_continued_by_the_next_try_without_paying_again(
+    simulator, seaweedfs, run, prefix, key
+):
     simulator.settings(latency=1)
     ended = run("batch_timed_out", requests=rows(20), key=key, concurrency=2, timeout=240)
     assert ended.state == "success", last_log(ended)
     assert ended.tries() >= 2
     summary = ended.xcom()
-    # What was in flight has arrived and was saved: no outcome is unknown.
+    # The requests in flight were completed and their images saved: no outcome is unknown.
     check_complete(simulator, seaweedfs, prefix, summary)
     assert summary["reused"] >= 2
     assert summary["total_cost"] == pytest.approx(20 * PRICE)
@@ -529,12 +537,14 @@ def test_a_batch_that_is_out_of_time_goes_on_in_the_next_try(simulator, seaweedf
     assert "no more requests are sent; images that have arrived are saved." in ended.log(try_number=1)
 
 
-def test_mapped_batches_share_the_slots_of_a_pool(airflow_stack: Airflow, simulator, seaweedfs, run, prefix):
+def test_mapped_batches_in_a_one_slot_pool_run_one_at_a_time_with_separate_manifests(
+    airflow_stack: Airflow, simulator, seaweedfs, run, prefix
+):
     airflow_stack.create_pool("one_batch", 1)
     simulator.settings(latency=0.2)
     requests = rows(12)
     chunks = [requests[start : start + 4] for start in (0, 4, 8)]
-    # Each numbers its own rows.
+    # Not by row: each batch numbers its own rows.
     ended = run("batch_mapped", requests=chunks, key=f"{prefix}/{{generation_id}}.{{extension}}")
     assert ended.state == "success", ended.log(map_index=0)
     tasks = ended.tasks("generate")
@@ -553,10 +563,10 @@ def test_mapped_batches_share_the_slots_of_a_pool(airflow_stack: Airflow, simula
     assert billed_prompts(simulator) == Counter(request["prompt"] for request in requests)
 
 
-def test_rows_may_come_from_an_upstream_task_and_become_assets(
+def test_rows_from_an_upstream_task_become_asset_events_and_no_signature_is_exposed(
     airflow_stack: Airflow, simulator, seaweedfs, run, prefix, key
 ):
-    # A reference with a signature of its own; the simulator doesn't fetch it.
+    # A reference image with a signed URL; the simulator doesn't fetch it.
     signed = "https://127.0.0.1:1/reference.png?exp=1&sig=badc0ffeebadc0ff"
     ended = run("batch_upstream", requests=rows(6, {2: {"images": [signed]}}), key=key)
     assert ended.state == "success", last_log(ended)
@@ -587,13 +597,13 @@ def test_rows_may_come_from_an_upstream_task_and_become_assets(
         assert simulator.api_key not in text
 
 
-def test_rows_may_come_from_a_mapped_task(simulator, seaweedfs, run, prefix, key):
+def test_rows_can_come_from_a_mapped_task(simulator, seaweedfs, run, prefix, key):
     ended = run("batch_upstream_mapped", requests=rows(3), key=key)
     assert ended.state == "success", last_log(ended)
     check_complete(simulator, seaweedfs, prefix, ended.xcom())
 
 
-def test_rows_may_come_from_a_file_in_s3(simulator, seaweedfs, run, prefix, key):
+def test_rows_can_come_from_a_file_in_s3(simulator, seaweedfs, run, prefix, key):
     name = f"{prefix.replace('batch/', 'requests/')}.jsonl"
     content = "\n".join(map(json.dumps, rows(6))) + "\n\n"
     seaweedfs.client().put_object(Bucket=STACK_BUCKET, Key=name, Body=content.encode())
@@ -603,11 +613,13 @@ def test_rows_may_come_from_a_file_in_s3(simulator, seaweedfs, run, prefix, key)
 
 
 @pytest.mark.long
-def test_a_thousand_rows_do_not_overload_the_state_store(simulator, seaweedfs, run, prefix, key, tmp_path):
+def test_1000_rows_need_fewer_than_1000_state_store_writes_each_below_64_kib(
+    simulator, seaweedfs, run, prefix, key, tmp_path
+):
     ended = run("batch", requests=rows(1000), key=key, concurrency=64, witness=str(tmp_path), timeout=600)
     assert ended.state == "success", last_log(ended)
     check_complete(simulator, seaweedfs, prefix, ended.xcom())
     counts = json.loads((tmp_path / "writes.json").read_text())
     assert max(counts["most_bytes"].values()) < 64 * 1024
-    # Two notes and one of the save for each row, of which many share a write.
+    # Each row has three entries (intent, response, saved files), and many entries share a write.
     assert sum(counts["writes"].values()) < 1000

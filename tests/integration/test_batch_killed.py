@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Batches killed with SIGKILL: Airflow retries by itself, and then each row is paid once, and saved or reported.
+Batches killed with SIGKILL: after Airflow's own retries, each row was paid once, and is saved or reported.
 
 A moment is a line of the provider's code, in any thread of a batch, or of Airflow's task runner after it (the push of the
-XCom): the process dies right before executing it. Meanwhile the simulator plays faults of every kind.
+XCom): the process dies right before executing it. Meanwhile, the simulator injects faults of every kind.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
 ROWS = 60
 CONCURRENCY = 8
-# The API refuses them: a word of the content policy, and a resolution that the model doesn't have.
+# The API rejects them: prompts against the content policy, and a resolution that the model doesn't have.
 REFUSED = {7: {"prompt": "gore"}, 23: {"resolution": "4K"}, 41: {"prompt": "gore, again"}}
 
 
 def faults() -> list[dict[str, Any]]:
     """
-    Return what the simulator plays over all tries: refusals, lost responses, and broken downloads.
+    Return the faults that the simulator injects over all tries: rejections, lost responses and broken downloads.
 
     They are spread out, as five consecutive lost responses stop a batch.
     """
@@ -74,21 +74,21 @@ def faults() -> list[dict[str, Any]]:
     return played
 
 
-#: Responses that get lost among :func:`faults`.
+#: The number of lost responses among :func:`faults`.
 LOST = 5
 
-# Places before which what is known, or what is in S3, changes.
+# Places right before a change of what is recorded, or of what is in S3.
 TURNING_POINTS = (
     "journal.py:_commit:#100",
-    "client.py:generate_image:#40",  # noted, not sent
+    "client.py:generate_image:#40",  # intent recorded, not sent
     "client.py:_send:#333",
-    "ledger.py:record_response:#50",  # paid, the response not written
-    "ledger.py:rollback:#1",  # refused, noted as sent
+    "ledger.py:record_response:#50",  # paid, response not recorded
+    "ledger.py:rollback:#1",  # rejected, intent still recorded
     "ledger.py:record_unknown:#2",
     "limiter.py:on_rate_limited:#2",
-    "row_steps.py:save:#60",  # paid and written, not saved
+    "row_steps.py:save:#60",  # paid and recorded, not saved
     "download.py:_receive:#90",
-    "store.py:_put:#100",  # downloaded, there is no object
+    "store.py:_put:#100",  # downloaded, no object yet
     "row_steps.py:_saved:#99",
     "row_steps.py:_saved:#200",
     "manifest.py:write:#1",  # nothing sent
@@ -99,8 +99,8 @@ TURNING_POINTS = (
 
 
 @pytest.mark.parametrize("test", ["test_killed.py", "test_batch_killed.py"])
-def test_each_place_where_a_process_dies_is_in_the_code(test):
-    """A process whose place is gone lives on, and shows nothing."""
+def test_each_function_where_a_process_is_killed_exists_in_the_code(test):
+    """If the function is gone, no process is killed, and the test of the kill checks nothing."""
     package = Path(airflow_provider_getimg.__file__).parent
     for file, function in re.findall(r'"(\w+\.py):(\w+):', Path(__file__).with_name(test).read_text()):
         sources = [Path(task_runner.__file__)] if file == "task_runner.py" else package.rglob(file)
@@ -114,7 +114,7 @@ def spread(lines: int, moments: int) -> list[int]:
 
 @pytest.fixture
 def killed_batch(simulator: GetimgSimulator, seaweedfs: SeaweedFS, run, tmp_path: Path):
-    """Run a batch whose tries die at the given moments, and check the bill and the objects."""
+    """Return a function that runs a batch whose tries die at the given moments, and checks the bill and the objects."""
 
     def play(
         moments: list[int | str],
@@ -135,7 +135,7 @@ def killed_batch(simulator: GetimgSimulator, seaweedfs: SeaweedFS, run, tmp_path
             requests=rows(ROWS, REFUSED),
             key=f"{prefix}/{{row:04}}.{{extension}}",
             concurrency=CONCURRENCY,
-            # Under "resubmit", lost requests are sent again, until only the refused rows are left.
+            # Under "resubmit", lost requests are sent again, so only the rejected rows fail.
             max_failures=len(REFUSED) if resubmits else ROWS // 2,
             on_unknown_outcome=on_unknown_outcome,
             moments=moments,
@@ -170,7 +170,7 @@ def check_batch(
     resubmits: bool,
     where: str,
 ) -> Counter[str]:
-    """Check each row against what was billed for it, and the bucket against the manifest; count what became of them."""
+    """Check each row against its bill, and the bucket against the manifest; return the counts of outcomes."""
     logs = logs_of(ended)
     assert ended.state == "success", (where, logs[-1][-3000:])
     summary = ended.xcom()
@@ -204,7 +204,7 @@ def check_batch(
     assert not billed, where
     if not resubmits:
         assert extra == 0, where
-        # What was in flight or not written yet when a try died, what the simulator lost, and one refused by a fault.
+        # Requests in flight or not yet recorded when a try died, lost responses, and the request that a fault rejects.
         assert len(failed) <= len(REFUSED) + deaths * 2 * CONCURRENCY + LOST + 1, where
     assert extra <= sum(log.count("sent again, and may be paid twice") for log in logs), where
 
@@ -217,7 +217,7 @@ def check_batch(
     return Counter(line["outcome"] for line in lines) + Counter(tries=ended.tries(), extra=extra)
 
 
-def test_a_batch_that_is_killed_three_times_pays_each_row_once(killed_batch):
+def test_batch_killed_three_times_pays_for_no_row_twice(killed_batch):
     ended, seen = killed_batch(
         ["ledger.py:record_response:#50", "row_steps.py:_saved:#60", "manifest.py:write:#2"]
     )
@@ -226,7 +226,7 @@ def test_a_batch_that_is_killed_three_times_pays_each_row_once(killed_batch):
     assert seen["reused"] >= 20
 
 
-def test_a_killed_batch_that_resubmits_ends_with_every_row_saved(killed_batch):
+def test_killed_batch_under_resubmit_saves_every_row_that_the_api_accepts(killed_batch):
     ended, seen = killed_batch(["client.py:_send:#333"], "resubmit")
     assert seen["deaths"] == 1
     assert ended.tries() >= 2
@@ -235,22 +235,24 @@ def test_a_killed_batch_that_resubmits_ends_with_every_row_saved(killed_batch):
 
 @pytest.mark.long
 @pytest.mark.parametrize("on_unknown_outcome", ["fail", "resubmit"])
-def test_a_batch_that_is_killed_at_any_moment_pays_each_row_once(killed_batch, tmp_path, on_unknown_outcome):
+def test_batch_killed_at_any_moment_pays_twice_only_for_rows_logged_as_sent_again(
+    killed_batch, tmp_path, on_unknown_outcome
+):
     killed_batch([0], on_unknown_outcome, name="whole")
     lines = len((tmp_path / "whole" / "1").read_text().splitlines())
     died, reused = 0, 0
     moments = [*TURNING_POINTS, *spread(lines, 8)]
     if on_unknown_outcome == "resubmit":
-        # What differs is what the next try does with a lost response: a third of the moments shows it.
+        # Only the handling of lost responses differs, which a third of the moments covers.
         moments = moments[::3]
     for number, moment in enumerate(moments):
-        # Every third is killed again.
+        # Every third batch is killed twice.
         second = [["row_steps.py:_saved:#30"], [], []][number % 3]
         _, seen = killed_batch([moment, *second], on_unknown_outcome, name=f"killed-{number}")
         died += seen["deaths"]
         reused += seen["reused"]
         print(number, moment, dict(seen))
-    # Threads change the order of lines, and a try is not as long as another: some moments come too late.
+    # Threads change the order of lines, and tries differ in length: some moments are never reached.
     assert died >= len(moments) - 3
     assert reused >= 5 * len(moments)
 
@@ -272,10 +274,10 @@ def refusing(airflow_stack: Airflow, seaweedfs: SeaweedFS) -> Iterator[S3FaultPr
     ],
     ids=str,
 )
-def test_a_killed_batch_whose_bucket_refuses_pays_after_a_clear_for_what_was_delivered_alone(
+def test_clear_after_s3_denials_and_kills_pays_again_only_for_delivered_or_lost_rows(
     simulator, seaweedfs, refusing, run, tmp_path, moments
 ):
-    """S3 starts refusing midway. After a Clear it refuses everything, after the next one it works; processes die all along."""
+    """S3 denies writes midway, and all of them after the first Clear; it works after the second. Processes die meanwhile."""
     simulator.settings(latency=0.1, file_size=FILE_BYTES)
     refusing.set_faults([denied(".jpg", skip=12)])
     prefix = f"{tmp_path.name}/images"
@@ -296,7 +298,7 @@ def test_a_killed_batch_whose_bucket_refuses_pays_after_a_clear_for_what_was_del
         if "sent this request" in str(line["error"])
     ]
 
-    # A preflight that fails bills nothing.
+    # If the write check fails, nothing is billed.
     refusing.set_faults([denied(prefix)])
     ended.clear("generate")
     assert ended.state == "failed"

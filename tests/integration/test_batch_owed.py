@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A batch that can't save must not pay, and images that were paid but not saved are still owed, even after a Clear.
+A batch that can't save must not pay, and images that were paid but not saved stay owed, even after a Clear.
 
-A real S3 server behind a proxy that refuses what a test says; the simulator's ledger is the witness.
+A real S3 server runs behind a proxy that injects errors; the simulator's ledger shows what was billed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLEARED_AGAIN = {"try_number": 9, "max_tries": 11}
 
 
 class Batches:
-    """Batches of one task into one bucket: the tries share what Airflow keeps for it."""
+    """Batches of one task into one bucket: the tries share the task's state."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Batches:
 
     @property
     def pushed(self) -> dict[str, Any]:
-        """The summary that a failed try has pushed."""
+        """Return the summary that a failed try pushed to XCom."""
         return self._context.xcoms["return_value"]
 
     def refuse(self, *faults: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ def proxy(seaweedfs: SeaweedFS) -> Iterator[S3FaultProxy]:
 
 @pytest.fixture
 def connection(proxy: S3FaultProxy, seaweedfs: SeaweedFS) -> dict[str, Any]:
-    """The AWS connection: through the proxy, and without boto3's own repetitions."""
+    """Return an AWS connection through the proxy, without boto3's own retries."""
     made: dict[str, Any] = json.loads(proxy.aws_connection(seaweedfs.aws_connection()))
     made["extra"]["config_kwargs"]["retries"] = {"total_max_attempts": 1}
     return made
@@ -143,7 +143,7 @@ def decision(error: BaseException, try_number: int = 1) -> RetryAction:
 
 
 def begins(error: BaseException, saved: int, rows: int, billed: int) -> bool:
-    """Tell whether a message begins with the rows and the bill."""
+    """Return whether a message begins with the rows and the bill."""
     were = "was" if billed == 1 else "were"
     cost = PRICE * billed if billed else 0
     return str(error).startswith(
@@ -154,8 +154,8 @@ def begins(error: BaseException, saved: int, rows: int, billed: int) -> bool:
 KMS = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/images"}
 
 
-class TestWhatCanNotBeSaved:
-    """is found before the first request, at 0 USD, in one try."""
+class TestWriteCheck:
+    """Before the first request, a batch checks that S3 will store its images and its manifest."""
 
     def check(self, batches: Batches, said: str, **fields: Any) -> None:
         error = batches.failure(6, **fields)
@@ -204,25 +204,31 @@ class TestWhatCanNotBeSaved:
         ],
         ids=["no s3:PutObject", "ACLs disabled", "KMS permission", "KMS key", "no tagging", "storage class"],
     )
-    def test_for_what_s3_refuses(self, batches, fault, extra_args):
+    def test_write_rejected_by_s3_stops_the_batch_before_anything_is_billed(self, batches, fault, extra_args):
         batches.refuse({"kind": "status", "operation": "PutObject", "times": 9999} | fault)
         self.check(batches, "S3 refused to store s3://", extra_args=extra_args)
         assert batches.proxy.operations().count("PutObject") == 1
 
-    def test_for_a_bad_secret(self, batches, connection, monkeypatch):
+    def test_wrong_aws_secret_stops_the_batch_before_anything_is_billed(
+        self, batches, connection, monkeypatch
+    ):
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection | {"password": "wrong"}))
         self.check(batches, "S3 refused to store s3://")
 
-    def test_for_missing_credentials(self, batches, connection, monkeypatch):
+    def test_missing_aws_credentials_stop_the_batch_before_anything_is_billed(
+        self, batches, connection, monkeypatch
+    ):
         del connection["login"], connection["password"]
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
         self.check(batches, "The AWS connection 'aws_default' has no credentials for S3")
 
-    def test_for_a_missing_bucket(self, batches):
+    def test_missing_bucket_stops_the_batch_before_anything_is_billed(self, batches):
         self.check(batches, "S3 could not store s3://there-is-none/", s3_bucket="there-is-none")
 
     @pytest.mark.parametrize("place", ["another bucket", "another folder"])
-    def test_where_the_manifest_goes_elsewhere(self, batches, seaweedfs, place):
+    def test_images_location_is_checked_too_if_the_manifest_is_stored_elsewhere(
+        self, batches, seaweedfs, place
+    ):
         other = "s3://there-is-none" if place == "another bucket" else f"s3://{batches.bucket}/images"
         self.check_elsewhere(batches, f"s3://{batches.bucket}/lists/night.jsonl", f"{other}/{BY_ROW}")
 
@@ -234,13 +240,13 @@ class TestWhatCanNotBeSaved:
         assert decision(error) is RetryAction.FAIL
         assert ".getimg-write-check" in str(error)
 
-    def test_and_the_check_beside_the_images_leaves_nothing_behind(self, batches):
+    def test_check_beside_the_images_leaves_no_object_behind(self, batches):
         fields = {"manifest_key": "lists/night.jsonl", "s3_key": "images/{row}.{extension}"}
         assert batches.run(2, **fields)["saved"] == 2
         listed = batches.client.list_objects_v2(Bucket=batches.bucket)["Contents"]
         assert [entry["Key"] for entry in listed] == ["images/0.jpg", "images/1.jpg", "lists/night.jsonl"]
 
-    def test_and_what_may_pass_is_tried_again(self, batches):
+    def test_temporary_s3_error_is_retried_before_anything_is_billed(self, batches):
         batches.refuse(ACCESS_DENIED | {"code": "SlowDown", "times": 1})
         error = batches.failure(6)
         assert begins(error, 0, 6, 0)
@@ -248,7 +254,7 @@ class TestWhatCanNotBeSaved:
         assert decision(error) is not RetryAction.FAIL
         assert batches.run(6, try_number=2)["saved"] == 6
 
-    def test_and_earlier_payments_are_in_the_message(self, batches):
+    def test_failure_in_a_retry_reports_the_bill_of_earlier_tries(self, batches):
         batches.refuse(IMAGES_DENIED | {"skip": 2})
         first = batches.failure(20)
         paid = batches.paid().total()
@@ -261,18 +267,18 @@ class TestWhatCanNotBeSaved:
         assert (batches.pushed["saved"], batches.pushed["total_cost"]) == (2, float(batches.bill()))
 
 
-class TestARefusalMidway:
-    """ends the sending at once; nothing that was paid is paid again."""
+class TestSaveFailureMidway:
+    """A save that fails midway stops the sending at once, and paid images are not paid for again."""
 
     @pytest.mark.parametrize("concurrency", [1, 4])
     @pytest.mark.parametrize("saved", [0, 1, 6])
-    def test_ends_the_sending(self, batches, saved, concurrency):
+    def test_stops_sending_at_once(self, batches, saved, concurrency):
         batches.simulator.settings(latency=0.05)
         batches.refuse(IMAGES_DENIED | {"skip": saved})
         error = batches.failure(40, concurrency=concurrency)
         paid = batches.paid().total()
         print(f"{paid} paid, {saved} of them saved")
-        # Until the first image is saved, what is on its way is all that is paid.
+        # Until the first image is saved, only the first requests in flight are paid for.
         assert saved < paid <= (concurrency if not saved else saved + 3 * concurrency)
         assert begins(error, saved, 40, paid)
         assert "The batch was stopped: S3 refused to store s3://" in str(error)
@@ -283,7 +289,7 @@ class TestARefusalMidway:
             float(PRICE)
         }
 
-    def test_is_reported_with_figures(self, batches):
+    def test_is_reported_with_rows_cost_and_generation_ids(self, batches):
         batches.refuse(IMAGES_DENIED | {"skip": 3})
         error = batches.failure(20)
         posts = [post for post in batches.simulator.ledger.raw()["posts"] if post["billed"]]
@@ -302,12 +308,12 @@ class TestARefusalMidway:
     @pytest.mark.parametrize(
         "fault", [IMAGES_DENIED, IMAGES_DENIED | {"code": "InternalError"}], ids=["for good", "passing"]
     )
-    def test_lets_no_later_try_buy_more(self, batches, fault):
+    def test_prevents_new_payments_in_retries_and_clears_while_it_persists(self, batches, fault):
         batches.refuse(fault | {"skip": 2})
         batches.failure(20)
         paid = batches.paid()
         for try_number in (2, 3, 4):
-            # As under a policy that retries everything.
+            # As under a retry policy that retries everything.
             batches.refuse(fault)
             assert begins(batches.failure(20, try_number=try_number), 2, 20, paid.total())
         for clear in (CLEARED, CLEARED_AGAIN):
@@ -315,7 +321,7 @@ class TestARefusalMidway:
             batches.failure(20, if_exists="replace", **clear)
         assert batches.paid() == paid
 
-    def test_lets_no_later_try_buy_more_where_nothing_can_be_downloaded(self, batches):
+    def test_prevents_new_requests_in_a_retry_while_downloads_fail(self, batches):
         # Longer than a try waits.
         not_now = {"status": 503, "headers": {"Retry-After": "3000"}, "times": 9999}
         batches.simulator.faults.add({"on": "download", "kind": "status", **not_now})
@@ -327,7 +333,7 @@ class TestARefusalMidway:
         assert "The batch was stopped: The download of file 0 of generation" in str(error)
         assert batches.posts() == 3
 
-    def test_lets_the_next_try_make_the_missing_images(self, batches):
+    def test_is_resumed_by_the_next_try_without_paying_twice_once_s3_recovers(self, batches):
         batches.refuse(IMAGES_DENIED | {"skip": 5})
         batches.failure(20)
         batches.refuse()
@@ -336,7 +342,7 @@ class TestARefusalMidway:
         assert set(batches.paid().values()) == {1}
         assert summary["total_cost"] == pytest.approx(float(20 * PRICE))
 
-    def test_of_the_last_manifest_loses_no_image(self, batches):
+    def test_manifest_that_cannot_be_written_fails_the_try_but_loses_no_image(self, batches):
         batches.refuse(MANIFEST_DENIED | {"skip": 1})
         error = batches.failure(6)
         assert begins(error, 6, 6, 6)
@@ -344,7 +350,7 @@ class TestARefusalMidway:
         assert decision(error) is RetryAction.FAIL
         assert (batches.pushed["saved"], batches.pushed["manifest"]) == (6, None)
         assert len(batches.saved()) == 6
-        # A retry sends nothing, and is no success while there is no manifest.
+        # A retry sends nothing, and fails as long as the manifest can't be written.
         batches.refuse(MANIFEST_DENIED | {"code": "SlowDown"})
         again = batches.failure(6, try_number=2)
         assert begins(again, 6, 6, 6)
@@ -354,16 +360,16 @@ class TestARefusalMidway:
         assert {line["outcome"] for line in batches.manifest()} == {"reused"}
 
 
-class TestATryThatCanNotBegin:
-    """reports the bill all the same."""
+class TestTryThatCannotStart:
+    """A try that fails before its first request still reports the bill."""
 
     @pytest.fixture(params=["getimg_conn_id", "aws_conn_id"])
     def fields(self, request, monkeypatch) -> dict[str, str]:
-        """A connection that is missing, or can't be used."""
+        """Return the field of a connection that is missing or unusable."""
         monkeypatch.setenv("AIRFLOW_CONN_BROKEN", '{"conn_type": "aws", "extra": {"role_arn": 7}}')
         return {request.param: "there_is_none" if request.param == "getimg_conn_id" else "broken"}
 
-    def test_of_nothing(self, batches, context, fields):
+    def test_reports_that_nothing_was_billed_if_it_is_the_first(self, batches, context, fields):
         context.xcoms.clear()
         with pytest.raises(errors.ConnectionConfigError, match=r"Nothing was billed\.$"):
             batches.run(4, **fields)
@@ -371,7 +377,7 @@ class TestATryThatCanNotBegin:
         assert (batches.pushed["requested"], batches.pushed["failed"]) == (4, 4)
         assert batches.pushed["total_cost"] == 0
 
-    def test_of_earlier_tries(self, batches, fields):
+    def test_reports_the_bill_of_earlier_tries(self, batches, fields):
         batches.refuse(IMAGES_DENIED | {"skip": 2})
         batches.failure(12)
         batches.refuse()
@@ -389,7 +395,7 @@ class TestATryThatCanNotBegin:
         assert set(batches.paid().values()) == {1}
 
     @pytest.mark.parametrize("code", ["SlowDown", "NoSuchKey"])
-    def test_for_its_requests_can_not_be_read(self, batches, code):
+    def test_reports_the_bill_of_earlier_tries_if_the_requests_file_cannot_be_read(self, batches, code):
         content = "\n".join(json.dumps({"prompt": f"Picture {n}"}) for n in range(6)).encode()
         batches.client.put_object(Bucket=batches.bucket, Key="requests.jsonl", Body=content)
         requests = f"s3://{batches.bucket}/requests.jsonl"
@@ -412,15 +418,15 @@ class TestATryThatCanNotBegin:
         assert set(batches.paid().values()) == {1}
 
 
-class TestAClear:
-    """pays for what was delivered, and for nothing that is owed."""
+class TestClear:
+    """A Clear may pay again for delivered images, but never for owed ones."""
 
     @pytest.mark.parametrize(
         ("key", "if_exists", "delivered_again"),
         [(BY_ROW, "skip", 0), (BY_ROW, "replace", 1), (BY_ID, "skip", 1)],
         ids=["skip", "replace", "by id"],
     )
-    def test_saves_what_is_owed_without_a_payment(self, batches, key, if_exists, delivered_again):
+    def test_saves_owed_images_without_paying_again(self, batches, key, if_exists, delivered_again):
         fields = {"s3_key": key, "if_exists": if_exists}
         batches.refuse(IMAGES_DENIED | {"skip": 5})
         batches.failure(20, **fields)
@@ -435,19 +441,19 @@ class TestAClear:
         assert len(batches.saved()) == 20
         for prompt, times in batches.paid().items():
             assert times == (1 + delivered_again if prompt in delivered else 1), prompt
-        # What is owed, and what was generated since; what was delivered before is no part of it.
+        # Owed images and those generated since, but not those delivered before the Clear.
         assert summary["total_cost"] == pytest.approx(float(batches.bill() - 5 * PRICE))
-        # Now all of it is delivered.
+        # Now all images are delivered.
         batches.run(20, **fields, **CLEARED_AGAIN)
         assert all(batches.paid()[prompt] == 1 + delivered_again for prompt in owed)
 
-    def test_that_saves_nothing_either_leaves_it_owed(self, batches):
+    def test_keeps_images_owed_if_it_cannot_save_them_either(self, batches):
         batches.refuse(IMAGES_DENIED | {"skip": 2})
         batches.failure(12, if_exists="replace")
         delivered, paid = batches.saved(), batches.paid()
         batches.refuse(ACCESS_DENIED)
         error = batches.failure(12, if_exists="replace", **CLEARED)
-        # What was delivered before the Clear is no part of its bill.
+        # Images delivered before the Clear are not part of its bill.
         assert begins(error, 0, 12, paid.total() - 2)
         batches.refuse(IMAGES_DENIED)
         batches.failure(12, if_exists="replace", **CLEARED_AGAIN)
@@ -456,7 +462,7 @@ class TestAClear:
         assert batches.run(12, if_exists="replace", try_number=13, max_tries=15)["saved"] == 12
         assert {prompt for prompt, times in batches.paid().items() if times == 2} == delivered
 
-    def test_of_what_was_delivered_makes_it_owed_again(self, batches):
+    def test_keeps_regenerated_images_owed_if_it_cannot_save_them(self, batches):
         fields = {"if_exists": "replace"}
         assert batches.run(4, **fields)["saved"] == 4
         before = batches.objects()
@@ -470,7 +476,7 @@ class TestAClear:
         assert set(batches.paid().values()) == {2}
         assert not set(before.values()) & set(batches.objects().values())
 
-    def test_continues_in_its_own_retries(self, batches):
+    def test_is_resumed_by_its_own_retry_without_paying_again(self, batches):
         batches.refuse(IMAGES_DENIED | {"skip": 2})
         batches.failure(12)
         batches.refuse(IMAGES_DENIED | {"skip": 3, "code": "InternalError"})
@@ -480,7 +486,7 @@ class TestAClear:
         assert summary["saved"] == 12
         assert set(batches.paid().values()) == {1}
 
-    def test_has_room_in_the_budget_for_what_is_owed(self, batches):
+    def test_does_not_count_owed_images_twice_against_max_cost(self, batches):
         fields = {"max_cost": str(12 * PRICE)}
         batches.refuse(IMAGES_DENIED | {"skip": 2})
         batches.failure(12, **fields)
@@ -489,34 +495,34 @@ class TestAClear:
 
 
 def expire(batches: Batches, store: Any, gone: int) -> None:
-    """Let all URLs on record be past their time, and the next downloads be refused."""
+    """Make all recorded URLs expire, and the next downloads fail with a 403."""
     for key, value in store.values.items():
         store.values[key] = re.sub(r'"deletes_at": "[^"]+"', '"deletes_at": "2020-01-01T00:00:00Z"', value)
     batches.simulator.faults.add({"on": "download", "kind": "status", "status": 403, "times": gone})
 
 
-class TestWhatIsOwedAndGone:
+class TestOwedImagesThatExpired:
     @pytest.fixture
     def owed(self, batches) -> int:
-        """Leave all that was paid unsaved, and return how many rows that are."""
+        """Pay for images without saving any, and return their number."""
         batches.refuse(IMAGES_DENIED)
         batches.failure(8)
         batches.refuse()
         return batches.paid().total()
 
-    def test_is_generated_again_after_a_clear(self, batches, store, owed):
+    def test_are_regenerated_after_a_clear(self, batches, store, owed):
         expire(batches, store, owed)
         summary = batches.run(8, **CLEARED)
         assert (summary["saved"], batches.paid().total()) == (8, 8 + owed)
         assert len(batches.saved()) == 8
 
-    def test_is_an_error_before_that(self, batches, store, owed):
+    def test_fail_a_retry_without_being_paid_again_while_other_rows_are_saved(self, batches, store, owed):
         expire(batches, store, owed)
         error = batches.failure(8, try_number=2)
         gone = [failure for failure in error.failures if isinstance(failure, errors.PaidFilesGoneError)]
         assert len(gone) == owed
         assert {failure.cost for failure in gone} == {PRICE}
-        # The others are not held up.
+        # The other rows are not held up.
         assert begins(error, 8 - owed, 8, 8)
         assert batches.paid().total() == 8
         assert decision(error) is RetryAction.FAIL
@@ -524,13 +530,13 @@ class TestWhatIsOwedAndGone:
         assert batches.run(8, **CLEARED)["saved"] == 8
         assert batches.paid().total() == 8 + owed
 
-    def test_is_saved_where_the_server_has_it_still(self, batches, store, owed):
+    def test_are_saved_if_the_server_still_has_the_files(self, batches, store, owed):
         expire(batches, store, 1)
         batches.simulator.faults.clear()
         assert batches.run(8, **CLEARED)["saved"] == 8
         assert set(batches.paid().values()) == {1}
 
-    def test_before_its_time_is_generated_again_after_the_clear_that_follows(self, batches, owed):
+    def test_fail_a_retry_and_are_regenerated_after_a_clear_if_deleted_early(self, batches, owed):
         batches.simulator.faults.add({"on": "download", "kind": "status", "status": 410, "times": owed})
         error = batches.failure(8, try_number=2)
         assert sum(isinstance(failure, errors.FileGoneError) for failure in error.failures) == owed
@@ -538,15 +544,15 @@ class TestWhatIsOwedAndGone:
         assert batches.run(8, **CLEARED)["saved"] == 8
         assert batches.paid().total() == 8 + owed
 
-    def test_and_paid_again_is_owed_once_more(self, batches, store, owed):
+    def test_are_owed_again_if_they_are_regenerated_under_resubmit_but_not_saved(self, batches, store, owed):
         fields = {"on_unknown_outcome": "resubmit"}
-        # Those that were paid, which need not be the first ones.
+        # The paid rows, which need not be the first ones.
         rows = [{"prompt": prompt} for prompt in batches.paid()]
         batches.simulator.faults.add({"on": "download", "kind": "status", "status": 410, "times": owed})
         batches.failure(rows, **fields, try_number=2)
         expire(batches, store, owed)
         batches.refuse(IMAGES_DENIED)
-        # Paid again, as the policy says, until S3 refuses; and not saved.
+        # Paid again under "resubmit" until S3 denies a write, and not saved.
         batches.failure(rows, **fields, try_number=3)
         twice = {prompt for prompt, times in batches.paid().items() if times == 2}
         assert twice
@@ -555,23 +561,23 @@ class TestWhatIsOwedAndGone:
         assert {batches.paid()[prompt] for prompt in twice} == {2}
 
 
-class TestAPageInThePlaceOfAFile:
+class TestPageInsteadOfAFile:
     def bad_rows(self, batches: Batches, good: int, bad: int = 1) -> None:
-        """Leave a row or two that no try can save, some that are saved, and others that were not sent."""
+        """Create ``bad`` rows that no try can save, ``good`` rows that are saved, and rows that were not sent."""
         batches.simulator.faults.add(PAGES | {"times": 2 * bad})
         batches.simulator.balance = str(PRICE * (good + bad))
         batches.failure(8, concurrency=1, transfer_concurrency=1)
         batches.simulator.balance = "100"
         assert (batches.paid().total(), len(batches.saved())) == (good + bad, good)
 
-    def test_does_not_hold_up_the_others(self, batches):
+    def test_does_not_hold_up_other_rows(self, batches):
         self.bad_rows(batches, good=2)
         batches.simulator.faults.add(PAGES | {"times": 2})
         error = batches.failure(8, try_number=2, concurrency=1)
         assert begins(error, 7, 8, 8)
         assert set(batches.paid().values()) == {1}
 
-    def test_and_nothing_saved_yet_lets_no_retry_buy_more_and_a_clear_go_on(self, batches):
+    def test_prevents_new_payments_in_a_retry_but_not_after_a_clear_if_nothing_is_saved(self, batches):
         self.bad_rows(batches, good=0, bad=2)
         batches.simulator.faults.add(PAGES | {"times": 4})
         error = batches.failure(8, try_number=2, concurrency=1)
@@ -579,7 +585,7 @@ class TestAPageInThePlaceOfAFile:
         assert batches.paid().total() == 2
         batches.simulator.faults.add(PAGES | {"times": 4})
         assert begins(batches.failure(8, concurrency=1, **CLEARED), 6, 8, 8)
-        # And it is still owed: the page may have been a proxy's.
+        # The images are still owed: the pages may have come from a proxy.
         batches.simulator.faults.clear()
         assert batches.run(8, **CLEARED | {"try_number": 6})["saved"] == 8
         assert set(batches.paid().values()) == {1}
@@ -595,7 +601,7 @@ ODD = {
 }
 
 
-def test_odd_responses_do_not_stop_a_batch(batches):
+def test_responses_with_unexpected_fields_are_saved_and_do_not_stop_a_batch(batches):
     faults = [{"on": "image", "kind": "response", **odd} for odd in ODD.values()]
     batches.simulator.faults.add(*faults)
     summary = batches.run(12, concurrency=1)
@@ -604,7 +610,7 @@ def test_odd_responses_do_not_stop_a_batch(batches):
     assert batches.posts() == 12
 
 
-def test_a_bill_that_the_api_did_not_give_is_no_unknown_outcome(batches):
+def test_response_without_a_cost_counts_as_billed_and_not_as_an_unknown_outcome(batches):
     batches.simulator.faults.add({"on": "image", "kind": "response", "merge": {"usage": None}, "times": 2})
     batches.refuse(IMAGES_DENIED | {"skip": 3})
     for try_number in (1, 2):
@@ -617,7 +623,7 @@ def test_a_bill_that_the_api_did_not_give_is_no_unknown_outcome(batches):
         batches.refuse(IMAGES_DENIED)
 
 
-def test_an_empty_list_leaves_an_empty_manifest(batches):
+def test_empty_list_of_requests_sends_nothing_and_writes_an_empty_manifest(batches):
     summary = batches.run([])
     assert (summary["requested"], summary["saved"], summary["failed"], summary["total_cost"]) == (0, 0, 0, 0)
     assert summary["uris"] == []
@@ -626,7 +632,7 @@ def test_an_empty_list_leaves_an_empty_manifest(batches):
     assert batches.posts() == 0
 
 
-def test_a_model_that_the_api_does_not_know_is_sent_once(batches):
+def test_unknown_model_is_sent_once_and_rows_with_other_models_are_saved(batches):
     requests = [{"prompt": f"Picture {n}", "model": "there-is-none" if n % 2 else MODEL} for n in range(12)]
     error = batches.failure(requests, concurrency=1)
     assert begins(error, 6, 12, 6)
@@ -646,18 +652,18 @@ def test_a_model_that_the_api_does_not_know_is_sent_once(batches):
     ],
     ids=["404", "404 without a code", "400 by its code", "403 by its code"],
 )
-def test_so_is_one_that_is_refused_in_other_words(batches, status, fields):
+def test_model_rejected_with_another_status_or_code_is_sent_at_most_twice(batches, status, fields):
     body = {"error": {"message": "No such model.", **fields}}
     fault = {"on": "image", "kind": "status", "status": status, "body": body, "times": 12}
     batches.simulator.faults.add(fault)
     error = batches.failure(12, concurrency=1)
     assert begins(error, 0, 12, 0)
-    # One has the slot, one is ready for it.
+    # One row has the slot, and the next one may already be waiting for it.
     assert batches.posts() <= 2
     assert decision(error) is RetryAction.FAIL
 
 
-def test_settings_that_the_model_does_not_take_are_sent_once(batches):
+def test_settings_that_the_model_rejects_are_sent_once_and_other_rows_are_saved(batches):
     requests = [{"prompt": f"Picture {n}"} | ({"resolution": "99K"} if n % 2 else {}) for n in range(12)]
     error = batches.failure(requests, concurrency=1)
     assert begins(error, 6, 12, 6)
@@ -666,14 +672,14 @@ def test_settings_that_the_model_does_not_take_are_sent_once(batches):
     assert "It was not sent, as another row with these settings was refused. " in str(error)
 
 
-def test_a_refusal_of_one_prompt_stops_no_other(batches):
+def test_rejected_prompt_does_not_stop_other_rows(batches):
     body = {"error": {"message": "Refused.", "code": "invalid_parameter", "param": "prompt"}}
     batches.simulator.faults.add({"on": "image", "kind": "status", "status": 400, "body": body})
     error = batches.failure(6, concurrency=1)
     assert begins(error, 5, 6, 5)
 
 
-def test_a_budget_that_earlier_tries_used_up_is_reported_with_the_bill(batches):
+def test_max_cost_used_up_by_unknown_outcomes_fails_the_retry_and_reports_them(batches):
     batches.simulator.faults.add({"on": "image", "kind": "status", "status": 500, "times": 2})
     fields = {"max_cost": str(2 * PRICE), "on_unknown_outcome": "resubmit"}
     batches.failure(2, **fields)
@@ -686,7 +692,7 @@ def test_a_budget_that_earlier_tries_used_up_is_reported_with_the_bill(batches):
     assert batches.posts() == 2
 
 
-def test_a_budget_that_does_not_suffice_pushes_a_summary_too(batches, context):
+def test_batch_rejected_because_of_max_cost_still_pushes_a_summary(batches, context):
     with pytest.raises(errors.CostLimitError):
         batches.run(2, max_cost=str(PRICE))
     assert context.xcoms["return_value"] | {"uris": 0} == {

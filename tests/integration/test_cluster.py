@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The cluster of ``docker-compose.yaml``, as processes: healthy, at work, and hit where it hurts.
+The cluster of ``docker-compose.yaml``, run as processes: healthy, at work, and with its components killed.
 
-Everything is killed with SIGKILL. The witnesses are the simulator's ledger and the bucket.
+Every kill is a SIGKILL. The results are read from the simulator's ledger and the bucket.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.long
 
 REPOSITORY = Path(__file__).parents[2]
-# Of a DAG run on two cores that are shared with all of the cluster.
+# Enough for a DAG run on two cores that the whole cluster shares.
 RUN_SECONDS = 600.0
 
 
-# Of getimg_nightly_batch: requests of a task, and tasks at a time.
+# Of getimg_nightly_batch: concurrent requests of a task, and concurrent tasks.
 CONCURRENCY = TASKS = 4
 IN_FLIGHT = CONCURRENCY * TASKS
 NIGHTLY = "getimg/nightly/"
@@ -46,20 +46,20 @@ RETRY_AFTER = 28
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster as the compose file describes it, less patient and with nothing scheduled."""
+    """Yield a cluster as the compose file describes it, with shorter timeouts and no schedules."""
     env = {
         "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "5",
         # Still longer than a restart of the API server on a busy machine: a task that is declared dead in that time
-        # goes on unseen, and what it pays for then is lost to the next try.
+        # continues unnoticed, and the next try does not get what it pays for.
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "30",
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "5",
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
     }
-    # Its start fails if it is not healthy within 60 s.
+    # Starting it fails if it is not healthy within 60 s.
     with Cluster(
         dags=[REPOSITORY / "dags"],
-        # So few that tasks must spread over both.
+        # Few enough that the tasks need both workers.
         slots=TASKS // 2,
         concurrency=IN_FLIGHT,
         env=env,
@@ -70,7 +70,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def whole(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster with all of its components, and an empty ledger."""
+    """Yield the cluster with all components running and an empty ledger."""
     for part in cluster.components.values():
         if not part.running:
             part.start()
@@ -103,20 +103,20 @@ def billed(cluster: Cluster) -> Counter[str]:
     return Counter(post["prompt"] for post in cluster.simulator.ledger.raw()["posts"] if post["billed"])
 
 
-def test_the_health_checks_of_the_compose_file_pass(whole: Cluster):
+def test_all_health_checks_of_the_compose_file_pass(whole: Cluster):
     checked = {name: whole.check(name) for name, part in whole.components.items() if part.healthcheck}
     assert len(checked) == 6
     assert {name: check.returncode for name, check in checked.items()} == dict.fromkeys(checked, 0)
 
 
-def test_a_health_check_of_the_compose_file_fails_for_a_dead_worker(whole: Cluster):
+def test_health_check_of_the_compose_file_fails_only_for_the_killed_worker(whole: Cluster):
     whole.workers[1].kill()
     assert whole.check("worker-2").returncode == 1
     assert whole.check("worker-1").returncode == 0
     assert whole.unhealthy() == ["worker-2"]
 
 
-def test_both_connections_are_there_and_the_key_is_good(whole: Cluster):
+def test_both_connections_exist_and_testing_the_getimg_connection_succeeds(whole: Cluster):
     found = {
         entry["connection_id"]: entry for entry in whole.rest.request("GET", "/connections")["connections"]
     }
@@ -134,11 +134,11 @@ def test_both_connections_are_there_and_the_key_is_good(whole: Cluster):
     assert response["status"], response
 
 
-def test_the_pool_has_the_configured_slots(whole: Cluster):
+def test_pool_has_the_configured_number_of_slots(whole: Cluster):
     assert whole.rest.request("GET", "/pools/getimg")["slots"] == IN_FLIGHT
 
 
-def test_the_daily_image_runs_on_a_worker(whole: Cluster):
+def test_daily_image_dag_runs_on_the_workers(whole: Cluster):
     run_id = trigger(whole, "getimg_daily_image")
     wait(whole, "getimg_daily_image", run_id)
     [row] = whole.rest.xcom("getimg_daily_image", run_id, "save_to_s3")
@@ -151,7 +151,7 @@ def test_the_daily_image_runs_on_a_worker(whole: Cluster):
 
 @dataclass
 class Struck:
-    """A run that went on after a worker, the broker and the API server were killed, one after the other."""
+    """A run during which a worker, the broker and the API server were killed, one after the other."""
 
     state: str
     victims: list[dict[str, Any]]
@@ -160,9 +160,9 @@ class Struck:
 
 
 def are_between_requests(cluster: Cluster, tasks: list[dict[str, Any]], task_of: Mapping[str, int]) -> bool:
-    """Tell whether all of these tasks wait out a rate limit, and will for a while.
+    """Return whether all of these tasks are waiting out a rate limit, and will be for a while.
 
-    :param task_of: The map index of the task that asks for a prompt.
+    :param task_of: The map index of the task that sends each prompt.
     """
     posts = cluster.simulator.ledger.raw()["posts"]
     if any(post["outcome"] is None for post in posts):
@@ -173,10 +173,10 @@ def are_between_requests(cluster: Cluster, tasks: list[dict[str, Any]], task_of:
         post = last.get(task["map_index"])
         if post is None or post["status"] != 429:
             return False
-        # What was about to be sent with it has been sent, and nothing is sent again before the kill.
+        # Late enough that all concurrent requests have been sent, early enough that none is sent again before the kill.
         if not 3 <= (now - datetime.fromisoformat(post["received_at"])).total_seconds() <= RETRY_AFTER - 8:
             return False
-        # Between the refusal and the note of it, a death still leaves a request whose outcome is unknown.
+        # A kill between the 429 and its record still results in a request whose outcome is unknown.
         notes = cluster.rest.task_state(
             task["dag_id"], task["dag_run_id"], task["task_id"], task["map_index"]
         )
@@ -188,10 +188,10 @@ def are_between_requests(cluster: Cluster, tasks: list[dict[str, Any]], task_of:
 def strike(
     cluster: Cluster, dag_id: str, run_id: str, task_of: Mapping[str, int], *, between_requests: bool
 ) -> Struck:
-    """Kill all three with tasks at work on both workers, and wait for the end of the run.
+    """Kill a worker, the broker and the API server while both workers run tasks, and wait for the run to end.
 
-    :param task_of: The map index of the task that asks for a prompt.
-    :param between_requests: At a moment when all tasks wait out a rate limit. While a request is in flight, it is
+    :param task_of: The map index of the task that sends each prompt.
+    :param between_requests: Kill when all tasks are waiting out a rate limit. While a request is in flight, it is
         unknown whether it will be billed: such a row is reported, and not paid again.
     """
     rest, simulator = cluster.rest, cluster.simulator
@@ -201,7 +201,7 @@ def strike(
         refusal = {"kind": "status", "status": 429, "headers": {"Retry-After": str(RETRY_AFTER)}}
         simulator.faults.add({"on": "image", **refusal, "times": 10_000})
     else:
-        # Billed, and answered long after the kill.
+        # Billed, with a response long after the kill.
         simulator.faults.add({"on": "image", "kind": "slow_first_byte", "seconds": 30, "times": IN_FLIGHT})
 
     def unanswered() -> set[str]:
@@ -213,7 +213,7 @@ def strike(
             return False
         if between_requests:
             return are_between_requests(cluster, [task for tasks in at_work for task in tasks], task_of)
-        # More than those of the worker that survives.
+        # More than the surviving worker can have.
         return len(unanswered()) > IN_FLIGHT / 2
 
     assert rest.poll(ready, 90)
@@ -227,8 +227,8 @@ def strike(
 
 
 def check_retried(cluster: Cluster, dag_id: str, run_id: str, struck: Struck) -> None:
-    """Check that what the dead worker had at hand was tried once more by the other one, and nothing else was."""
-    # A try has an id of its own.
+    """Check that the dead worker's tasks were retried once by the other worker, and no other task was."""
+    # Not by id: each try has a different one.
     last = {
         (task["task_id"], task["map_index"]): task for task in cluster.rest.task_instances(dag_id, run_id)
     }
@@ -248,7 +248,7 @@ def stored(cluster: Cluster, prefix: str) -> set[str]:
     return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
 
 
-def test_mapped_prompts_are_paid_once_though_a_worker_the_broker_and_the_api_server_are_killed(
+def test_mapped_prompts_are_paid_once_if_a_worker_the_broker_and_the_api_server_are_killed(
     whole: Cluster,
 ):
     dag_id, subjects = "getimg_mapped_prompts", [f"subject {number}" for number in range(24)]
@@ -266,11 +266,11 @@ def test_mapped_prompts_are_paid_once_though_a_worker_the_broker_and_the_api_ser
 @pytest.mark.parametrize(
     "between_requests", [True, False], ids=["between requests", "while requests are under way"]
 )
-def test_a_batch_on_both_workers_is_paid_once_though_all_three_are_killed(
+def test_batch_rows_are_never_paid_twice_if_a_worker_the_broker_and_the_api_server_are_killed(
     whole: Cluster, between_requests: bool
 ):
     dag_id, size = "getimg_nightly_batch", 40
-    # The keys contain the day: images of an earlier run would not be requested again.
+    # The keys contain the day: images of an earlier run would not be generated again.
     client = whole.s3.client()
     for entry in client.list_objects_v2(Bucket=whole.bucket).get("Contents", []):
         client.delete_object(Bucket=whole.bucket, Key=entry["Key"])
@@ -305,7 +305,7 @@ def test_a_batch_on_both_workers_is_paid_once_though_all_three_are_killed(
     else:
         lost = {prompt: line for prompt, line in by_prompt.items() if prompt not in saved}
         dead = {victim["map_index"] for victim in struck.victims}
-        # It may have sent another between the look at the ledger and its death.
+        # The worker may have sent more requests between the look at the ledger and its death.
         known = {prompt for prompt in struck.unanswered if chunk_of[prompt] in dead}
         assert set() < known <= set(lost)
         assert all(chunk_of[prompt] in dead for prompt in lost)
@@ -313,7 +313,7 @@ def test_a_batch_on_both_workers_is_paid_once_though_all_three_are_killed(
         assert all("may have been billed" in line["error"] for line in lost.values())
 
 
-def test_videos_are_paid_once_though_the_triggerer_and_workers_are_killed(whole: Cluster):
+def test_videos_are_paid_once_if_the_triggerer_and_the_workers_are_killed(whole: Cluster):
     dag_id, rest, simulator = "getimg_product_video", whole.rest, whole.simulator
     simulator.settings(video_latency=40)
     run_ids = [trigger(whole, dag_id) for _ in range(4)]
@@ -323,13 +323,13 @@ def test_videos_are_paid_once_though_the_triggerer_and_workers_are_killed(whole:
         return [task for task in tasks if task["task_id"] == "film" and task["state"] == state]
 
     assert rest.poll(lambda: len(films("deferred")) == len(run_ids), 180)
-    # One of the two workers: Airflow's executor goes on counting a task whose worker died after the task had deferred, and before
-    # Celery knew, until it resumes. With all of them counted, there would be no slot to resume in.
+    # Only one of the two workers: if a worker dies after its task was deferred, but before Celery knows, Airflow's executor keeps
+    # counting the task until it resumes. If it counted all of them, there would be no slot to resume in.
     for part in (whole.components["triggerer"], whole.workers[0]):
         part.kill()
         part.start()
     whole.wait_until_healthy()
-    # Those that resume look once more, and are held there.
+    # Resumed tasks poll once more, and are held there.
     simulator.faults.add({"on": "video_status", "kind": "slow_first_byte", "seconds": 15, "times": 1000})
     [victim, *_] = rest.poll(lambda: films("running"), 180)
     next(worker for worker in whole.workers if worker.name == victim["hostname"]).kill()
@@ -347,11 +347,11 @@ def test_videos_are_paid_once_though_the_triggerer_and_workers_are_killed(whole:
         assert names == {"picture.png", "video.mp4"}
 
 
-def test_a_task_that_is_due_while_the_broker_is_away_loses_no_try(whole: Cluster):
+def test_task_queued_during_a_broker_outage_succeeds_in_its_first_try(whole: Cluster):
     whole.components["valkey"].kill()
     run_id = trigger(whole, "getimg_daily_image")
     scheduler = whole.components["scheduler"]
-    # Two rounds of publishing have failed by then: more than a second, which as shipped costs the try.
+    # Two failed rounds of publishing take more than a second, which costs the try with Airflow's defaults.
     failing = "Celery Task Timeout Error"
     before = scheduler.log.read_text().count(failing)
     assert whole.rest.poll(lambda: scheduler.log.read_text().count(failing) >= before + 2, 60)
@@ -365,7 +365,7 @@ def test_a_task_that_is_due_while_the_broker_is_away_loses_no_try(whole: Cluster
     assert len(whole.simulator.ledger) == 1
 
 
-def test_a_task_whose_message_is_lost_with_the_broker_is_sent_again(whole: Cluster):
+def test_task_whose_queue_message_is_lost_with_the_broker_is_queued_again(whole: Cluster):
     for worker in whole.workers:
         worker.kill()
     run_id = trigger(whole, "getimg_daily_image")
@@ -391,7 +391,7 @@ def test_a_task_whose_message_is_lost_with_the_broker_is_sent_again(whole: Clust
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A temporary folder that PostgreSQL's user may enter, unlike pytest's own."""
+    """Yield a temporary folder that PostgreSQL's user may enter, unlike pytest's."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o711)
@@ -399,7 +399,9 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_nothing_is_left_when_the_command_ends(open_folder: Path, tmp_path: Path, number: signal.Signals):
+def test_cluster_command_leaves_no_process_and_no_file_behind(
+    open_folder: Path, tmp_path: Path, number: signal.Signals
+):
     log = tmp_path / "log"
     with log.open("wb") as output:
         command = subprocess.Popen(
@@ -418,7 +420,7 @@ def test_nothing_is_left_when_the_command_ends(open_folder: Path, tmp_path: Path
         started = psutil.Process(command.pid).children(recursive=True)
         assert len(started) > 20
         if number == signal.SIGINT:
-            # A terminal sends it to all of the command's group.
+            # A terminal sends it to the command's whole process group.
             os.killpg(command.pid, number)
             assert command.wait(60) == 0
             assert log.read_text().endswith("\nEnded.\n")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A deploy in the middle: SIGTERM, and time to end.
+A deploy while a task is running: SIGTERM, then time to finish.
 
-The supervisor is what a Kubernetes pod gives the signal to: it hands it on to the task's process, and kills nothing by itself.
+A Kubernetes pod sends the signal to the supervisor, which forwards it to the task's process and kills nothing by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CAMPAIGN = 20
 
 
 def running_task(airflow: Airflow, dag_id: str, run_id: str) -> psutil.Process | None:
-    """Return the process of the run's task "generate"; None while it has none."""
+    """Return the process of the run's task "generate", or None while it has none."""
     for task in airflow.task_instances(dag_id, run_id):
         if task["task_id"] == "generate" and task["state"] == "running" and task["pid"]:
             with suppress(psutil.NoSuchProcess):
@@ -34,11 +34,11 @@ def running_task(airflow: Airflow, dag_id: str, run_id: str) -> psutil.Process |
 
 
 def outcomes(simulator: GetimgSimulator) -> set[str]:
-    """Return what became of the responses."""
+    """Return the outcomes of all responses."""
     return {post["outcome"] for post in simulator.ledger.raw()["posts"]}
 
 
-def test_an_image_in_flight_is_delivered_by_the_same_try(
+def test_image_in_flight_at_sigterm_is_delivered_without_a_second_request(
     airflow_stack: Airflow, simulator: GetimgSimulator, begin
 ):
     simulator.settings(latency=8)
@@ -54,7 +54,7 @@ def test_an_image_in_flight_is_delivered_by_the_same_try(
     assert "The task was terminated while a request is in flight, which may be billed." in log
 
 
-def test_a_batch_sends_no_more_and_saves_what_is_in_flight(
+def test_batch_stops_sending_at_sigterm_and_saves_the_images_in_flight(
     airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, begin, prefix, key
 ):
     simulator.settings(latency=8)
@@ -76,7 +76,7 @@ def test_a_batch_sends_no_more_and_saves_what_is_in_flight(
 
 
 @pytest.mark.long
-def test_a_night_of_deploys_loses_nothing_and_pays_once(
+def test_batch_terminated_20_times_saves_every_row_and_pays_once_for_each(
     airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, begin, prefix, key
 ):
     seed = random.randrange(1_000_000)
@@ -98,8 +98,8 @@ def test_a_night_of_deploys_loses_nothing_and_pays_once(
         assert process is not None, f"seed {seed}: try {number + 1} did not begin"
         seen.add(process.pid)
         with suppress(psutil.NoSuchProcess):
-            # To the task itself: Airflow 3.3's supervisor, to which the tests above send it, logs in its signal handler, and one
-            # that is logging at that very moment stands still for good.
+            # To the task itself, not to the supervisor as above: Airflow 3.3's supervisor logs in its signal handler, and hangs
+            # forever if it is logging at that moment.
             process.send_signal(signal.SIGTERM)
             process.wait(60)
     simulator.settings(latency=0)

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def run(airflow_stack: Airflow):
-    """Run a DAG to its end and return the run's id."""
+    """Return a function that runs a DAG to its end and returns the run's id."""
 
     def run_dag(dag_id: str, **conf: Any) -> str:
         airflow_stack.wait_for_dag(dag_id)
         airflow_stack.unpause(dag_id)
-        # Without a logical date, as the command line and assets trigger runs: templates must do without.
+        # Runs triggered by the command line or by assets have no logical date: templates must work without it.
         body = {"logical_date": None, "conf": conf}
         run_id = airflow_stack.request("POST", f"/dags/{dag_id}/dagRuns", body=body)["dag_run_id"]
         state = airflow_stack.wait(dag_id, run_id)
@@ -39,7 +39,7 @@ def run(airflow_stack: Airflow):
 
 
 def stored_picture(seaweedfs: SeaweedFS, row: dict[str, Any]) -> Image.Image:
-    """Return the object of a transfer's row as a picture, after comparing all that the row says."""
+    """Return the image of a transfer's row, after comparing the object with the row."""
     stored = seaweedfs.client().get_object(Bucket=row["bucket"], Key=row["key"])
     content = stored["Body"].read()
     assert row["uri"] == f"s3://{row['bucket']}/{row['key']}"
@@ -53,7 +53,9 @@ def stored_picture(seaweedfs: SeaweedFS, row: dict[str, Any]) -> Image.Image:
     return picture
 
 
-def test_daily_image(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
+def test_daily_image_dag_saves_a_png_and_returns_the_response(
+    airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run
+):
     run_id = run("getimg_daily_image")
     response = airflow_stack.xcom("getimg_daily_image", run_id, "generate_image")
     [row] = airflow_stack.xcom("getimg_daily_image", run_id, "save_to_s3")
@@ -76,7 +78,7 @@ def test_daily_image(airflow_stack: Airflow, simulator: GetimgSimulator, seaweed
     )
 
 
-def test_each_picture_of_the_daily_image_is_an_asset_event(
+def test_daily_image_dag_emits_one_asset_event_with_cost_and_checksum(
     airflow_stack: Airflow, simulator: GetimgSimulator, run
 ):
     run_id = run("getimg_daily_image")
@@ -89,10 +91,10 @@ def test_each_picture_of_the_daily_image_is_an_asset_event(
 
 
 @pytest.mark.long
-def test_asset_consumer(
+def test_asset_consumer_dag_lists_one_line_per_asset_event(
     seaweedfs: SeaweedFS, simulator: GetimgSimulator, bucket: str, tmp_path: Path, state_extra: dict[str, str]
 ):
-    # An Airflow of its own, which schedules: the shared one leaves that to the tests.
+    # A separate Airflow that follows schedules: the shared one runs only what the tests trigger.
     env = {
         "AIRFLOW_CONN_AWS_DEFAULT": seaweedfs.aws_connection(),
         "AIRFLOW_CONN_GETIMG_DEFAULT": simulator.process.connection(**state_extra),
@@ -104,7 +106,7 @@ def test_asset_consumer(
             airflow.unpause(dag_id)
         run_id = airflow.trigger("getimg_daily_image")
         state = airflow.wait("getimg_daily_image", run_id)
-        # It may meet the day's scheduled run, which writes the same key.
+        # The day's scheduled run, which writes the same key, may overlap with it.
         logs = [path.read_text() for path in tmp_path.glob("logs/dag_id=getimg_daily_image/**/*.log")]
         assert state == "success", "\n".join(logs)
         [row] = airflow.xcom("getimg_daily_image", run_id, "save_to_s3")
@@ -123,13 +125,15 @@ def test_asset_consumer(
 
         run_id = airflow.poll(finished_run, 180)
         assert run_id
-        # A line for each event, which are two if the day's scheduled run made the same picture.
+        # There are two events if the day's scheduled run generated the same image.
         lines = airflow.xcom("getimg_asset_consumer", run_id, "list_pictures")
         path = f"/dags/getimg_asset_consumer/dagRuns/{run_id}/upstreamAssetEvents"
         assert len(lines) == airflow.request("GET", path)["total_entries"]
 
 
-def test_mapped_prompts(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
+def test_mapped_prompts_dag_saves_a_different_webp_for_each_subject(
+    airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run
+):
     run_id = run("getimg_mapped_prompts", subjects=["a bridge", "an owl"])
     rows = airflow_stack.xcom("getimg_mapped_prompts", run_id, "save_to_s3")
     pictures = [stored_picture(seaweedfs, row) for row in rows]
@@ -150,7 +154,9 @@ def test_mapped_prompts(airflow_stack: Airflow, simulator: GetimgSimulator, seaw
     }
 
 
-def test_reference_images(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
+def test_reference_images_dag_saves_a_webp_and_renders_the_photo_as_a_uri_not_as_base64(
+    airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run
+):
     photo = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(photo, "PNG")
     seaweedfs.client().put_object(Bucket=STACK_BUCKET, Key="photos/p.png", Body=photo.getvalue())
@@ -164,9 +170,11 @@ def test_reference_images(airflow_stack: Airflow, simulator: GetimgSimulator, se
     assert "base64" not in str(fields)
 
 
-def test_nightly_batch(airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run):
+def test_nightly_batch_dag_generates_only_missing_images_in_a_second_run(
+    airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, run
+):
     client = seaweedfs.client()
-    # The keys contain the day: images of an earlier run are not requested again.
+    # The keys contain the day: images of an earlier run would not be generated again.
     for entry in client.list_objects_v2(Bucket=STACK_BUCKET, Prefix="getimg/nightly/").get("Contents", []):
         client.delete_object(Bucket=STACK_BUCKET, Key=entry["Key"])
     run_id = run("getimg_nightly_batch", articles=5, rows_per_task=3)
@@ -188,7 +196,7 @@ def test_nightly_batch(airflow_stack: Airflow, simulator: GetimgSimulator, seawe
 
 @pytest.fixture
 def review(airflow_stack: Airflow, simulator: GetimgSimulator):
-    """Start a run that asks whether two images may be published; return what answers it, and what came of it."""
+    """Start a run that waits for the review of two images; return functions that respond, clear the review and list the images."""
     dag_id = "getimg_review_before_publish"
     airflow_stack.wait_for_dag(dag_id)
     airflow_stack.unpause(dag_id)
@@ -197,17 +205,17 @@ def review(airflow_stack: Airflow, simulator: GetimgSimulator):
 
     def is_waiting() -> bool:
         task = airflow_stack.request("GET", path)
-        # A response that comes before the scheduler knows that the process has ended would fail the task: it looks as if
-        # the process had been lost. No person is so fast.
+        # A response before the scheduler has registered the end of the process would fail the task, because the process
+        # would seem lost. No person responds that fast.
         ended = f"task_id='review', run_id='{run_id}', try_number={task['try_number']}, "
         events = (line for line in airflow_stack.log.open() if "Received executor event" in line)
         return task["state"] in ("awaiting_input", "deferred") and any(ended in line for line in events)
 
     def response(option: str, leave_out: list[str] | None = None) -> dict[str, str]:
         assert airflow_stack.poll(is_waiting, 120)
-        # As the form does: before Airflow 3.2 it has the DAG's params, too.
+        # Send what the form sends: before Airflow 3.2, that includes the DAG's params.
         form = airflow_stack.request("GET", f"{path}/-1/hitlDetails")["params"]
-        # On 3.1.2 it has the values alone.
+        # On 3.1.2, the params are plain values.
         params = {name: param["value"] if isinstance(param, dict) else param for name, param in form.items()}
         body = {"chosen_options": [option], "params_input": {**params, "leave_out": leave_out}}
         airflow_stack.request("PATCH", f"{path}/-1/hitlDetails", body=body)
@@ -224,7 +232,9 @@ def review(airflow_stack: Airflow, simulator: GetimgSimulator):
     return SimpleNamespace(response=response, ask_again=ask_again, names=names)
 
 
-def test_review_before_publish(review, simulator: GetimgSimulator, seaweedfs: SeaweedFS):
+def test_review_dag_publishes_only_approved_images_and_unpublishes_rejected_ones(
+    review, simulator: GetimgSimulator, seaweedfs: SeaweedFS
+):
     client = seaweedfs.client()
 
     def published() -> list[bool]:

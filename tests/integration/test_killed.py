@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Task processes killed with SIGKILL at moments spread over everything that a generation does.
+Task processes killed with SIGKILL at moments spread over a whole generation.
 
 A moment is a line of the provider's code, or of Airflow's task runner after it (the push of the XCom): the
 process of the first try dies right before executing it. Airflow then retries by itself, and the simulator's
@@ -30,23 +30,23 @@ PRICE = 0.04
 
 
 def places_of_a_whole_try(run, tmp_path: Path) -> list[str]:
-    """Return the place of each line that a try executes which nothing kills: file, function, line."""
+    """Return the place of each line that a try executes if nothing kills it: file, function, line."""
     assert run("killed", moments=[0], witnesses=str(tmp_path)).state == "success"
     return (tmp_path / "0").read_text().splitlines()
 
 
 def turning_points(places: list[str]) -> list[int]:
-    """Return the moments at which what is known changes: around each write of the ledger, and the XCom's push."""
+    """Return the moments at which the recorded state changes: around each write of the ledger and the push of the XCom."""
 
     def lines_in(function: str) -> list[int]:
         return [number for number, place in enumerate(places, start=1) if f":{function}:" in place]
 
     intent, response = lines_in("record_intent"), lines_in("record_response")
     return [
-        intent[0],  # nothing written, nothing sent
-        intent[-1] + 1,  # written, not sent
-        response[0],  # paid, the response not written
-        # Paid and written. Not the very next line: a response that is read in more pieces moves all that come after.
+        intent[0],  # nothing recorded, nothing sent
+        intent[-1] + 1,  # intent recorded, not sent
+        response[0],  # paid, response not recorded
+        # Paid and recorded. Not the very next line: a response that is read in more pieces shifts all later lines.
         lines_in("_log_made")[0],
         lines_in("_push_xcom_if_needed")[0],
         lines_in("_xcom_push")[-1],
@@ -61,7 +61,7 @@ def spread(lines: int, moments: int) -> list[int]:
 def check_killed(
     ended, simulator: GetimgSimulator, tmp_path: Path, moments: list[int], resubmits: bool
 ) -> Counter[str]:
-    """Check each killed task against what was billed for it, and count what became of them."""
+    """Check each killed task against its bill, and return the counts of outcomes."""
     ledger = simulator.ledger.raw()
     billed = Counter(post["prompt"] for post in ledger["posts"] if post["billed"])
     tasks = ended.tasks("generate")
@@ -71,7 +71,7 @@ def check_killed(
         where = f"killed before line {moment}, {(tmp_path / str(index)).read_text()}"
         paid = billed[f"moment {moment} ({index})"]
         if task["try_number"] == 1:
-            # Its success was reported before the process died: there is nothing to retry.
+            # Its success was reported before the process died, so there is nothing to retry.
             assert (task["state"], paid) == ("success", 1), where
             seen["ended"] += 1
             continue
@@ -97,7 +97,7 @@ def check_killed(
 
 @pytest.mark.parametrize("spread_moments", [0, pytest.param(40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("on_unknown_outcome", ["fail", "resubmit"])
-def test_a_task_that_is_killed_never_pays_twice_by_itself(
+def test_killed_task_pays_twice_only_under_resubmit_and_logs_it(
     simulator, run, tmp_path, spread_moments, on_unknown_outcome
 ):
     places = places_of_a_whole_try(run, tmp_path)
@@ -119,20 +119,20 @@ def test_a_task_that_is_killed_never_pays_twice_by_itself(
     assert seen["reused"] >= 3
 
 
-# Where both tries of a task die, and how often its image is then paid for in all once the task was cleared.
+# Where both tries of a task die, and how often its prompt was billed in total after a Clear.
 DEAD_BEFORE = {
     "ledger.py:record_intent:": 1,  # nothing was sent
-    "client.py:generate_image:": 1,  # noted, and not sent: the second try stops
-    "ledger.py:record_response:": 2,  # paid, and the response is lost with its process
-    "one_generation.py:_push:": 1,  # paid, and not in XCom
+    "client.py:generate_image:": 1,  # intent recorded, not sent: the second try stops
+    "ledger.py:record_response:": 2,  # paid, response lost with the process
+    "one_generation.py:_push:": 1,  # paid, not in XCom
     "task_runner.py:_xcom_push:": 1,
-    "ledger.py:delivered:": 1,  # in XCom, and not known to be
-    "task_runner.py:_push_xcom_if_needed:": 2,  # delivered: the Clear means another image
+    "ledger.py:delivered:": 1,  # in XCom, not recorded as delivered
+    "task_runner.py:_push_xcom_if_needed:": 2,  # delivered: the Clear generates another image
 }
 
 
 @pytest.mark.long
-def test_a_clear_of_a_task_that_died_pays_only_for_what_was_delivered_or_lost(simulator, run, tmp_path):
+def test_clear_of_a_killed_task_pays_again_only_if_its_image_was_delivered_or_lost(simulator, run, tmp_path):
     moments = list(DEAD_BEFORE)
     ended = run("killed", moments=moments, witnesses=str(tmp_path), deaths=2, timeout=240)
     for index, task in enumerate(ended.tasks("generate")):
@@ -151,7 +151,7 @@ def test_a_clear_of_a_task_that_died_pays_only_for_what_was_delivered_or_lost(si
 
 
 @pytest.mark.parametrize(("on_unknown_outcome", "paid"), [("fail", 1), ("resubmit", 2)])
-def test_a_task_that_is_killed_while_the_image_is_made(
+def test_request_in_flight_when_its_task_is_killed_is_sent_again_only_under_resubmit(
     airflow_stack: Airflow, simulator: GetimgSimulator, on_unknown_outcome, paid
 ):
     simulator.settings(latency=4)
@@ -178,13 +178,15 @@ def test_a_task_that_is_killed_while_the_image_is_made(
         assert "it is sent again, and may be paid twice." in log
 
 
-def test_a_terminated_task_says_what_that_may_cost(airflow_stack: Airflow, simulator: GetimgSimulator):
+def test_task_terminated_during_a_request_logs_that_it_may_be_billed(
+    airflow_stack: Airflow, simulator: GetimgSimulator
+):
     simulator.faults.add({"on": "image", "kind": "hang", "seconds": 120})
     airflow_stack.wait_for_dag("paying_once")
     airflow_stack.unpause("paying_once")
     run_id = airflow_stack.trigger("paying_once")
     assert airflow_stack.poll(lambda: len(simulator.ledger), 60)
-    # As the button in the UI does: the worker is sent a SIGTERM.
+    # Like the button in the UI: the worker gets a SIGTERM.
     airflow_stack.request(
         "PATCH",
         f"/dags/paying_once/dagRuns/{run_id}/taskInstances/generate",
@@ -199,7 +201,9 @@ def test_a_terminated_task_says_what_that_may_cost(airflow_stack: Airflow, simul
     assert len(simulator.ledger) == 1
 
 
-def test_what_the_ledger_keeps_never_expires(airflow_stack: Airflow, run, simulator, state_extra):
+def test_ledger_entry_in_the_task_state_store_never_expires(
+    airflow_stack: Airflow, run, simulator, state_extra
+):
     if state_extra:
         pytest.skip("a folder in S3 keeps it")
     ended = run("paying_once")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-No automatic retry pays twice: real task processes, and the simulator's ledger as the witness.
+No automatic retry pays twice: real task processes, checked against the simulator's ledger.
 
-The DAGs are in ``dags/paying_once.py``. A price is 0.04 USD an image.
+The DAGs are in ``dags/paying_once.py``. An image costs 0.04 USD.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PRICE = 0.04
 MAY = "It may have been billed."
 
-# Fault, how it is played, billed images under "fail".
+# By name: the fault that the simulator injects, and the images billed under "fail".
 LOST = {
     "drop before billing": ({"kind": "drop_before_billing"}, 0),
     "drop after billing": ({"kind": "drop_after_billing"}, 1),
@@ -39,7 +39,7 @@ SAMPLE = ("drop after billing", "slow drip", "500")
 
 
 def sampled(faults: dict[str, Any], sample: tuple[str, ...]) -> list[Any]:
-    """Make parameters of faults: a sample for every run, all of them for the long one."""
+    """Return faults as parameters: a sample for every run, all of them for the long one."""
     return [
         pytest.param(*value, id=name, marks=() if name in sample else pytest.mark.long)
         for name, value in faults.items()
@@ -59,7 +59,9 @@ def posts(simulator: GetimgSimulator) -> int:
 
 
 @pytest.mark.parametrize(("fault", "images"), sampled(LOST, SAMPLE))
-def test_a_lost_response_stops_the_task_and_says_so(simulator, connections, run, fault, images):
+def test_lost_response_fails_the_task_without_a_retry_and_logs_what_to_do(
+    simulator, connections, run, fault, images
+):
     play(simulator, fault)
     ended = run("paying_once", conn="getimg_hasty")
     assert (ended.state, ended.tries(), posts(simulator)) == ("failed", 1, 1)
@@ -72,7 +74,9 @@ def test_a_lost_response_stops_the_task_and_says_so(simulator, connections, run,
 
 
 @pytest.mark.parametrize(("fault", "images"), sampled(LOST, ("drop after billing",)))
-def test_under_resubmit_a_retry_sends_it_again_and_says_so(simulator, connections, run, fault, images):
+def test_request_with_a_lost_response_is_sent_again_under_resubmit_with_a_log_message(
+    simulator, connections, run, fault, images
+):
     play(simulator, fault)
     ended = run("paying_once", conn="getimg_hasty", on_unknown_outcome="resubmit")
     assert (ended.state, ended.tries(), posts(simulator)) == ("success", 2, 2)
@@ -84,7 +88,7 @@ def test_under_resubmit_a_retry_sends_it_again_and_says_so(simulator, connection
 
 
 @pytest.mark.parametrize(("fault", "images"), sampled(LOST, ("drop after billing",)))
-def test_the_same_holds_for_each_mapped_task(simulator, connections, run, fault, images):
+def test_lost_response_fails_each_mapped_task_without_a_retry(simulator, connections, run, fault, images):
     play(simulator, fault, times=3)
     ended = run("paying_once_mapped", conn="getimg_hasty")
     tasks = ended.tasks("generate")
@@ -100,7 +104,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("fault", "status"), sampled(REFUSED, ("402",)))
-def test_a_refusal_fails_at_once_and_costs_nothing(simulator, run, fault, status):
+def test_rejected_request_fails_without_a_retry_and_is_not_billed(simulator, run, fault, status):
     play(simulator, fault, times=9)
     ended = run("paying_once")
     assert (ended.state, ended.tries(), posts(simulator), billed(simulator)) == ("failed", 1, 1, 0)
@@ -108,7 +112,7 @@ def test_a_refusal_fails_at_once_and_costs_nothing(simulator, run, fault, status
     assert "Nothing was billed." in ended.log()
 
 
-def test_a_429_is_retried_after_the_time_it_names(simulator, run):
+def test_429_with_retry_after_is_retried_and_its_wait_is_logged(simulator, run):
     play(simulator, {"kind": "status", "status": 429, "headers": {"Retry-After": "2"}})
     ended = run("paying_once")
     assert (ended.state, ended.tries(), posts(simulator)) == ("success", 2, 2)
@@ -119,14 +123,14 @@ def test_a_429_is_retried_after_the_time_it_names(simulator, run):
 
 
 @pytest.mark.long
-def test_a_429_that_names_no_time_is_retried_after_a_while(simulator, run):
+def test_429_without_retry_after_is_retried(simulator, run):
     play(simulator, {"kind": "status", "status": 429})
     ended = run("paying_once")
     assert (ended.state, ended.tries(), posts(simulator)) == ("success", 2, 2)
     assert billed(simulator) == pytest.approx(PRICE)
 
 
-def test_a_short_429_is_waited_out_within_the_try(simulator, run):
+def test_429_with_a_short_retry_after_is_waited_out_within_the_same_try(simulator, run):
     play(simulator, {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}}, times=2)
     ended = run("paying_once", rate_limit_wait=20)
     assert (ended.state, ended.tries(), posts(simulator)) == ("success", 1, 3)
@@ -134,14 +138,14 @@ def test_a_short_429_is_waited_out_within_the_try(simulator, run):
     assert "Rate limited, nothing was billed: retrying in 1.0 seconds" in ended.log()
 
 
-def test_a_connection_that_is_never_made_is_retried(simulator, connections, run):
+def test_failure_to_connect_is_retried(simulator, connections, run):
     ended = run("paying_once", conn="getimg_nowhere")
     assert (ended.state, ended.tries(), posts(simulator)) == ("failed", 3, 0)
     for try_number in (1, 2, 3):
         assert "No connection to http://127.0.0.1:1 was made" in ended.log(try_number=try_number)
 
 
-def test_a_retry_after_the_response_reuses_it_and_a_changed_request_does_not(simulator, run):
+def test_retry_reuses_the_recorded_response_unless_the_request_has_changed(simulator, run):
     ended = run("fails_after_the_response", fails=2)
     assert (ended.state, ended.tries("generate"), ended.tries("changes")) == ("success", 3, 3)
     prompts = [post["prompt"] for post in simulator.ledger.raw()["posts"]]
@@ -157,7 +161,7 @@ def test_a_retry_after_the_response_reuses_it_and_a_changed_request_does_not(sim
     assert ended.xcom()["id"] in {post["id"] for post in simulator.ledger.raw()["posts"]}
 
 
-def test_a_clear_after_success_makes_a_new_image(simulator, run):
+def test_clear_after_success_generates_a_new_image(simulator, run):
     ended = run("paying_once")
     first = ended.xcom()["id"]
     ended.clear("generate")
@@ -167,7 +171,7 @@ def test_a_clear_after_success_makes_a_new_image(simulator, run):
     assert "The task was cleared since try 1: a new one is generated." in ended.log(try_number=2)
 
 
-def test_a_clear_after_a_response_that_never_reached_xcom_returns_it(simulator, run):
+def test_clear_returns_a_paid_response_that_never_reached_xcom(simulator, run):
     ended = run("push_fails", fails=2)
     assert (ended.state, ended.tries(), posts(simulator)) == ("failed", 2, 1)
     log = ended.log(try_number=1)
@@ -176,14 +180,14 @@ def test_a_clear_after_a_response_that_never_reached_xcom_returns_it(simulator, 
     assert ended.state == "success"
     [post] = simulator.ledger.raw()["posts"]
     assert ended.xcom()["id"] == post["id"]
-    # It was delivered: the next Clear means another image.
+    # It is delivered now: the next Clear generates another image.
     ended.clear("generate")
     assert ended.state == "success"
     assert ended.xcom()["id"] != post["id"]
     assert (posts(simulator), billed(simulator)) == (2, pytest.approx(2 * PRICE))
 
 
-def test_a_clear_after_a_lost_response_makes_a_new_image(simulator, run):
+def test_clear_after_a_lost_response_generates_a_new_image(simulator, run):
     play(simulator, {"kind": "drop_after_billing"})
     ended = run("paying_once")
     assert ended.state == "failed"
@@ -195,7 +199,9 @@ def test_a_clear_after_a_lost_response_makes_a_new_image(simulator, run):
 @pytest.mark.parametrize(
     ("on_unknown_outcome", "state", "images"), [("fail", "failed", 1), ("resubmit", "success", 2)]
 )
-def test_files_that_expired_before_the_retry_are_reported(simulator, run, on_unknown_outcome, state, images):
+def test_files_expired_before_a_retry_are_reported_and_paid_again_only_under_resubmit(
+    simulator, run, on_unknown_outcome, state, images
+):
     simulator.settings(media_lifetime=1)
     ended = run("expired_on_retry", on_unknown_outcome=on_unknown_outcome)
     assert (ended.state, posts(simulator)) == (state, images)
@@ -206,7 +212,7 @@ def test_files_that_expired_before_the_retry_are_reported(simulator, run, on_unk
     assert ends[on_unknown_outcome] in log
 
 
-def test_a_request_over_max_cost_is_not_sent(simulator, run):
+def test_request_above_max_cost_is_not_sent(simulator, run):
     ended = run("paying_once", max_cost="0.01")
     assert (ended.state, ended.tries(), posts(simulator)) == ("failed", 1, 0)
     assert (
@@ -215,7 +221,7 @@ def test_a_request_over_max_cost_is_not_sent(simulator, run):
     assert run("paying_once", max_cost="0.04").state == "success"
 
 
-def test_what_the_user_sets_wins(simulator, run):
+def test_retry_settings_of_the_user_override_the_provider_defaults(simulator, run):
     play(simulator, {"kind": "drop_after_billing"}, times=5)
     ended = run("users_own")
     expected = {"by_default_args": 2, "no_policy": 2, "no_retries": 1}
