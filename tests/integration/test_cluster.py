@@ -415,8 +415,8 @@ def test_cluster_command_leaves_no_process_and_no_file_behind(
     try:
         poll(lambda: "until Ctrl-C." in log.read_text() or command.poll() is not None, 200)
         assert "It stays up until Ctrl-C." in log.read_text()
-        for number in range(3):
-            assert f"generate_images[{number}]: success on worker-" in log.read_text()
+        for index in range(3):
+            assert f"generate_images[{index}]: success on worker-" in log.read_text()
         started = psutil.Process(command.pid).children(recursive=True)
         assert len(started) > 20
         if number == signal.SIGINT:

@@ -24,7 +24,7 @@ FOLDER = Path(airflow_provider_getimg.__file__).parent
 CLIENTS = f"{PACKAGE}.api.client"
 FILES = sorted(FOLDER.rglob("*.py"))
 # Packages that define public subclasses of Airflow's classes.
-ROOMS = ("hooks", "links", "operators", "plugin", "retry", "transfers")
+ROOMS = ("decorators", "hooks", "links", "operators", "plugin", "retry", "sensors", "transfers", "triggers")
 HEAVY = (
     "PIL",
     "airflow.providers.amazon",

@@ -103,7 +103,8 @@ def test_unknown_dag_shows_an_explanation_and_the_filter_form(client_of, usernam
     response = client_of("viewer", username).get(f"/getimg/images/?dag={dag}")
     assert response.status_code == 200
     assert "There is no such DAG or run, or you may not read its XComs." in response.text
-    assert [field["value"] for field in Html(response.text).all("input") if field["name"] == "dag"]
+    shown = [field["value"] for field in Html(response.text).all("input") if field["name"] == "dag"]
+    assert shown == [dag]
 
 
 @pytest.mark.skipif(SORTS_XCOMS, reason="before Airflow 3.2")
