@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A browser for the tests of what a user sees."""
+"""A browser for the tests of the UI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
-# Two cores serve Airflow's components, the API server and the browser itself.
+# Airflow's components, its API server and the browser share two cores.
 TIMEOUT_MS = 30_000
 ARGUMENTS = [
     "--no-sandbox",
@@ -28,7 +28,7 @@ ARGUMENTS = [
 ]
 
 
-# Not for the session: Playwright's event loop would keep running in this thread, and a later test could not
+# Not session-scoped: Playwright's event loop would keep running in this thread, and a later test could not
 # call `asyncio.run()`.
 @pytest.fixture(scope="module")
 def browser(chromium_path: str) -> Iterator[Browser]:
@@ -41,7 +41,7 @@ def browser(chromium_path: str) -> Iterator[Browser]:
 
 
 def log_in(page: Page, url: str) -> None:
-    """Open Airflow's first page. After a login, Airflow 3.1 forgets which page was requested: wait until it is over."""
+    """Open Airflow's home page. When it logs in, Airflow 3.1 forgets the requested page: wait until it has."""
     page.goto(f"{url}/")
     if not SORTS_XCOMS:
         expect(page.get_by_role("button", name="Browse")).to_be_visible()

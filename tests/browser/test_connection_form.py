@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A connection of type getimg.ai in Airflow's own UI: added, tested, and its key never shown.
 
-With ``SCREENSHOTS=1`` it updates the README's picture of the form.
+With ``SCREENSHOTS=1`` it updates the handbook's screenshot of the form.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Connections:
 
     def open(self) -> None:
         if self.page.url == "about:blank":
-            # Airflow 3.1 forgets where one wanted to go when it logs one in.
+            # Airflow 3.1 forgets the requested page when it logs in.
             self.page.goto(self.airflow.url)
             self.page.get_by_role("link", name="Home").first.wait_for()
         self.page.goto(f"{self.airflow.url}/connections")
 
     def open_form(self) -> Locator:
-        """Open the form to add a connection of our type."""
+        """Open the form that adds a getimg.ai connection."""
         self.open()
         self.page.get_by_role("button", name="Add Connection").click()
         form = self.page.get_by_role("dialog")
@@ -71,10 +71,9 @@ class Connections:
         expect(self.row).to_be_visible()
 
     def give_a_port(self) -> None:
-        """Move the port from the base URL into the field of its own, which the form hides.
+        """Move the port from the base URL into its own field, which the form hides.
 
-        Without it Airflow would refuse the test by itself:
-        see ``test_the_test_button_needs_no_port``.
+        Without it, Airflow itself may reject the test: see ``test_connection_test_succeeds_without_a_port``.
         """
         host, _, port = self.saved()["host"].rpartition(":")
         self.airflow.request(
@@ -91,7 +90,7 @@ class Connections:
         self.open()
 
     def test(self) -> httpx.Response:
-        """Press Test and return Airflow's response to it."""
+        """Click the test button, and return Airflow's response."""
         with self.page.expect_response("**/api/v2/connections/test") as waiting:
             self.row.get_by_role("button", name="Test Connection").click()
         response = waiting.value
@@ -118,7 +117,7 @@ def connections(page: Page, airflow_stack: Airflow) -> Iterator[Connections]:
 def files_with(text: str, folder: Path) -> list[Path]:
     found = []
     for file in folder.rglob("*"):
-        # SQLite's journal comes and goes.
+        # SQLite's journal can disappear at any moment.
         with suppress(FileNotFoundError):
             if file.is_file() and text.encode() in file.read_bytes():
                 found.append(file)
@@ -131,7 +130,7 @@ def number_of_models(simulator: GetimgSimulator) -> int:
     return len(response.raise_for_status().json())
 
 
-def test_the_form_asks_for_what_the_api_needs_and_nothing_else(connections):
+def test_form_has_only_the_fields_of_a_getimg_connection(connections):
     form = connections.open_form()
     labels = form.locator("label:visible")
 
@@ -158,7 +157,7 @@ def test_the_form_asks_for_what_the_api_needs_and_nothing_else(connections):
     ).to_be_visible()
 
 
-def test_what_the_form_saves_is_a_connection_of_our_type(connections, simulator):
+def test_form_saves_a_getimg_connection(connections, simulator):
     connections.add(key=simulator.api_key, base_url=simulator.url, timeout="120")
 
     saved = connections.saved()
@@ -170,13 +169,13 @@ def test_what_the_form_saves_is_a_connection_of_our_type(connections, simulator)
     assert {saved["login"], saved["schema"], saved["port"]} == {None}
 
 
-def test_the_form_takes_no_timeout_below_a_second(connections, simulator):
+def test_form_raises_a_negative_timeout_to_one_second_except_on_airflow_3_1(connections, simulator):
     connections.add(key=simulator.api_key, base_url=simulator.url, timeout="-5")
-    # The forms of Airflow 3.1 have no minimum: there the operators refuse it.
+    # The forms of Airflow 3.1 have no minimum: there, the operators reject it.
     assert json.loads(connections.saved()["extra"])["timeout"] == (1 if READS_CONN_FIELDS else -5)
 
 
-def test_the_test_button_says_how_many_models_the_key_sees(connections, simulator):
+def test_connection_test_shows_the_number_of_models_and_bills_nothing(connections, simulator):
     connections.add(key=simulator.api_key, base_url=simulator.url, timeout="120")
     connections.give_a_port()
     connections.test()
@@ -188,7 +187,7 @@ def test_the_test_button_says_how_many_models_the_key_sees(connections, simulato
     assert not simulator.ledger
 
 
-def test_the_test_button_shows_the_api_s_own_message(connections, simulator):
+def test_connection_test_shows_the_api_error_message_but_not_the_key(connections, simulator):
     connections.add(key=WRONG_KEY, base_url=simulator.url, timeout="120")
     connections.give_a_port()
     connections.test()
@@ -206,7 +205,7 @@ def test_the_test_button_shows_the_api_s_own_message(connections, simulator):
     reason="since Airflow 3.3.1 its UI sends port 0 for no port, and its server takes that for another host",
     strict=True,
 )
-def test_the_test_button_needs_no_port(connections, simulator):
+def test_connection_test_succeeds_without_a_port(connections, simulator):
     connections.airflow.request(
         "POST",
         "/connections",
@@ -221,7 +220,7 @@ def test_the_test_button_needs_no_port(connections, simulator):
     assert connections.test().json().get("status") is True
 
 
-def test_the_key_is_neither_shown_nor_written_to_a_file(connections, simulator):
+def test_api_key_is_neither_shown_nor_written_to_a_file(connections, simulator):
     connections.add(key=simulator.api_key, base_url=simulator.url, timeout="120")
     connections.give_a_port()
     assert connections.test().json()["status"] is True
@@ -230,18 +229,18 @@ def test_the_key_is_neither_shown_nor_written_to_a_file(connections, simulator):
     expect(connections.page.get_by_label("API key", exact=True)).to_have_value("***")
     assert simulator.api_key not in connections.page.content()
     assert simulator.api_key not in connections.page.locator("body").inner_text()
-    # The id is in the database: the search would find what is there.
+    # The database has the id: the search finds what is stored.
     assert files_with(connections.connection_id, connections.airflow.home)
     assert files_with(simulator.api_key, connections.airflow.home) == []
 
 
-def test_the_form_has_its_picture_taken(connections, tmp_path):
+def test_screenshot_of_the_form_is_saved(connections, tmp_path):
     folder = IMAGES if os.environ.get("SCREENSHOTS") else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
     form = connections.open_form()
     form.get_by_label("Connection ID").fill("getimg_default")
     form.get_by_label("API key", exact=True).fill("sk_not_a_real_key_at_all")
-    # The last field that was typed into would have the focus, and a cursor.
+    # Otherwise the last filled field would have the focus, and a cursor.
     form.get_by_role("heading", name="Add Connection").click()
 
     picture = folder / "connection-form.png"

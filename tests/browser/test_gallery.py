@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of a batch and their cost in Airflow's own UI, and nothing loaded from elsewhere."""
+"""The gallery and the spend page in Airflow's own UI, with nothing loaded from other hosts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def saved(airflow_stack: Airflow, simulator: GetimgSimulator) -> str:
 
 @pytest.fixture
 def requested(page: Page) -> Iterator[list[str]]:
-    """The URLs that the page asks for."""
+    """The URLs that the page requests."""
     urls: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
     return urls
@@ -55,7 +55,7 @@ def expect_drawn(images: Locator, count: int) -> None:
 
 
 @LISTS
-def test_from_airflows_menu_to_one_image(
+def test_gallery_is_in_the_browse_menu_and_opens_single_images(
     airflow_stack: Airflow, saved: str, page: Page, requested: list[str]
 ):
     log_in(page, airflow_stack.url)
@@ -81,7 +81,7 @@ def test_from_airflows_menu_to_one_image(
 
 
 @LISTS
-def test_filters_narrow_what_is_listed(airflow_stack: Airflow, saved: str, page: Page):
+def test_filters_narrow_the_list_of_images(airflow_stack: Airflow, saved: str, page: Page):
     log_in(page, airflow_stack.url)
     page.goto(f"{airflow_stack.url}/getimg/images/")
     page.get_by_label("Run", exact=True).fill(saved)
@@ -100,7 +100,7 @@ def test_filters_narrow_what_is_listed(airflow_stack: Airflow, saved: str, page:
 
 
 @LISTS
-def test_a_thumbnail_shows_the_keyboards_focus(airflow_stack: Airflow, saved: str, page: Page):
+def test_thumbnail_shows_keyboard_focus(airflow_stack: Airflow, saved: str, page: Page):
     log_in(page, airflow_stack.url)
     page.goto(f"{airflow_stack.url}/getimg/images/?run={saved.replace('+', '%2B')}")
     page.get_by_role("button", name="Filter").focus()
@@ -114,7 +114,7 @@ def test_a_thumbnail_shows_the_keyboards_focus(airflow_stack: Airflow, saved: st
 
 
 @LISTS
-def test_a_task_leads_to_its_images(airflow_stack: Airflow, saved: str, page: Page):
+def test_task_page_links_to_the_images_of_the_task(airflow_stack: Airflow, saved: str, page: Page):
     log_in(page, airflow_stack.url)
     page.goto(f"{airflow_stack.url}/dags/batch/runs/{saved}/tasks/generate/details")
     link = page.get_by_role("link", name="Images", exact=True)
@@ -126,7 +126,9 @@ def test_a_task_leads_to_its_images(airflow_stack: Airflow, saved: str, page: Pa
 
 
 @LISTS
-def test_the_images_cost_is_drawn(airflow_stack: Airflow, saved: str, page: Page, requested: list[str]):
+def test_spend_page_charts_the_cost_of_a_dag_by_day(
+    airflow_stack: Airflow, saved: str, page: Page, requested: list[str]
+):
     log_in(page, airflow_stack.url)
     page.get_by_role("button", name="Browse").click()
     expect(page.get_by_role("menuitem", name="Image spend")).to_be_visible()
@@ -140,7 +142,7 @@ def test_the_images_cost_is_drawn(airflow_stack: Airflow, saved: str, page: Page
     table = page.get_by_role("table", name="By day (UTC)")
     today = table.get_by_role("row").nth(1).inner_text()
     spent, account = (float(part) for part in today.split()[1:])
-    # Airflow's user in these tests may read the connection, and other tests pay from the same account.
+    # This user may read the connection, and other tests spend from the same account.
     assert spent >= 0.12
     assert account >= 0.12
     assert {urlsplit(url).hostname for url in requested if url.startswith("http")} == {"127.0.0.1"}
@@ -159,7 +161,7 @@ def test_a_video_plays(airflow_stack: Airflow, simulator: GetimgSimulator, page:
     expect(page.get_by_role("heading", level=1)).to_have_text("Fox 0")
     video = page.locator("figure video")
     expect(video).to_have_attribute("aria-label", "Fox 0")
-    # The page's policy allows no text that is run as code, which Playwright's own waiting is.
+    # Playwright's own waiting runs text as code, which the page's content security policy forbids.
     video.evaluate(
         """(video) => new Promise((resolve, reject) => {
             video.addEventListener("timeupdate", () => video.currentTime > 0.2 && resolve());
@@ -180,7 +182,7 @@ def test_a_video_plays(airflow_stack: Airflow, simulator: GetimgSimulator, page:
         pytest.param("spend/?dag=batch", 1, id="spend", marks=LISTS),
     ],
 )
-def test_it_fits_a_phone(
+def test_page_fits_a_phone_in_the_light_and_dark_themes(
     airflow_stack: Airflow, saved: str, browser: Browser, scheme: str, path: str, images: int
 ):
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
@@ -202,12 +204,12 @@ def test_it_fits_a_phone(
 
 
 def is_dark(page: Page) -> bool:
-    """Return whether the page is."""
+    """Return whether the page's background is dark."""
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     return int(re.findall(r"\d+", colour)[0]) < 128
 
 
-def test_the_theme_is_the_one_chosen_in_airflow(airflow_stack: Airflow, page: Page):
+def test_pages_have_the_theme_chosen_in_airflow(airflow_stack: Airflow, page: Page):
     log_in(page, airflow_stack.url)
     page.get_by_role("button", name="User").click()
     page.get_by_role("menuitem", name="Appearance").click()
@@ -226,7 +228,7 @@ def test_the_theme_is_the_one_chosen_in_airflow(airflow_stack: Airflow, page: Pa
     assert is_dark(page)
 
 
-def test_the_uri_is_copied(airflow_stack: Airflow, saved: str, page: Page):
+def test_copy_button_copies_the_uri_and_a_click_selects_it(airflow_stack: Airflow, saved: str, page: Page):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     log_in(page, airflow_stack.url)
     page.goto(f"{airflow_stack.url}/getimg/images/batch/{saved.replace('+', '%2B')}/generate/-1/0")
@@ -235,6 +237,6 @@ def test_the_uri_is_copied(airflow_stack: Airflow, saved: str, page: Page):
     uri = page.locator("#uri").inner_text()
     assert uri.startswith(f"s3://{STACK_BUCKET}/")
     assert page.evaluate("navigator.clipboard.readText()") == uri
-    # Without https there is no clipboard, but a click selects all of it.
+    # Without HTTPS there is no clipboard, but a click selects the whole URI.
     page.locator("#uri").click()
     assert page.evaluate("getSelection().toString()") == uri

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built handbook in a browser, from the disk and from a server: all of it comes from there, its search too."""
+"""The built handbook in a browser, from disk and from a server: everything comes from there, the search included."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", params=["disk", "server"])
 def address(request, site) -> Iterator[str]:
-    """The address of the handbook, with a slash at its end."""
+    """The URL of the handbook, with a trailing slash."""
     if request.param == "disk":
         yield f"{site.as_uri()}/"
         return
@@ -51,7 +51,7 @@ def address(request, site) -> Iterator[str]:
 
 @pytest.fixture
 def loaded(page: Page, address: str) -> list[str]:
-    """What the page has requested from elsewhere, so far, and the errors of its scripts."""
+    """The URLs that the page has requested from elsewhere so far, and the errors of its scripts."""
     found: list[str] = []
     page.on(
         "request", lambda sent: None if sent.url.startswith((address, "data:")) else found.append(sent.url)
@@ -60,7 +60,7 @@ def loaded(page: Page, address: str) -> list[str]:
     return found
 
 
-def test_every_page_is_complete_without_the_internet(page, site, address, loaded):
+def test_every_page_loads_without_requests_to_other_hosts_or_script_errors(page, site, address, loaded):
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 10
     for file in pages:
@@ -71,9 +71,9 @@ def test_every_page_is_complete_without_the_internet(page, site, address, loaded
 
 
 @pytest.mark.parametrize("start", ["index.html", "reference/errors.html"])
-def test_the_search_finds_an_error(page, address, loaded, start):
+def test_search_leads_from_an_error_class_to_the_troubleshooting_page(page, address, loaded, start):
     page.goto(f"{address}{start}")
-    # The theme listens to keys.
+    # The theme's search reacts to key presses.
     page.get_by_role("textbox", name="Search").press_sequentially("OutcomeUnknownError")
 
     results = page.locator(".md-search-result__link")

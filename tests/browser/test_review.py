@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A human's yes: images are seen on the page Required Actions, one is left out, and only the others are published.
+A person's approval: images are shown on the page Required Actions, one is rejected, and only the others are published.
 
-Airflow is behind a path, as a reverse proxy that serves more than Airflow has it.
+Airflow is served below a path, as behind a reverse proxy that serves more than Airflow.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def airflow(
     tmp_path_factory: pytest.TempPathFactory,
     state_extra: dict[str, str],
 ) -> Iterator[Airflow]:
-    """An Airflow of its own, which schedules: the shared one doesn't start what waits for an asset."""
+    """An Airflow for this test, which runs schedules: the shared one doesn't start DAGs that an asset triggers."""
     home = tmp_path_factory.mktemp("review")
     dags = home / "dags"
     dags.mkdir()
@@ -62,18 +62,18 @@ def airflow(
 
 @pytest.fixture
 def requested(page: Page) -> list[str]:
-    """The URLs that the page asks for."""
+    """The URLs that the page requests."""
     urls: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
     return urls
 
 
-def test_only_what_is_not_left_out_is_published(
+def test_only_approved_images_are_published(
     airflow: Airflow, seaweedfs: SeaweedFS, bucket: str, page: Page, requested: list[str]
 ):
     run_id = airflow.trigger(DAG_ID, conf={"subjects": SUBJECTS})
     review = f"/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/review"
-    # Before Airflow 3.3 it is deferred.
+    # Before Airflow 3.3, the task is deferred.
     waiting = ("awaiting_input", "deferred")
     assert airflow.poll(lambda: airflow.request("GET", review)["state"] in waiting, 120)
     log_in(page, airflow.url)
@@ -133,11 +133,11 @@ def test_only_what_is_not_left_out_is_published(
 
 
 def leads_to(link: Locator) -> str:
-    """Return the whole URL of a link, which would open a new tab."""
+    """Return the whole URL of a link that would open in a new tab."""
     return str(link.evaluate("(element) => element.closest('a').href"))
 
 
 def runs_of_the_site(airflow: Airflow) -> list[str]:
-    """Return the ids of the runs that have ended well."""
+    """Return the ids of the site's successful runs."""
     runs = airflow.request("GET", "/dags/getimg_site/dagRuns")["dag_runs"]
     return [run["dag_run_id"] for run in runs if run["state"] == "success"]

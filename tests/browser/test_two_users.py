@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Two people with different rights in one Airflow: each sees the images and the cost of their own DAG alone.
+Two users with different permissions in one Airflow: each sees only the images and the cost of their own DAG.
 
-Airflow's simple auth manager has roles, but no rights for single DAGs. So a second API server, on the database of the
-shared Airflow, decides with the FAB provider's: it has users with passwords, who log in on its page.
+Airflow's simple auth manager has roles, but no permissions for single DAGs. So a second API server, on the database of
+the shared Airflow, uses the FAB provider's: it has users with passwords, who log in on its page.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.long
 
 FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
-# How the prompts of each DAG begin: of a batch, and of a single image with its transfer.
+# How the prompts of each DAG start: of a batch, and of a single image with its transfer.
 PROMPTS = {"batch": "A fox of the batch", "getimg_daily_image": "A postcard for"}
 DAGS = tuple(PROMPTS)
 PASSWORD = "a password of the tests"
-# Commands of ``airflow``, one after the other in one process: each would take seconds to start.
+# Runs ``airflow`` commands one after the other in one process: each would take seconds to start.
 COMMANDS = """
 import json, sys
 from airflow.cli.cli_parser import get_parser
@@ -48,9 +48,9 @@ for command in json.load(sys.stdin):
 
 
 def commands() -> Iterator[list[str]]:
-    """Yield what makes a user for each DAG, with the same name, who may read that DAG."""
+    """Yield the commands that create a user for each DAG, with its name and permission to read it."""
     yield ["fab-db", "migrate"]
-    # The right to read a DAG is one of its own, and exists once this has seen the DAG.
+    # Each DAG has its own permission, which this command creates.
     yield ["sync-perm", "--include-dags"]
     yield ["roles", "create", *DAGS]
     resources = ["Website", "DAG Runs", "Task Instances", "XComs"]
@@ -63,7 +63,7 @@ def commands() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def runs(airflow_stack: Airflow, getimg_simulator_server: GetimgSimulator) -> dict[str, str]:
-    """An image of each DAG, saved: the ids of the runs."""
+    """For each DAG, the id of a run that saved an image."""
     batch, daily = DAGS
     conf = {
         "requests": [{"prompt": PROMPTS[batch]}],
@@ -75,7 +75,7 @@ def runs(airflow_stack: Airflow, getimg_simulator_server: GetimgSimulator) -> di
 
 @pytest.fixture(scope="module")
 def url(airflow_stack: Airflow, runs: dict[str, str]) -> Iterator[str]:
-    """The URL of an API server for which the users of ``commands`` are users."""
+    """The URL of an API server where the users of ``commands`` can log in."""
     (port,) = free_ports(1)
     url = f"http://{LOOPBACK}:{port}"
     env = airflow_stack.env | {
@@ -110,7 +110,7 @@ def responds(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def pages(url: str, browser: Browser) -> dict[str, Page]:
-    """The list of images for each user, in a browser of their own. FAB refuses a sixth login within 40 seconds."""
+    """The list of images of each user, logged in once per module: FAB rejects a sixth login within 40 seconds."""
     pages = {}
     for dag_id in DAGS:
         page = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US").new_page()
@@ -122,7 +122,7 @@ def pages(url: str, browser: Browser) -> dict[str, Page]:
 
 
 def log_in(page: Page, username: str) -> None:
-    """Follow the link to the login page, and come back."""
+    """Log in through the link to the login page, and wait for the list of images."""
     page.get_by_role("link", name="Log in").click()
     page.get_by_label("Username").fill(username)
     page.get_by_label("Password").fill(PASSWORD)
@@ -130,7 +130,9 @@ def log_in(page: Page, username: str) -> None:
     expect(page.get_by_role("heading", name="Images", exact=True)).to_be_visible()
 
 
-def test_each_sees_the_images_of_their_own_dag(url: str, runs: dict[str, str], pages: dict[str, Page]):
+def test_each_user_sees_only_the_images_of_their_own_dag(
+    url: str, runs: dict[str, str], pages: dict[str, Page]
+):
     images = {}
     for dag_id, page in pages.items():
         page.goto(f"{url}/getimg/images/?run={runs[dag_id].replace('+', '%2B')}")
@@ -141,7 +143,7 @@ def test_each_sees_the_images_of_their_own_dag(url: str, runs: dict[str, str], p
         page.goto(f"{url}/getimg/images/")
         expect(page.locator("li .dag").first).to_be_visible()
         assert set(page.locator("li .dag").all_inner_texts()) == {dag_id}
-    # Both were read for the other one a moment ago: what the server keeps is not for everyone.
+    # The other user has just read each image: what the server caches must not be shown to everyone.
     for dag_id, other in (DAGS, reversed(DAGS)):
         page = pages[dag_id]
         for what in ("", "/file", "/thumbnail"):
@@ -154,8 +156,8 @@ def test_each_sees_the_images_of_their_own_dag(url: str, runs: dict[str, str], p
             expect(page.locator("body")).not_to_contain_text(PROMPTS[other])
 
 
-def test_each_sees_the_cost_of_their_own_dag(url: str, pages: dict[str, Page]):
-    # Twice: what was read for the other one is kept.
+def test_each_user_sees_only_the_cost_of_their_own_dag(url: str, pages: dict[str, Page]):
+    # Twice: by then, the server has cached what the other user may read.
     for dag_id, page in [*pages.items(), *pages.items()]:
         page.goto(f"{url}/getimg/spend/")
         table = page.get_by_role("table", name="By DAG")
@@ -163,7 +165,7 @@ def test_each_sees_the_cost_of_their_own_dag(url: str, pages: dict[str, Page]):
         expect(page.locator("dl")).to_contain_text("You may not read its connection.")
 
 
-def test_the_browser_keeps_no_image_for_the_next_who_logs_in(
+def test_image_is_not_shown_from_the_cache_to_the_next_user_of_the_browser(
     url: str, runs: dict[str, str], browser: Browser
 ):
     context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")

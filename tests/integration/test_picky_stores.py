@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Saving to a store that refuses what Amazon's accepts, or leaves out what Amazon's returns.
+Save to a store that refuses what Amazon S3 accepts, or omits what Amazon S3 returns.
 
-Behind the refusals is a real server, which checks signatures, checksums and conditions: what is saved was sent right.
+Behind the refusals is a real server, which checks signatures, checksums and conditions: a saved file was sent correctly.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ BOTH_REFUSED = [
     ("400 that names it", "400 InvalidArgument"),
     ("412 without a body", "400 InvalidArgument"),
 ]
-# The faults, and what is sent then instead of a SHA-256 under a condition.
+# The faults, and the checksum and condition headers of the write that then succeeds; without faults, it has both.
 REFUSALS = [
     *(
         pytest.param([fault], {"content-md5", "if-none-match"}, id=f"checksum: {name}")
         for name, fault in CHECKSUM_REFUSED.items()
     ),
     *(pytest.param([fault], {SHA256}, id=f"condition: {name}") for name, fault in CONDITION_REFUSED.items()),
-    # A request meets the first fault that matches: each has its turn.
+    # In both orders: a request gets the first fault that matches.
     *(
         pytest.param(
             order([CONDITION_REFUSED[one], CHECKSUM_REFUSED[other]]),
@@ -88,7 +88,7 @@ REFUSALS = [
     ),
 ]
 each_refusal = pytest.mark.parametrize(("faults", "sent"), REFUSALS)
-# What has nothing to do with TLS, or all to do with it, is tested in one way.
+# For tests that need only one of the two.
 without_tls = pytest.mark.parametrize("picky", ["http"], indirect=True)
 with_tls = pytest.mark.parametrize("picky", ["https"], indirect=True)
 
@@ -119,7 +119,7 @@ def own_bucket(seaweedfs: SeaweedFS) -> str:
 
 @pytest.fixture(params=["http", "https"])
 def picky(request: pytest.FixtureRequest) -> S3FaultProxy:
-    """The store that the AWS connection leads to."""
+    """The store that the AWS connection points to."""
     proxy: S3FaultProxy = request.getfixturevalue("plain" if request.param == "http" else "encrypted")
     proxy.clear()
     return proxy
@@ -129,7 +129,7 @@ def picky(request: pytest.FixtureRequest) -> S3FaultProxy:
 def connect(
     monkeypatch, picky: S3FaultProxy, seaweedfs: SeaweedFS, authority: trustme.CA, tmp_path: Path
 ) -> Callable[..., None]:
-    """Lead the AWS connection to the store, with settings of one's own."""
+    """Return a function that points the AWS connection to the store, with further client settings."""
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
 
     def lead(**config: Any) -> None:
@@ -153,7 +153,7 @@ def saving(
 
 
 def puts(picky: S3FaultProxy, *, done: bool = True) -> list[ProxiedRequest]:
-    """Return the writes that came; only those that were done, or all."""
+    """Return the writes that arrived: only those that succeeded, or all."""
     return [
         request
         for request in picky.requests
@@ -162,7 +162,7 @@ def puts(picky: S3FaultProxy, *, done: bool = True) -> list[ProxiedRequest]:
 
 
 def kind(request: ProxiedRequest) -> set[str]:
-    """Return which headers on checksums, the condition and the body's form a write had."""
+    """Return the names of a write's headers for checksums, the condition and the body's encoding."""
     names = (
         "x-amz-checksum-",
         "x-amz-sdk-checksum",
@@ -175,7 +175,7 @@ def kind(request: ProxiedRequest) -> set[str]:
 
 
 @each_refusal
-def test_a_file_is_saved_all_the_same(saving, picky, faults, sent):
+def test_file_is_saved_without_what_the_store_refuses(saving, picky, faults, sent):
     response = saving.generate()
     picky.set_faults(faults)
     [row] = saving.transfer(response)
@@ -187,15 +187,15 @@ def test_a_file_is_saved_all_the_same(saving, picky, faults, sent):
     assert head["Metadata"]["getimg-generation-id"] == response["id"]
     assert row["etag"] == head["ETag"].strip('"')
     [done] = puts(picky)
-    # What was not refused is sent as before.
+    # What the store accepts is still sent.
     assert kind(done) == sent
-    # A second try finds it.
+    # A retry finds the object.
     assert saving.transfer(response, try_number=2) == [row]
 
 
 @with_tls
 @each_refusal
-def test_a_batch_is_saved_all_the_same_and_its_manifest_by_the_same_call(
+def test_batch_and_its_manifest_are_saved_without_what_the_store_refuses(
     saving, simulator, picky, faults, sent
 ):
     picky.set_faults(faults)
@@ -204,12 +204,12 @@ def test_a_batch_is_saved_all_the_same_and_its_manifest_by_the_same_call(
     assert saving.keys() == ["0000.jpg", "0001.jpg", "0002.jpg"]
     assert [line["outcome"] for line in saving.manifest(summary)] == ["saved"] * 3
     assert len(simulator.ledger) == 3
-    # But for the condition: a manifest replaces the one of an earlier try.
+    # Except for the condition: a manifest replaces that of an earlier try.
     for request in puts(picky):
         assert kind(request) - {"if-none-match"} == sent - {"if-none-match"}, request
 
 
-def test_the_md5_protects_what_is_saved(saving, picky):
+def test_content_md5_protects_the_body_if_the_store_refuses_sha256(saving, picky):
     response = saving.generate()
     corrupted = {"kind": "corrupt", "operation": "PutObject"}
     picky.set_faults([CHECKSUM_REFUSED["400 InvalidArgument"], corrupted])
@@ -223,9 +223,11 @@ def test_the_md5_protects_what_is_saved(saving, picky):
 @with_tls
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 @pytest.mark.parametrize("fault", CONDITION_REFUSED.values(), ids=CONDITION_REFUSED.keys())
-def test_what_slips_in_before_the_write_is_left_alone(saving, picky, fault, if_exists):
+def test_object_that_appears_before_a_write_is_kept_if_the_store_refuses_conditions(
+    saving, picky, fault, if_exists
+):
     saving.put("key", b"theirs")
-    # The first look does not see it yet.
+    # The check before the download doesn't see it yet.
     missing = {"kind": "status", "operation": "HeadObject", "status": 404, "is_empty": True}
     picky.set_faults([missing, fault])
     with pytest.raises(errors.ObjectExistsError):
@@ -239,7 +241,7 @@ def test_what_slips_in_before_the_write_is_left_alone(saving, picky, fault, if_e
     [None, {"ChecksumAlgorithm": "CRC32"}, {"ChecksumAlgorithm": "SHA256"}],
     ids=["ours", "CRC32", "SHA256"],
 )
-def test_a_store_that_takes_no_trailers_gets_a_plain_body(saving, picky, extra_args):
+def test_body_is_sent_without_trailers_if_the_store_refuses_them(saving, picky, extra_args):
     response = saving.generate()
     refused = refuses("x-amz-trailer", code="MissingContentLength", message="You must provide Content-Length")
     picky.set_faults([refused])
@@ -254,7 +256,7 @@ def test_a_store_that_takes_no_trailers_gets_a_plain_body(saving, picky, extra_a
     [None, {"ChecksumAlgorithm": "CRC32"}, {"ChecksumAlgorithm": "SHA1"}],
     ids=["ours", "CRC32", "SHA1"],
 )
-def test_a_store_that_refuses_the_algorithm_gets_the_file_without(saving, picky, extra_args):
+def test_checksum_algorithm_is_omitted_if_the_store_refuses_it(saving, picky, extra_args):
     response = saving.generate()
     header = "x-amz-sdk-checksum-algorithm"
     picky.set_faults([refuses(header, code="InvalidArgument", message=f"Unsupported header {header}")])
@@ -263,7 +265,7 @@ def test_a_store_that_refuses_the_algorithm_gets_the_file_without(saving, picky,
 
 
 @without_tls
-def test_a_store_that_takes_no_unsigned_bodies_gets_a_signed_one(saving, picky):
+def test_body_is_signed_if_the_store_refuses_unsigned_payloads(saving, picky):
     response = saving.generate()
     message = "x-amz-content-sha256 must be a valid SHA256 value"
     picky.set_faults(
@@ -274,7 +276,7 @@ def test_a_store_that_takes_no_unsigned_bodies_gets_a_signed_one(saving, picky):
 
 
 class TestWhenRequired:
-    """``request_checksum_calculation=when_required``: what stores ask for that know no checksums."""
+    """``request_checksum_calculation=when_required``, the setting for stores that don't support checksums."""
 
     @pytest.fixture(params=["connection", "environment"])
     def _said(self, request, saving, connect, monkeypatch):
@@ -286,7 +288,7 @@ class TestWhenRequired:
             monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 
     @pytest.mark.usefixtures("_said")
-    def test_no_checksum_is_sent_with_anything(self, saving, picky):
+    def test_files_and_manifests_are_sent_with_content_md5_as_the_only_checksum(self, saving, picky):
         response = saving.generate()
         saving.transfer(response)
         saving.batch(2)
@@ -296,7 +298,7 @@ class TestWhenRequired:
             assert kind(request) - {"if-none-match"} == {"content-md5"}, request
 
 
-def test_by_default_each_write_has_its_sha256_and_a_plain_body(saving, picky):
+def test_each_write_has_its_sha256_and_a_plain_body_by_default(saving, picky):
     saving.transfer(saving.generate())
     summary = saving.batch(2)
     assert len(puts(picky)) == len(puts(picky, done=False))
@@ -306,7 +308,7 @@ def test_by_default_each_write_has_its_sha256_and_a_plain_body(saving, picky):
 
 
 @without_tls
-def test_an_upload_without_an_etag_is_saved(saving, picky):
+def test_upload_whose_response_has_no_etag_is_saved(saving, picky):
     response = saving.generate()
     without = {"kind": "rewrite", "times": ALWAYS, "response_headers": {"ETag": None}}
     picky.set_faults([without])
@@ -318,8 +320,8 @@ def test_an_upload_without_an_etag_is_saved(saving, picky):
 
 
 @without_tls
-def test_a_write_that_is_answered_like_one_and_was_none_is_no_success(saving, picky):
-    """Such as by a proxy that says 200 to everything."""
+def test_successful_response_without_a_stored_object_is_an_error(saving, picky):
+    """Such as from a proxy that returns 200 for everything."""
     response = saving.generate()
     picky.set_faults([{"kind": "status", "operation": "PutObject", "status": 200, "is_empty": True}])
     with pytest.raises(errors.ObjectStoreError):
@@ -330,7 +332,7 @@ def test_a_write_that_is_answered_like_one_and_was_none_is_no_success(saving, pi
 
 @without_tls
 @pytest.mark.parametrize("header", ["x-amz-object-size", "x-amz-server-side-encryption-bucket-key-enabled"])
-def test_a_write_that_is_answered_oddly_is_done(saving, picky, header):
+def test_write_with_an_invalid_response_header_succeeds(saving, picky, header):
     response = saving.generate()
     odd = {"kind": "rewrite", "operation": "PutObject", "response_headers": {header: "many"}}
     picky.set_faults([odd])
@@ -350,7 +352,7 @@ def test_a_write_that_is_answered_oddly_is_done(saving, picky, header):
     ],
     ids=["empty", "odd", "denied", "unknown"],
 )
-def test_a_batch_can_do_without_a_listing(saving, picky, how):
+def test_batch_saves_to_free_keys_and_keeps_other_objects_if_listing_fails(saving, picky, how):
     saving.put("0003.jpg", b"theirs")
     picky.set_faults([{"kind": "status", "operation": "ListObjectsV2", "times": ALWAYS, **how}])
     with pytest.raises(errors.BatchIncompleteError):
@@ -373,7 +375,7 @@ def test_a_batch_can_do_without_a_listing(saving, picky, how):
     ],
     ids=["no ETag", "no base64", "short", "of parts", "no digest", "no hex", "odd"],
 )
-def test_a_second_try_finds_what_is_described_oddly(saving, picky, headers):
+def test_retry_recognizes_its_object_despite_missing_or_invalid_head_headers(saving, picky, headers):
     response = saving.generate()
     [row] = saving.transfer(response)
     described = {"kind": "rewrite", "operation": "HeadObject", "times": ALWAYS, "response_headers": headers}
@@ -384,7 +386,7 @@ def test_a_second_try_finds_what_is_described_oddly(saving, picky, headers):
 
 
 @without_tls
-def test_a_store_that_refuses_the_checksum_mode_is_looked_at_without(saving, picky):
+def test_head_request_omits_the_checksum_mode_if_the_store_refuses_it(saving, picky):
     response = saving.generate()
     [row] = saving.transfer(response)
     refused = {"kind": "status", "operation": "HeadObject", "header": "x-amz-checksum-mode", "times": ALWAYS}
@@ -397,8 +399,7 @@ def test_a_store_that_refuses_the_checksum_mode_is_looked_at_without(saving, pic
     ("code", "status"),
     [("AccessDenied", 403), ("InvalidRequest", 400), ("EntityTooLarge", 400), ("NoSuchBucket", 404)],
 )
-def test_a_refusal_of_something_else_is_not_played_around(saving, picky, code, status):
-    """Neither the checksum nor the condition is given up for an error that has nothing to do with them."""
+def test_unrelated_error_does_not_drop_the_checksum_or_the_condition(saving, picky, code, status):
     response = saving.generate()
     fault = {"kind": "status", "operation": "PutObject", "code": code, "status": status, "times": ALWAYS}
     picky.set_faults([fault])

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-No secret outlives a task but where it has to: all files and the whole metadata database are searched.
+No secret outlives a task except where it must: the tests search all files and the whole metadata database.
 
 The API key of the simulator is random, and so are the signatures of its URLs.
 """
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.testing import GetimgSimulator
     from devstack import Airflow
 
-# The generation's own response, and the ledger's record of it, where that is in the database.
+# The generation's response, and the ledger's entry with it if the ledger is in the database.
 SIGNED = {("xcom", "return_value"), ("task_state_store", "getimg_generation")}
 
 
 def cells(database: Path) -> Iterator[tuple[str, str, str]]:
-    """Go through every cell of every table: table, the row's ``key`` if it has one, the content as text."""
+    """Yield every cell of every table: the table, the row's ``key`` if it has one, and the content as text."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
         tables = [
             name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")
@@ -41,7 +41,7 @@ def cells(database: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def files(home: Path) -> Iterator[tuple[Path, str]]:
-    """Go through every file under ``AIRFLOW_HOME`` that is not the database."""
+    """Yield every file under ``AIRFLOW_HOME`` except the database, with its text."""
     for path in home.rglob("*"):
         if path.is_file() and not path.name.startswith("airflow.db"):
             yield path, path.read_text(errors="replace")
@@ -49,7 +49,7 @@ def files(home: Path) -> Iterator[tuple[Path, str]]:
 
 @pytest.fixture(scope="module")
 def signatures(airflow_stack: Airflow) -> set[str]:
-    """Every signature that any generation of this session brought, from the responses in the database."""
+    """The signatures of all generations of this session, from the responses in the database."""
     return {
         signature
         for table, key, text in cells(airflow_stack.home / "airflow.db")
@@ -60,7 +60,7 @@ def signatures(airflow_stack: Airflow) -> set[str]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _work_that_succeeds_and_fails(airflow_stack: Airflow, simulator_server: GetimgSimulator) -> None:
-    """Run the operators through success, loss, refusal, reuse and failed downloads, single and mapped."""
+    """Run the operators, single and mapped, through success, a lost response, rejections, reuse and failed downloads."""
     simulator_server.reset()
     echo = f'{{"error": {{"message": "No: {simulator_server.api_key}", "code": "x"}}}}'
     signed = '{"id": "i", "status": "completed", "data": [{"link": "http://127.0.0.1:1/f?exp=1&sig=feedfacefeedface"}]}'
@@ -82,13 +82,13 @@ def _work_that_succeeds_and_fails(airflow_stack: Airflow, simulator_server: Geti
         simulator_server.faults.clear()
 
 
-def test_the_api_key_is_in_no_file_and_in_no_table(airflow_stack: Airflow, simulator_server: GetimgSimulator):
+def test_api_key_is_in_no_file_and_no_table(airflow_stack: Airflow, simulator_server: GetimgSimulator):
     key = simulator_server.api_key
     assert [path for path, text in files(airflow_stack.home) if key in text] == []
     assert {table for table, _, text in cells(airflow_stack.home / "airflow.db") if key in text} == set()
 
 
-def test_signatures_are_in_the_responses_and_nowhere_else(airflow_stack: Airflow, signatures, state_extra):
+def test_signatures_are_stored_only_in_the_responses(airflow_stack: Airflow, signatures, state_extra):
     assert len(signatures) >= 8
     seen = {
         (table, key)
@@ -102,15 +102,17 @@ def test_signatures_are_in_the_responses_and_nowhere_else(airflow_stack: Airflow
     assert leaks == []
 
 
-def test_a_signature_in_an_unreadable_response_is_in_the_ledger_alone(airflow_stack: Airflow, state_extra):
+def test_signature_in_an_unreadable_response_is_stored_only_in_the_ledger(
+    airflow_stack: Airflow, state_extra
+):
     marked = "feedfacefeedface"
     assert [path for path, text in files(airflow_stack.home) if marked in text] == []
-    # The ledger keeps what came, for it may be paid for.
+    # The ledger keeps an unreadable response: it may have been billed.
     tables = {table for table, _, text in cells(airflow_stack.home / "airflow.db") if marked in text}
     assert tables == (set() if state_extra else {"task_state_store"})
 
 
-def test_only_the_generations_own_xcom_is_signed(airflow_stack: Airflow, signatures):
+def test_only_the_xcoms_of_generating_tasks_have_signed_urls(airflow_stack: Airflow, signatures):
     with sqlite3.connect(f"file:{airflow_stack.home / 'airflow.db'}?mode=ro", uri=True) as connection:
         rows = connection.execute("select task_id, value from xcom").fetchall()
     signed = {task_id for task_id, value in rows if any(signature in str(value) for signature in signatures)}
@@ -118,7 +120,7 @@ def test_only_the_generations_own_xcom_is_signed(airflow_stack: Airflow, signatu
     assert not {task_id for task_id in signed if task_id.startswith("save")}
 
 
-def test_rendered_fields_show_the_file_and_mask_its_signature(airflow_stack: Airflow):
+def test_rendered_fields_show_the_url_and_mask_its_signature(airflow_stack: Airflow):
     with sqlite3.connect(f"file:{airflow_stack.home / 'airflow.db'}?mode=ro", uri=True) as connection:
         rendered = [
             str(fields)
@@ -126,7 +128,7 @@ def test_rendered_fields_show_the_file_and_mask_its_signature(airflow_stack: Air
                 "select rendered_fields from rendered_task_instance_fields where task_id in ('save', 'save_to_s3')"
             )
         ]
-    # The output of a mapped task is a sequence that is read later, and shown as such.
+    # The output of a mapped task is a lazy sequence, and rendered as one.
     whole = [fields for fields in rendered if "LazyXComSequence" not in fields]
     assert whole
     for fields in whole:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several tasks on one key, at the limits of a real account, in a time that passes twenty times as fast."""
+"""Several tasks with one API key, at the limits of a real account, with time running twenty times as fast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLOTS = 5
 
 
 @pytest.mark.long
-def test_two_batches_and_single_images_share_the_limit(
+def test_two_batches_and_single_images_share_the_limits_of_the_account(
     airflow_stack: Airflow, simulator: GetimgSimulator, begin, prefix
 ):
     simulator.settings(preset="account", time_scale=20)
@@ -39,7 +39,7 @@ def test_two_batches_and_single_images_share_the_limit(
     ]
     for dag_id, run_id in runs:
         assert airflow_stack.wait(dag_id, run_id) == "success"
-        # In its first try: no rate limit cost one.
+        # Rate limits use up no try.
         assert [task["try_number"] for task in airflow_stack.task_instances(dag_id, run_id)] == [1]
     posts = simulator.ledger.raw()["posts"]
     made = [post for post in posts if post["status"] == 200]
@@ -54,14 +54,14 @@ def test_two_batches_and_single_images_share_the_limit(
         name: [datetime.fromisoformat(post["received_at"]) for post in made if name in post["prompt"]]
         for name in ("first", "second")
     }
-    # From the moment when both were sending, until one of them had sent its last request.
+    # From when both batches are sending until one has sent its last request.
     since, until = max(map(min, moments.values())), min(map(max, moments.values()))
     for name in moments:
         held = sum(seconds(post, since, until) for post in made if name in post["prompt"])
-        # Half of its share, which is half, and less for the time to find it: a batch takes but 20 s.
+        # Two fifths of its share, which is half of the slots: a batch takes only 20 s, part of it to find its share.
         print(f"{name}: {held / (until - since).total_seconds():.2f} of {SLOTS} slots")
         assert held / (until - since).total_seconds() > SLOTS / 5
-    # Until the last request was sent.
+    # Until the last request of both is sent.
     since, until = min(map(min, moments.values())), max(map(max, moments.values()))
     used = sum(seconds(post, since, until) for post in made) / (until - since).total_seconds()
     print(f"all: {used:.2f} of {SLOTS} slots")

@@ -7,11 +7,11 @@ import psutil
 
 
 def test_nothing_listens_beyond_loopback(airflow_stack, seaweedfs):
-    """Whoever can connect to this Airflow is its administrator."""
+    """Anyone who can connect to this Airflow is its administrator."""
     listening = set()
     for process in (airflow_stack.process, seaweedfs.process):
         for child in psutil.Process(process.pid).children(recursive=True):
-            # A process that parses a DAG file ends at any moment.
+            # A process that parses a DAG file can end at any moment.
             with contextlib.suppress(psutil.NoSuchProcess):
                 connections = child.net_connections("inet")
                 listening |= {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saving to S3 servers that others wrote: the table in ``docs/stores.md``."""
+"""Save to other projects' S3 servers: the tests behind the table in ``docs/stores.md``."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def saving(monkeypatch, getimg_default: GetimgSimulator, server, own_bucket: str
     return Saving(getimg_default, server.client(), own_bucket, context)
 
 
-def test_a_state_folder_keeps_what_tasks_have_paid_for(monkeypatch, name, server, own_bucket: str):
+def test_state_folder_keeps_a_value_across_the_tries_and_clears_of_one_run(
+    monkeypatch, name, server, own_bucket: str
+):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", server.aws_connection())
     folder = StateFolder(own_bucket, f"state/{uuid.uuid4().hex}")
 
@@ -83,7 +85,7 @@ def test_a_state_folder_keeps_what_tasks_have_paid_for(monkeypatch, name, server
             try_number=try_number,
             max_tries=3,
         )
-        # An hour later the task was cleared; another hour later the run was made again.
+        # Hour 1: the run was cleared. Hour 2: it was deleted and created again.
         start = datetime(2026, 11, 29, hour, tzinfo=UTC)
         run = SimpleNamespace(start_date=start, clear_number=int(hour == 1))
         return S3TaskState(folder, "aws_default", {"ti": ti, "dag_run": run})
@@ -91,7 +93,7 @@ def test_a_state_folder_keeps_what_tasks_have_paid_for(monkeypatch, name, server
     first, other = state(), state()
     assert (first.get("key"), other.get("key")) == (None, None)
     first.set("key", {"prompt": "a fox ✓"})
-    # docs/stores.md: these ignore conditions.
+    # These ignore conditions: see docs/stores.md.
     if name not in ("rclone serve s3", "s3rver"):
         with pytest.raises(StateConflictError):
             other.set("key", 1)
@@ -113,7 +115,7 @@ def no_downloads(simulator: GetimgSimulator) -> None:
     ["a.jpg", "with a space.jpg", "名前/ünïcødé ✓.jpg", "1+1 & 2=2, (100%)~'x'.jpg"],
     ids=["plain", "space", "unicode", "signs"],
 )
-def test_a_file_is_saved_as_it_is(saving, key):
+def test_file_is_saved_unchanged_at_its_key(saving, key):
     response = saving.generate()
     [row] = saving.transfer(response, key)
     assert row["uri"] == f"s3://{saving.bucket}/{saving.folder}{key}"
@@ -122,13 +124,13 @@ def test_a_file_is_saved_as_it_is(saving, key):
     assert row["sha256"] == hashlib.sha256(saving.content(key)).hexdigest()
 
 
-def test_it_has_its_content_type_and_says_where_it_comes_from(saving):
+def test_object_has_its_content_type_and_the_metadata_of_its_generation(saving):
     response = saving.generate(output_format="png")
-    # The key has no extension: the server must have got the type from the upload.
+    # The key has no extension: the server can take the type only from the upload.
     [row] = saving.transfer(response, "picture")
     head = saving.client.head_object(Bucket=saving.bucket, Key=row["key"])
     assert (head["ContentType"], row["mime_type"]) == ("image/png", "image/png")
-    # Some servers write names of headers in their own way.
+    # Some servers change the case of header names.
     metadata = {name.lower(): value for name, value in head["Metadata"].items()}
     assert metadata["getimg-generation-id"] == response["id"]
     assert metadata["getimg-sha256"] == row["sha256"]
@@ -136,14 +138,14 @@ def test_it_has_its_content_type_and_says_where_it_comes_from(saving):
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_a_second_try_finds_it(saving, simulator, if_exists):
+def test_retry_finds_the_saved_file_without_a_download(saving, simulator, if_exists):
     response = saving.generate()
     rows = saving.transfer(response, if_exists=if_exists)
     no_downloads(simulator)
     assert saving.transfer(response, if_exists=if_exists, try_number=2) == rows
 
 
-def test_the_same_bytes_of_somebody_else_are_done_already(saving):
+def test_object_from_another_writer_with_identical_content_is_accepted(saving):
     response = saving.generate()
     saving.put("key", bytes_of(response))
     [row] = saving.transfer(response, "key")
@@ -151,21 +153,21 @@ def test_the_same_bytes_of_somebody_else_are_done_already(saving):
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_other_bytes_are_left_alone(saving, if_exists):
+def test_object_with_different_content_is_not_overwritten(saving, if_exists):
     saving.put("key", b"theirs")
     with pytest.raises(errors.ObjectExistsError):
         saving.transfer(saving.generate(), "key", if_exists=if_exists)
     assert saving.content("key") == b"theirs"
 
 
-def test_different_content_is_replaced_under_replace(saving):
+def test_object_with_different_content_is_overwritten_with_replace(saving):
     saving.put("key", b"theirs")
     response = saving.generate()
     saving.transfer(response, "key", if_exists="replace")
     assert saving.content("key") == bytes_of(response)
 
 
-def test_a_batch_is_saved_with_its_manifest_and_paid_once(saving, simulator):
+def test_batch_is_saved_with_its_manifest_and_billed_once(saving, simulator):
     summary = saving.batch(6)
     assert (summary["requested"], summary["saved"], summary["failed"]) == (6, 6, 0)
     assert saving.keys() == [f"{row:04}.jpg" for row in range(6)]
@@ -180,7 +182,7 @@ def test_a_batch_is_saved_with_its_manifest_and_paid_once(saving, simulator):
     assert sorted(billed.values()) == [1] * 6
 
 
-def test_a_missing_bucket_is_one_sentence(saving, simulator):
+def test_missing_bucket_is_named_in_the_error(saving, simulator):
     saving.bucket = "there-is-none"
     with pytest.raises(errors.GetimgError, match=r"[Tt]here is no bucket 'there-is-none'"):
         saving.transfer(saving.generate())
@@ -189,8 +191,8 @@ def test_a_missing_bucket_is_one_sentence(saving, simulator):
     assert len(simulator.ledger) == 1
 
 
-class TestTheTable:
-    """What the handbook says of each server is what it does."""
+class TestStoresTable:
+    """Each server does what its row in the handbook's table says."""
 
     @pytest.fixture
     def listed(self, name: str) -> dict[str, str]:
@@ -213,7 +215,7 @@ class TestTheTable:
             return False
         return True
 
-    def test_conditional_writes(self, saving, listed):
+    def test_conditional_writes_are_as_documented(self, saving, listed):
         assert self.accepts(saving, "new", IfNoneMatch="*")
         is_replaced = self.accepts(saving, "new", IfNoneMatch="*")
         assert listed["`If-None-Match`"] == ("ignored" if is_replaced else "yes")
@@ -223,13 +225,15 @@ class TestTheTable:
         [("SHA-256", "ChecksumSHA256", hashlib.sha256), ("`Content-MD5`", "ContentMD5", hashlib.md5)],
         ids=["sha256", "md5"],
     )
-    def test_checksums(self, saving, listed, heading, option, algorithm):
+    def test_checksums_are_verified_or_ignored_as_documented(
+        self, saving, listed, heading, option, algorithm
+    ):
         right, wrong = (base64.b64encode(algorithm(of).digest()).decode() for of in (b"content", b"other"))
         assert self.accepts(saving, "right", **{option: right})
         is_taken = self.accepts(saving, "wrong", **{option: wrong})
         assert listed[heading] == ("ignored" if is_taken else "yes")
 
-    def test_version(self, name, listed):
+    def test_version_is_the_documented_one(self, name, listed):
         if name in PACKAGES:
             assert re.fullmatch(r"[\d.]+", listed["Version"])
             assert listed["Version"] == version(PACKAGES[name])

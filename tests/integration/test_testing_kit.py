@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The test kit as a user has it: a pytest of its own, in a folder far from this repository's conftest.py."""
+"""The test kit as users run it: in a separate pytest process, outside this repository and its conftest.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USES_RUN_DAG = "def test_it(run_dag):\n    pass\n"
 
 
 class Outcome:
-    """What a pytest run said and returned."""
+    """The output and the exit code of a pytest run."""
 
     def __init__(self, process: subprocess.CompletedProcess[str]) -> None:
         self.code = process.returncode
@@ -38,7 +38,7 @@ class Outcome:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The user's home: their real Airflow would be in it."""
+    """The user's home directory, where their real Airflow would be."""
     path = tmp_path / "home"
     path.mkdir()
     return path
@@ -46,12 +46,12 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def user_pytest(tmp_path: Path, home: Path) -> Callable[..., Outcome]:
-    """Run pytest over files, with the environment of a user who has an Airflow."""
+    """Return a function that runs pytest on files in a user's environment, without this session's settings."""
 
     def run(files: dict[str, str], *options: str, **env: str) -> Outcome:
         project = tmp_path / "project"
         project.mkdir(exist_ok=True)
-        # Without it pytest would look for its configuration further up.
+        # Without a pytest.ini, pytest would look for its configuration in the parent folders.
         for name, text in {"pytest.ini": "[pytest]\n", **files}.items():
             (project / name).write_text(text)
         foreign = ("AIRFLOW", "AWS_", "PYTEST", "PYTHON", "COV_", "NO_PROXY", "no_proxy")
@@ -78,15 +78,15 @@ def page_blocks() -> dict[str, str]:
     text = PAGE.read_text()
     files = dict(re.findall(r'^```python title="([\w.]+)"\n(.*?)^```', text, re.M | re.S))
     [ini] = re.findall(r"^```ini\n(.*?)^```", text, re.M | re.S)
-    # None escapes by another spelling of its fence.
+    # No block is missed because its fence is written differently.
     assert len(files) == len(re.findall(r"^```python", text, re.M))
     return {"pytest.ini": ini, **files}
 
 
-def test_what_the_page_shows_passes(user_pytest, tmp_path, home):
+def test_examples_in_the_testing_guide_pass_and_leave_no_files(user_pytest, tmp_path, home):
     files = page_blocks()
     tests = [name for text in files.values() for name in re.findall(r"^def (test_\w+)", text, re.M)]
-    # No proxy exists at that address, and no account has that key: neither may be in reach.
+    # Neither may be used: no proxy exists at that address, and no account has that key.
     outcome = user_pytest(
         files,
         HTTP_PROXY="http://127.0.0.1:9",
@@ -109,7 +109,7 @@ def test_probe(request):
 """
 
 
-def test_installed_and_not_used_it_changes_nothing(user_pytest, tmp_path):
+def test_unused_plugin_imports_no_airflow_and_sets_no_environment_variables(user_pytest, tmp_path):
     outcome = user_pytest({"test_probe.py": PROBE}, "-s", AIRFLOW_HOME="/somewhere")
     assert outcome.counts() == {"passed": 1}
     assert (
@@ -119,7 +119,7 @@ def test_installed_and_not_used_it_changes_nothing(user_pytest, tmp_path):
     assert left_behind(tmp_path) == []
 
 
-def test_isolated_it_takes_the_user_s_airflow_out_of_reach_before_any_import(user_pytest, tmp_path, home):
+def test_isolated_mode_hides_the_configured_airflow_before_any_import(user_pytest, tmp_path, home):
     conftest = "from airflow.configuration import AIRFLOW_HOME, conf\nimport os\n"
     test = """
 import os, sqlite3
@@ -149,7 +149,7 @@ def test_database(run_dag):
     assert not Path(used).exists()
 
 
-def test_a_session_has_one_simulator_and_warns_of_nothing(user_pytest, tmp_path):
+def test_session_starts_one_simulator_and_emits_no_warnings(user_pytest, tmp_path):
     test = """
 import os
 from pathlib import Path
@@ -167,7 +167,7 @@ test_second = test_first
     assert "Warning" not in outcome.text
 
 
-def test_a_pytest_within_it_does_not_give_the_user_s_airflow_back(user_pytest, tmp_path):
+def test_nested_pytest_run_does_not_restore_the_configured_airflow(user_pytest, tmp_path):
     test = """
 import os
 
@@ -206,7 +206,7 @@ class Vault(BaseSecretsBackend):
 @pytest.mark.parametrize(
     ("conn_id", "counts"), [("getimg_default", {"error": 1}), ("another", {"passed": 1})]
 )
-def test_a_secrets_backend_with_a_real_connection_stops_the_test(user_pytest, tmp_path, conn_id, counts):
+def test_secrets_backend_that_has_getimg_default_stops_the_test(user_pytest, tmp_path, conn_id, counts):
     test = """
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 
@@ -267,7 +267,9 @@ WRONG: dict[str, tuple[dict[str, str], dict[str, str], tuple[str, ...], str]] = 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("files", "env", "options", "sentence"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_use_is_one_sentence(user_pytest, tmp_path, files, env, options, sentence):
+def test_misconfiguration_fails_with_one_sentence_and_no_traceback(
+    user_pytest, tmp_path, files, env, options, sentence
+):
     outcome = user_pytest(files, *options, PYTHONPATH=str(tmp_path / "project"), **env)
     assert outcome.code != 0
     assert sentence in outcome.text
@@ -277,7 +279,7 @@ def test_wrong_use_is_one_sentence(user_pytest, tmp_path, files, env, options, s
 
 
 @pytest.mark.long
-def test_own_is_the_airflow_that_is_configured_and_keeps_its_runs(user_pytest, home):
+def test_own_mode_uses_the_configured_airflow_and_keeps_its_runs(user_pytest, home):
     dag = """
 from datetime import datetime
 from airflow.sdk import DAG, task

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``TransferToS3Operator`` against the simulator and a real S3 server, with every fault of a download."""
+"""``TransferToS3Operator`` against the simulator and a real S3 server, with every download fault."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _connections(monkeypatch, getimg_default, seaweedfs):
 
 @pytest.fixture
 def generate(simulator: GetimgSimulator):
-    """Pay for images and return their responses."""
+    """Return a function that pays for images and returns their responses."""
 
     def make(count: int = 1, **fields: Any) -> list[dict[str, Any]]:
         with GetimgClient(simulator.api_key, base_url=simulator.url) as client:
@@ -63,7 +63,7 @@ def generate(simulator: GetimgSimulator):
 
 @pytest.fixture
 def transfer(bucket: str, context):
-    """Run the operator on responses, into an empty bucket."""
+    """Return a function that runs the operator on responses, with an empty bucket."""
 
     def run(generation: Any, *, try_number: int = 1, **fields: Any) -> list[dict[str, Any]]:
         operator = TransferToS3Operator(
@@ -79,7 +79,7 @@ def bytes_of(response: dict[str, Any]) -> bytes:
 
 
 def stored(seaweedfs: SeaweedFS, bucket: str) -> dict[str, bytes]:
-    """Return all objects of the bucket."""
+    """Return the content of all objects in the bucket."""
     client = seaweedfs.client()
     objects = client.list_objects_v2(Bucket=bucket).get("Contents", [])
     return {
@@ -91,7 +91,9 @@ def play(simulator: GetimgSimulator, **fault: Any) -> None:
     simulator.faults.add({"on": "download", **fault})
 
 
-def test_every_file_is_saved_as_it_is(simulator, seaweedfs, bucket, generate, transfer):
+def test_every_file_is_saved_unchanged_with_its_row_and_metadata(
+    simulator, seaweedfs, bucket, generate, transfer
+):
     responses = generate(5, output_format="png")
     rows = transfer(responses)
     assert [row["generation_id"] for row in rows] == [response["id"] for response in responses]
@@ -121,9 +123,7 @@ def test_every_file_is_saved_as_it_is(simulator, seaweedfs, bucket, generate, tr
     assert head["Metadata"]["getimg-sha256"] == first["sha256"]
 
 
-def test_a_file_that_does_not_fit_into_memory_is_saved_as_it_is(
-    simulator, seaweedfs, bucket, generate, transfer
-):
+def test_file_too_large_for_memory_is_saved_unchanged(simulator, seaweedfs, bucket, generate, transfer):
     simulator.settings(file_size=LARGE)
     [response] = generate()
     [row] = transfer(response)
@@ -147,7 +147,7 @@ ONCE = {
 
 @pytest.mark.parametrize("size", [SIZES[0], pytest.param(LARGE, id="on disk", marks=pytest.mark.long)])
 @pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE.keys())
-def test_a_download_that_fails_once_is_repeated_within_the_try(
+def test_download_that_fails_once_is_retried_within_the_try(
     simulator, seaweedfs, bucket, generate, transfer, fault, size
 ):
     simulator.settings(file_size=size)
@@ -169,7 +169,7 @@ def test_a_download_that_fails_once_is_repeated_within_the_try(
     ],
     ids=["drop", "truncate", "wrong length", "500", "202", "304"],
 )
-def test_a_download_that_keeps_failing_is_one_sentence_and_leaves_nothing(
+def test_download_that_keeps_failing_reports_the_bill_and_saves_nothing(
     simulator, seaweedfs, bucket, generate, transfer, fault, sentence
 ):
     simulator.settings(file_size=LARGE)
@@ -186,7 +186,7 @@ def test_a_download_that_keeps_failing_is_one_sentence_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("kind", ["hang", "slow_first_byte", "slow_body"])
-def test_a_server_that_drips_does_not_hold_the_task(
+def test_download_from_a_slow_server_times_out(
     simulator, seaweedfs, bucket, generate, transfer, monkeypatch, kind
 ):
     monkeypatch.setenv(
@@ -201,9 +201,7 @@ def test_a_server_that_drips_does_not_hold_the_task(
     assert stored(seaweedfs, bucket) == {}
 
 
-def test_a_file_that_the_server_calls_gone_is_requested_once(
-    simulator, seaweedfs, bucket, generate, transfer
-):
+def test_410_response_is_reported_as_gone_and_not_retried(simulator, seaweedfs, bucket, generate, transfer):
     [response] = generate()
     play(simulator, kind="status", status=410)
     with pytest.raises(
@@ -215,7 +213,7 @@ def test_a_file_that_the_server_calls_gone_is_requested_once(
     assert stored(seaweedfs, bucket) == {}
 
 
-def test_one_file_that_fails_stops_no_other(simulator, seaweedfs, bucket, generate, transfer, capsys):
+def test_one_failed_file_does_not_stop_the_others(simulator, seaweedfs, bucket, generate, transfer, capsys):
     responses = generate(4)
     responses[1]["data"][0]["url"] += "0"
     with pytest.raises(errors.TransferIncompleteError) as error:
@@ -248,7 +246,7 @@ def test_a_retry_downloads_only_what_is_missing(simulator, seaweedfs, bucket, ge
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 @pytest.mark.parametrize("may_list", [True, False], ids=["may list", "may not list"])
-def test_many_keys_are_looked_at_by_one_listing(
+def test_many_keys_are_checked_by_one_listing_or_by_head_requests_if_listing_is_denied(
     simulator, seaweedfs, generate, transfer, monkeypatch, if_exists, may_list
 ):
     responses = generate(20)
@@ -268,7 +266,7 @@ def test_many_keys_are_looked_at_by_one_listing(
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 @pytest.mark.parametrize("size", SIZES)
-def test_what_an_earlier_try_saved_is_done_though_its_url_be_dead(
+def test_retry_accepts_a_saved_file_whose_deletion_time_has_passed(
     simulator, seaweedfs, bucket, generate, transfer, if_exists, size
 ):
     simulator.settings(file_size=size)
@@ -278,14 +276,16 @@ def test_what_an_earlier_try_saved_is_done_though_its_url_be_dead(
     assert transfer(response, try_number=2, if_exists=if_exists) == rows
 
 
-class TestAnotherObjectAtTheKey:
+class TestOccupiedKey:
     @pytest.fixture
     def occupied(self, seaweedfs, bucket, generate) -> dict[str, Any]:
         [response] = generate()
         seaweedfs.client().put_object(Bucket=bucket, Key="key", Body=b"theirs")
         return response
 
-    def test_skip_names_both(self, seaweedfs, bucket, occupied, transfer):
+    def test_skip_fails_on_different_content_and_names_both_hashes(
+        self, seaweedfs, bucket, occupied, transfer
+    ):
         with pytest.raises(errors.ObjectExistsError) as error:
             transfer(occupied, s3_key="key")
         ours = hashlib.sha256(bytes_of(occupied)).hexdigest()
@@ -295,23 +295,25 @@ class TestAnotherObjectAtTheKey:
         )
         assert stored(seaweedfs, bucket) == {"key": b"theirs"}
 
-    def test_skip_takes_the_same_bytes_for_done(self, seaweedfs, bucket, occupied, transfer):
+    def test_skip_accepts_identical_content(self, seaweedfs, bucket, occupied, transfer):
         seaweedfs.client().put_object(Bucket=bucket, Key="key", Body=bytes_of(occupied))
         [row] = transfer(occupied, s3_key="key")
         assert row["sha256"] == hashlib.sha256(bytes_of(occupied)).hexdigest()
 
-    def test_fail_fails(self, seaweedfs, bucket, occupied, transfer):
+    def test_fail_raises_and_keeps_the_object(self, seaweedfs, bucket, occupied, transfer):
         with pytest.raises(errors.ObjectExistsError, match="already exists, and if_exists is 'fail'"):
             transfer(occupied, s3_key="key", if_exists="fail")
         assert stored(seaweedfs, bucket) == {"key": b"theirs"}
 
-    def test_replace_replaces(self, seaweedfs, bucket, occupied, transfer):
+    def test_replace_overwrites_the_object(self, seaweedfs, bucket, occupied, transfer):
         transfer(occupied, s3_key="key", if_exists="replace")
         assert stored(seaweedfs, bucket) == {"key": bytes_of(occupied)}
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_file_can_be_named_by_its_content(simulator, seaweedfs, bucket, generate, transfer, size):
+def test_sha256_placeholder_in_the_key_is_the_hash_of_the_content(
+    simulator, seaweedfs, bucket, generate, transfer, size
+):
     simulator.settings(file_size=size)
     [response] = generate()
     [row] = transfer(response, s3_key="by-content/{sha256}.jpg")
@@ -348,7 +350,7 @@ def test_a_file_over_max_bytes_is_not_saved(simulator, seaweedfs, bucket, genera
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_bad_input_is_one_sentence_before_any_download(
+def test_invalid_input_is_rejected_with_the_bill_before_any_download(
     simulator, seaweedfs, bucket, generate, transfer, fields, sentence
 ):
     responses = generate(2)
@@ -363,7 +365,7 @@ def test_bad_input_is_one_sentence_before_any_download(
     assert stored(seaweedfs, bucket) == {}
 
 
-def test_a_missing_bucket_is_one_sentence(generate, transfer):
+def test_missing_bucket_is_named_in_the_error(generate, transfer):
     with pytest.raises(
         errors.StoreRefusedError,
         match=rf"^{BILL} S3 could not store s3://there-is-none/.*: there is no bucket 'there-is-none'\.$",
@@ -371,7 +373,7 @@ def test_a_missing_bucket_is_one_sentence(generate, transfer):
         transfer(generate()[0], s3_bucket="there-is-none", if_exists="replace")
 
 
-def test_s3_options_reach_the_object_and_stay_the_user_s(simulator, seaweedfs, bucket, generate, transfer):
+def test_extra_args_reach_the_object_and_are_not_modified(simulator, seaweedfs, bucket, generate, transfer):
     extra_args = {
         "Metadata": {"team": "art"},
         "Tagging": "a=b",
@@ -392,8 +394,8 @@ def test_s3_options_reach_the_object_and_stay_the_user_s(simulator, seaweedfs, b
     assert tags == [{"Key": "a", "Value": "b"}]
 
 
-class TestWhereADownloadMayGo:
-    """The simulator is at 127.0.0.1, and so is the base URL: all else that is private is out of bounds."""
+class TestDownloadAddress:
+    """The base URL is the simulator's, at 127.0.0.1: every other private address is rejected."""
 
     def refused(self, transfer, response: dict[str, Any], url: str, **fields: Any) -> str:
         response["data"][0]["url"] = url
@@ -407,7 +409,7 @@ class TestWhereADownloadMayGo:
         monkeypatch.setenv("AIRFLOW_CONN_PUBLIC", '{"conn_type": "getimg", "host": "https://1.1.1.1"}')
         return "public"
 
-    def test_not_to_this_machine_where_the_base_url_is_elsewhere(self, generate, transfer, public):
+    def test_loopback_is_rejected_if_the_base_url_is_public(self, generate, transfer, public):
         [response] = generate()
         message = self.refused(transfer, response, response["data"][0]["url"], getimg_conn_id=public)
         assert "is the private address 127.0.0.1" in message
@@ -415,37 +417,41 @@ class TestWhereADownloadMayGo:
 
     @pytest.fixture
     def elsewhere(self):
-        """Listen on another address of this machine, and check that there is no connection to it."""
+        """Yield the URL of a listener on another loopback address, then check that nothing connected to it."""
         with socket.create_server(("127.0.0.2", 0)) as server:
             yield f"http://127.0.0.2:{server.getsockname()[1]}"
             server.setblocking(False)
             with pytest.raises(BlockingIOError):
                 server.accept()
 
-    def test_not_to_another_private_address(self, generate, transfer, elsewhere):
+    def test_private_address_other_than_the_base_url_is_rejected_without_a_connection(
+        self, generate, transfer, elsewhere
+    ):
         message = self.refused(transfer, generate()[0], f"{elsewhere}/x?sig=secret")
         assert "is the private address 127.0.0.2" in message
 
-    def test_not_without_encryption(self, generate, transfer, public):
+    def test_http_url_is_rejected_if_the_base_url_is_https(self, generate, transfer, public):
         url = "http://example.test/x?sig=secret"
         message = self.refused(transfer, generate()[0], url, getimg_conn_id=public)
         assert message.endswith("The URL http://example.test/x?... is not https: it was not requested.")
 
-    def test_not_by_way_of_a_redirect(self, simulator, generate, transfer, elsewhere):
+    def test_redirect_to_another_private_address_is_rejected_without_a_connection(
+        self, simulator, generate, transfer, elsewhere
+    ):
         [response] = generate()
         play(simulator, kind="status", status=302, headers={"Location": f"{elsewhere}/inside?sig=secret"})
         message = self.refused(transfer, response, response["data"][0]["url"])
         assert "is the private address 127.0.0.2" in message
         assert "secret" not in message
 
-    def test_a_redirect_at_home_is_followed(self, simulator, seaweedfs, bucket, generate, transfer):
+    def test_redirect_to_the_same_server_is_followed(self, simulator, seaweedfs, bucket, generate, transfer):
         [response] = generate()
         location = response["data"][0]["url"].removeprefix(simulator.url)
         play(simulator, kind="status", status=302, headers={"Location": location})
         transfer(response)
         assert list(stored(seaweedfs, bucket).values()) == [bytes_of(response)]
 
-    def test_an_address_of_an_allowed_network_is_reached(
+    def test_private_address_in_an_allowed_network_is_requested(
         self, simulator, seaweedfs, bucket, generate, transfer, monkeypatch
     ):
         [response] = generate()
@@ -458,12 +464,12 @@ class TestWhereADownloadMayGo:
             transfer(response)
         assert list(stored(seaweedfs, bucket).values()) == [content]
 
-    def test_a_host_that_is_none_is_one_sentence(self, generate, transfer):
+    def test_invalid_host_is_rejected_and_named_in_the_error(self, generate, transfer):
         message = self.refused(transfer, generate()[0], "http://a..b/x?sig=secret")
         assert message.endswith("The URL http://a..b/x?... is invalid: it was not requested.")
 
 
-def test_waiting_for_a_slot_is_not_held_against_a_file(
+def test_time_spent_waiting_for_a_slot_does_not_count_toward_the_timeout(
     simulator, seaweedfs, bucket, generate, transfer, monkeypatch
 ):
     monkeypatch.setenv(
@@ -475,7 +481,7 @@ def test_waiting_for_a_slot_is_not_held_against_a_file(
     assert len(transfer(responses, concurrency=1)) == 4
 
 
-def test_nothing_is_requested_after_a_kill(simulator, seaweedfs, bucket, generate, context):
+def test_on_kill_ends_the_transfer_with_nothing_saved(simulator, seaweedfs, bucket, generate, context):
     simulator.faults.add({"on": "download", "kind": "hang", "seconds": 60, "times": 9})
     operator = TransferToS3Operator(
         task_id="save", generation=generate(6), s3_bucket=bucket, s3_key=KEY, concurrency=2
@@ -491,7 +497,7 @@ def test_nothing_is_requested_after_a_kill(simulator, seaweedfs, bucket, generat
     assert stored(seaweedfs, bucket) == {}
 
 
-def test_each_object_is_an_event_of_the_outlets(bucket, generate, context):
+def test_outlet_events_and_lineage_list_each_object_without_signatures(bucket, generate, context):
     responses = generate(2)
     alias, asset = AssetAlias("pictures"), Asset("s3://somewhere/else")
     operator = TransferToS3Operator(
@@ -519,14 +525,14 @@ def test_each_object_is_an_event_of_the_outlets(bucket, generate, context):
     assert "sig=" not in repr((events, files, lineage))
 
 
-def test_a_store_of_one_s_own_has_no_page_in_the_console(bucket, generate, context):
+def test_s3_compatible_store_has_no_link_to_the_aws_console(bucket, generate, context):
     operator = TransferToS3Operator(task_id="save", generation=generate(), s3_bucket=bucket, s3_key=KEY)
     operator.execute(context())
     [_, link] = operator.operator_extra_links
     assert link.get_link(operator, ti_key=None) == ""
 
 
-def test_files_that_die_before_the_last_retry_are_warned_of(simulator, generate, transfer, capsys):
+def test_log_warns_if_files_expire_before_the_last_retry(simulator, generate, transfer, capsys):
     simulator.settings(media_lifetime=600)
     transfer(generate()[0])
     assert (
@@ -558,15 +564,13 @@ print(memory("VmHWM") - idle)
 @pytest.mark.parametrize(
     ("size", "count"),
     [
-        # The largest that are kept in memory, and larger ones.
+        # The largest files that are kept in memory, and larger ones.
         pytest.param(MEMORY_BYTES, 24, id="in memory"),
         pytest.param(100 * MIB, 8, id="on disk"),
         pytest.param(1024 * MIB, 1, id="1 GiB", marks=pytest.mark.long),
     ],
 )
-def test_memory_is_bounded_whatever_the_size_of_the_files(
-    simulator, seaweedfs, bucket, generate, size, count
-):
+def test_memory_use_is_bounded_regardless_of_file_size(simulator, seaweedfs, bucket, generate, size, count):
     simulator.settings(file_size=size)
     job = {"generation": generate(count), "s3_bucket": bucket, "s3_key": KEY}
     output = subprocess.run(

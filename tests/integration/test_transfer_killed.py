@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Transfers killed with SIGKILL: Airflow retries by itself, and then every file is saved once, with identical content.
+Transfers killed with SIGKILL: Airflow retries them, and then every file is saved once, with identical content.
 
-A moment is a line of the transfer, in any of its threads, or of Airflow's task runner after it (the push of the
-XCom): the process of the first try dies right before executing it.
+A moment is a line of code: of the transfer, in any of its threads, or of Airflow's task runner after it (the push of
+the XCom). The process of the first try is killed right before executing it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from devstack import Airflow, SeaweedFS
 
 MIB = 1024 * 1024
-# Bytes of each file of a task, or 0 for a picture as it is: three that are kept in memory, one on disk.
+# The size of each file of a task in bytes, or 0 for an image as generated: three are kept in memory, one on disk.
 SIZES = (0, 0, 0, 12 * MIB)
 
 
 def generate(simulator: GetimgSimulator, path: Path, sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
-    """Pay for a file of each size, and write their responses where the DAG reads them."""
+    """Pay for a file of each size, and write the responses to the file that the DAG reads."""
     responses = []
     with GetimgClient(simulator.api_key, base_url=simulator.url) as client:
         for number, size in enumerate(sizes):
@@ -65,7 +65,7 @@ def check_saved(
 
 
 def turning_points(places: list[str]) -> list[str]:
-    """Return the first line of each step that changes what is known or what is stored in S3."""
+    """Return the first line of each step that changes what is recorded or what is stored in S3."""
 
     def first(*starts: str) -> str:
         place = next((place for place in places if place.startswith(starts)), None)
@@ -88,12 +88,12 @@ def turning_points(places: list[str]) -> list[str]:
 
 
 def spread(lines: int, moments: int) -> list[int]:
-    """Return ``moments`` line numbers, evenly from the first line to the last."""
+    """Return ``moments`` line numbers, spread evenly from the first line to the last."""
     return [1 + (lines - 2) * number // (moments - 1) for number in range(moments)]
 
 
 @pytest.mark.parametrize("spread_moments", [0, pytest.param(28, marks=pytest.mark.long)])
-def test_a_transfer_that_is_killed_loses_nothing_and_leaves_nothing(
+def test_retry_of_a_killed_transfer_saves_every_file_and_nothing_else(
     simulator, seaweedfs, run, tmp_path, spread_moments
 ):
     whole = tmp_path / "whole"
@@ -122,7 +122,7 @@ def test_a_transfer_that_is_killed_loses_nothing_and_leaves_nothing(
     for index, task in enumerate(tasks):
         died_at = (tmp_path / str(index)).read_text().splitlines()
         if task["try_number"] == 1:
-            # Threads change the order of lines, and a try is not as long as another: it came to its end before.
+            # Threads change the order and number of lines: this try ended before its moment.
             assert died_at == [] or "task_runner.py:" in died_at[0], (moments[index], died_at)
         else:
             assert (task["try_number"], len(died_at)) == (2, 1), (moments[index], died_at)
@@ -130,11 +130,11 @@ def test_a_transfer_that_is_killed_loses_nothing_and_leaves_nothing(
         check_saved(
             seaweedfs, f"{tmp_path.name}/{index}", responses_of[index], ended.xcom("copy", map_index=index)
         )
-    # The last of the turning points and of the lines are those that may come too late.
+    # Only the last of the turning points and of the spread lines may come after a try's end.
     assert killed >= len(moments) - 3
 
 
-def test_a_transfer_that_is_killed_while_an_object_is_sent_leaves_none(
+def test_transfer_killed_during_an_upload_leaves_no_partial_object(
     airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, tmp_path
 ):
     responses = generate(simulator, tmp_path / "responses.json")
@@ -170,7 +170,7 @@ def test_a_transfer_that_is_killed_while_an_object_is_sent_leaves_none(
         proxy.clear()
         os.kill(pid, signal.SIGKILL)
         assert airflow_stack.wait("transfer_interrupted", run_id, timeout=120) == "success"
-        # Nothing was at the key: what was sent of it is no object, and no upload.
+        # The retry found nothing at the key: the interrupted request left neither an object nor a multipart upload.
         assert proxy.operations(large) == ["HeadObject", "PutObject"]
     [task] = airflow_stack.task_instances("transfer_interrupted", run_id)
     assert task["try_number"] == 2
@@ -181,14 +181,14 @@ def test_a_transfer_that_is_killed_while_an_object_is_sent_leaves_none(
     )
 
 
-def test_a_second_try_downloads_only_what_the_first_did_not_save(simulator, seaweedfs, run, tmp_path):
+def test_retry_downloads_only_what_the_first_try_did_not_save(simulator, seaweedfs, run, tmp_path):
     def downloads() -> int:
-        """Return how many downloads met the last of the faults, which changes nothing."""
+        """Return how many downloads got the last fault, which only counts them."""
         due = httpx.get(f"{simulator.url}/_simulator/faults", trust_env=False).json()["faults"]
         return 1000 - due[-1]["times"]
 
     simulator.faults.add(
-        # Longer than the connection's time-out, so that Airflow's next try has to download the file.
+        # Longer than the connection's timeout, so that only Airflow's next try can download the file.
         {"on": "download", "kind": "status", "status": 503, "headers": {"Retry-After": "3000"}},
         {"on": "download", "kind": "slow_first_byte", "seconds": 0, "times": 1000},
     )

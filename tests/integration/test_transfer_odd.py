@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``TransferToS3Operator`` and what servers do that the contract doesn't say: a paid file is saved if it is a picture."""
+"""``TransferToS3Operator`` with servers that break the API's contract: a billed file is saved if it is an image."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BILL = r"^Generation req-\w+ was billed \(0\.04 USD\) and is not saved\. "
 def _connections(monkeypatch, simulator: GetimgSimulator, seaweedfs: SeaweedFS):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", seaweedfs.aws_connection())
     connection = json.loads(simulator.process.connection())
-    # For servers beside the simulator.
+    # For the servers that tests start beside the simulator.
     connection["extra"] = {"allowed_networks": ["127.0.0.1/32"]}
     monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", json.dumps(connection))
     # Shorter pauses between attempts, to save time; their number stays the same.
@@ -52,7 +52,7 @@ def _connections(monkeypatch, simulator: GetimgSimulator, seaweedfs: SeaweedFS):
 
 @pytest.fixture(scope="module")
 def own_bucket(seaweedfs: SeaweedFS) -> str:
-    """A bucket for all of these tests, each of which has a folder of its own: making one takes time."""
+    """One bucket for all of these tests, each with its own folder: creating a bucket takes time."""
     return seaweedfs.create_bucket(f"odd-{uuid.uuid4().hex[:12]}")
 
 
@@ -67,24 +67,24 @@ def play(simulator: GetimgSimulator, **fault: Any) -> None:
 
 
 def fetches(simulator: GetimgSimulator) -> int:
-    """Return how many downloads met the fault that is played."""
+    """Return how many downloads got the fault."""
     return (
         OFTEN - httpx.get(f"{simulator.url}/_simulator/faults", trust_env=False).json()["faults"][0]["times"]
     )
 
 
 def check_saved(saving: Saving, row: dict[str, Any], content: bytes, mime_type: str = "image/jpeg") -> None:
-    """Check that a file is in S3 as it is, and that its row says so."""
+    """Check that a file is in S3 unchanged, and that its row matches it."""
     stored = saving.client.get_object(Bucket=saving.bucket, Key=row["key"])
     assert stored["Body"].read() == content
     assert (row["bytes"], row["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
     assert row["mime_type"] == mime_type
-    # SeaweedFS knows better than this: it takes the type from the key's end.
+    # SeaweedFS replaces this type with that of the key's extension.
     assert stored["ContentType"] == mime_type or mime_type == OCTET_STREAM
 
 
 def check_not_saved(saving: Saving, generation: Any, kind: type[errors.GetimgError], sentence: str) -> None:
-    """Check that a file is not saved, that the error begins with the bill, and what the policy makes of it."""
+    """Check that a file is not saved, that the error starts with the bill, and whether the policy retries it."""
     with pytest.raises(kind, match=BILL + sentence) as caught:
         saving.transfer(generation)
     error = caught.value
@@ -97,18 +97,18 @@ def check_not_saved(saving: Saving, generation: Any, kind: type[errors.GetimgErr
 
 
 def served_by(server: RawServer, generation: dict[str, Any]) -> dict[str, Any]:
-    """Return the response with its file at another server."""
+    """Return the response with its file on another server."""
     [file] = generation["data"]
     return {**generation, "data": [{**file, "url": f"{server.url}/f?sig=secret"}]}
 
 
-class TestHowABodyComes:
+class TestFileServerResponse:
     @pytest.mark.parametrize(
         "encoding",
         ["aws-chunked", "", "Identity", "binary", "utf-8", "none", "gzip", "br", "deflate", "x, y"],
         ids=repr,
     )
-    def test_plain_bytes_are_saved_whatever_they_are_said_to_be_encoded_with(
+    def test_unencoded_bytes_are_saved_whatever_the_content_encoding_header_says(
         self, simulator, saving, encoding
     ):
         generation = saving.generate()
@@ -121,7 +121,7 @@ class TestHowABodyComes:
     @pytest.mark.parametrize("size", [0, LARGE], ids=["in memory", "on disk"])
     @pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip"])
     @pytest.mark.parametrize("said", [{}, {"Content-Encoding": None}], ids=["said", "not said"])
-    def test_gzip_is_undone(self, simulator, saving, size, encoding, said):
+    def test_gzip_is_decompressed_with_or_without_its_header(self, simulator, saving, size, encoding, said):
         simulator.settings(file_size=size)
         generation = saving.generate()
         content = bytes_of(generation)
@@ -130,7 +130,7 @@ class TestHowABodyComes:
         check_saved(saving, row, content)
 
     @pytest.mark.parametrize("layers", [1, 2])
-    def test_a_bomb_is_over_max_bytes(self, saving, layers):
+    def test_gzip_that_decompresses_to_more_than_max_bytes_is_rejected(self, saving, layers):
         body = gzip.compress(b"\xff\xd8\xff" + b"\0" * (20 * MIB))
         body = gzip.compress(body) if layers == 2 else body
         with RawServer(response(body, "Content-Encoding: gzip")) as server:
@@ -142,7 +142,7 @@ class TestHowABodyComes:
                 saving.transfer(generation, max_bytes=10 * MIB)
         assert server.visits == 1
 
-    def test_gzip_that_is_cut_off_is_not_saved(self, saving):
+    def test_truncated_gzip_is_retried_and_not_saved(self, saving):
         generation = saving.generate()
         body = gzip.compress(bytes_of(generation))[:-5]
         with RawServer(response(body, "Content-Encoding: gzip")) as server:
@@ -157,7 +157,7 @@ class TestHowABodyComes:
     @pytest.mark.parametrize("size", [0, LARGE], ids=["in memory", "on disk"])
     @pytest.mark.parametrize("length", ["padded", "none", "chunked"])
     @pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
-    def test_its_length_may_be_sent_in_several_ways(
+    def test_body_with_a_padded_length_no_length_or_in_chunks_is_saved(
         self, simulator, saving, size, length, output_format, capsys
     ):
         simulator.settings(file_size=size)
@@ -170,7 +170,7 @@ class TestHowABodyComes:
 
     @pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
     @pytest.mark.parametrize("part", [0.5, 1], ids=["half", "all but a byte"])
-    def test_one_that_is_cut_off_without_a_length_is_not_saved(self, saving, output_format, part):
+    def test_truncated_body_without_a_length_is_retried_and_not_saved(self, saving, output_format, part):
         generation = saving.generate(output_format=output_format)
         content = bytes_of(generation)
         cut = content[: min(int(len(content) * part), len(content) - 1)]
@@ -183,7 +183,7 @@ class TestHowABodyComes:
             )
         assert server.visits == ATTEMPTS
 
-    def test_chunks_win_over_a_length_beside_them(self, saving):
+    def test_chunked_encoding_takes_precedence_over_content_length(self, saving):
         generation = saving.generate()
         content = bytes_of(generation)
         chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
@@ -194,7 +194,9 @@ class TestHowABodyComes:
 
     @pytest.mark.parametrize("end", [b"", b"0\r\nno trailer\r\n\r\n"], ids=["no last chunk", "bad trailer"])
     @pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
-    def test_chunks_that_end_oddly_are_saved_if_the_file_is_whole(self, saving, output_format, end):
+    def test_chunks_with_an_invalid_end_are_saved_only_if_the_file_is_complete(
+        self, saving, output_format, end
+    ):
         generation = saving.generate(output_format=output_format)
         content = bytes_of(generation)
         head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -219,7 +221,7 @@ class TestHowABodyComes:
         ],
         ids=repr,
     )
-    def test_a_header_that_can_t_be_parsed_costs_no_file(self, saving, header):
+    def test_file_is_saved_despite_a_malformed_header(self, saving, header):
         generation = saving.generate()
         content = bytes_of(generation)
         with RawServer(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n%s" % (header, content)) as server:
@@ -227,7 +229,7 @@ class TestHowABodyComes:
         check_saved(saving, row, content)
 
     @pytest.mark.parametrize("status", [200, 201, 203, 206, 226])
-    def test_each_success_that_has_all_of_it_is_fine(self, simulator, saving, status):
+    def test_complete_file_is_saved_whichever_success_status_it_has(self, simulator, saving, status):
         generation = saving.generate()
         content = bytes_of(generation)
         play(simulator, status=status)
@@ -239,7 +241,7 @@ class TestHowABodyComes:
         ["bytes 0-99/*", "", "bytes */\xb2", "bytes 0-1/99999999999999999999999", "nonsense"],
         ids=repr,
     )
-    def test_a_part_that_does_not_say_of_how_much_is_looked_at(self, saving, content_range):
+    def test_206_without_a_total_length_is_saved_only_if_the_file_is_complete(self, saving, content_range):
         generation = saving.generate()
         content = bytes_of(generation)
         headers = [b"Content-Range: " + content_range.encode("latin-1")]
@@ -255,7 +257,7 @@ class TestHowABodyComes:
                 "The download of .* broke: 1000 bytes arrived",
             )
 
-    def test_a_part_is_not_saved(self, saving):
+    def test_206_with_part_of_the_file_is_not_saved(self, saving):
         generation = saving.generate()
         part = response(
             bytes_of(generation)[:1000], "Content-Range: bytes 0-999/05000", status="206 Partial Content"
@@ -286,7 +288,7 @@ class TestHowABodyComes:
         ["Mon, 01 Jan 2026 00:00:00 +9999999999999", "9e11", "1e400", "-5", "nan", "\xff\xb2"],
         ids=repr,
     )
-    def test_no_header_costs_the_file(self, saving, header, value):
+    def test_file_is_saved_despite_an_invalid_value_of_an_informational_header(self, saving, header, value):
         generation = saving.generate()
         content = bytes_of(generation)
         headers = header.encode() + b": " + value.encode("latin-1")
@@ -295,7 +297,7 @@ class TestHowABodyComes:
         check_saved(saving, row, content)
 
 
-class TestWhatKindOfPictureItIs:
+class TestImageType:
     @pytest.mark.parametrize(
         ("said", "is_odd"),
         [
@@ -316,19 +318,19 @@ class TestWhatKindOfPictureItIs:
         ],
         ids=repr,
     )
-    def test_its_bytes_decide(self, saving, said, is_odd, capsys):
+    def test_type_is_detected_from_the_bytes_whatever_the_api_promised(self, saving, said, is_odd, capsys):
         generation = saving.generate()
         content = bytes_of(generation)
         generation["data"][0]["mime_type"] = said
         [row] = saving.transfer(generation)
         check_saved(saving, row, content)
-        # A PNG was promised as x-png: the key is as planned, where it could be planned.
+        # image/x-png promises a PNG: if a type was promised, the key is the planned one.
         assert row["key"].endswith("/0.png" if said == "image/x-png" else "/0.jpg")
         log = capsys.readouterr().out
         assert ("It is saved as image/jpeg." in log) is is_odd
 
     @pytest.mark.parametrize("said", ["text/html", "image/png", "garbage", None], ids=repr)
-    def test_what_the_file_server_says_does_not_matter(self, simulator, saving, said):
+    def test_content_type_header_of_the_file_server_is_ignored(self, simulator, saving, said):
         generation = saving.generate()
         content = bytes_of(generation)
         play(simulator, headers={"Content-Type": said})
@@ -345,7 +347,7 @@ class TestWhatKindOfPictureItIs:
             ("svg", OCTET_STREAM),
         ],
     )
-    def test_other_than_promised_is_saved_at_the_planned_key_as_what_it_is(
+    def test_unexpected_type_is_saved_at_the_planned_key_with_the_detected_type(
         self, simulator, saving, found, mime_type, capsys
     ):
         generation = saving.generate(output_format="png")
@@ -360,7 +362,7 @@ class TestWhatKindOfPictureItIs:
         ("found", "extension", "mime_type"),
         [("avif", "avif", "image/avif"), ("png", "png", "image/png"), ("svg", "bin", OCTET_STREAM)],
     )
-    def test_the_extension_is_that_of_the_bytes_where_nothing_is_promised(
+    def test_extension_comes_from_the_bytes_if_the_api_promised_no_type(
         self, simulator, saving, found, extension, mime_type
     ):
         generation = saving.generate()
@@ -381,7 +383,9 @@ class TestWhatKindOfPictureItIs:
             ("nothing", "was empty"),
         ],
     )
-    def test_what_is_none_is_refused_for_good(self, simulator, saving, found, what):
+    def test_content_other_than_an_image_is_rejected_if_it_is_sent_twice(
+        self, simulator, saving, found, what
+    ):
         generation = saving.generate()
         play(simulator, bytes=found, headers={"Content-Type": "image/jpeg"})
         check_not_saved(
@@ -421,7 +425,7 @@ class TestWhatKindOfPictureItIs:
             "only nul",
         ],
     )
-    def test_a_page_is_refused_however_it_begins(self, saving, page):
+    def test_page_or_script_is_rejected_whatever_its_encoding_and_first_bytes(self, saving, page):
         generation = saving.generate()
         generation["data"][0]["mime_type"] = "text/html"
         with RawServer(response(page, "Content-Type: text/html")) as server:
@@ -433,7 +437,7 @@ class TestWhatKindOfPictureItIs:
             )
         assert server.visits == 2
 
-    def test_differing_pages_are_requested_again(self, simulator, saving):
+    def test_download_is_retried_as_long_as_the_content_changes(self, simulator, saving):
         generation = saving.generate()
         content = bytes_of(generation)
         kinds = ["html", "json", "text", "nothing"]
@@ -441,7 +445,7 @@ class TestWhatKindOfPictureItIs:
         [row] = saving.transfer(generation)
         check_saved(saving, row, content)
 
-    def test_a_batch_saves_them_all_as_what_they_are(self, simulator, saving):
+    def test_batch_saves_each_image_with_its_detected_type(self, simulator, saving):
         kinds = ["jpeg", "png", "webp", "gif", "avif"]
         simulator.faults.add(*([{"on": "download", "kind": "file", "bytes": kind} for kind in kinds]))
         rows = saving.manifest(saving.batch(len(kinds), transfer_concurrency=1))
@@ -451,9 +455,9 @@ class TestWhatKindOfPictureItIs:
         assert {each["ContentType"] for each in stored} == {f"image/{kind}" for kind in kinds}
 
 
-class TestAUrlThatDoesNotWork:
+class TestUrlThatDoesNotWork:
     @pytest.mark.parametrize("status", [401, 403, 404])
-    def test_yet_is_asked_again_within_the_try(self, simulator, saving, status, capsys):
+    def test_401_403_and_404_are_retried_within_the_try(self, simulator, saving, status, capsys):
         generation = saving.generate()
         content = bytes_of(generation)
         simulator.faults.add({"on": "download", "kind": "status", "status": status, "times": 3})
@@ -463,7 +467,9 @@ class TestAUrlThatDoesNotWork:
 
     @pytest.mark.parametrize("status", [401, 403, 404])
     @pytest.mark.parametrize("deletes_at", [None, "2100-01-01T00:00:00Z", "some day"], ids=str)
-    def test_long_before_its_end_fails_and_may_be_retried(self, simulator, saving, status, deletes_at):
+    def test_401_403_and_404_before_or_without_a_deletion_time_fail_with_a_retryable_error(
+        self, simulator, saving, status, deletes_at
+    ):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = deletes_at
         simulator.faults.add({"on": "download", "kind": "status", "status": status, "times": OFTEN})
@@ -471,7 +477,7 @@ class TestAUrlThatDoesNotWork:
         assert fetches(simulator) == ATTEMPTS
 
     @pytest.mark.parametrize("status", [401, 403, 404])
-    def test_after_its_end_is_gone(self, simulator, saving, status):
+    def test_401_403_and_404_after_the_deletion_time_are_reported_as_gone(self, simulator, saving, status):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
         simulator.faults.add({"on": "download", "kind": "status", "status": status, "times": OFTEN})
@@ -485,7 +491,7 @@ class TestAUrlThatDoesNotWork:
         assert fetches(simulator) == 1
 
     @pytest.mark.parametrize("deletes_at", [None, "2100-01-01T00:00:00Z"], ids=str)
-    def test_is_gone_whenever_the_server_says_so(self, simulator, saving, deletes_at):
+    def test_410_is_reported_as_gone_whatever_the_deletion_time(self, simulator, saving, deletes_at):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = deletes_at
         simulator.faults.add({"on": "download", "kind": "status", "status": 410, "times": OFTEN})
@@ -500,14 +506,14 @@ class TestAUrlThatDoesNotWork:
         )
         assert fetches(simulator) == 1
 
-    def test_for_other_reasons_is_not_gone_though_its_end_has_passed(self, simulator, saving):
+    def test_500_after_the_deletion_time_is_not_reported_as_gone(self, simulator, saving):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
         simulator.faults.add({"on": "download", "kind": "status", "status": 500, "times": OFTEN})
         check_not_saved(saving, generation, errors.DownloadError, r"The download of .* returned 500\.$")
 
     @pytest.mark.parametrize("past", [timedelta(seconds=3), timedelta(days=400)], ids=str)
-    def test_by_our_clock_alone_is_requested_all_the_same(self, saving, past):
+    def test_file_past_its_deletion_time_by_the_local_clock_is_still_requested(self, saving, past):
         generation = saving.generate()
         content = bytes_of(generation)
         generation["data"][0]["deletes_at"] = (datetime.now(UTC) - past).isoformat()
@@ -525,7 +531,9 @@ class TestAUrlThatDoesNotWork:
         ],
         ids=["before", "after", "no such zone", "no date", "none"],
     )
-    def test_is_judged_by_the_server_s_own_clock_where_it_has_one(self, simulator, saving, date, is_over):
+    def test_deletion_time_is_compared_with_the_date_header_or_else_the_local_clock(
+        self, simulator, saving, date, is_over
+    ):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
         header = format_datetime(date, usegmt=True) if isinstance(date, datetime) else date
@@ -540,7 +548,9 @@ class TestAUrlThatDoesNotWork:
     @pytest.mark.parametrize(
         ("date", "saved"), [(timedelta(hours=-2), True), (timedelta(hours=2), False)], ids=["before", "after"]
     )
-    def test_of_a_worker_with_a_wrong_clock_is_no_loss(self, simulator, saving, date, saved):
+    def test_404_is_retried_only_before_the_deletion_time_by_the_clock_of_the_server(
+        self, simulator, saving, date, saved
+    ):
         generation = saving.generate()
         generation["data"][0]["deletes_at"] = datetime.now(UTC).isoformat()
         headers = {"Date": format_datetime(datetime.now(UTC) + date, usegmt=True)}
@@ -553,8 +563,8 @@ class TestAUrlThatDoesNotWork:
             check_not_saved(saving, generation, errors.FileGoneError, "File 0 .* is no longer served")
 
 
-class TestWhatTheResponseSays:
-    """The simulator sends it so, and the transfer gets what ``GenerateImageOperator`` would return."""
+class TestOddApiResponse:
+    """The simulator sends the response, and the transfer gets what ``GenerateImageOperator`` would return."""
 
     def odd(self, simulator: GetimgSimulator, saving: Saving, **fault: Any) -> dict[str, Any]:
         simulator.faults.add({"on": "image", "kind": "response", **fault})
@@ -576,14 +586,16 @@ class TestWhatTheResponseSays:
         ],
         ids=repr,
     )
-    def test_an_odd_expiry_is_no_loss(self, simulator, saving, deletes_at, is_known):
+    def test_file_is_saved_despite_an_odd_or_missing_deletion_time(
+        self, simulator, saving, deletes_at, is_known
+    ):
         generation = self.odd(simulator, saving, data=[{"$file": 0, "deletes_at": deletes_at}])
         [row] = saving.transfer(generation)
         check_saved(saving, row, bytes_of(generation))
         metadata = saving.client.head_object(Bucket=saving.bucket, Key=row["key"])["Metadata"]
         assert ("getimg-deletes-at" in metadata) is is_known
 
-    def test_nothing_but_the_url_is_needed(self, simulator, saving):
+    def test_file_is_saved_if_the_response_has_only_its_url(self, simulator, saving):
         omitted = ["mime_type", "deletes_at", "width", "height"]
         generation = self.odd(
             simulator,
@@ -596,7 +608,7 @@ class TestWhatTheResponseSays:
         assert row["key"].startswith(f"{saving.folder}unknown-model/no-id-")
         assert row["key"].endswith("-unknownxunknown.jpg")
         assert (row["width"], row["height"], row["model"]) == (None, None, None)
-        # A retry finds it: its id is the same each time.
+        # A retry finds it: the id made for it is the same each time.
         assert saving.transfer(
             generation, "{model}/{generation_id}-{width:04}x{height}.{extension}", try_number=2
         ) == [row]
@@ -604,7 +616,7 @@ class TestWhatTheResponseSays:
     @pytest.mark.parametrize(
         "neighbour", [{"error": {"code": "x"}}, None, {"$file": 1, "url": ""}, "x", 7, []], ids=repr
     )
-    def test_a_file_is_not_lost_to_its_neighbour(self, simulator, saving, neighbour):
+    def test_file_is_saved_despite_an_invalid_entry_before_it(self, simulator, saving, neighbour):
         generation = self.odd(simulator, saving, data=[neighbour, {"$file": 0}])
         [row] = saving.transfer(generation)
         assert row["index"] == 1
@@ -624,7 +636,9 @@ class TestWhatTheResponseSays:
     @pytest.mark.parametrize(
         ("id", "key"), [("a/../../b", "a-..-..-b"), ("..", "-"), ("a\x1b[2J\u202eb\n", "a[2Jb")], ids=repr
     )
-    def test_an_id_makes_no_folders_and_has_no_control_characters(self, simulator, saving, id, key, capsys):
+    def test_id_adds_no_folders_to_the_key_and_its_control_characters_are_removed(
+        self, simulator, saving, id, key, capsys
+    ):
         generation = self.odd(simulator, saving, merge={"id": id})
         capsys.readouterr()
         [row] = saving.transfer(generation, "x/{generation_id}.{extension}")
@@ -633,26 +647,26 @@ class TestWhatTheResponseSays:
         assert saving.transfer(generation, "x/{generation_id}.{extension}", try_number=2) == [row]
 
 
-class TestWhatUpstreamTasksLeave:
-    def test_what_a_skipped_one_left_is_left_out(self, saving, capsys):
+class TestUpstreamOutputs:
+    def test_output_of_a_skipped_task_is_omitted_and_logged(self, saving, capsys):
         first, second = saving.generate(), saving.generate()
         rows = saving.transfer([first, None, [second, None]], "{generation_id}.{extension}")
         assert [row["generation_id"] for row in rows] == [first["id"], second["id"]]
         assert "Outputs of skipped tasks (None) are left out: 2." in capsys.readouterr().out
 
     @pytest.mark.parametrize("generation", [None, [None], [None, [None]]], ids=repr)
-    def test_where_all_were_skipped_the_transfer_is_skipped(self, saving, generation):
+    def test_transfer_is_skipped_if_all_upstream_tasks_were_skipped(self, saving, generation):
         with pytest.raises(
             AirflowSkipException, match="All upstream tasks were skipped: there is nothing to save"
         ):
             saving.transfer(generation)
 
     @pytest.mark.parametrize("generation", [[], (), [[]]], ids=repr)
-    def test_nothing_is_saved_without_any_connection(self, saving, generation):
+    def test_empty_list_needs_no_connection(self, saving, generation):
         assert saving.transfer(generation, aws_conn_id="none", getimg_conn_id="none") == []
 
 
-class TestAnAwsConnectionThatCanNotBeUsed:
+class TestUnusableAwsConnection:
     @pytest.mark.parametrize(
         ("extra", "reason"),
         [
@@ -663,7 +677,7 @@ class TestAnAwsConnectionThatCanNotBeUsed:
         ],
         ids=["endpoint", "setting", "style", "profile"],
     )
-    def test_is_named(self, saving, monkeypatch, extra, reason):
+    def test_invalid_setting_fails_and_the_connection_is_named(self, saving, monkeypatch, extra, reason):
         connection = {"conn_type": "aws", "login": "a", "password": "b", "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
         check_not_saved(
@@ -673,7 +687,7 @@ class TestAnAwsConnectionThatCanNotBeUsed:
             rf"The AWS connection 'aws_default' can't be used: {reason}",
         )
 
-    def test_for_now_is_tried_again(self, saving, monkeypatch):
+    def test_unreachable_sts_endpoint_fails_with_a_retryable_error(self, saving, monkeypatch):
         extra = {
             "region_name": "us-east-1",
             "role_arn": "arn:aws:iam::123456789012:role/x",
@@ -689,7 +703,9 @@ class TestAnAwsConnectionThatCanNotBeUsed:
             saving.transfer(saving.generate())
         assert GetimgRetryPolicy().evaluate(error.value, 1, 3).action is not RetryAction.FAIL
 
-    def test_in_an_unforeseen_way_still_reports_the_bill(self, saving, monkeypatch, seaweedfs, capsys):
+    def test_unexpected_exception_reports_the_bill_and_logs_a_traceback(
+        self, saving, monkeypatch, seaweedfs, capsys
+    ):
         connection = json.loads(seaweedfs.aws_connection())
         connection["extra"]["aws_session_token"] = 7
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
@@ -721,7 +737,7 @@ for size in (limit, resource.RLIM_INFINITY):
 """
 
 
-def test_a_full_disk_is_one_sentence_and_loses_nothing(simulator, saving, tmp_path):
+def test_full_disk_is_named_in_the_error_and_a_retry_saves_the_missing_file(simulator, saving, tmp_path):
     simulator.settings(file_size=LARGE)
     large = saving.generate()
     simulator.settings(file_size=0)

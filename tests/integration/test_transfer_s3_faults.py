@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``TransferToS3Operator`` against a real S3 server that is slow, refuses, breaks off, or has another writer."""
+"""``TransferToS3Operator`` with a real S3 server that is slow, refuses requests, drops connections, or has another writer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 KEY = "{generation_id}-{index}.{extension}"
 MIB = 1024 * 1024
-# How often boto itself asks.
+# How many attempts boto makes.
 ATTEMPTS = 3
 ALWAYS = 99
 
@@ -53,19 +53,19 @@ def running(seaweedfs: SeaweedFS) -> Iterator[S3FaultProxy]:
 
 @pytest.fixture(scope="module")
 def own_bucket(seaweedfs: SeaweedFS) -> str:
-    """One bucket for all of these tests: each takes a volume in SeaweedFS, which has room for a limited number."""
+    """One bucket for all of these tests: each bucket takes a volume in SeaweedFS, whose number is limited."""
     return seaweedfs.create_bucket(f"s3-faults-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture(scope="module")
 def direct(seaweedfs: SeaweedFS) -> S3Client:
-    """A client that meets no faults."""
+    """A client that bypasses the faults."""
     return seaweedfs.client()
 
 
 @pytest.fixture
 def bucket(own_bucket: str, direct: S3Client) -> str:
-    """The bucket, empty: what an earlier test left is deleted."""
+    """The bucket, emptied of what an earlier test left."""
     for entry in direct.list_objects_v2(Bucket=own_bucket).get("Contents", []):
         direct.delete_object(Bucket=own_bucket, Key=entry["Key"])
     return own_bucket
@@ -129,7 +129,7 @@ class Bench:
         }
 
     def check_saved(self, response: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Check that the file is all that the bucket holds, and that its row says so."""
+        """Check that the bucket holds only this file, and that its row matches it."""
         content = bytes_of(response)
         assert self.stored() == {self.key(response): content}
         [row] = rows
@@ -174,7 +174,7 @@ def downloads_are_forbidden(simulator: GetimgSimulator) -> None:
 class TestWithoutFaults:
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", "replace", "fail"])
-    def test_each_object_is_written_once_and_replace_needs_no_look(self, proxy, bench, size, if_exists):
+    def test_object_is_written_once_and_replace_sends_no_head_request(self, proxy, bench, size, if_exists):
         response = bench.generate(size)
         bench.check_saved(response, bench.transfer(response, if_exists=if_exists))
         assert proxy.operations() == [*([] if if_exists == "replace" else ["HeadObject"]), WRITE]
@@ -188,7 +188,7 @@ class TestWithoutFaults:
     @pytest.mark.parametrize(
         ("found", "content_type"), [("png", "image/png"), ("svg", "application/octet-stream")]
     )
-    def test_its_content_type_is_what_its_bytes_are(self, proxy, simulator, bench, found, content_type):
+    def test_content_type_is_detected_from_the_bytes(self, proxy, simulator, bench, found, content_type):
         response = bench.generate()
         simulator.faults.add({"on": "download", "kind": "file", "bytes": found, "times": ALWAYS})
         [row] = bench.transfer(response)
@@ -196,7 +196,7 @@ class TestWithoutFaults:
 
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", "replace", pytest.param("fail", marks=long)])
-    def test_a_second_try_writes_nothing_unless_it_is_to_replace(self, proxy, bench, size, if_exists):
+    def test_retry_writes_nothing_unless_if_exists_is_replace(self, proxy, bench, size, if_exists):
         response = bench.generate(size)
         first = bench.transfer(response, if_exists=if_exists)
         proxy.clear()
@@ -206,9 +206,9 @@ class TestWithoutFaults:
         bench.check_saved(response, second)
 
 
-class TestRefused:
+class TestRefusedByS3:
     @each_size
-    def test_by_permission(self, proxy, bench, size):
+    def test_denied_write_fails_and_a_retry_saves_the_file_once_it_is_permitted(self, proxy, bench, size):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "AccessDenied", "operation": WRITE}])
         assert bench.failure(response) == (
@@ -216,11 +216,10 @@ class TestRefused:
             "AccessDenied."
         )
         assert bench.stored() == {}
-        # Once writing is permitted, the next try saves the file.
         bench.check_saved(response, bench.transfer(response, try_number=2))
 
     @each_size
-    def test_for_want_of_the_bucket(self, proxy, bench, size):
+    def test_missing_bucket_is_named_in_the_error(self, proxy, bench, size):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "NoSuchBucket", "operation": WRITE}])
         assert bench.failure(response) == (
@@ -229,15 +228,15 @@ class TestRefused:
         assert bench.stored() == {}
 
     @each_size
-    def test_for_a_wrong_checksum(self, proxy, bench, size):
+    def test_bad_digest_fails_and_stores_nothing(self, proxy, bench, size):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "BadDigest", "operation": WRITE, "times": ALWAYS}])
         assert "(400 BadDigest)" in bench.failure(response, errors.ObjectStoreError)
         assert bench.stored() == {}
 
     @each_size
-    def test_what_was_corrupted_on_the_way(self, proxy, bench, size):
-        # The store's own check of a real body: the body is not signed, its checksum is.
+    def test_body_corrupted_in_transit_is_rejected_by_the_server(self, proxy, bench, size):
+        # Only the server can find this: the body is not signed, but its checksum is.
         response = bench.generate(size)
         proxy.set_faults([{"kind": "corrupt", "operation": WRITE, "times": ALWAYS}])
         assert "(400 " in bench.failure(response, errors.ObjectStoreError)
@@ -248,7 +247,9 @@ class TestRefused:
 
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
-    def test_a_look_that_is_not_permitted_is_done_without(self, proxy, bench, size, if_exists):
+    def test_file_is_saved_by_a_conditional_write_if_the_head_request_is_denied(
+        self, proxy, bench, size, if_exists
+    ):
         response = bench.generate(size)
         proxy.set_faults(
             [{"kind": "status", "code": "AccessDenied", "operation": "HeadObject", "times": ALWAYS}]
@@ -258,7 +259,7 @@ class TestRefused:
 
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
-    def test_an_object_that_can_not_be_read_is_not_overwritten(self, proxy, bench, size, if_exists):
+    def test_object_that_cannot_be_read_is_not_overwritten(self, proxy, bench, size, if_exists):
         response = bench.generate(size)
         bench.client.put_object(Bucket=bench.bucket, Key=bench.key(response), Body=b"theirs")
         proxy.set_faults(
@@ -268,7 +269,7 @@ class TestRefused:
         assert "already exists, but cannot be read (s3:GetObject denied)" in message
         assert bench.stored() == {bench.key(response): b"theirs"}
 
-    def test_a_failed_lookup_does_not_permit_a_write(self, proxy, bench):
+    def test_no_write_is_sent_if_the_head_request_fails(self, proxy, bench):
         response = bench.generate()
         proxy.set_faults([{"kind": "status", "status": 500, "operation": "HeadObject", "times": ALWAYS}])
         assert bench.failure(response, errors.ObjectStoreError).startswith(
@@ -276,7 +277,7 @@ class TestRefused:
         )
         assert set(proxy.operations()) == {"HeadObject"}
 
-    def test_one_object_stops_no_other(self, proxy, bench, capsys):
+    def test_refused_objects_do_not_stop_the_others(self, proxy, bench, capsys):
         responses = [bench.generate(size) for size in (0, 0, LARGE, LARGE)]
         refused = (responses[1]["id"], responses[3]["id"])
         proxy.set_faults(
@@ -301,16 +302,16 @@ class TestRefused:
         assert (log.count("| yes "), log.count("| no "), log.count("sig=")) == (2, 2, 0)
 
 
-class TestOverloaded:
+class TestOverloadedStore:
     @each_size
-    def test_once_is_met_by_asking_again(self, proxy, bench, size):
+    def test_write_that_is_throttled_once_is_retried(self, proxy, bench, size):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "SlowDown", "operation": WRITE}])
         bench.check_saved(response, bench.transfer(response))
         assert proxy.operations().count(WRITE) == 2
 
     @each_size
-    def test_always_is_one_sentence_and_leaves_nothing(self, proxy, bench, size):
+    def test_write_that_is_always_throttled_fails_and_stores_nothing(self, proxy, bench, size):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "SlowDown", "operation": WRITE, "times": ALWAYS}])
         assert "(503 SlowDown)" in bench.failure(response, errors.ObjectStoreError)
@@ -319,7 +320,7 @@ class TestOverloaded:
         assert bench.stored() == {}
 
     @each_size
-    def test_slow_is_no_fault(self, proxy, bench, size):
+    def test_slow_requests_succeed(self, proxy, bench, size):
         response = bench.generate(size)
         proxy.set_faults(
             [{"kind": "slow", "seconds": 0.5, "operation": name} for name in ("HeadObject", WRITE)]
@@ -327,7 +328,7 @@ class TestOverloaded:
         bench.check_saved(response, bench.transfer(response))
 
     @each_size
-    def test_no_response_at_all_is_met_by_asking_again(self, proxy, bench, size):
+    def test_write_that_times_out_is_retried(self, proxy, bench, size):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "hang", "operation": WRITE}])
         bench.check_saved(response, bench.transfer(response))
@@ -336,14 +337,14 @@ class TestOverloaded:
 class TestResetMidUpload:
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[0]])
-    def test_once_is_met_by_sending_again(self, proxy, bench, size, if_exists):
+    def test_upload_that_is_reset_once_is_sent_again(self, proxy, bench, size, if_exists):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "reset_mid_upload", "operation": WRITE}])
         bench.check_saved(response, bench.transfer(response, if_exists=if_exists))
         assert proxy.faults == []
 
     @each_size
-    def test_always_is_one_sentence_and_leaves_nothing(self, proxy, bench, size):
+    def test_upload_that_is_always_reset_stores_nothing_and_a_retry_saves_the_file(self, proxy, bench, size):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "reset_mid_upload", "operation": WRITE, "times": ALWAYS}])
         assert bench.failure(response, errors.ObjectStoreError).startswith(
@@ -358,7 +359,7 @@ class TestLostResponse:
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", *SELDOM])
     @pytest.mark.parametrize("kind", ["lost_response", pytest.param("reset_mid_response", marks=long)])
-    def test_once_the_object_is_there_once(self, proxy, bench, size, if_exists, kind):
+    def test_object_is_stored_once_if_the_response_is_lost_once(self, proxy, bench, size, if_exists, kind):
         response = bench.generate(size)
         proxy.set_faults([{"kind": kind, "operation": WRITE}])
         bench.check_saved(response, bench.transfer(response, if_exists=if_exists))
@@ -366,7 +367,9 @@ class TestLostResponse:
 
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
-    def test_always_the_next_try_finds_what_was_written(self, proxy, simulator, bench, size, if_exists):
+    def test_retry_finds_the_object_without_a_download_if_every_response_was_lost(
+        self, proxy, simulator, bench, size, if_exists
+    ):
         response = bench.generate(size)
         content = bytes_of(response)
         proxy.set_faults([{"kind": "lost_response", "operation": WRITE, "times": ALWAYS}])
@@ -381,11 +384,11 @@ class TestLostResponse:
 
 
 class TestAnotherWriter:
-    """An object that appears between our look at the key and our write."""
+    """An object that appears between the transfer's check of the key and its write."""
 
     @pytest.fixture
     def rival(self, proxy: S3FaultProxy, simulator: GetimgSimulator, bench: Bench):
-        """Write an object, in a thread, once the key was looked at; the download waits for it."""
+        """Yield a function that writes an object in a thread once the key is checked; the download waits for it."""
         threads = []
 
         def write(key: str, body: bytes) -> None:
@@ -408,14 +411,14 @@ class TestAnotherWriter:
             assert not thread.is_alive()
 
     @each_size
-    def test_skip_takes_the_same_bytes_for_done(self, proxy, bench, rival, size):
+    def test_skip_accepts_identical_content(self, proxy, bench, rival, size):
         response = bench.generate(size)
         rival(bench.key(response), bytes_of(response))
         bench.check_saved(response, bench.transfer(response))
         assert 412 in [request.status for request in proxy.requests]
 
     @each_size
-    def test_skip_names_both_where_they_differ(self, bench, rival, size):
+    def test_skip_fails_on_different_content_and_names_both_hashes(self, bench, rival, size):
         response = bench.generate(size)
         rival(bench.key(response), b"theirs")
         message = bench.failure(response, errors.ObjectExistsError)
@@ -424,7 +427,7 @@ class TestAnotherWriter:
         assert bench.stored() == {bench.key(response): b"theirs"}
 
     @each_size
-    def test_fail_fails(self, bench, rival, size):
+    def test_fail_raises_even_if_the_content_is_identical(self, bench, rival, size):
         response = bench.generate(size)
         rival(bench.key(response), bytes_of(response))
         message = bench.failure(response, errors.ObjectExistsError, if_exists="fail")
@@ -432,35 +435,37 @@ class TestAnotherWriter:
         assert bench.stored() == {bench.key(response): bytes_of(response)}
 
     @each_size
-    def test_replace_replaces(self, proxy, bench, size):
+    def test_replace_overwrites_an_existing_object(self, proxy, bench, size):
         response = bench.generate(size)
         bench.client.put_object(Bucket=bench.bucket, Key=bench.key(response), Body=b"theirs")
         bench.check_saved(response, bench.transfer(response, if_exists="replace"))
 
     @each_size
-    def test_one_that_was_quicker_and_is_gone_again_is_no_loss(self, proxy, bench, size):
+    def test_file_is_saved_after_a_412_if_the_key_is_free(self, proxy, bench, size):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "status": 412, "operation": WRITE}])
         bench.check_saved(response, bench.transfer(response))
 
     @each_size
-    def test_one_at_the_same_moment_is_met_by_writing_again(self, proxy, bench, size):
+    def test_write_is_retried_after_a_409_conflict(self, proxy, bench, size):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "code": "ConditionalRequestConflict", "operation": WRITE}])
         bench.check_saved(response, bench.transfer(response))
 
 
-class TestStoreThatKnowsNoConditions:
+class TestStoreWithoutConditionalWrites:
     @each_size
     @pytest.mark.parametrize("if_exists", ["skip", SELDOM[-1]])
-    def test_the_look_has_to_do(self, proxy, bench, size, if_exists):
+    def test_write_is_repeated_without_the_condition_that_the_store_refuses(
+        self, proxy, bench, size, if_exists
+    ):
         response = bench.generate(size)
         proxy.set_faults([{"kind": "status", "status": 501, "code": "NotImplemented", "operation": WRITE}])
         bench.check_saved(response, bench.transfer(response, if_exists=if_exists))
         asked = [request for request in proxy.requests if request.operation == WRITE]
         assert [request.headers.get("if-none-match") for request in asked] == ["*", None]
 
-    def test_an_object_that_was_seen_is_left_alone(self, proxy, bench):
+    def test_object_found_by_the_head_request_is_not_overwritten(self, proxy, bench):
         response = bench.generate()
         bench.client.put_object(Bucket=bench.bucket, Key=bench.key(response), Body=b"theirs")
         bench.failure(response, errors.ObjectExistsError, if_exists="fail")

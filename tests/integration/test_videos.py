@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos in a real Airflow: in its triggerer, and with task processes and triggerers that die."""
+"""Videos in a real Airflow: in its triggerer, and with task processes and triggerers that are killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from devstack import SeaweedFS
 
 PRICE = 0.2
-# Places at which the first try dies. Between the two of the second group its request is sent, and no id is on record.
+# Places where the first try is killed. In the second group, its request may be sent, but no id is recorded yet.
 KNOWN = [
     "video.py:execute:",
     "paid_video.py:find:",
@@ -57,12 +57,12 @@ POLLED = [
     ("dag_id", "last"),
     [
         ("video_killed_in_worker", "ledger.py:delivered:#4"),
-        # It comes to this line twice: once it was resumed as well.
+        # A task gets here only when it is resumed.
         ("video_killed_in_triggerer", "video.py:execute_complete:"),
     ],
 )
 @pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.long)], ids=["few", "all"])
-def test_a_task_that_is_killed_gets_the_one_video_that_it_submitted(
+def test_killed_task_gets_its_video_or_fails_and_is_billed_once_at_most(
     simulator: GetimgSimulator, run, tmp_path: Path, dag_id: str, last: str, few: bool
 ):
     simulator.settings(video_latency=1)
@@ -89,7 +89,7 @@ def test_a_task_that_is_killed_gets_the_one_video_that_it_submitted(
     assert simulator.ledger.total_cost == pytest.approx(PRICE * sum(billed.values()))
 
 
-def test_waiting_holds_no_slot_and_the_files_are_saved(
+def test_deferred_videos_hold_no_pool_slot_and_are_saved(
     airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, begin
 ):
     simulator.settings(video_latency=8)
@@ -109,14 +109,14 @@ def test_waiting_holds_no_slot_and_the_files_are_saved(
         f"{entry.id}.mp4" for entry in simulator.ledger
     }
     log = airflow_stack.task_log("videos", run_id, "generate", 0, 1)
-    # The triggerer's lines are the task's as well.
+    # The task's log includes the triggerer's lines.
     assert "is pending after 0:00:0" in log
     assert "sig=" not in log
     assert simulator.api_key not in log
 
 
 def triggerer(airflow: Airflow) -> psutil.Process:
-    """Return an Airflow's triggerer: the first process that says so, the others are its children."""
+    """Return an Airflow's triggerer: the first process of that name, as the others are its children."""
     for process in psutil.Process(airflow.process.pid).children(recursive=True):
         with suppress(psutil.Error):
             if "triggerer" in " ".join(process.cmdline()):
@@ -125,7 +125,7 @@ def triggerer(airflow: Airflow) -> psutil.Process:
 
 
 @pytest.mark.long
-def test_a_triggerer_that_dies_leaves_its_videos_to_another(
+def test_videos_of_a_killed_triggerer_are_taken_over_by_another(
     simulator: GetimgSimulator, seaweedfs: SeaweedFS, tmp_path: Path, state_extra: dict[str, str]
 ):
     simulator.settings(video_latency=45)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests take from inside of Airflow, wherever a version has it."""
+"""Airflow internals that the tests use, from wherever a version has them."""
 
 from __future__ import annotations
 

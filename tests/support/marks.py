@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Marks for tests of what some versions of Airflow can't do."""
+"""Marks for tests of features that some versions of Airflow lack."""
 
 from __future__ import annotations
 

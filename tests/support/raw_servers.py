@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers with as little HTTP as a test needs: fixed bytes for a response, and a proxy."""
+"""Minimal HTTP servers for tests: one that returns fixed bytes, and a proxy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def response(
     body: bytes = b"", *headers: str | bytes, status: str = "200 OK", length: int | None = None
 ) -> bytes:
-    """Return an HTTP response as its bytes."""
+    """Return an HTTP response as bytes."""
     lines = [header.encode() if isinstance(header, str) else header for header in headers]
     size = len(body) if length is None else length
     head = [f"HTTP/1.1 {status}".encode(), *lines, b"Content-Length: %d" % size, b"Connection: close"]
@@ -30,14 +30,14 @@ def response(
 
 
 class _Server:
-    """Accept connections on loopback, each in a thread of its own."""
+    """Accepts connections on loopback, each in its own thread."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-        #: The head of each request, as it came.
+        #: The head of each request, as received.
         self.heads: list[str] = []
-        #: How many connections were made.
+        #: The number of accepted connections.
         self.visits = 0
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
@@ -86,9 +86,9 @@ class _Server:
 
 class RawServer(_Server):
     """
-    Responses each request with the same bytes.
+    Responds to each request with the same bytes.
 
-    :param certificate: Speaks TLS with it.
+    :param certificate: The PEM file with the certificate and key for TLS. Default: no TLS.
     """
 
     def __init__(self, response: bytes, certificate: Path | None = None) -> None:
@@ -114,8 +114,8 @@ class Proxy(_Server):
     """
     Accepts CONNECT and absolute URLs, and connects all of them to one server, or responds itself.
 
-    :param port: The server's port on this machine, for every host.
-    :param refusal: What it sends instead.
+    :param port: The server's port on loopback, for every host.
+    :param refusal: The response that it sends instead of connecting.
     """
 
     def __init__(self, port: int = 0, refusal: bytes | None = None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reverse proxy in front of an S3 server that plays faults on chosen requests, and records all."""
+"""A reverse proxy for an S3 server that injects faults into chosen requests, and records all requests."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ HOP_BY_HOP = frozenset({"connection", "expect", "keep-alive", "te", "transfer-en
 
 
 class S3FaultProxy:
-    """An HTTP/1.1 reverse proxy on a free loopback port, in a thread of its own. Use it as a context manager.
+    """An HTTP/1.1 reverse proxy on a free loopback port, in its own thread. Use it as a context manager.
 
     Requests pass through unchanged, including ``Host``, which is part of the signature; bodies are streamed.
 
     :param upstream_url: The S3 server, such as ``SeaweedFS().endpoint_url``.
-    :param tls: For TLS with the clients. Default: plain text.
+    :param tls: For TLS with the clients. Default: unencrypted.
     """
 
     def __init__(self, upstream_url: str, *, tls: ssl.SSLContext | None = None) -> None:
@@ -67,26 +67,26 @@ class S3FaultProxy:
         return [request.operation for request in self.requests if key_contains in request.key]
 
     def set_faults(self, faults: Sequence[dict[str, Any]]) -> None:
-        """Play these faults, instead of any that are still due; see :class:`S3Fault` for the fields.
+        """Inject these faults, instead of any that are still due; see :class:`S3Fault` for the fields.
 
-        A request meets one fault at most: the first in the list that matches.
+        A request gets one fault at most: the first in the list that matches.
 
-        :raises ValueError: One of them can't be played; then none is set.
+        :raises ValueError: One of them is invalid; then none is set.
         """
         checked = [S3Fault.of(fault) for fault in faults]
         with self._lock:
             self._faults = checked
 
     def clear(self) -> None:
-        """Drop the faults that are still due, and forget the requests."""
+        """Drop the faults that are still due, and the recorded requests."""
         with self._lock:
             self._faults = []
             self._requests = []
 
     def aws_connection(self, direct: str) -> str:
-        """Return the value for ``AIRFLOW_CONN_AWS_DEFAULT`` that leads through the proxy.
+        """Return a value for ``AIRFLOW_CONN_AWS_DEFAULT`` that goes through the proxy.
 
-        :param direct: That of the server itself.
+        :param direct: The value for the server itself.
         """
         connection = json.loads(direct)
         connection["extra"]["endpoint_url"] = self.url
@@ -104,7 +104,7 @@ class S3FaultProxy:
 
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        # A new connection for each request: one that a fault has spoilt must not meet the next.
+        # A new connection for each request: one that a fault has broken must not be reused.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
         server = web.Server(self._handle, access_log=None, auto_decompress=False)
@@ -125,7 +125,7 @@ class S3FaultProxy:
                 await runner.cleanup()
 
     def _record(self, request: web.BaseRequest) -> tuple[ProxiedRequest, S3Fault | None]:
-        """Record the request, and take the fault that it meets."""
+        """Record the request, and return it with its fault, which then counts as used."""
         record = ProxiedRequest.of(request.method, request.raw_path, request.headers)
         with self._lock:
             self._requests.append(record)
@@ -155,7 +155,7 @@ class S3FaultProxy:
                 return _hang_up(request)
             return await self._forward(request, record, fault)
         except (aiohttp.ClientError, OSError):
-            # One side is gone, or a reset is being played: so ends the other side's connection.
+            # One side is gone, or the fault is a reset: end the other side's connection as well.
             return _hang_up(request, reset=True)
 
     async def _refuse(
@@ -177,7 +177,7 @@ class S3FaultProxy:
         text = "" if fault.is_empty else f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inner}</Error>'
         response = web.Response(status=status, text=text, content_type="application/xml")
         if _expects_continue(request):
-            # No 100 was sent: if the client sends the body all the same, it must not be read as the next request.
+            # No 100 was sent: if the client sends the body anyway, it must not be read as the next request.
             response.force_close()
         return response
 
@@ -201,7 +201,7 @@ class S3FaultProxy:
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP]
         async with self._session.request(
             request.method,
-            # As it came: to spell a key in another way would break the signature.
+            # As received: another encoding of the key would break the signature.
             URL(self._upstream_url + request.raw_path, encoded=True),
             headers=headers,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -211,7 +211,7 @@ class S3FaultProxy:
         ) as upstream:
             record.upstream_status = upstream.status
             if kind == "lost_response":
-                # Only a server that has sent its whole response has surely done its work.
+                # Only a server that has sent its whole response is certain to have done its work.
                 async for _ in upstream.content.iter_any():
                     pass
                 return _hang_up(request)
@@ -244,7 +244,7 @@ class S3FaultProxy:
             if changed_value is not None:
                 response.headers[name] = changed_value
         if request.body_exists and not request.content.is_eof():
-            # The server responded before it had the whole body, whose rest must not be read as the next request.
+            # The server responded before it had the whole body: the rest must not be read as the next request.
             response.force_close()
         record.status = None if cut else upstream.status
         await response.prepare(request)
@@ -257,7 +257,7 @@ class S3FaultProxy:
         return response
 
     async def _wait(self, request: web.BaseRequest, seconds: float) -> None:
-        """Let time pass, until the client or the proxy is gone."""
+        """Wait for some seconds, or until the client or the proxy is gone."""
         end = self._loop.time() + seconds
         while self._loop.time() < end and not self._stopping.is_set():
             if request.transport is None or request.transport.is_closing():
@@ -277,9 +277,9 @@ async def _body(
     seconds_per_byte: float = 0.0,
     corrupts: bool = False,
 ) -> AsyncIterator[bytes]:
-    """Yield the request's body, after telling the client to send it.
+    """Yield the request's body, after a 100 response if the client expects one.
 
-    :param cut_at: Break off after this many bytes.
+    :param cut_at: Reset the connection after this many bytes.
     :param corrupts: Invert the bits of the first byte.
     """
     if _expects_continue(request) and request.transport is not None:
@@ -298,7 +298,7 @@ async def _body(
 
 
 def _hang_up(request: web.BaseRequest, *, reset: bool = False) -> web.StreamResponse:
-    """Close the client's connection, with an RST if it is to look broken; return a response that is not sent."""
+    """Close the client's connection, with an RST if ``reset``, and return a response that is not sent."""
     transport = request.transport
     if transport is not None:
         if reset:

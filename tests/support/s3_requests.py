@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The faults that the S3 fault proxy plays, and the requests that it records."""
+"""The faults that the S3 fault proxy injects, and the requests that it records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = (
     "lost_response",
     "hang",
 )
-#: S3's error codes and their statuses; the first of a status stands for it where no code is given.
+#: S3's error codes and their statuses; a status without a code gets the first code that has it.
 STATUS_OF_CODE = {
     "InvalidRequest": 400,
     "InvalidArgument": 400,
@@ -42,7 +42,7 @@ STATUS_OF_CODE = {
     "ServiceUnavailable": 503,
 }
 RECORDED = ("content-", "if-", "x-amz-")
-# Of both versions of signed URLs.
+# Parameters of both versions of signed URLs.
 SECRET = ("x-amz-security-token", "x-amz-signature", "x-amz-credential", "signature", "awsaccesskeyid")
 
 
@@ -50,25 +50,25 @@ SECRET = ("x-amz-security-token", "x-amz-signature", "x-amz-credential", "signat
 class S3Fault:
     """A fault for the next requests that match.
 
-    :param kind: ``status``: an S3 error without asking the server. ``rewrite``: the server's response is passed on
-        with other headers. ``reset_mid_upload``: the connection breaks in the middle of the request's body, for the
-        server too. ``reset_mid_response``: the server has done its work, and the connection breaks in the
-        middle of its response. ``lost_response``: the same, before the first byte of it. ``corrupt``: a byte of the
-        body is another one when it arrives. ``slow``: the exchange takes ``seconds`` longer. ``hang``: the request
-        is accepted, and neither passed on nor answered; after ``seconds``, the connection is closed.
+    :param kind: ``status``: an S3 error, without a request to the server. ``rewrite``: the server's response is passed on
+        with other headers. ``reset_mid_upload``: the connection is reset in the middle of the request's body, for
+        the server too. ``reset_mid_response``: the server has done its work, and the connection is reset in
+        the middle of its response. ``lost_response``: the connection is closed before the first byte of it.
+        ``corrupt``: the first byte of the body is changed. ``slow``: the exchange takes ``seconds`` longer. ``hang``: the
+        request is accepted, but neither passed on nor responded to; after ``seconds``, the connection is closed.
     :param method: Only requests with this HTTP method.
-    :param operation: Only requests for this operation of S3, such as ``PutObject`` or ``UploadPart``.
+    :param operation: Only requests for this S3 operation, such as ``PutObject`` or ``UploadPart``.
     :param key_contains: Only requests whose key contains this text.
     :param header: Only requests that carry this header, or this ``header: value``.
-    :param status: What ``status`` returns; by default that of the code, or 503.
+    :param status: The status that ``status`` returns; by default that of the code, or 503.
     :param code: The S3 error code; by default one that fits the status.
     :param message: The S3 error message.
     :param elements: More elements of the error's XML, such as ``{"Header": "If-None-Match"}``.
     :param is_empty: Whether the error has no body.
-    :param response_headers: For ``rewrite``: what headers are changed to; None removes one.
+    :param response_headers: For ``rewrite``: the headers' new values; None removes a header.
     :param seconds: For ``slow`` (default 2) and ``hang`` (default 3600).
-    :param skip: How many matching requests are left alone before the first fault.
-    :param times: How many requests are hit.
+    :param skip: How many matching requests pass before the first fault.
+    :param times: How many requests get the fault.
     """
 
     kind: str
@@ -123,10 +123,10 @@ class S3Fault:
 
 @dataclass
 class ProxiedRequest:
-    """One request, as it arrived and as it ended.
+    """One request and its outcome.
 
-    ``query`` and ``headers`` leave out credentials; the names of headers are in lower case, and only those that
-    say something of the object are kept (``content-…``, ``if-…``, ``x-amz-…``). ``status`` is what the client got,
+    ``query`` and ``headers`` omit credentials; the names of headers are in lower case, and only those that describe
+    the object are kept (``content-…``, ``if-…``, ``x-amz-…``). ``status`` is what the client got,
     None for no response; ``upstream_status`` is the server's, None if the request was not passed on.
     """
 
@@ -146,7 +146,7 @@ class ProxiedRequest:
     def of(cls, method: str, target: str, headers: Mapping[str, str]) -> Self:
         """Return the record of a request that has just arrived.
 
-        :param target: Its path and query, as they came.
+        :param target: Its path and query, as received.
         """
         path, _, query_string = target.partition("?")
         bucket, _, key = unquote(path).lstrip("/").partition("/")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators that save to S3, run in this process, each into a folder of its own."""
+"""Runs the operators that save to S3 in this process, each test with its own folder."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MODEL = "seedream-5-lite"
 
 class Saving:
     """
-    The operators, into a new folder of a bucket.
+    Runs the operators, which save to a new folder of a bucket.
 
-    :param client: Reads what they saved from the server itself, past any proxy.
+    :param client: Reads the saved objects from the server itself, bypassing any proxy.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Saving:
         self.client.put_object(Bucket=self.bucket, Key=self.folder + key, Body=content)
 
     def content(self, key: str) -> bytes:
-        """Return an object's content, its key being below the folder."""
+        """Return the content of the object at a key below the folder."""
         return self.client.get_object(Bucket=self.bucket, Key=self.folder + key)["Body"].read()
 
     def keys(self) -> list[str]:
-        """Return the keys below the folder, but for manifests."""
+        """Return the keys below the folder, except those of manifests."""
         listed = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.folder).get("Contents", [])
         keys = sorted(entry["Key"].removeprefix(self.folder) for entry in listed)
         return [key for key in keys if not key.startswith("manifests/")]
@@ -85,5 +85,5 @@ class Saving:
 
 
 def bytes_of(response: dict[str, Any]) -> bytes:
-    """Return the simulator's content of a response's first file."""
+    """Return the content of a response's first file, from the simulator."""
     return httpx.get(response["data"][0]["url"], trust_env=False).raise_for_status().content

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S3 servers of other projects, each a process of its own on loopback with an empty store."""
+"""Other projects' S3 servers, each in its own process on loopback with an empty store."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ READY_SECONDS = 60.0
 
 class StoreServer:
     """
-    A server that is started and ended as a context manager, with its data in a temporary directory.
+    A server with its data in a temporary directory. Use it as a context manager.
 
-    It has what tests use of ``devstack.SeaweedFS``: ``client``, ``create_bucket``, ``aws_connection``.
+    It has the methods of ``devstack.SeaweedFS`` that tests use: ``client``, ``create_bucket``, ``aws_connection``.
     """
 
     #: The name of its program, among this environment's scripts or on ``PATH``.
@@ -120,7 +120,7 @@ class Moto(StoreServer):
 
 
 class MiniStack(StoreServer):
-    """MiniStack, with S3 alone. It accepts any credentials."""
+    """MiniStack with only S3. It accepts any credentials."""
 
     program = "ministack"
 
@@ -144,7 +144,7 @@ class Rclone(StoreServer):
 
 
 class S3rver(StoreServer):
-    """s3rver, of npm. Not a dependency: used where it is on ``PATH``."""
+    """s3rver, from npm. Not a dependency: used if it is on ``PATH``."""
 
     program = "s3rver"
 
