@@ -117,8 +117,9 @@ def test_429_with_retry_after_is_retried_and_its_wait_is_logged(simulator, run):
     ended = run("paying_once")
     assert (ended.state, ended.tries(), posts(simulator)) == ("success", 2, 2)
     assert billed(simulator) == pytest.approx(PRICE)
-    first, second = (post["received_at"] for post in simulator.ledger.raw()["posts"])
-    assert first < second
+    first, second = (post.received_at for post in simulator.ledger.entries)
+    # Before Airflow 3.3 the task's own retry_delay applies, which is a second.
+    assert (second - first).total_seconds() >= (2 if HAS_RETRY_POLICY else 1)
     assert "It asks to wait 2 seconds. Nothing was billed." in ended.log(try_number=1)
 
 

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk import Asset, AssetAlias
+from moto import mock_aws
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.requests import ImageRequest
+from airflow_provider_getimg.links import OpenInS3Link
 from airflow_provider_getimg.s3 import copier
 from airflow_provider_getimg.s3.spool import MEMORY_BYTES
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
@@ -273,6 +276,7 @@ def test_retry_accepts_a_saved_file_whose_deletion_time_has_passed(
     [response] = generate()
     rows = transfer(response, if_exists=if_exists)
     response["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+    simulator.faults.add({"on": "download", "kind": "status", "status": 410, "times": 99})
     assert transfer(response, try_number=2, if_exists=if_exists) == rows
 
 
@@ -525,11 +529,29 @@ def test_outlet_events_and_lineage_list_each_object_without_signatures(bucket, g
     assert "sig=" not in repr((events, files, lineage))
 
 
+def console_link(operator: TransferToS3Operator) -> str:
+    link = next(link for link in operator.operator_extra_links if isinstance(link, OpenInS3Link))
+    return link.get_link(operator, ti_key=None)
+
+
 def test_s3_compatible_store_has_no_link_to_the_aws_console(bucket, generate, context):
     operator = TransferToS3Operator(task_id="save", generation=generate(), s3_bucket=bucket, s3_key=KEY)
     operator.execute(context())
-    [_, link] = operator.operator_extra_links
-    assert link.get_link(operator, ti_key=None) == ""
+    assert console_link(operator) == ""
+
+
+def test_amazon_s3_has_a_link_to_the_aws_console(generate, context, monkeypatch):
+    connection = {"conn_type": "aws", "login": "a", "password": "b", "extra": {"region_name": "eu-west-1"}}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+    with mock_aws():
+        S3Hook().create_bucket("photos")
+        operator = TransferToS3Operator(
+            task_id="save", generation=generate(), s3_bucket="photos", s3_key="day/1.png"
+        )
+        operator.execute(context())
+    assert console_link(operator) == (
+        "https://console.aws.amazon.com/s3/object/photos?prefix=day%2F1.png&region=eu-west-1"
+    )
 
 
 def test_log_warns_if_files_expire_before_the_last_retry(simulator, generate, transfer, capsys):
@@ -544,6 +566,7 @@ MEASURED = """
 import json, sys
 from pathlib import Path
 from airflow_provider_getimg.s3 import save_many
+from airflow_provider_getimg.links import OpenInS3Link
 from airflow_provider_getimg.s3 import copier
 from airflow_provider_getimg.s3 import store as s3_store
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator

@@ -6,8 +6,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
-import time
 import uuid
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.requests import ImageRequest
 from airflow_provider_getimg.s3 import copier
+from airflow_provider_getimg.s3.store import S3Store
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 from tests.support.s3_faults import S3FaultProxy
 
@@ -387,28 +386,19 @@ class TestAnotherWriter:
     """An object that appears between the transfer's check of the key and its write."""
 
     @pytest.fixture
-    def rival(self, proxy: S3FaultProxy, simulator: GetimgSimulator, bench: Bench):
-        """Yield a function that writes an object in a thread once the key is checked; the download waits for it."""
-        threads = []
+    def rival(self, bench: Bench, monkeypatch):
+        """Return a function that lets another writer write an object right before the transfer does."""
 
         def write(key: str, body: bytes) -> None:
-            simulator.faults.add({"on": "download", "kind": "slow_first_byte", "seconds": 1})
+            put = S3Store.put
 
-            def after_the_look() -> None:
-                end = time.monotonic() + 10
-                while not any(r.operation == "HeadObject" and r.status for r in proxy.requests):
-                    if time.monotonic() > end:
-                        return
-                    time.sleep(0.01)
+            def put_second(*args: Any, **kwargs: Any) -> str:
                 bench.client.put_object(Bucket=bench.bucket, Key=key, Body=body)
+                return put(*args, **kwargs)
 
-            threads.append(threading.Thread(target=after_the_look, daemon=True))
-            threads[-1].start()
+            monkeypatch.setattr(S3Store, "put", put_second)
 
-        yield write
-        for thread in threads:
-            thread.join(15)
-            assert not thread.is_alive()
+        return write
 
     @each_size
     def test_skip_accepts_identical_content(self, proxy, bench, rival, size):
@@ -434,11 +424,13 @@ class TestAnotherWriter:
         assert "already exists, and if_exists is 'fail'" in message
         assert bench.stored() == {bench.key(response): bytes_of(response)}
 
-    @each_size
-    def test_replace_overwrites_an_existing_object(self, proxy, bench, size):
-        response = bench.generate(size)
-        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(response), Body=b"theirs")
-        bench.check_saved(response, bench.transfer(response, if_exists="replace"))
+    @pytest.mark.parametrize("if_exists", ["skip", "fail"])
+    def test_object_is_not_overwritten_if_the_store_refuses_conditions(self, proxy, bench, rival, if_exists):
+        response = bench.generate()
+        rival(bench.key(response), b"theirs")
+        proxy.set_faults([{"kind": "status", "status": 501, "code": "NotImplemented", "operation": WRITE}])
+        bench.failure(response, errors.ObjectExistsError, if_exists=if_exists)
+        assert bench.stored() == {bench.key(response): b"theirs"}
 
     @each_size
     def test_file_is_saved_after_a_412_if_the_key_is_free(self, proxy, bench, size):
@@ -464,10 +456,3 @@ class TestStoreWithoutConditionalWrites:
         bench.check_saved(response, bench.transfer(response, if_exists=if_exists))
         asked = [request for request in proxy.requests if request.operation == WRITE]
         assert [request.headers.get("if-none-match") for request in asked] == ["*", None]
-
-    def test_object_found_by_the_head_request_is_not_overwritten(self, proxy, bench):
-        response = bench.generate()
-        bench.client.put_object(Bucket=bench.bucket, Key=bench.key(response), Body=b"theirs")
-        bench.failure(response, errors.ObjectExistsError, if_exists="fail")
-        assert proxy.operations() == ["HeadObject", "GetObject"]
-        assert bench.stored() == {bench.key(response): b"theirs"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The link from a task to its images in the gallery."""
+"""The links from a task to its images in the gallery and in the AWS console."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from airflow.providers.common.compat.sdk import TaskInstanceKey
 
-from airflow_provider_getimg.links import ImagesLink
+from airflow_provider_getimg.links import ImagesLink, console_url
 from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
 
 
@@ -35,3 +35,19 @@ def test_images_link_filters_the_gallery_to_one_task_instance(monkeypatch, base_
         "task": "group.a_task",
         "map_index": "3",
     }
+
+
+@pytest.mark.parametrize(
+    ("keys", "region", "expected"),
+    [
+        (["a b/1.png"], "eu-west-1", "aws.amazon.com/s3/object/b?prefix=a%20b%2F1.png&region=eu-west-1"),
+        (["1.png"], "", "aws.amazon.com/s3/object/b?prefix=1.png"),
+        (["x/1/a.png", "x/2/a.png"], "", "aws.amazon.com/s3/buckets/b?prefix=x%2F"),
+        (["a.png", "b.png"], "", "aws.amazon.com/s3/buckets/b?prefix="),
+        (["1.png"], "cn-north-1", "amazonaws.cn/s3/object/b?prefix=1.png&region=cn-north-1"),
+        (["1.png"], "us-gov-west-1", "amazonaws-us-gov.com/s3/object/b?prefix=1.png&region=us-gov-west-1"),
+    ],
+    ids=["one-object", "no-region", "shared-folder", "no-shared-folder", "China", "GovCloud"],
+)
+def test_console_link_leads_to_the_object_or_to_the_folder_of_several(keys, region, expected):
+    assert console_url("b", keys, region) == f"https://console.{expected}"
