@@ -114,6 +114,8 @@ def test_no_signed_url_or_api_key_is_stored_with_the_deferral(api, context):
 
 
 def test_states_and_cost_are_logged_without_the_signed_url(api, context, capsys):
+    # Longer than the first poll can be late.
+    api.settings(video_latency=2)
     response = operator().execute(context())
     log = capsys.readouterr().out
     assert f"Submitted video {response['id']} with model {MODEL}." in log
@@ -166,7 +168,7 @@ class TestOneSubmission:
 
     @pytest.mark.parametrize("deferrable", [False, True])
     def test_retry_after_a_timeout_waits_for_the_same_video(self, api, context, deferrable):
-        api.settings(video_latency=1)
+        api.settings(video_latency=2)
         with pytest.raises(errors.VideoPendingError) as error:
             run(operator(timeout=0.1, deferrable=deferrable), context())
         [entry] = api.ledger
@@ -178,6 +180,7 @@ class TestOneSubmission:
         assert paid(api) == [("delivered", 0.2)]
 
     def test_clear_before_delivery_waits_for_the_same_video(self, api, context):
+        api.settings(video_latency=2)
         with pytest.raises(errors.VideoPendingError):
             operator(timeout=0).execute(context())
         response = operator().execute(context(2, max_tries=4))
@@ -467,6 +470,7 @@ def test_cancelled_trigger_does_not_affect_another_one(api, context):
 
 
 def test_id_of_a_pending_video_is_recorded_in_the_ledger(api, context, store):
+    api.settings(video_latency=2)
     with pytest.raises(errors.VideoPendingError):
         operator(timeout=0).execute(context())
     entry = json.loads(store.values[KEY])
