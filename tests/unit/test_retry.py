@@ -64,12 +64,12 @@ KEEPS_DEFAULTS_WHEN_MAPPED = Version(airflow.__version__) >= Version("3.3.2")
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.value,
 )
-def test_the_decision_for_each_error(error, action):
+def test_each_error_is_retried_or_fails_at_once(error, action):
     assert RETRY_POLICY.evaluate(error, try_number=1, max_tries=3).action is action
 
 
 def test_every_error_class_has_a_tested_decision():
-    tested = {type(mark) for mark, _ in test_the_decision_for_each_error.pytestmark[0].args[1]}
+    tested = {type(mark) for mark, _ in test_each_error_is_retried_or_fails_at_once.pytestmark[0].args[1]}
     abstract = {errors.GetimgError, errors.TransferError}
     known = {
         value

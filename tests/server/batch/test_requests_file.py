@@ -117,7 +117,7 @@ def test_missing_file_or_bucket_is_rejected(seaweedfs, bucket, uri):
         list(listed(uri.format(bucket=bucket), seaweedfs.client, pytest.fail))
 
 
-def test_a_store_that_is_away_is_worth_a_retry(file, monkeypatch):
+def test_unreachable_store_raises_an_error_that_is_retried(file, monkeypatch):
     def broken(name: str, uri: str, opened: Any, add_fault: Callable[[str], None]) -> list[Any]:
         from botocore.exceptions import ReadTimeoutError
 

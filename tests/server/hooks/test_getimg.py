@@ -158,7 +158,7 @@ def test_settings_can_be_read_without_an_api_key(connect):
     assert connect({"extra": {"timeout": "7"}}).settings.timeout == 7.0
 
 
-def test_the_test_button_says_how_many_models_the_key_sees(connect, simulator):
+def test_connection_test_reports_the_number_of_models(connect, simulator):
     hook = connect({"password": simulator.api_key, "host": simulator.url})
     with GetimgHook() as other:
         models = len(other.client.list_models())
@@ -166,14 +166,14 @@ def test_the_test_button_says_how_many_models_the_key_sees(connect, simulator):
     assert not simulator.ledger
 
 
-def test_the_test_button_shows_the_api_s_own_message(connect, simulator):
+def test_connection_test_shows_the_api_error_message(connect, simulator):
     ok, message = connect({"password": "sk_wrong", "host": simulator.url}).test_connection()
     assert not ok
     assert message.startswith("getimg.ai refused the request (401 invalid_api_key): ")
     assert "sk_wrong" not in message
 
 
-def test_the_test_button_shows_what_is_wrong_with_the_connection(connect):
+def test_connection_test_shows_what_is_wrong_with_the_connection(connect):
     assert connect({}).test_connection() == (
         False,
         "The API key is missing: enter it in the password field. Nothing was billed.",

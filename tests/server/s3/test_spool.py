@@ -103,7 +103,7 @@ class TestCompression:
         ids=["gzip", "stored", "two members", "padded"],
     )
     @pytest.mark.parametrize("chunk", [7_777, MIB])
-    def test_gzip_is_undone(self, compressed, chunk):
+    def test_gzip_is_decompressed(self, compressed, chunk):
         with spooled(compressed, chunk=chunk).decoded() as plain:
             assert content_of(plain) == PICTURE
             assert plain.head == PICTURE[:HEAD_BYTES]

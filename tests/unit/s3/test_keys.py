@@ -53,7 +53,7 @@ def test_template_is_rendered_as_a_key(s3_key, key):
     assert render(s3_key) == key
 
 
-def test_a_template_knows_its_bucket_and_its_placeholders():
+def test_template_has_its_bucket_and_placeholders():
     template = KeyTemplate.parse("s3://other/{index}/{model}-{index}", None)
     assert (template.bucket, template.render(VALUES)) == ("other", "7/seedream-5-lite-7")
     assert template.names == {"index", "model"}
