@@ -235,3 +235,7 @@ class RateLimitedClient:
             raise
         self._limiter.on_response(time.monotonic() - began, generation.rate_limit)
         return generation
+
+    def abort(self) -> int:
+        """Abort the requests in flight and return how many there were."""
+        return self._client.abort()

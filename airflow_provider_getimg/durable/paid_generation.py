@@ -23,6 +23,10 @@ class ImageClient(Protocol):
         """Send the request once."""
         ...
 
+    def abort(self) -> int:
+        """Abort the requests in flight and return how many there were."""
+        ...
+
 
 class PaidGeneration(PaidRequest):
     """A paid image. The response to its request lists the files."""
@@ -54,11 +58,9 @@ class PaidGeneration(PaidRequest):
         :param slot: Returns a context manager, entered before the request is recorded and sent, and exited after its response.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
-        generation = self._send(
-            lambda: client.generate_image(request),
-            lambda response: self._ledger.record_response(response.to_json()),
-            rate_limit_wait,
-            slot,
-        )
-        self._log_made(generation, request.model)
-        return generation
+
+        def record(generation: Generation) -> None:
+            self._ledger.record_response(generation.to_json())
+            self._log_made(generation, request.model)
+
+        return self._send(lambda: client.generate_image(request), client.abort, record, rate_limit_wait, slot)

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_getimg.api.errors import (
@@ -14,16 +12,20 @@ from airflow_provider_getimg.api.errors import (
     OutcomeUnknownError,
     PaidFilesGoneError,
 )
+from airflow_provider_getimg.durable.postponed_alarm import PostponedAlarm
 from airflow_provider_getimg.retry import wait_out_rate_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import threading
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.durable.ledger import Entry, Ledger
 
 UNKNOWN_OUTCOME = ("fail", "resubmit")
+
+_INTERRUPTED = "It ended with {} before a response came."
 
 ResponseT = TypeVar("ResponseT")
 
@@ -102,6 +104,7 @@ class PaidRequest:
     def _send(
         self,
         post: Callable[[], ResponseT],
+        abort: Callable[[], object],
         record: Callable[[ResponseT], None],
         rate_limit_wait: float,
         slot: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -110,37 +113,43 @@ class PaidRequest:
         Send the request, wait out short rate limits, and return the response once it is recorded.
 
         :param post: Sends the request once.
-        :param record: Records the response.
+        :param abort: Aborts it.
+        :param record: Records the response, and logs it.
         :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
         :param slot: Returns a context manager, entered before the request is recorded and sent, and exited after its response.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
 
         def send_once() -> ResponseT:
-            with slot():
-                response = self._post(post)
-            with alarm_postponed():
+            with PostponedAlarm(abort) as alarm:
+                with slot():
+                    response = self._post(post, alarm)
                 record(response)
-            return response
+                return response
 
         response: ResponseT = wait_out_rate_limits(rate_limit_wait, self._log, self._killed)(send_once)
         return response
 
-    def _post(self, post: Callable[[], ResponseT]) -> ResponseT:
+    def _post(self, post: Callable[[], ResponseT], alarm: PostponedAlarm) -> ResponseT:
         self._ledger.record_intent()
         try:
+            alarm.start()
             if self._killed.is_set():
                 raise KilledError("The task was terminated before the request was sent.")
             return post()
         except OutcomeUnknownError as error:
-            self._ledger.record_unknown(error.message, error.received)
+            failure = _INTERRUPTED.format("AirflowTaskTimeout") if alarm.rang else error.message
+            self._ledger.record_unknown(failure, error.received)
+            if alarm.rang:
+                # Airflow's exception replaces this error, so log what it may have cost.
+                self._log.error("%s", self._unknown(OutcomeUnknownError(failure)))
             raise self._unknown(error) from None
         except GetimgError:
             self._ledger.rollback()
             raise
         except BaseException as error:
-            # Most likely one of Airflow's timeouts: re-raise it unchanged, and log what it may have cost.
-            failure = f"It ended with {type(error).__name__} before a response came."
+            # Raised from a signal handler: re-raise it unchanged, and log what it may have cost.
+            failure = _INTERRUPTED.format(type(error).__name__)
             self._log.error("%s", self._unknown(OutcomeUnknownError(failure)))
             self._ledger.record_unknown(failure)
             raise
@@ -190,26 +199,6 @@ class PaidRequest:
             self._log.warning(
                 "The response of generation %s is not as documented: %s.", generation.id, oddity
             )
-
-
-@contextmanager
-def alarm_postponed() -> Iterator[None]:
-    """
-    Delay ``execution_timeout`` until the block ends.
-
-    Airflow raises it from a SIGALRM handler, at any line of the task: a paid response must be recorded first.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    rang = []
-    handler = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGALRM, handler)
-    if rang:
-        signal.raise_signal(signal.SIGALRM)
 
 
 def _files_gone(entry: Entry, generation: Generation) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow_provider_getimg.api.errors import Billed, VideoFailedError
 from airflow_provider_getimg.api.responses import one_line
 from airflow_provider_getimg.api.signed_urls import without_query
-from airflow_provider_getimg.durable.paid_request import PaidRequest, alarm_postponed
+from airflow_provider_getimg.durable.paid_request import PaidRequest
 
 if TYPE_CHECKING:
     from airflow_provider_getimg.api.requests import VideoRequest
@@ -29,6 +29,10 @@ class VideoClient(Protocol):
 
     def get_video(self, video_id: str) -> Video:
         """Return the state of a video."""
+        ...
+
+    def abort(self) -> int:
+        """Abort the requests in flight and return how many there were."""
         ...
 
 
@@ -97,15 +101,15 @@ class PaidVideo(PaidRequest):
         :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
-        video = self._send(
-            lambda: client.create_video(request),
-            lambda video: self._ledger.record_video(video.id),
-            rate_limit_wait,
-        )
+
+        def record(video: Video) -> None:
+            self._ledger.record_video(video.id)
+            self._log.info("Submitted video %s with model %s.", video.id, request.model)
+            for oddity in video.oddities:
+                self._log.warning("The response of video %s is not as documented: %s.", video.id, oddity)
+
+        video = self._send(lambda: client.create_video(request), client.abort, record, rate_limit_wait)
         self._id = video.id
-        self._log.info("Submitted video %s with model %s.", video.id, request.model)
-        for oddity in video.oddities:
-            self._log.warning("The response of video %s is not as documented: %s.", video.id, oddity)
 
     def poll(self, client: VideoClient) -> Video:
         """
@@ -121,8 +125,7 @@ class PaidVideo(PaidRequest):
             self._ledger.record_failed(failure)
             raise self._failed(failure, **_bill(video))
         if video.generation is not None:
-            with alarm_postponed():
-                self._ledger.record_response(video.generation.to_json())
+            self._ledger.record_response(video.generation.to_json())
             self.generation = video.generation
             self._log_made(video.generation, "unknown")
         return video

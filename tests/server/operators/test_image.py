@@ -5,6 +5,7 @@ import copy
 import json
 import signal
 import threading
+import time
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,9 @@ import time_machine
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow.sdk import DAG
 
-from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.api import client, errors
+from airflow_provider_getimg.api.reading import Reader
+from airflow_provider_getimg.api.settings import DEFAULT_TIMEOUT
 from airflow_provider_getimg.durable import reference_images
 from airflow_provider_getimg.durable.ledger import KEY
 from airflow_provider_getimg.operators.image import GenerateImageOperator
@@ -599,6 +602,38 @@ class TestExecutionTimeout:
         with pytest.raises(AirflowTaskTimeout):
             operator().execute(context())
         assert store.get(KEY)["state"] == "completed"
+
+    def test_response_that_has_arrived_is_recorded_if_time_is_up_while_it_is_parsed(
+        self, getimg_default, context, store, monkeypatch, capsys
+    ):
+        def out_of_time(*args: Any) -> Any:
+            signal.raise_signal(signal.SIGALRM)
+            return parse(*args)
+
+        parse = Reader.read
+        monkeypatch.setattr(Reader, "read", out_of_time)
+        with pytest.raises(AirflowTaskTimeout):
+            operator().execute(context())
+        assert store.get(KEY)["state"] == "completed"
+        assert "1 file, cost 0.04 USD" in capsys.readouterr().out
+        assert operator().execute(context(2))["id"] == getimg_default.ledger[0].id
+
+    def test_request_that_is_only_about_to_be_sent_is_aborted(
+        self, getimg_default, context, store, monkeypatch
+    ):
+        def out_of_time(*args: Any, **kwargs: Any) -> Any:
+            signal.raise_signal(signal.SIGALRM)
+            return watch(*args, **kwargs)
+
+        watch = client.ConnectionWatch
+        monkeypatch.setattr(client, "ConnectionWatch", out_of_time)
+        getimg_default.faults.add({"on": "image", "kind": "hang", "seconds": 3600})
+        began = time.monotonic()
+        with pytest.raises(AirflowTaskTimeout):
+            operator().execute(context())
+        # Not after the connection's timeout.
+        assert time.monotonic() - began < DEFAULT_TIMEOUT / 2
+        assert store.get(KEY)["failure"] == "It ended with AirflowTaskTimeout before a response came."
 
 
 @pytest.mark.parametrize("max_cost", ["0.04", 0.04, Decimal("0.04"), "1", None])
