@@ -4,7 +4,8 @@ Circuit breakers: pause or stop sending when one row's outcome says something ab
 
 - A backlog of billed but unsaved images pauses sending; a small one is enough until saving is proven to work.
 - Images that earlier tries paid for come first: a try that can save none of them sends nothing new.
-- Consecutive unknown outcomes, consecutive images that could not be saved, and a permanent refusal by S3 stop sending.
+- Consecutive unknown outcomes, consecutive images that could not be saved, and a permanent refusal by S3 stop sending. So do a
+  refused key, an empty account, and a state that can't be written.
 - If the API refused one row's model or settings, other rows with the same ones are not sent.
 """
 
@@ -14,12 +15,16 @@ import threading
 from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import (
+    AuthenticationError,
     ConnectionConfigError,
     FileGoneError,
     FileRefusedError,
+    InsufficientBalanceError,
     KilledError,
+    LedgerError,
     NetworkRefusedError,
     ObjectExistsError,
+    OutcomeUnknownError,
     PaidFilesGoneError,
     RequestRefusedError,
     StoreRefusedError,
@@ -43,6 +48,9 @@ UNPROVEN_BACKLOG = 1
 _LOOK_SECONDS = 0.25
 # Parameters that the API may refuse in combination: its verdict is the same for every row with that combination.
 _SETTINGS = ("model", "aspect_ratio", "resolution", "output_format")
+# Errors of a request that every other one would meet, too.
+_STOPPING_ERRORS = (AuthenticationError, InsufficientBalanceError, LedgerError)
+# Errors of a save that every other one would meet, too.
 _PERMANENT_ERRORS = (StoreRefusedError, NetworkRefusedError, ConnectionConfigError)
 
 
@@ -136,16 +144,19 @@ class Breakers:
                     f"It was not sent, as another row with {these} was refused. {refusal.message}"
                 )
 
-    def on_refused(self, row: Row, error: GetimgError) -> None:
-        """Record the error of a row's request if it applies to other rows."""
+    def on_error(self, row: Row, error: GetimgError) -> None:
+        """Record the error of a row's request, if it applies to other rows. Call it before the row's slot is released."""
+        if isinstance(error, OutcomeUnknownError):
+            self._on_unknown(error)
+        elif isinstance(error, _STOPPING_ERRORS):
+            self._stop.set(error)
         with self._lock:
             if _is_model_refusal(error):
                 self._refused[_model(row)] = error
             elif error.status == 400 and error.param in _SETTINGS:
                 self._refused[_settings(row)] = error
 
-    def on_unknown(self, error: GetimgError) -> None:
-        """Record a request that got no response and may have been billed."""
+    def _on_unknown(self, error: GetimgError) -> None:
         with self._lock:
             self._consecutive_unknown += 1
             too_many = self._consecutive_unknown == MAX_CONSECUTIVE_UNKNOWN

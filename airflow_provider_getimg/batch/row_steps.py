@@ -13,14 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import (
-    AuthenticationError,
     CostLimitError,
     FileGoneError,
     FileRefusedError,
     GetimgError,
-    InsufficientBalanceError,
     KilledError,
-    LedgerError,
     NoConnectionError,
     ObjectExistsError,
     OutcomeUnknownError,
@@ -224,7 +221,7 @@ class RowSteps:
             try:
                 yield
             except GetimgError as error:
-                self._breakers.on_refused(row, error)
+                self._breakers.on_error(row, error)
                 raise
             # The request got a response, so it was billed.
             self._breakers.on_billed()
@@ -257,14 +254,11 @@ class RowSteps:
                     # If five attempts over some time failed, the other rows' will, too.
                     stop.set(error)
                     raise
-            except OutcomeUnknownError as error:
+            except OutcomeUnknownError:
                 budget.mark_unknown()
-                self._breakers.on_unknown(error)
                 raise
-            except GetimgError as error:
+            except GetimgError:
                 budget.release(price)
-                if isinstance(error, AuthenticationError | InsufficientBalanceError | LedgerError):
-                    stop.set(error)
                 raise
             else:
                 budget.commit(price, generation.cost)

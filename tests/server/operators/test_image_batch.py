@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import os
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.batch.stop import Stop
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.version_compat import RetryAction
 from tests.server.operators.batch_bench import MANIFEST, MODEL, PRICE, play, rows
@@ -356,6 +358,21 @@ class TestFailures:
         assert ", 5 more requests may have been billed, 5 failed, 15 were not sent." in str(error)
         # The rows that were not sent are worth a retry; the five are not.
         assert RETRY_POLICY.evaluate(error, 1, 3).action is not RetryAction.FAIL
+
+    @pytest.mark.parametrize(("status", "sent"), [(402, 1), (503, 5)])
+    def test_batch_stops_before_the_slot_of_the_last_failed_request_is_released(
+        self, bench, monkeypatch, status, sent
+    ):
+        def late(*args: Any) -> None:
+            # Another sender waits for the slot.
+            time.sleep(0.05)
+            stop(*args)
+
+        stop = Stop.set
+        monkeypatch.setattr(Stop, "set", late)
+        play(bench.simulator, {"on": "image", "kind": "status", "status": status, "times": 99})
+        bench.failure(rows(20), concurrency=1)
+        assert bench.posts() == sent
 
     def test_denied_s3_write_is_detected_before_the_first_request(self, bench, monkeypatch, seaweedfs):
         with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
