@@ -102,8 +102,8 @@ class Copier:
         self._killed = killed
         self._log = log
         self._listing = Listing()
-        # Maps each key to the first file that claimed it: hash of the object's URI to hash of the file's URL. If the API
-        # repeats an id, two files claim one key, and neither may be mistaken for the other.
+        # If the API repeats an id, several files have one key, and none may be mistaken for another. Maps the hash of an
+        # object's URI, and of the URI with a request, to the hash of the URL of the first file that claimed it.
         self._claims: dict[int, int] = {}
 
     def list(self, items: Sequence[TransferItem]) -> None:
@@ -122,7 +122,8 @@ class Copier:
         deadline = Deadline(self.downloads.timeout)
         try:
             is_free = is_new or not self._listing.may_hold(item.key)
-            is_first = self._claim_key(item)
+            is_first = self._claim(item, item.uri)
+            self._claim_copy(item)
             if item.key and not (is_first and (is_free or self._if_exists == "replace")):
                 stored = self._store.head(item.bucket, item.key)
                 if stored is not None:
@@ -142,16 +143,20 @@ class Copier:
         found = []
         for item in items:
             stored = self._store.head(item.bucket, item.key) if item.key else None
-            if stored is None or not stored.is_copy_of(item) or not self._claim_key(item):
+            if stored is None or not stored.is_copy_of(item) or not self._claim_copy(item):
                 return []
             sha256 = stored.sha256 or self._store.sha256_of(item)
             found.append(SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type))
         return found
 
-    def _claim_key(self, item: TransferItem) -> bool:
-        """Claim the item's key, and return whether no other file of this task claimed it first."""
+    def _claim(self, item: TransferItem, *what: str | None) -> bool:
+        """Claim something for a file, and return whether no other file of this task claimed it first."""
         url = hash(item.media.url)
-        return not item.key or self._claims.setdefault(hash(item.uri), url) == url
+        return not item.key or self._claims.setdefault(hash(what), url) == url
+
+    def _claim_copy(self, item: TransferItem) -> bool:
+        """Claim an object at the item's key that was made from its request."""
+        return self._claim(item, item.uri, item.request_sha256)
 
     def _write(self, item: TransferItem, spool: Spool, mime_type: str, deadline: Deadline) -> SavedFile:
         try:
@@ -161,7 +166,7 @@ class Copier:
                 spool.body(),
                 spool.sha256,
                 mime_type,
-                replaces=self._if_exists == "replace" and self._claim_key(item),
+                replaces=self._if_exists == "replace" and self._claim(item, item.uri),
             )
         except OccupiedKeyError:
             return self._resolve_occupied(item, spool, deadline)
@@ -187,7 +192,7 @@ class Copier:
         def found() -> SavedFile:
             return SavedFile(item, stored.size, theirs, stored.etag, stored.mime_type)
 
-        if stored.is_copy_of(item) and (sha256 == theirs or (sha256 is None and self._claim_key(item))):
+        if stored.is_copy_of(item) and (sha256 == theirs or (sha256 is None and self._claim_copy(item))):
             self._log.info("%s is already saved: %s.", capital(item.name), item.uri)
             return found()
         if self._if_exists == "fail":

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.retry import RETRY_POLICY
+from airflow_provider_getimg.s3.store import S3Store
 from airflow_provider_getimg.version_compat import RetryAction
 from tests.server.operators.batch_bench import MANIFEST, MODEL, PRICE, play, rows
 from tests.support.s3_faults import S3FaultProxy
@@ -192,6 +194,28 @@ class TestRetry:
         change_entries(store, gone, notes=False)
         bench.failure(rows(2), s3_key=key, concurrency=1, try_number=2)
         assert sorted(line["outcome"] for line in bench.manifest()) == ["failed", "reused"]
+
+    def test_saved_image_is_found_although_a_row_with_the_same_id_is_saved_at_the_same_moment(
+        self, bench, store, monkeypatch
+    ):
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            time.sleep(0.2)
+            return head(*args, **kwargs)
+
+        bench.simulator.faults.add({"on": "image", "kind": "response", "merge": {"id": "same"}, "times": 2})
+        key = f"s3://{bench.bucket}/night/{{generation_id}}.{{extension}}"
+        bench.failure(rows(2), s3_key=key, concurrency=1)
+        [saved] = [line["row"] for line in bench.manifest() if line["outcome"] == "saved"]
+        segment = json.loads(store.values["getimg_batch_0000"])
+        [note] = [key for key, value in segment["entries"].items() if isinstance(value, list)]
+        del segment["entries"][note]
+        gone(0, segment["entries"][note.removesuffix("/saved")])
+        store.values["getimg_batch_0000"] = json.dumps(segment)
+        head = S3Store.head
+        monkeypatch.setattr(S3Store, "head", slow)
+        bench.failure(rows(2), s3_key=key, concurrency=1, try_number=2, on_unknown_outcome="resubmit")
+        assert [line["outcome"] for line in bench.manifest()][saved] == "reused"
+        assert bench.posts() == 2
 
     @pytest.mark.parametrize(
         "later",
