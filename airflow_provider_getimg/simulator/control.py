@@ -6,6 +6,7 @@ A browser on this machine can reach them too, so requests from web pages are ref
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -85,9 +86,14 @@ def add_control(app: FastAPI, simulator: Simulator) -> None:
         simulator.ledger.clear()
         return Response(status_code=204)
 
-    @control.delete("/videos")
-    async def forget_videos() -> Response:
+    @control.delete("/generations")
+    async def forget_generations() -> Response:
+        simulator.forgotten.set()
+        simulator.forgotten = asyncio.Event()
         await videos.forget(simulator)
+        if simulator.limits.running:
+            # Time for the images' requests to end.
+            await asyncio.sleep(0.05)
         return Response(status_code=204)
 
     @control.get("/faults")

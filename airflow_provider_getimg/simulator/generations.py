@@ -66,7 +66,10 @@ async def generate(simulator: Simulator, request: Request, responder: Responder,
             fault = simulator.faults.take("image")
             if fault is None or fault.bills:
                 # Requests can't be canceled: a client that disconnects now pays anyway.
-                await wait(simulator.settings.image_seconds(), simulator.stopping)
+                forgotten = simulator.forgotten
+                await wait(simulator.settings.image_seconds(), forgotten, simulator.stopping)
+                if forgotten.is_set():
+                    raise ClientDisconnect
                 post.billed = hold.charge()
             else:
                 hold.release()

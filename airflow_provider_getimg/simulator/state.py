@@ -27,6 +27,7 @@ class Simulator:
     """One workspace of the API: its key, account, files, ledger and faults.
 
     :param host: The address or name that it listens on.
+    :param forgotten: Set, and replaced, when the images in progress are forgotten.
     """
 
     host: str = LOOPBACK
@@ -39,6 +40,7 @@ class Simulator:
     media: Media = field(default_factory=Media)
     videos: dict[str, Video] = field(default_factory=dict)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    forgotten: asyncio.Event = field(default_factory=asyncio.Event)
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:

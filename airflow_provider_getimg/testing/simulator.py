@@ -370,8 +370,8 @@ class GetimgSimulator:
         self.process.check()
         self.faults.clear()
         self.settings(**self._started_with)
-        # A video still in progress would be billed in the middle of the next test.
-        self._control.request("DELETE", "/_simulator/videos")
+        # What an earlier test abandoned would be billed in the middle of the next one.
+        self._control.request("DELETE", "/_simulator/generations")
         self.balance = float(START_BALANCE)
         self.ledger.clear()
 

@@ -421,6 +421,8 @@ def test_batch_that_cannot_write_to_s3_sends_nothing_and_reports_zero_cost(
 def test_paid_images_that_s3_rejected_midway_are_saved_after_a_clear_without_paying_again(
     simulator, seaweedfs, refusing, run, prefix, tmp_path
 ):
+    # Much longer than S3 takes: the first denial comes before the last request.
+    simulator.settings(latency=0.5)
     refusing.set_faults([denied(".jpg", skip=4)])
     witness = tmp_path / "bill.json"
     ended = run(

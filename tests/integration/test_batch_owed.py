@@ -273,7 +273,7 @@ class TestSaveFailureMidway:
     @pytest.mark.parametrize("concurrency", [1, 4])
     @pytest.mark.parametrize("saved", [0, 1, 6])
     def test_stops_sending_at_once(self, batches, saved, concurrency):
-        batches.simulator.settings(latency=0.05)
+        batches.simulator.settings(latency=0.3)
         batches.refuse(IMAGES_DENIED | {"skip": saved})
         error = batches.failure(40, concurrency=concurrency)
         paid = batches.paid().total()

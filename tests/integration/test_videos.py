@@ -92,7 +92,8 @@ def test_killed_task_gets_its_video_or_fails_and_is_billed_once_at_most(
 def test_deferred_videos_hold_no_pool_slot_and_are_saved(
     airflow_stack: Airflow, simulator: GetimgSimulator, seaweedfs: SeaweedFS, begin
 ):
-    simulator.settings(video_latency=8)
+    # Longer than four slots take to submit six.
+    simulator.settings(video_latency=16)
     run_id = begin("videos", count=6)
 
     def are_deferred() -> bool:

@@ -134,7 +134,7 @@ def test_deleted_video_is_not_billed_and_frees_its_slot(simulator):
     before = simulator.balance()
     video_id = submit(simulator).json()["id"]
     assert submit(simulator).status_code == 429
-    assert simulator.http.delete("/_simulator/videos").status_code == 204
+    assert simulator.http.delete("/_simulator/generations").status_code == 204
     assert simulator.http.get(f"{PATH}/{video_id}").status_code == 404
     assert simulator.http.get("/_simulator/health").json()["running"] == 0
     assert simulator.balance() == before

@@ -18,12 +18,12 @@ from airflow_provider_getimg.testing.server import SimulatorError, SimulatorProc
 from airflow_provider_getimg.testing.simulator import GetimgSimulator
 
 
-def generate(simulator: GetimgSimulator, prompt: str = "a lighthouse") -> httpx.Response:
+def generate(simulator: GetimgSimulator, prompt: str = "a lighthouse", timeout: float = 10) -> httpx.Response:
     return httpx.post(
         f"{simulator.url}/v2/images/generations",
         headers={"Authorization": f"Bearer {simulator.api_key}"},
         json={"model": "seedream-5-lite", "prompt": prompt},
-        timeout=10,
+        timeout=timeout,
     )
 
 
@@ -44,7 +44,7 @@ def test_ledger_is_a_sequence_of_the_requests_and_what_was_billed(getimg_simulat
 
 
 def test_ledger_shows_the_request_rate_and_when_a_request_was_rejected(getimg_simulator):
-    getimg_simulator.settings(rpm=4, time_scale=60)
+    getimg_simulator.settings(rpm=4, time_scale=20)
     prompts = ["one: 1", "two: 1", "one: 2", "one: 3", "two: 2"]
     for prompt in prompts:
         while (response := generate(getimg_simulator, prompt)).status_code == 429:
@@ -52,7 +52,7 @@ def test_ledger_shows_the_request_rate_and_when_a_request_was_rejected(getimg_si
 
     ledger = list(getimg_simulator.ledger)
     served = [entry for entry in ledger if entry.status == 200]
-    seconds = (served[-1].received_at - served[0].received_at).total_seconds() * 60
+    seconds = (served[-1].received_at - served[0].received_at).total_seconds() * 20
     assert 45 < seconds < 120
     assert Counter(entry.status for entry in ledger) == {200: 5, 429: 1}
     assert Counter(entry.prompt.partition(":")[0] for entry in served) == {"one": 3, "two": 2}
@@ -176,6 +176,18 @@ def test_reset_restores_the_initial_state(getimg_simulator):
     assert getimg_simulator.faults.pending == []
     assert [generate(getimg_simulator).status_code for _ in range(2)] == [200, 200]
     assert getimg_simulator.settings()["media_lifetime"] == 86400
+
+
+def test_image_that_a_test_abandoned_is_not_billed_in_the_next_one(getimg_simulator):
+    getimg_simulator.settings(latency=2)
+    with pytest.raises(httpx.TimeoutException):
+        generate(getimg_simulator, timeout=0.2)
+    getimg_simulator.reset()
+    getimg_simulator.settings(concurrency=1)
+    assert generate(getimg_simulator).status_code == 200
+    # The other image would have been billed by now.
+    time.sleep(2)
+    assert (getimg_simulator.ledger.total_cost, getimg_simulator.balance) == (0.04, 99.96)
 
 
 def test_options_reach_the_simulator_and_survive_a_reset():
