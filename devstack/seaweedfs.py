@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 READY_SECONDS = 30.0
+# A bucket for a first write.
+_PROBE = "is-it-ready"
 
 
 class SeaweedFS:
@@ -47,7 +49,7 @@ class SeaweedFS:
         self._sessions: dict[str, boto3.session.Session] = {}
 
     def start(self) -> Self:
-        """Start the server and wait until it answers a signed request.
+        """Start the server and wait until it stores an object.
 
         :raises devstack.StackError: It died or was not ready in time.
         """
@@ -107,7 +109,7 @@ class SeaweedFS:
             ],
         )
         try:
-            self.process.wait_until(self._responds, timeout=READY_SECONDS)
+            self.process.wait_until(self._is_ready, timeout=READY_SECONDS)
         except BaseException:
             self.end()
             raise
@@ -169,11 +171,17 @@ class SeaweedFS:
         actions = ["Admin", "Read", "List", "Tagging", "Write"]
         return {"identities": [{"name": "devstack", "credentials": [keys], "actions": actions}]}
 
-    def _responds(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             # Plain HTTP first: a refused connection costs boto3 seconds of retries.
             httpx.get(f"{self.endpoint_url}/healthz", trust_env=False).raise_for_status()
-            self.client(retries={"total_max_attempts": 1}).list_buckets()
+            client = self.client(retries={"total_max_attempts": 1})
+            # A write, too: the volume server registers with the master some seconds after S3 responds.
+            if not client.list_buckets()["Buckets"]:
+                client.create_bucket(Bucket=_PROBE)
+            client.put_object(Bucket=_PROBE, Key="probe", Body=b"0")
+            client.delete_object(Bucket=_PROBE, Key="probe")
+            client.delete_bucket(Bucket=_PROBE)
         except (httpx.HTTPError, BotoCoreError, ClientError):
             return False
         return True
