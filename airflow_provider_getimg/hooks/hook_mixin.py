@@ -8,6 +8,9 @@ from functools import cached_property
 
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 
+# How long a signal handler waits for an event to be set.
+_SET_SECONDS = 0.1
+
 
 class HookMixin:
     """Mixin for operators with ``getimg_conn_id``."""
@@ -23,3 +26,10 @@ class HookMixin:
     def _killed(self) -> threading.Event:
         # Not in __init__: an operator must stay copyable, and a lock is not.
         return threading.Event()
+
+    def _kill(self) -> None:
+        """Set the event. Safe to call from a signal handler."""
+        # In another thread: the handler may have interrupted the main thread in ``Event.wait``, with the event's lock held.
+        setter = threading.Thread(target=self._killed.set, daemon=True)
+        setter.start()
+        setter.join(_SET_SECONDS)

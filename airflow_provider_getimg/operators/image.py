@@ -168,7 +168,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
     def on_kill(self) -> None:
         """Send nothing more. The task waits for a request in flight as long as it may run: the API can't cancel."""
-        self._killed.set()
+        self._kill()
         client = self.hook.__dict__.get("client")
         if client is not None and client.in_flight:
             self.log.warning(

@@ -298,7 +298,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
     def on_kill(self) -> None:
         """Submit nothing more, and stop waiting. The API can't cancel: a submitted video is still generated and billed."""
-        self._killed.set()
+        self._kill()
         client = self.hook.__dict__.get("client")
         if client is not None and client.in_flight and not self._video_id:
             self.log.warning(

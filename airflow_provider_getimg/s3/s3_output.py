@@ -66,7 +66,7 @@ class S3OutputMixin(HookMixin, BaseOperator):
 
     def _abort_copies(self) -> None:
         """Abort the copies in flight. Safe to call at any time, even from a signal handler."""
-        self._killed.set()
+        self._kill()
         downloads: Downloads | None = getattr(self, "_downloads", None)
         if downloads is not None:
             downloads.abort()
