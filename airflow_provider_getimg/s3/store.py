@@ -212,6 +212,7 @@ class S3Store:
         replaces: bool,
     ) -> str:
         uri = f"s3://{bucket}/{key}"
+        is_repeated = False
         while True:
             # Read once: another thread may change them between the check and the write.
             conditions, checksums = self._sends_conditions, self._sends_checksums
@@ -230,8 +231,13 @@ class S3Store:
                     response = self._plain_client.put_object(**own, Body=_rewound(body))
                 etag = str(response.get("ETag") or "").strip('"')
             except ClientError as error:
-                if status_of(error) == 412 and condition and not self._is_free(bucket, key):
-                    raise OccupiedKeyError from None
+                if status_of(error) == 412 and condition:
+                    if not self._is_free(bucket, key):
+                        raise OccupiedKeyError from None
+                    if not is_repeated:
+                        # Another writer's object may have come and gone.
+                        is_repeated = True
+                        continue
                 if not self._disables_unsupported(error, bool(condition), checksums):
                     raise self._error("store", bucket, uri, error) from None
             except BotoCoreError as error:
