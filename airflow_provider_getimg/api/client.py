@@ -65,6 +65,7 @@ class GetimgClient:
         self.base_url = checked.base_url
         self.timeout = checked.timeout
         self._watches: set[ConnectionWatch] = set()
+        self._aborted = False
         # Each request opens its own connection: the server may close a kept-alive one just as the next
         # POST goes out, and it would be unknown whether the POST arrived.
         self._http = settings.http_client(
@@ -102,10 +103,11 @@ class GetimgClient:
 
     def abort(self) -> int:
         """
-        Abort all requests in flight at once. Safe to call from any thread or signal handler.
+        Abort all requests in flight at once, and send no more. Safe to call from any thread or signal handler.
 
         :return: The number of requests aborted. A generation among them may still be made and billed.
         """
+        self._aborted = True
         watches = list(self._watches)
         for watch in watches:
             watch.abort()
@@ -227,6 +229,9 @@ class GetimgClient:
         if method == "POST":
             options["headers"] = {"Content-Type": "application/json"}
         self._watches.add(watch)
+        # Checked after the watch is registered: either abort() sees the watch, or this sees that abort() was called.
+        if self._aborted:
+            watch.abort()
         try:
             with (
                 watch,

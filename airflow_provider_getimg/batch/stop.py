@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import KilledError
+from airflow_provider_getimg.api.signals import set_event
 
 if TYPE_CHECKING:
     from airflow_provider_getimg.api.errors import GetimgError
@@ -33,4 +34,4 @@ class Stop:
     def set(self, reason: GetimgError) -> None:
         """Stop sending."""
         self._reasons.append(reason)
-        self.event.set()
+        set_event(self.event)

@@ -258,8 +258,11 @@ class Ledger:
         entry = self._submitted()
         try:
             self._write(entry)
-        except Exception as error:
+        except BaseException as error:
             self._undo_if_written(entry)
+            if not isinstance(error, Exception):
+                # Raised from a signal handler.
+                raise
             raise LedgerError(f"{self._store.description} could not be written: {reason(error)}.") from None
         self._entry = entry
 

@@ -138,13 +138,16 @@ class PaidRequest:
                 raise KilledError("The task was terminated before the request was sent.")
             return post()
         except OutcomeUnknownError as error:
-            failure = _INTERRUPTED.format("AirflowTaskTimeout") if alarm.rang else error.message
+            is_aborted = alarm.rang and error.status is None
+            failure = _INTERRUPTED.format("AirflowTaskTimeout") if is_aborted else error.message
             self._ledger.record_unknown(failure, error.received)
             if alarm.rang:
                 # Airflow's exception replaces this error, so log what it may have cost.
                 self._log.error("%s", self._unknown(OutcomeUnknownError(failure)))
             raise self._unknown(error) from None
         except GetimgError:
+            # If this takes long, the next try merely treats the outcome as unknown.
+            alarm.stop()
             self._ledger.rollback()
             raise
         except BaseException as error:

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# How often a request is aborted again: one that is only about to open its connection misses the first time.
-_AGAIN_SECONDS = 0.1
-
 
 class PostponedAlarm:
     """
@@ -21,7 +18,7 @@ class PostponedAlarm:
     Airflow raises the timeout from a SIGALRM handler, at any line of the task: also after a response's last byte has arrived and
     before it is recorded. Other threads than the main one are not interrupted.
 
-    :param abort: Aborts the request in flight.
+    :param abort: Aborts the request in flight, or keeps it from being sent.
     """
 
     def __init__(self, abort: Callable[[], object]) -> None:
@@ -41,12 +38,14 @@ class PostponedAlarm:
     def _ring(self, *_: object) -> None:
         self.rang = True
         self._abort()
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+
+    def stop(self) -> None:
+        """Let the alarm ring as usual from now on. One that was postponed still waits for the end of the block."""
+        if self._handler is not None:
+            signal.signal(signal.SIGALRM, self._handler)
+            self._handler = None
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._handler is None:
-            return
-        signal.signal(signal.SIGALRM, self._handler)
+        self.stop()
         if self.rang:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.raise_signal(signal.SIGALRM)

@@ -6,10 +6,8 @@ from __future__ import annotations
 import threading
 from functools import cached_property
 
+from airflow_provider_getimg.api.signals import set_event
 from airflow_provider_getimg.hooks.getimg import GetimgHook
-
-# How long a signal handler waits for an event to be set.
-_SET_SECONDS = 0.1
 
 
 class HookMixin:
@@ -29,7 +27,4 @@ class HookMixin:
 
     def _kill(self) -> None:
         """Set the event. Safe to call from a signal handler."""
-        # In another thread: the handler may have interrupted the main thread in ``Event.wait``, with the event's lock held.
-        setter = threading.Thread(target=self._killed.set, daemon=True)
-        setter.start()
-        setter.join(_SET_SECONDS)
+        set_event(self._killed)

@@ -20,6 +20,7 @@ from airflow_provider_getimg.api.errors import (
 )
 from airflow_provider_getimg.retry import backoff
 from airflow_provider_getimg.s3.download import Deadline, capital
+from airflow_provider_getimg.s3.object_options import REQUEST_SHA256
 from airflow_provider_getimg.s3.store import Listing, OccupiedKeyError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Copier:
         try:
             is_free = is_new or not self._listing.may_hold(item.key)
             is_first = self._claim(item, item.uri)
-            self._claim_copy(item)
+            self._claim(item, item.uri, item.request_sha256)
             if item.key and not (is_first and (is_free or self._if_exists == "replace")):
                 stored = self._store.head(item.bucket, item.key)
                 if stored is not None:
@@ -143,7 +144,10 @@ class Copier:
         found = []
         for item in items:
             stored = self._store.head(item.bucket, item.key) if item.key else None
-            if stored is None or not stored.is_copy_of(item) or not self._claim_copy(item):
+            if stored is None or not self._is_copy(item, stored):
+                return []
+            if not self._claim(item, item.uri) and self._if_exists == "replace":
+                # Another file of this task replaces it.
                 return []
             sha256 = stored.sha256 or self._store.sha256_of(item)
             found.append(SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type))
@@ -154,9 +158,10 @@ class Copier:
         url = hash(item.media.url)
         return not item.key or self._claims.setdefault(hash(what), url) == url
 
-    def _claim_copy(self, item: TransferItem) -> bool:
-        """Claim an object at the item's key that was made from its request."""
-        return self._claim(item, item.uri, item.request_sha256)
+    def _is_copy(self, item: TransferItem, stored: StoredObject) -> bool:
+        """Return whether an earlier try saved this very file, and no other file of this task claims the object."""
+        requests = (item.request_sha256, stored.metadata.get(REQUEST_SHA256))
+        return stored.is_copy_of(item) and all(self._claim(item, item.uri, each) for each in requests)
 
     def _write(self, item: TransferItem, spool: Spool, mime_type: str, deadline: Deadline) -> SavedFile:
         try:
@@ -192,7 +197,7 @@ class Copier:
         def found() -> SavedFile:
             return SavedFile(item, stored.size, theirs, stored.etag, stored.mime_type)
 
-        if stored.is_copy_of(item) and (sha256 == theirs or (sha256 is None and self._claim_copy(item))):
+        if (sha256 == theirs and stored.is_copy_of(item)) or (sha256 is None and self._is_copy(item, stored)):
             self._log.info("%s is already saved: %s.", capital(item.name), item.uri)
             return found()
         if self._if_exists == "fail":

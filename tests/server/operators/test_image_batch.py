@@ -475,7 +475,7 @@ class TestRateLimits:
     @pytest.mark.parametrize("concurrency", [5, 64])
     def test_limits_of_a_real_account_are_used_fully_with_few_rejected_requests(self, bench, concurrency):
         # At a larger time scale, the delays of a busy machine would count as seconds and cause rejections.
-        bench.simulator.settings(preset="account", time_scale=25)
+        bench.simulator.settings(preset="account", time_scale=20)
         assert bench.run(rows(100), concurrency=concurrency)["saved"] == 100
         posts = bench.simulator.ledger.raw()["posts"]
         answered = [post for post in posts if post["status"] == 200]
