@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -195,16 +196,22 @@ class TestRetry:
         bench.failure(rows(2), s3_key=key, concurrency=1, try_number=2)
         assert sorted(line["outcome"] for line in bench.manifest()) == ["failed", "reused"]
 
-    def test_saved_image_is_found_although_a_row_with_the_same_id_is_saved_at_the_same_moment(
-        self, bench, store, monkeypatch
+    @pytest.mark.parametrize("if_exists", ["skip", "replace"])
+    def test_saved_image_is_found_unless_a_row_with_the_same_id_replaces_it_at_that_moment(
+        self, bench, store, monkeypatch, if_exists
     ):
         def slow(*args: Any, **kwargs: Any) -> Any:
-            time.sleep(0.2)
-            return head(*args, **kwargs)
+            found = head(*args, **kwargs)
+            time.sleep(0.3)
+            return found
 
         bench.simulator.faults.add({"on": "image", "kind": "response", "merge": {"id": "same"}, "times": 2})
-        key = f"s3://{bench.bucket}/night/{{generation_id}}.{{extension}}"
-        bench.failure(rows(2), s3_key=key, concurrency=1)
+        fields = {
+            "s3_key": f"s3://{bench.bucket}/night/{{generation_id}}.{{extension}}",
+            "concurrency": 1,
+            "if_exists": if_exists,
+        }
+        bench.failure(rows(2), **fields)
         [saved] = [line["row"] for line in bench.manifest() if line["outcome"] == "saved"]
         segment = json.loads(store.values["getimg_batch_0000"])
         [note] = [key for key, value in segment["entries"].items() if isinstance(value, list)]
@@ -213,8 +220,14 @@ class TestRetry:
         store.values["getimg_batch_0000"] = json.dumps(segment)
         head = S3Store.head
         monkeypatch.setattr(S3Store, "head", slow)
-        bench.failure(rows(2), s3_key=key, concurrency=1, try_number=2, on_unknown_outcome="resubmit")
-        assert [line["outcome"] for line in bench.manifest()][saved] == "reused"
+        # Under resubmit, an image that is not found would be paid for again.
+        later = {"on_unknown_outcome": "resubmit"} if if_exists == "skip" else {}
+        bench.failure(rows(2), try_number=2, **fields, **later)
+        lines = bench.manifest()
+        assert lines[saved]["outcome"] == ("reused" if if_exists == "skip" else "failed")
+        [content] = bench.files().values()
+        kept = [line["sha256"] for line in lines if line["outcome"] != "failed"]
+        assert kept == [hashlib.sha256(content).hexdigest()]
         assert bench.posts() == 2
 
     @pytest.mark.parametrize(
