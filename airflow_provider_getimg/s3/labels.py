@@ -41,7 +41,7 @@ def checked_labels(labels: object) -> dict[str, str | int | float]:
         return {}
     if not isinstance(labels, Mapping):
         raise InvalidInputError(
-            f"labels must be a dict of names of your own, such as {{'sku': 'A-17'}}, got {quote(labels)}."
+            f"labels must be a dict of your own names, such as {{'sku': 'A-17'}}, got {quote(labels)}."
         )
     return dict(_checked(labels))
 
@@ -67,7 +67,7 @@ def _checked(labels: Mapping[object, object]) -> Iterator[tuple[str, str | int |
             # Airflow's serialization reserves such names.
             raise InvalidInputError(f"The name of a label must not begin with '__', got {quote(name)}.")
         if name in _RESERVED:
-            raise InvalidInputError(f"labels must not hold {quote(name)}, which is a placeholder of its own.")
+            raise InvalidInputError(f"labels must not hold {quote(name)}, which is a built-in placeholder.")
         plain = _plain(value)
         if plain is None:
             raise InvalidInputError(

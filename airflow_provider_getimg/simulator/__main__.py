@@ -119,7 +119,7 @@ def _balance(text: str) -> Decimal:
 def _port(text: str) -> int:
     if text.isascii() and text.isdecimal() and int(text) <= 65535:
         return int(text)
-    raise argparse.ArgumentTypeError(f"the port must be a number from 0 to 65535, not {text!r}")
+    raise argparse.ArgumentTypeError(f"the port must be a number from 0 to 65535, got {text!r}")
 
 
 def _api_key(text: str) -> str:

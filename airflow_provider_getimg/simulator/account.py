@@ -31,7 +31,7 @@ def parse_balance(value: object) -> Decimal:
         else:
             if balance.is_finite() and 0 <= balance <= MAX_BALANCE:
                 return balance
-    raise ValueError(f"the balance must be an amount in USD such as 12.34, not {value!r}")
+    raise ValueError(f"the balance must be an amount in USD such as 12.34, got {value!r}")
 
 
 class Hold:

@@ -93,7 +93,7 @@ class SimulatorProcess:
         :raises SimulatorError: It died, was not ready in 60 seconds, or is already running.
         """
         if self.running:
-            raise SimulatorError(f"The simulator runs already, at {self.url}.")
+            raise SimulatorError(f"The simulator is already running at {self.url}.")
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in self._options.items()]
         if self._log:
             self._log.parent.mkdir(parents=True, exist_ok=True)

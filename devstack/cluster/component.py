@@ -59,7 +59,7 @@ class Component:
     def start(self) -> None:
         """Start it without waiting until it is ready."""
         if self.running:
-            raise StackError(f"{self.name} runs already.")
+            raise StackError(f"{self.name} is already running.")
         self.process = GuardedProcess(
             self.name,
             self.command,

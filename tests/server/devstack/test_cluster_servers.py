@@ -134,7 +134,7 @@ def test_running_component_cannot_be_started_twice(tmp_path: Path):
     part = Component("part", ["sleep", "1000"], dict(os.environ), tmp_path / "log")
     part.start()
     try:
-        with pytest.raises(StackError, match="part runs already"):
+        with pytest.raises(StackError, match="part is already running"):
             part.start()
         assert part.process is not None
         part.process.wait_until(part.process.descendants, timeout=10)

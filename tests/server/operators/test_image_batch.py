@@ -170,7 +170,7 @@ class TestInvalidInput:
             ),
             (
                 {"requests": [{"prompt": "x", "labels": "y"}]},
-                "requests[0]: labels must be a dict of names of your own",
+                "requests[0]: labels must be a dict of your own names",
             ),
             (
                 {"requests": [{"prompt": "x", "labels": {"row": 1}}]},

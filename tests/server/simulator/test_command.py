@@ -120,9 +120,9 @@ def test_verbose_logs_requests_but_no_credentials(tmp_path):
         (("--preset", "large"), "preset must be 'account', got 'large'"),
         (
             ("--balance", "much"),
-            "argument --balance: the balance must be an amount in USD such as 12.34, not 'much'",
+            "argument --balance: the balance must be an amount in USD such as 12.34, got 'much'",
         ),
-        (("--port", "65536"), "argument --port: the port must be a number from 0 to 65535, not '65536'"),
+        (("--port", "65536"), "argument --port: the port must be a number from 0 to 65535, got '65536'"),
         (("--api-key", "a b"), "argument --api-key: the key must be printable ASCII text without spaces"),
         (("--api-key", ""), "argument --api-key: the key must be printable ASCII text without spaces"),
         (("--lat", "1"), "unrecognized arguments: --lat 1"),

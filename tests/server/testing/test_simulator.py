@@ -232,7 +232,7 @@ def test_using_a_simulator_that_has_exited_raises_an_error():
 def test_starting_a_running_simulator_again_raises_an_error():
     with SimulatorProcess() as process:
         pid = process.pid
-        with pytest.raises(SimulatorError, match=r"^The simulator runs already, at http"):
+        with pytest.raises(SimulatorError, match=r"^The simulator is already running at http"):
             process.start()
         assert process.pid == pid
         assert process.running

@@ -134,12 +134,12 @@ class TestLabel:
     @pytest.mark.parametrize(
         ("labels", "sentence"),
         [
-            ("sku", "requests[0]: labels must be a dict of names of your own, such as {'sku': 'A-17'}, got 'sku'."),
-            ([], "requests[0]: labels must be a dict of names of your own"),
+            ("sku", "requests[0]: labels must be a dict of your own names, such as {'sku': 'A-17'}, got 'sku'."),
+            ([], "requests[0]: labels must be a dict of your own names"),
             ({5: "x"}, "requests[0]: The name of a label must be a printable text, got 5."),
             ({"a\x1b": "x"}, r"requests[0]: The name of a label must be a printable text, got 'a\x1b'."),
-            ({"row": 1}, "requests[0]: labels must not hold 'row', which is a placeholder of its own."),
-            ({"images": 1}, "requests[0]: labels must not hold 'images', which is a placeholder of its own."),
+            ({"row": 1}, "requests[0]: labels must not hold 'row', which is a built-in placeholder."),
+            ({"images": 1}, "requests[0]: labels must not hold 'images', which is a built-in placeholder."),
         ],
         ids=lambda value: repr(value)[:30],
     )  # fmt: skip
