@@ -6,7 +6,6 @@ from __future__ import annotations
 import threading
 from functools import cached_property
 
-from airflow_provider_getimg.api.signals import set_event
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 
 
@@ -24,7 +23,3 @@ class HookMixin:
     def _killed(self) -> threading.Event:
         # Not in __init__: an operator must stay copyable, and a lock is not.
         return threading.Event()
-
-    def _kill(self) -> None:
-        """Set the event. Safe to call from a signal handler."""
-        set_event(self._killed)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
+from airflow_provider_getimg.api.signals import set_event
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.operators.one_generation import OneGenerationMixin
 from airflow_provider_getimg.records import request_record
@@ -298,7 +299,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
     def on_kill(self) -> None:
         """Submit nothing more, and stop waiting. The API can't cancel: a submitted video is still generated and billed."""
-        self._kill()
+        set_event(self._killed)
         client = self.hook.__dict__.get("client")
         if client is not None and client.in_flight and not self._video_id:
             self.log.warning(
