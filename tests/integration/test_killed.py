@@ -205,7 +205,7 @@ def test_ledger_entry_in_the_task_state_store_never_expires(
     airflow_stack: Airflow, run, simulator, state_extra
 ):
     if state_extra:
-        pytest.skip("a folder in S3 keeps it")
+        pytest.skip("with a state folder, the entry is kept in S3")
     ended = run("paying_once")
     with sqlite3.connect(f"file:{airflow_stack.home / 'airflow.db'}?mode=ro", uri=True) as database:
         rows = database.execute(

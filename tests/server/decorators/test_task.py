@@ -18,7 +18,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "sketch-mini"
 RETRIES = pytest.mark.xfail(
     AIRFLOW_VERSION == "3.1.2",
-    reason="it reports the rendered fields of a try that is over to an instance that is gone",
+    reason="it reports the rendered fields of a finished try to a task instance that no longer exists",
     strict=True,
 )
 
