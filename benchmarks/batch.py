@@ -23,6 +23,10 @@ IDEAL_FACTOR = 1.05
 LIMIT_BYTES = 150 * MIB
 SPREAD_BYTES = 32 * MIB
 CPU_FACTOR = 40.0
+#: CPU-seconds of a mapped pair above a pair that does nothing.
+PAIR_CPU_SECONDS = 0.3
+#: Wall time and CPU per image, compared with plain threads.
+THREADS_TIME_FACTOR, THREADS_CPU_FACTOR = 1.01, 1.5
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def run(testbed: Testbed, options: Options) -> Report:
         memories.append(_in_process(OURS, testbed, workload, airflow))
         options.progress(f"batch: {workload.images} images: {memories[-1].extra_bytes / MIB:.1f} MiB")
     medians = {by: statistics.median(usage.seconds for usage in usages) for by, usages in speeds.items()}
+    cpu = {by: statistics.median(usage.cpu_seconds for usage in usages) for by, usages in speeds.items()}
     runs = [
         *(
             {"part": "wall time", "by": by} | asdict(size.speed) | asdict(usage)
@@ -92,6 +97,8 @@ def run(testbed: Testbed, options: Options) -> Report:
             for workload, usage in zip(size.memory, memories, strict=True)
         ),
         {"part": "Airflow", "by": "mapped pair"} | asdict(airflow.mapped),
+        {"part": "Airflow", "by": "pair that does nothing"} | asdict(airflow.nothing),
+        {"part": "Airflow", "by": "pair with Amazon's operator"} | asdict(airflow.amazon),
         {"part": "Airflow", "by": "batch"} | asdict(airflow.batch) | {"task": asdict(airflow.task)},
         {"part": "Airflow", "by": "batch, state in S3", "task": asdict(airflow.task_in_s3)},
     ]
@@ -111,7 +118,7 @@ def run(testbed: Testbed, options: Options) -> Report:
         },
         runs=runs,
         summary=[_summary(size, medians, memories, airflow)],
-        targets=_targets(size, medians, memories, airflow),
+        targets=_targets(size, medians, cpu, memories, airflow),
         tables=[_speed_table(size, speeds, airflow), _memory_table(size, memories), _airflow_table(airflow)],
         draw=lambda figure: batch_chart.draw(
             figure,
@@ -170,15 +177,22 @@ def _summary(
         "cpu_seconds_per_image": {
             "batch": airflow.batch.cpu_per_image,
             "mapped": airflow.mapped.cpu_per_image,
+            "nothing": airflow.nothing.cpu_per_image,
+            "amazon": airflow.amazon.cpu_per_image,
         },
         "cpu_factor": _cpu_factor(airflow),
     }
 
 
 def _targets(
-    size: Size, medians: dict[str, float], memories: list[Usage], airflow: Comparison
+    size: Size,
+    medians: dict[str, float],
+    cpu: dict[str, float],
+    memories: list[Usage],
+    airflow: Comparison,
 ) -> list[Target]:
     ideal = size.speed.ideal_seconds
+    threads, threads_cpu = medians[THREADS], cpu[THREADS] / size.speed.images
     extra = [usage.extra_bytes for usage in memories]
     measured = ", ".join(
         f"{workload.images}: {at / MIB:.1f} MiB" for workload, at in zip(size.memory, extra, strict=True)
@@ -188,6 +202,17 @@ def _targets(
             f"wall time: at most {IDEAL_FACTOR:g} of the ideal {ideal:g} s",
             f"{medians[OURS]:.2f} s: {medians[OURS] / ideal:.3f}",
             medians[OURS] <= IDEAL_FACTOR * ideal,
+        ),
+        Target(
+            f"wall time: at most {THREADS_TIME_FACTOR:g} of plain threads",
+            f"{medians[OURS]:.2f} against {threads:.2f} s: {medians[OURS] / threads:.3f}",
+            medians[OURS] <= THREADS_TIME_FACTOR * threads,
+        ),
+        Target(
+            f"CPU per image: at most {THREADS_CPU_FACTOR:g} times that of plain threads",
+            f"{cpu[OURS] / size.speed.images * 1000:.1f} against {threads_cpu * 1000:.1f} ms: "
+            f"{cpu[OURS] / cpu[THREADS]:.2f} times",
+            cpu[OURS] <= THREADS_CPU_FACTOR * cpu[THREADS],
         ),
         Target(
             f"memory: under {LIMIT_BYTES // MIB} MiB above an idle worker", measured, max(extra) < LIMIT_BYTES
@@ -202,6 +227,12 @@ def _targets(
             f"{airflow.batch.cpu_per_image * 1000:.1f} against {airflow.mapped.cpu_per_image * 1000:.0f} ms: "
             f"{_cpu_factor(airflow):.1f} times",
             _cpu_factor(airflow) >= CPU_FACTOR,
+        ),
+        Target(
+            f"CPU of a mapped pair: at most {PAIR_CPU_SECONDS:g} s above a pair that does nothing",
+            f"{airflow.mapped.cpu_per_image:.2f} against {airflow.nothing.cpu_per_image:.2f} s; with Amazon's own operator "
+            f"{airflow.amazon.cpu_per_image:.2f} s",
+            airflow.mapped.cpu_per_image <= airflow.nothing.cpu_per_image + PAIR_CPU_SECONDS,
         ),
     ]
 
@@ -246,7 +277,12 @@ def _airflow_table(airflow: Comparison) -> Table:
     table = Table(title=f"In one Airflow; its own idle {rates} CPU-s a second are subtracted")
     for name in ("by", "images", "seconds", "images/s", "CPU-s an image"):
         table.add_column(name, justify="left" if name == "by" else "right")
-    names = {"two mapped tasks for each image": airflow.mapped, "one batch task": airflow.batch}
+    names = {
+        "two mapped tasks for each image": airflow.mapped,
+        "two mapped tasks that do nothing": airflow.nothing,
+        "one that does nothing, and Amazon's S3CreateObjectOperator": airflow.amazon,
+        "one batch task": airflow.batch,
+    }
     for name, usage in names.items():
         table.add_row(
             name,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 DAGS = Path(__file__).with_name("batch_dags")
 MAPPED, BATCH = "benchmark_mapped", "benchmark_batch"
+#: Pairs of tasks without this provider.
+NOTHING, AMAZON = "benchmark_nothing", "benchmark_amazon"
 CONN_IN_S3 = "getimg_in_s3"
 LIMIT_SECONDS = 600.0
 POLL_SECONDS = 1.0
@@ -75,12 +77,16 @@ class BatchTask:
 class Comparison:
     """Both ways, in one Airflow.
 
+    :param nothing: Mapped pairs of tasks that do nothing.
+    :param amazon: Mapped pairs of a task that does nothing and one that writes an object with the Amazon provider's operator.
     :param task: The batch, with its state in the task state store.
     :param task_in_s3: The same with its state in a folder in S3.
     :param idle_rates: CPU-seconds per second when idle, before and after.
     """
 
     mapped: AirflowUsage
+    nothing: AirflowUsage
+    amazon: AirflowUsage
     batch: AirflowUsage
     task: BatchTask
     task_in_s3: BatchTask
@@ -96,7 +102,7 @@ def compare(
     idle_seconds: float,
     progress: Callable[[str], None],
 ) -> Comparison:
-    """Measure a mapped pair of tasks and a batch, one after the other.
+    """Measure mapped pairs of tasks and a batch, one after the other.
 
     :param warm_up: Images to make first, both ways: the first task of a fresh Airflow is slower than later ones.
     :raises devstack.StackError: A run failed, or did not make the expected images.
@@ -116,14 +122,14 @@ def compare(
     progress("batch: starting Airflow")
     with Airflow(testbed.folder / "batch-airflow", [DAGS], env=env) as airflow:
         runner = _Runner(airflow, testbed)
-        for dag_id in (MAPPED, BATCH):
+        for dag_id in (MAPPED, NOTHING, AMAZON, BATCH):
             airflow.wait_for_dag(dag_id)
             airflow.unpause(dag_id)
             runner.run(dag_id, warm_up)
         before = runner.idle_rate(idle_seconds)
         progress(f"batch: Airflow is idle at {before:.2f} CPU-seconds a second")
         found: dict[str, tuple[float, float, float]] = {}
-        for dag_id, workload in ((MAPPED, mapped), (BATCH, batch)):
+        for dag_id, workload in {MAPPED: mapped, NOTHING: mapped, AMAZON: mapped, BATCH: batch}.items():
             found[dag_id] = runner.run(dag_id, workload)
             progress(f"batch: {dag_id}: {workload.images} images in {found[dag_id][0]:.1f} s")
         task = runner.batch_task()
@@ -137,7 +143,13 @@ def compare(
         idle = rate * watched
         return AirflowUsage(workload.images, seconds, cpu - idle, idle)
 
-    return Comparison(usage(MAPPED, mapped), usage(BATCH, batch), task, task_in_s3, (before, after))
+    return Comparison(
+        *(usage(dag_id, mapped) for dag_id in (MAPPED, NOTHING, AMAZON)),
+        usage(BATCH, batch),
+        task,
+        task_in_s3,
+        (before, after),
+    )
 
 
 class _Runner:
@@ -152,7 +164,8 @@ class _Runner:
 
     def run(self, dag_id: str, workload: Workload, **given: str) -> tuple[float, float, float]:
         """Run a DAG with this conf; return the run's seconds, Airflow's CPU-seconds, and the seconds over which it used them."""
-        with verified(self._testbed, workload) as bucket:
+        makes_images = dag_id in (MAPPED, BATCH)
+        with verified(self._testbed, workload) if makes_images else self._testbed.bucket() as bucket:
             conf: dict[str, Any] = given | {
                 "bucket": bucket,
                 "images": workload.images,

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Self
 from benchmarks.testbed import SourceFile
 from devstack.network import clean_environment, free_ports
 from devstack.process import GuardedProcess
-from tests.support.raw_servers import write_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +29,7 @@ class Detour:
     """
     The route to files and to a testbed's S3 over HTTPS. Use it as a context manager.
 
-    :param testbed: Its S3 is put behind a relay that speaks TLS.
+    :param testbed: Its S3 is put behind a relay.
     :param delay: Seconds that a byte takes to or from the file server.
     :param s3_delay: The same to or from S3.
     """
@@ -46,7 +45,7 @@ class Detour:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ends:
             (self._folder / "files").mkdir(parents=True)
-            self._certificate = write_certificate(self._folder / "server.pem", "127.0.0.1")
+            certificate = self._testbed.certificate
             (files,) = free_ports(1)
             server = GuardedProcess(
                 "rclone",
@@ -58,20 +57,17 @@ class Detour:
                         self._folder / "files",
                     ),
                     *("--addr", f"127.0.0.1:{files}", "--read-only", "--config", "/dev/null"),
-                    *("--cert", self._certificate, "--key", self._certificate),
+                    *("--cert", certificate, "--key", certificate),
                 ],
                 log=self._folder / "rclone.log",
                 env=clean_environment(),
             )
             ends.callback(server.end)
             self._port = ends.enter_context(self._relay(files, self._count, self._delay))
-            s3 = int(self._testbed.s3.endpoint_url.rpartition(":")[2])
-            others = self._folder / "others"
-            encrypted = ends.enter_context(self._relay(s3, others, 0.0, "--certificate", self._certificate))
-            far = encrypted
+            s3 = int(self._testbed.s3.https_url.rpartition(":")[2])
             if self._s3_delay:
-                far = ends.enter_context(self._relay(encrypted, others, self._s3_delay))
-            self.s3_endpoint_url = f"https://127.0.0.1:{far}"
+                s3 = ends.enter_context(self._relay(s3, self._folder / "others", self._s3_delay))
+            self.s3_endpoint_url = f"https://127.0.0.1:{s3}"
             self._testbed.detour = self
             ends.callback(setattr, self._testbed, "detour", None)
             self._ends = ends.pop_all()
@@ -86,7 +82,7 @@ class Detour:
         getimg = json.loads(self._testbed.simulator.process.connection())
         getimg["extra"] = {"allowed_networks": "127.0.0.0/8"}
         trusted = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "RCLONE_CA_CERT")
-        return dict.fromkeys(trusted, str(self._certificate)) | {
+        return dict.fromkeys(trusted, str(self._testbed.certificate)) | {
             "AIRFLOW_CONN_AWS_DEFAULT": s3.aws_connection().replace(s3.endpoint_url, self.s3_endpoint_url),
             "AIRFLOW_CONN_GETIMG_DEFAULT": json.dumps(getimg),
         }
@@ -113,10 +109,10 @@ class Detour:
         return made
 
     @contextlib.contextmanager
-    def _relay(self, port: int, count: Path, delay: float, *options: str | Path) -> Iterator[int]:
+    def _relay(self, port: int, count: Path, delay: float) -> Iterator[int]:
         """Run a relay, and yield its port."""
         command = [sys.executable, "-m", "benchmarks.relay", str(port), str(count), "--delay", str(delay)]
-        process = subprocess.Popen([*command, *map(str, options)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None
             yield int(process.stdout.readline())

@@ -22,6 +22,7 @@ from airflow_provider_getimg.testing.simulator import GetimgSimulator
 from benchmarks.process import LIMIT_SECONDS, Usage, run
 from devstack import SeaweedFS, StackError
 from devstack.network import clean_environment
+from tests.support.raw_servers import write_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +68,8 @@ class Testbed:
         with contextlib.ExitStack() as ends:
             self.folder = Path(tempfile.mkdtemp(prefix="getimg-benchmark-"))
             ends.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            self.s3 = ends.enter_context(SeaweedFS())
+            self.certificate = write_certificate(self.folder / "server.pem", "127.0.0.1")
+            self.s3 = ends.enter_context(SeaweedFS(certificate=self.certificate))
             process = SimulatorProcess(balance="10000.00")
             self.simulator = GetimgSimulator(ends.enter_context(process))
             self.client = self.s3.client(max_pool_connections=WRITERS)

@@ -36,14 +36,16 @@ class SeaweedFS:
     are off.
 
     :param log: File for the server's output; by default in the temporary directory.
+    :param certificate: PEM file with a certificate and its private key, to serve HTTPS as well, at ``https_url``.
     """
 
-    def __init__(self, *, log: Path | None = None) -> None:
+    def __init__(self, *, log: Path | None = None, certificate: Path | None = None) -> None:
         self.access_key = f"AK{secrets.token_hex(8)}"
         self.secret_key = secrets.token_urlsafe(30)
-        self.endpoint_url = ""
+        self.endpoint_url = self.https_url = ""
         self.process: GuardedProcess | None = None
         self._log = log
+        self._certificate = certificate
         # boto3's sessions are not safe to share between threads; the clients that they create are.
         self._session_lock = threading.Lock()
         self._sessions: dict[str, boto3.session.Session] = {}
@@ -84,6 +86,14 @@ class SeaweedFS:
             "volume.max": 0,
             "volume.preStopSeconds": 0,
         }
+        if self._certificate is not None:
+            (https,) = free_ports(1)
+            self.https_url = f"https://{LOOPBACK}:{https}"
+            flags |= {
+                "s3.port.https": https,
+                "s3.cert.file": self._certificate,
+                "s3.key.file": self._certificate,
+            }
         self.process = GuardedProcess(
             "SeaweedFS",
             [

@@ -1,32 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Two ways to make the same images: a pair of tasks for each, and one task for all.
-
-A run's conf holds ``bucket``, and ``images`` (mapped) or ``requests``, ``concurrency`` and optionally ``conn`` (batch).
-"""
+"""One task for all images. A run's conf holds ``bucket``, ``requests``, ``concurrency`` and optionally ``conn``."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, task, task_group
+from airflow.sdk import DAG
 
 from airflow_provider_getimg.durable import task_state
-from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
-from airflow_provider_getimg.transfers.getimg_to_s3 import TransferToS3Operator
+from benchmarks.dag_parts import REQUEST, SETTINGS
 from benchmarks.process import Measurement
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-START = datetime(2026, 1, 1)
-# A task that a busy machine starts too late is retried soon, not after Airflow's default of five minutes.
-TRIES = {"retries": 2, "retry_delay": timedelta(seconds=1)}
-REQUEST: dict[str, Any] = {"model": "sketch-mini", "output_format": "jpeg"}
 
 
 class TimedState:
@@ -76,28 +65,7 @@ class MeasuredBatch(GenerateImagesToS3Operator):
         return {"usage": asdict(measurement.usage), "gets": timed[0].gets, "sets": timed[0].sets}
 
 
-with DAG(dag_id="benchmark_mapped", schedule=None, start_date=START, default_args=TRIES):
-
-    @task
-    def write_prompts(dag_run: Any = None) -> list[str]:
-        """Return a prompt for each image."""
-        return [f"a benchmark, {number}" for number in range(dag_run.conf["images"])]
-
-    @task_group
-    def make(prompt: str) -> None:
-        """Make an image, and save it."""
-        generated = GenerateImageOperator(task_id="generate", prompt=prompt, **REQUEST)
-        TransferToS3Operator(
-            task_id="save",
-            generation=generated.output,
-            s3_bucket="{{ dag_run.conf['bucket'] }}",
-            s3_key="images/{generation_id}.{extension}",
-        )
-
-    make.expand(prompt=write_prompts())
-
-
-with DAG(dag_id="benchmark_batch", schedule=None, start_date=START, default_args=TRIES):
+with DAG(dag_id="benchmark_batch", schedule=None, **SETTINGS):
     MeasuredBatch(
         task_id="generate_all",
         requests="{{ dag_run.conf['requests'] }}",
