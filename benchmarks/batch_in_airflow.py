@@ -144,11 +144,13 @@ def compare(
         return AirflowUsage(workload.images, seconds, cpu - idle, idle)
 
     return Comparison(
-        *(usage(dag_id, mapped) for dag_id in (MAPPED, NOTHING, AMAZON)),
-        usage(BATCH, batch),
-        task,
-        task_in_s3,
-        (before, after),
+        mapped=usage(MAPPED, mapped),
+        nothing=usage(NOTHING, mapped),
+        amazon=usage(AMAZON, mapped),
+        batch=usage(BATCH, batch),
+        task=task,
+        task_in_s3=task_in_s3,
+        idle_rates=(before, after),
     )
 
 
