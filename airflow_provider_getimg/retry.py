@@ -37,15 +37,15 @@ class GetimgRetryPolicy(RetryPolicy):
     Decide by what an error cost and whether another try can help.
 
     ======================================  ==================================================
-    refused, wrong input or connection,     fail at once: it would fail again
+    refused, wrong input or connection,     fail immediately: it would fail again
     price over ``max_cost``, files gone or
     refused, another object at the key, a
     write that S3 will refuse again
     429                                     retry after the time the API asks for, or a growing
                                             delay with jitter (7.5 seconds to 10 minutes)
-    outcome unknown                         fail at once; retry if the operator's
+    outcome unknown                         fail immediately; retry if the operator's
                                             ``on_unknown_outcome`` is ``"resubmit"``
-    video failed                            fail at once; retry if the operator's
+    video failed                            fail immediately; retry if the operator's
                                             ``on_failed_video`` is ``"resubmit"``
     everything else                         retry after the task's own ``retry_delay``
     ======================================  ==================================================
@@ -121,7 +121,7 @@ def wait_out_rate_limits(seconds: float, log: Logger, killed: threading.Event) -
 
     :param seconds: How long to wait in total; 0 for not at all.
     :param log: Where each wait is logged.
-    :param killed: Ends a wait at once when set.
+    :param killed: Ends a wait immediately when set.
     """
     from airflow_provider_getimg.api.errors import RateLimitError
 

@@ -103,7 +103,7 @@ class GetimgClient:
 
     def abort(self) -> int:
         """
-        Abort all requests in flight at once, and send no more. Safe to call from any thread or signal handler.
+        Abort all requests in flight immediately, and send no more. Safe to call from any thread or signal handler.
 
         :return: The number of requests aborted. A generation among them may still be made and billed.
         """

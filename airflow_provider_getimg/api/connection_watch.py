@@ -142,7 +142,7 @@ class ConnectionWatch:
         self.abort()
 
     def abort(self) -> None:
-        """Abort the connection now; a blocked read returns at once. Safe to call from any thread. Idempotent."""
+        """Abort the connection now; a blocked read returns immediately. Safe to call from any thread. Idempotent."""
         with self._lock:
             self._aborted = True
             sockets = list(self._sockets)

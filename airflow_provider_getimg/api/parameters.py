@@ -42,15 +42,17 @@ def checked_flag(name: str, value: object) -> bool:
     return text == "true"
 
 
-def checked_seconds(name: str, value: Any) -> float:
+def checked_seconds(name: str, value: Any, minimum: float = 0) -> float:
     """
-    Return a time in seconds, 0 or more; a string is parsed.
+    Return a time in seconds; a string is parsed.
 
-    :raises InvalidInputError: The value is not such a number.
+    :raises InvalidInputError: The value is not a number, or less than the minimum.
     """
     seconds = _number(value)
-    if not 0 <= seconds < math.inf:
-        raise InvalidInputError(f"{name} must be a number of seconds, 0 or more, got {quote(value)}.")
+    if not minimum <= seconds < math.inf:
+        raise InvalidInputError(
+            f"{name} must be a number of seconds, {minimum:g} or more, got {quote(value)}."
+        )
     return seconds
 
 

@@ -181,7 +181,7 @@ def http_client(
     """
     quiet_loggers()
     # Don't rely on the pool's limits alone: between the end of a response and the closing of its connection, the pool
-    # may give that connection to another thread's request, which dies with it. This header makes it unusable at once.
+    # may give that connection to another thread's request, which dies with it. This header makes it unusable immediately.
     once = {"Connection": "close"} if transport is None else {}
     return httpx.Client(
         transport=transport or Transport(proxy), trust_env=False, headers={**headers, **once}, **options

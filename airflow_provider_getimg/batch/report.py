@@ -143,7 +143,8 @@ class BatchResults:
             "requested": len(self.rows),
             "saved": self.count("saved", "reused"),
             "reused": self.count("reused"),
-            "failed": self.count("failed", "not_sent"),
+            "failed": self.count("failed"),
+            "not_sent": self.count("not_sent"),
             "total_cost": float(self.total_cost),
             "manifest": manifest_uri,
         }
@@ -245,9 +246,9 @@ class BatchResults:
             parts.append(f"All rows are in {manifest_uri}.")
         if not self.total_cost and not self.billed and not self.unknown_outcomes:
             parts.append("Nothing was billed.")
-        else:
+        elif any(result.is_billed and not result.is_saved for result in self.rows):
             parts.append(
-                "While its URL works, neither a retry nor a Clear pays again for an image that was billed and is not saved."
+                "While their URLs work, a retry or a Clear saves the images that were billed and are not saved, without paying again."
             )
         return " ".join(parts)
 

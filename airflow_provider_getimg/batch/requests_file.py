@@ -84,7 +84,7 @@ def read_lines(
                     f"{name} ({uri}) must be at most {REQUESTS_FILE_MAX_BYTES} bytes (256 MiB), got "
                     f"{response['ContentLength']}."
                 )
-            # Read all lines before yielding the first: a file that is too long is refused at once.
+            # Read all lines before yielding the first: a file that is too long is refused immediately.
             read = list(_lines(name, uri, file, add_fault))
     except (ClientError, BotoCoreError) as error:
         raise read_error(f"{name} ({uri})", error) from None

@@ -81,7 +81,8 @@ def getimg_image_task(python_callable: Callable[..., Any] | None = None, **kwarg
     """
     Turn a function that returns a request into a task: ``@task.getimg_image``.
 
-    :param python_callable: The function.
+    :param python_callable: The function. It returns a prompt, or a dict of the templated parameters of ``GenerateImageOperator``
+        such as ``model``, ``prompt`` and ``labels``. It is called in each try; Jinja in what it returns is not rendered.
     :param kwargs: Parameters of ``GenerateImageOperator``.
     """
     return make_task(

@@ -65,7 +65,9 @@ def getimg_images_to_s3_task(
     """
     Turn a function that returns requests into a task: ``@task.getimg_images_to_s3``.
 
-    :param python_callable: The function.
+    :param python_callable: The function. It returns a list of prompts or of dicts, or the ``s3://bucket/key`` of a JSON Lines
+        file, as ``requests`` of the operator, which takes no plain prompts. It is called in each try; Jinja in what it returns is
+        not rendered.
     :param kwargs: Parameters of ``GenerateImagesToS3Operator``.
     """
     return make_task(

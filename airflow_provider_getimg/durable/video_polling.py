@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.api.types import Video
 
+#: The least ``poll_interval``, in seconds: 0 would poll without a pause.
+MIN_POLL_INTERVAL = 0.01
 # Seconds between log lines on a video whose state has not changed.
 _LOG_INTERVAL = 60.0
 # The longest wait after a failed poll, unless twice poll_interval, or the API's Retry-After, is longer.

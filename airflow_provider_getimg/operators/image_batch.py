@@ -45,11 +45,12 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` do for one image.
 
     The XCom is a summary: ``requested``, ``saved`` (rows whose files are in S3), ``reused`` (those of them that an earlier
-    try paid for, or that already existed), ``failed``, ``total_cost`` (in USD, over all tries since the last Clear, plus
-    images billed but not saved before it), ``manifest`` (the URI of a JSON Lines object with a line for each row:
+    try paid for, or that already existed), ``failed``, ``not_sent``, ``total_cost`` (in USD, over all tries since the last Clear,
+    plus images billed but not saved before it), ``manifest`` (the URI of a JSON Lines object with a line for each row:
     ``row``, ``outcome``, ``request``, ``uri``, ``sha256``, ``bytes``, ``mime_type``, ``generation_id``, ``cost``, ``error``),
     ``aws_conn_id``, and, for up to 100 files, ``uris``. Two more XComs are ``getimg_images``, the number of saved images, and
-    ``getimg_cost``, what was billed, as for one image. A batch that fails pushes them, too.
+    ``getimg_cost``, what was billed, as for one image; without such, they are not pushed. A batch that fails pushes all of these,
+    too, unless its input is invalid.
 
     Each row is billed. Each try records what it sends, receives and saves in the task's state as it happens:
 
@@ -81,8 +82,8 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         catalogue before the first request, and enforced while the batch runs. Default: no limit. (templated)
     :param check_balance: Whether to check, before the first request, that the account's balance covers the price of all rows to
         send. If it doesn't, or a price is unknown, the task fails. Default False. (templated)
-    :param max_failures: How many rows may fail without failing the task: a number, or a share such as ``0.02`` or
-        ``"2%"``, rounded down. Default 0. (templated)
+    :param max_failures: How many rows may fail without failing the task: a whole number of rows, or a share, below 1 such as
+        ``0.02`` or in percent such as ``"2%"``, rounded down. Default 0. (templated)
     :param on_unknown_outcome: What to do about a row whose request may have been billed but whose response was lost, or whose
         paid response is recorded but whose files are gone. ``"fail"`` (default): the row fails. ``"resubmit"``: a retry sends
         the request again, which may pay twice. (templated)

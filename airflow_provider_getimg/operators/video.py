@@ -36,7 +36,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     """
     Generate a video, wait until it is completed, and push the API's response to XCom.
 
-    The API responds to a request at once, with an id; generating the video takes one to twenty minutes. It is billed once:
+    The API responds to a request immediately, with an id; generating the video takes one to twenty minutes. It is billed once:
 
     - The **id is recorded** before anything else. From then on, each try, triggerer and Clear before delivery only polls
       that video, which is free.
@@ -79,7 +79,8 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable`` in Airflow's
         configuration.
     :param poll_interval: Seconds between polls of the video, plus or minus up to a fifth; the first poll comes after one to two
-        intervals. With ``deferrable``, 6 or more. Default 10. (templated)
+        intervals. At least 0.01; with ``deferrable``, use 6 or more, because Airflow may fail a task that resumes sooner. Default
+        10. (templated)
     :param timeout: Seconds that each try waits for the video. Then the try fails while the video is still being generated, and
         a retry resumes waiting for it. Default 1800. (templated)
     :param retries: Default 3.
@@ -170,12 +171,13 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.api.requests import VideoRequest
         from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
         from airflow_provider_getimg.durable.paid_video import FAILED_VIDEO
+        from airflow_provider_getimg.durable.video_polling import MIN_POLL_INTERVAL
         from airflow_provider_getimg.s3.labels import checked_labels
 
         max_cost = checked_max_cost(self.max_cost)
         labels = checked_labels(self.labels)
         timeout = checked_seconds("timeout", self.timeout)
-        poll_interval = checked_seconds("poll_interval", self.poll_interval)
+        poll_interval = checked_seconds("poll_interval", self.poll_interval, MIN_POLL_INTERVAL)
         rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
         on_unknown_outcome = checked_choice("on_unknown_outcome", self.on_unknown_outcome, UNKNOWN_OUTCOME)
         on_failed_video = checked_choice("on_failed_video", self.on_failed_video, FAILED_VIDEO)
@@ -308,6 +310,6 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
             )
         elif self._video_id:
             self.log.warning(
-                "The task was terminated. Video %s goes on being made, and will be billed: a retry, or a Clear, gets it.",
+                "The task was terminated. Video %s is still being made and will be billed; a retry or a Clear returns it.",
                 self._video_id,
             )

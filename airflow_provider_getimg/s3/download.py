@@ -114,7 +114,7 @@ class Downloads:
         self._http.close()
 
     def abort(self) -> None:
-        """Abort the downloads in flight at once and start no more. Safe to call from any thread or signal handler."""
+        """Abort the downloads in flight immediately and start no more. Safe to call from any thread or signal handler."""
         self._aborted = True
         for watch in list(self._watches):
             watch.abort()

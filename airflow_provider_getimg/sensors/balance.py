@@ -33,7 +33,7 @@ class GetimgBalanceSensor(HookMixin, RetryPolicyMixin, BaseSensorOperator):
     account: none of it is reserved for the tasks that follow.
 
     - A **429**, a **5xx** or a **failed connection** is waited out: the next poke checks again.
-    - A **wrong key**, or an invalid ``minimum``, fails the task at once, without retries, even with ``soft_fail``.
+    - A **wrong key**, or an invalid ``minimum``, fails the task immediately, without retries, even with ``soft_fail``.
 
     :param minimum: The balance to wait for, in USD, as a string or a number, such as ``"5"`` or ``2.50``. (templated)
     :param getimg_conn_id: The getimg.ai connection. Default ``getimg_default``. (templated)

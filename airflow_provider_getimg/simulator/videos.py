@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos: accepted at once, pending for a while, then completed or failed."""
+"""Videos: accepted immediately, pending for a while, then completed or failed."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class ClientConnection:
             await self.lost.wait()
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection immediately."""
         self._transport.abort()
 
 

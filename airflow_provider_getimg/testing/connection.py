@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.testing.simulator import GetimgSimulator
 
-#: Seconds that ``getimg_conn`` waits for a generation. The simulator on the same machine responds at once.
+#: Seconds that ``getimg_conn`` waits for a generation. The simulator on the same machine responds immediately.
 DEFAULT_TIMEOUT = 30.0
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from airflow_provider_getimg.testing.state_store import MemoryStateStore, task_state_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import datetime
 
     from airflow.models.dagrun import DagRun
     from airflow.sdk import DAG
@@ -101,13 +101,14 @@ class DagRunner:
         :param expect: The required final state, ``success`` or ``failed``: otherwise the test fails with the tasks' error
             messages. ``None`` accepts either.
         :param run_conf: The run's conf; it overrides the DAG's params of the same names.
-        :param logical_date: Default: now.
+        :param logical_date: With a time zone. Default: now.
         :param connections: Additional Airflow connections for this run, by id: each as JSON, a URI or a mapping such as
             ``{"conn_type": "aws"}``.
         :param variables: Airflow Variables for this run, by name: strings, or values that JSON can represent.
-        :param wait_for_retries: Wait the real delay between tries. Default: retry at once, whatever ``retry_delay`` or the
+        :param wait_for_retries: Wait the real delay between tries. Default: retry immediately, whatever ``retry_delay`` or the
             retry policy says.
         :raises TypeError: ``dag`` is not a DAG.
+        :raises ValueError: ``expect`` or ``logical_date`` is invalid.
         """
         __tracebackhide__ = True
         import pytest
@@ -119,6 +120,10 @@ class DagRunner:
         if expect not in ("success", "failed", None):
             raise ValueError(f"expect must be 'success', 'failed' or None, got {expect!r}.")
         self._dag_ids.add(dag.dag_id)
+        if logical_date is not None and not (
+            isinstance(logical_date, datetime) and logical_date.tzinfo is not None
+        ):
+            raise ValueError(f"logical_date must be a datetime with a time zone, got {logical_date!r}.")
         dates: dict[str, Any] = {} if logical_date is None else {"logical_date": logical_date}
         with (
             pytest.MonkeyPatch.context() as patch,

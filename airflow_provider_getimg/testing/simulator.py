@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import urlsplit
 
 from airflow_provider_getimg.simulator.errors import error_body
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_getimg.testing.server import SimulatorProcess
 
+#: What a paid request makes.
+PaidKind = Literal["image", "video"]
 START_BALANCE = "100.00"
 CONTROL_SECONDS = 30.0
 
@@ -154,7 +156,8 @@ class Faults:
     """
     Faults for the next requests, used up in the order they were queued.
 
-    Each hits the next ``times`` (default 1) requests that would have been served.
+    Each hits the next ``times`` (default 1) requests that would have been served: for images, with ``on="video"`` for videos, or
+    downloads.
     """
 
     def __init__(self, control: Control) -> None:
@@ -180,7 +183,13 @@ class Faults:
         self._control.request("DELETE", "/_simulator/faults")
 
     def refused(
-        self, status: int, *, message: str | None = None, code: str | None = None, times: int = 1
+        self,
+        status: int,
+        *,
+        message: str | None = None,
+        code: str | None = None,
+        times: int = 1,
+        on: PaidKind = "image",
     ) -> None:
         """
         Refuse requests as the API does with this status. Nothing is billed.
@@ -189,13 +198,13 @@ class Faults:
         :param message: The API's error message. Default: that of the status.
         :param code: The API's error code. Default: that of the status.
         """
-        self._on("image", "status", times, status=status, body=error_body(status, message, code=code))
+        self._on(on, "status", times, status=status, body=error_body(status, message, code=code))
 
-    def insufficient_balance(self, *, times: int = 1) -> None:
+    def insufficient_balance(self, *, times: int = 1, on: PaidKind = "image") -> None:
         """Refuse requests with a 402. For an account that stays empty, set the simulator's balance to 0."""
-        self.refused(402, times=times)
+        self.refused(402, times=times, on=on)
 
-    def rate_limit(self, *, retry_after: float | None = 60, times: int = 1) -> None:
+    def rate_limit(self, *, retry_after: float | None = 60, times: int = 1, on: PaidKind = "image") -> None:
         """
         Refuse requests with a 429. Nothing is billed.
 
@@ -204,39 +213,41 @@ class Faults:
             ``run_dag`` makes immediate.
         """
         headers = None if retry_after is None else {"Retry-After": f"{retry_after:g}"}
-        self._on("image", "status", times, status=429, headers=headers)
+        self._on(on, "status", times, status=429, headers=headers)
 
-    def server_error(self, status: int = 500, *, billed: bool = False, times: int = 1) -> None:
+    def server_error(
+        self, status: int = 500, *, billed: bool = False, times: int = 1, on: PaidKind = "image"
+    ) -> None:
         """
         Respond with a 5xx, which leaves the outcome unknown to the caller.
 
-        :param billed: Whether the image was made and billed anyway.
+        :param billed: Whether it was made and billed anyway.
         """
-        self._on("image", "status", times, status=status, billed=billed)
+        self._on(on, "status", times, status=status, billed=billed)
 
-    def timeout(self, *, billed: bool = True, times: int = 1) -> None:
+    def timeout(self, *, billed: bool = True, times: int = 1, on: PaidKind = "image") -> None:
         """
         Accept requests and never respond. Set ``getimg_conn.timeout`` too, or the test waits 30 seconds.
 
-        :param billed: Whether the image was made and billed anyway.
+        :param billed: Whether it was made and billed anyway.
         """
-        self._on("image", "hang", times, billed=billed)
+        self._on(on, "hang", times, billed=billed)
 
-    def dropped(self, *, billed: bool = True, times: int = 1) -> None:
+    def dropped(self, *, billed: bool = True, times: int = 1, on: PaidKind = "image") -> None:
         """
         Close the connection without sending a byte of a response.
 
-        :param billed: Whether the image was made and billed anyway.
+        :param billed: Whether it was made and billed anyway.
         """
-        self._on("image", "drop_after_billing" if billed else "drop_before_billing", times)
+        self._on(on, "drop_after_billing" if billed else "drop_before_billing", times)
 
-    def slow(self, seconds: float, *, times: int = 1) -> None:
+    def slow(self, seconds: float, *, times: int = 1, on: PaidKind = "image") -> None:
         """
         Respond to requests only after a delay.
 
         :param seconds: The delay, during which nothing is sent.
         """
-        self._on("image", "slow_first_byte", times, seconds=seconds)
+        self._on(on, "slow_first_byte", times, seconds=seconds)
 
     def failed_video(
         self, *, code: str | None = None, message: str | None = None, billed: bool = False, times: int = 1
@@ -269,9 +280,10 @@ class Faults:
         encoding: str | None = None,
         length: int | str | None = None,
         times: int = 1,
+        on: PaidKind = "image",
     ) -> None:
         """
-        Make and bill images, but respond in an unusual way.
+        Make and bill images or videos, but respond in an unusual way.
 
         :param merge: A JSON merge patch (RFC 7396) of the response: ``{"status": "succeeded"}``.
         :param data: The value of ``data``; ``{"$file": 0}`` is the good entry, ``{"$file": 0, "mime_type": None}``
@@ -283,7 +295,7 @@ class Faults:
         :param length: How its length is announced: ``padded``, ``none``, ``chunked``, or a number.
         """
         odd = {"merge": merge, "data": data, "body": body, "status": status}
-        self._on("image", "response", times, **odd, headers=headers, encoding=encoding, length=length)
+        self._on(on, "response", times, **odd, headers=headers, encoding=encoding, length=length)
 
     def odd_file(
         self,

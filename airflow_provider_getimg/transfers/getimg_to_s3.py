@@ -49,8 +49,8 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
     rows. If every upstream task was skipped, so is this one.
 
     Each object carries metadata: ``getimg-generation-id``, ``getimg-index``, ``getimg-model``, ``getimg-deletes-at``,
-    ``getimg-sha256``, ``getimg-dag``, and digests of the request. Each object is in the outlets' events, with generation id, cost, bytes and SHA-256: for an
-    ``AssetAlias``, as its own asset ``s3://bucket/key``; for an ``Asset``, as an entry in ``extra["files"]``.
+    ``getimg-sha256`` and ``getimg-dag``. Each object is in the outlets' events, with generation id, cost, bytes and SHA-256: for
+    an ``AssetAlias``, as its own asset ``s3://bucket/key``; for an ``Asset``, as an entry in ``extra["files"]``.
 
     :param generation: The output of a :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` or
         :class:`~airflow_provider_getimg.operators.video.GenerateVideoOperator`, mapped or not, or a list of such outputs: pass

@@ -172,7 +172,8 @@ class TestWriteCheck:
             "requested": 6,
             "saved": 0,
             "reused": 0,
-            "failed": 6,
+            "failed": 0,
+            "not_sent": 6,
             "total_cost": 0.0,
             "manifest": None,
             "aws_conn_id": "aws_default",
@@ -300,7 +301,8 @@ class TestSaveFailureMidway:
         assert len(lost) == len(posts) - 3
         assert {(failure.billed, failure.cost) for failure in lost} == {("yes", PRICE)}
         summary = batches.pushed
-        assert (summary["requested"], summary["saved"], summary["failed"]) == (20, 3, 17)
+        assert (summary["requested"], summary["saved"]) == (20, 3)
+        assert (summary["failed"], summary["not_sent"]) == (len(posts) - 3, 20 - len(posts))
         assert summary["total_cost"] == pytest.approx(float(error.cost))
         assert summary["manifest"].startswith(f"s3://{batches.bucket}/manifests/")
         assert len(summary["uris"]) == 3
@@ -374,7 +376,7 @@ class TestTryThatCannotStart:
         with pytest.raises(errors.ConnectionConfigError, match=r"Nothing was billed\.$"):
             batches.run(4, **fields)
         assert batches.posts() == 0
-        assert (batches.pushed["requested"], batches.pushed["failed"]) == (4, 4)
+        assert (batches.pushed["requested"], batches.pushed["not_sent"]) == (4, 4)
         assert batches.pushed["total_cost"] == 0
 
     def test_reports_the_bill_of_earlier_tries(self, batches, fields):
@@ -699,7 +701,8 @@ def test_batch_rejected_because_of_max_cost_still_pushes_a_summary(batches, cont
         "requested": 2,
         "saved": 0,
         "reused": 0,
-        "failed": 2,
+        "failed": 0,
+        "not_sent": 2,
         "total_cost": 0.0,
         "manifest": None,
         "aws_conn_id": "aws_default",

@@ -96,6 +96,7 @@ class TestRetry:
             "saved": 2,
             "reused": 2,
             "failed": 0,
+            "not_sent": 0,
             "total_cost": 2 * PRICE,
             "aws_conn_id": "aws_default",
             "uris": 0,

@@ -133,7 +133,8 @@ def test_states_and_cost_are_logged_without_the_signed_url(api, context, capsys)
         ({"duration": 5, "max_cost": "1"}, "duration must be 4, 8 seconds for model 'reel-sound', got 5."),
         ({"sound": "loud"}, "sound must be True or False, got 'loud'."),
         ({"timeout": -1}, "timeout must be a number of seconds, 0 or more, got -1."),
-        ({"poll_interval": "soon"}, "poll_interval must be a number of seconds, 0 or more, got 'soon'."),
+        ({"poll_interval": "soon"}, "poll_interval must be a number of seconds, 0.01 or more, got 'soon'."),
+        ({"poll_interval": 0}, "poll_interval must be a number of seconds, 0.01 or more, got 0."),
         ({"on_failed_video": "retry"}, "on_failed_video must be 'fail' or 'resubmit', got 'retry'."),
         ({"images": [7]}, "images[0] must be a URL, or {'url': ..., 'role': ...}, got 7."),
     ],
@@ -236,7 +237,7 @@ class TestOneSubmission:
         [error] = failures
         assert isinstance(error, errors.KilledError)
         assert str(error).endswith("goes on waiting for it. It may have been billed.")
-        assert "goes on being made, and will be billed" in capsys.readouterr().out
+        assert "is still being made and will be billed" in capsys.readouterr().out
         assert operator().execute(context(2))["id"] == api.ledger[0].id
         assert paid(api) == [("delivered", 0.2)]
 

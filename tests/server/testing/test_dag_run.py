@@ -237,8 +237,13 @@ def decorated():
         ("one_image", {}, "run_dag takes a DAG, not a str."),
         (decorated, {}, "run_dag takes a DAG, not a function: call it first."),
         (one_image(), {"expect": "fail"}, "expect must be 'success', 'failed' or None, got 'fail'."),
+        (
+            one_image(),
+            {"logical_date": datetime(2026, 2, 14)},
+            "logical_date must be a datetime with a time zone, got datetime.datetime(2026, 2, 14, 0, 0).",
+        ),
     ],
-    ids=["a name", "a function", "a state"],
+    ids=["a name", "a function", "a state", "a naive date"],
 )
 def test_invalid_argument_is_rejected_with_the_reason(run_dag, given, options, sentence):
     with pytest.raises((TypeError, ValueError)) as error:

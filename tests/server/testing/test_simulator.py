@@ -100,6 +100,18 @@ def test_fault_hits_only_the_next_request(getimg_simulator, queue, status, cost)
     assert generate(getimg_simulator).status_code == 200
 
 
+def test_fault_on_a_video_leaves_images_alone(getimg_simulator):
+    getimg_simulator.faults.insufficient_balance(on="video")
+    assert generate(getimg_simulator).status_code == 200
+    response = httpx.post(
+        f"{getimg_simulator.url}/v2/videos/generations",
+        headers={"Authorization": f"Bearer {getimg_simulator.api_key}"},
+        json={"model": "reel-sound", "prompt": "a lake"},
+    )
+    assert response.status_code == 402
+    assert getimg_simulator.faults.pending == []
+
+
 def test_message_and_code_of_a_rejection_can_be_set(getimg_simulator):
     getimg_simulator.faults.refused(400, message="Not that.", code="no")
     error = generate(getimg_simulator).json()["error"]
