@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 
 _SCHEMES = ("https://", "s3://", "data:")
-# Query parameters of presigned URLs: S3 and compatible stores, CloudFront, Google Cloud Storage, Azure SAS, and the API.
+# Query parameters of presigned URLs: S3 and compatible stores, CloudFront, Google Cloud Storage, and the API.
 _SIGNATURE = re.compile(
-    r"(x-amz-[^=]*|x-goog-[^=]*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id"
-    r"|s[eprtvi]|srt|ss|spr|sig|sk[a-z]+|exp|token)=",
+    r"(x-amz-[^=]*|x-goog-[^=]*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id|sig|exp|token)=",
     re.IGNORECASE,
 )
+# Those of Azure (SAS), short names that mean something else in a URL without ``sig``.
+_AZURE = re.compile(r"(s[eprtvi]|srt|ss|spr|sk(oid|tid|[tesv]))=", re.IGNORECASE)
 
 
 def as_written(images: object) -> list[dict[str, Any]] | None:
@@ -80,7 +81,9 @@ def _unsigned(url: str) -> str:
     if not url.startswith("https://"):
         return url
     address, _, query = url.partition("?")
-    kept = [part for part in query.split("&") if part and not _SIGNATURE.match(part)]
+    parts = [part for part in query.split("&") if part]
+    is_azure = any(part.lower().startswith("sig=") for part in parts)
+    kept = [part for part in parts if not (_SIGNATURE.match(part) or (is_azure and _AZURE.match(part)))]
     return f"{address}?{'&'.join(kept)}" if kept else address
 
 
