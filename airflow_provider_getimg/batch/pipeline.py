@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -130,7 +131,7 @@ class Pipeline:
         except BaseException as error:
             # Most likely a timeout raised by Airflow. Save the images that have arrived, and send nothing more.
             self._stop.set(KilledError(f"The task ended with {type(error).__name__}."))
-            self._log.warning(
+            self._warn(
                 "%s: no more requests are sent; images that have arrived are saved.", type(error).__name__
             )
             self._wait(tick)
@@ -140,6 +141,11 @@ class Pipeline:
             uploaders.shutdown(wait=False, cancel_futures=True)
         if self._fault is not None:
             raise self._fault
+
+    def _warn(self, message: str, *args: object) -> None:
+        # Airflow's supervisor reads the log. If it has died, what is in flight can still be recorded and saved.
+        with suppress(OSError):
+            self._log.warning(message, *args)
 
     def _run_step(self, row: Row, step: Callable[[], RowResult | None]) -> None:
         """Run a step of a row, and record the result if it was the last step."""
@@ -173,13 +179,14 @@ class Pipeline:
         while self._total and not self._finished.wait(_TICK_SECONDS):
             with self._lock:
                 done, failed = len(self._results), self._failed
-            tick(done, failed)
+            with suppress(OSError):
+                tick(done, failed)
             if not self._stop.is_killed:
                 continue
             if stopped_at is None:
                 stopped_at = time.monotonic()
                 if in_flight := self._steps.in_flight:
-                    self._log.warning(
+                    self._warn(
                         "%d requests are in flight; waiting up to %.0f seconds for them, if the task may run that long. An aborted "
                         "request may still be billed.",
                         in_flight,
@@ -189,7 +196,7 @@ class Pipeline:
             if not aborted and passed >= GRACE_SECONDS:
                 aborted = True
                 if in_flight := self._steps.abort_requests():
-                    self._log.warning(
+                    self._warn(
                         "%d requests in flight were aborted; they may still be billed.",
                         in_flight,
                     )

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import KilledError
-from airflow_provider_getimg.api.signals import set_event
+from airflow_provider_getimg.api.signals import call_from_handler
 
 if TYPE_CHECKING:
     from airflow_provider_getimg.api.errors import GetimgError
@@ -34,4 +34,4 @@ class Stop:
     def set(self, reason: GetimgError) -> None:
         """Stop sending."""
         self._reasons.append(reason)
-        set_event(self.event)
+        call_from_handler(self.event.set)

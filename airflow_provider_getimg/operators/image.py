@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_getimg.api.signals import set_event
+from airflow_provider_getimg.api.signals import call_from_handler
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.operators.one_generation import OneGenerationMixin
 from airflow_provider_getimg.records import request_record
@@ -169,10 +169,11 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
     def on_kill(self) -> None:
         """Send nothing more. The task waits for a request in flight as long as it may run: the API can't cancel."""
-        set_event(self._killed)
+        call_from_handler(self._killed.set)
         client = self.hook.__dict__.get("client")
         if client is not None and client.in_flight:
-            self.log.warning(
+            call_from_handler(
+                self.log.warning,
                 "The task was terminated while a request is in flight, which may be billed. Its response is awaited for as long as "
-                "the task may run."
+                "the task may run.",
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_getimg.api.signals import set_event
+from airflow_provider_getimg.api.signals import call_from_handler
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.operators.one_generation import OneGenerationMixin
 from airflow_provider_getimg.records import request_record
@@ -301,15 +301,17 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
 
     def on_kill(self) -> None:
         """Submit nothing more, and stop waiting. The API can't cancel: a submitted video is still generated and billed."""
-        set_event(self._killed)
+        call_from_handler(self._killed.set)
         client = self.hook.__dict__.get("client")
         if client is not None and client.in_flight and not self._video_id:
-            self.log.warning(
+            call_from_handler(
+                self.log.warning,
                 "The task was terminated while a request is in flight, which may be billed. Its response is awaited for as long as "
-                "the task may run."
+                "the task may run.",
             )
         elif self._video_id:
-            self.log.warning(
+            call_from_handler(
+                self.log.warning,
                 "The task was terminated. Video %s is still being made and will be billed; a retry or a Clear returns it.",
                 self._video_id,
             )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_getimg.api.signals import set_event
+from airflow_provider_getimg.api.signals import call_from_handler
 from airflow_provider_getimg.hooks.hook_mixin import HookMixin
 from airflow_provider_getimg.links import ImagesLink, OpenInS3Link, console_url
 
@@ -67,7 +67,7 @@ class S3OutputMixin(HookMixin, BaseOperator):
 
     def _abort_copies(self) -> None:
         """Abort the copies in flight. Safe to call at any time, even from a signal handler."""
-        set_event(self._killed)
+        call_from_handler(self._killed.set)
         downloads: Downloads | None = getattr(self, "_downloads", None)
         if downloads is not None:
             downloads.abort()
