@@ -254,7 +254,7 @@ class GetimgClient:
                     ) from None
                 except response_body.CutOffError as cut:
                     content = self._salvage_body(cut, response, watch, method, timeout)
-                return response, content
+                return response, self._without_key(content)
         except GetimgError:
             raise
         except Exception as error:
@@ -288,7 +288,7 @@ class GetimgClient:
             f"{error.message} Received before that: {responses.excerpt(cut.content, self._redact)}.",
             status=response.status_code,
         )
-        quoted.received = cut.content.decode("utf-8", errors="replace")
+        quoted.received = self._without_key(cut.content).decode("utf-8", errors="replace")
         raise quoted
 
     def _transport_error(
@@ -308,6 +308,10 @@ class GetimgClient:
         if watch.expired or isinstance(error, httpx.TimeoutException):
             return lost(f"{self.base_url} did not finish {subject} within {timeout:g} seconds.")
         return lost(f"The connection to {self.base_url} broke after {subject} was sent: {reason}.")
+
+    def _without_key(self, content: bytes) -> bytes:
+        """Remove the API key from a response that echoes it: parts of it are quoted, and recorded in the task's state."""
+        return content.replace(self._api_key.encode(), b"***") if self._api_key else content
 
     def _redact(self, text: str) -> str:
         """Remove the API key and the query strings of URLs from a text meant for people."""

@@ -157,12 +157,12 @@ def wait_before_next(response: httpx.Response) -> float | None:
     if asked is not None:
         wait = _seconds(asked)
         if wait is None and (moment := _moment(asked)) is not None:
-            wait = max(0.0, moment - time.time())
+            wait = max(0.0, moment - _now(response))
         return wait if wait is not None and wait <= MAX_WAIT else None
     reset = _seconds(response.headers.get("x-ratelimit-reset"))
     # A limit with requests left is not the one that was hit: ignore its reset.
     if reset is not None and response.headers.get("x-ratelimit-remaining") in (None, "0"):
-        wait = reset - time.time()
+        wait = reset - _now(response)
         return wait if 0 < wait <= MAX_WAIT else None
     return None
 
@@ -173,13 +173,17 @@ def rate_limit(response: httpx.Response) -> RateLimit | None:
     reset = _seconds(response.headers.get("x-ratelimit-reset"))
     if remaining is None or reset is None:
         return None
-    # Use the server's clock if the response has a date: it may differ from the worker's.
-    now = _moment(response.headers.get("date", ""))
-    resets_in = reset - (time.time() if now is None else now)
+    resets_in = reset - _now(response)
     if not 0 < resets_in <= MAX_WAIT:
         return None
     limit = _seconds(response.headers.get("x-ratelimit-limit"))
     return RateLimit(int(remaining), resets_in, int(limit) if limit else None)
+
+
+def _now(response: httpx.Response) -> float:
+    """Return the Unix time by the server's clock, if the response has a date: the worker's may differ."""
+    now = _moment(response.headers.get("date", ""))
+    return time.time() if now is None else now
 
 
 def _seconds(text: str | None) -> float | None:

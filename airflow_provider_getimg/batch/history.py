@@ -9,7 +9,7 @@ files were saved. If the try that saved them could no longer write that note, th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_provider_getimg.api.errors import GetimgError
+    from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.batch.budget import Budget
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.durable.journal import Journal
@@ -136,8 +137,12 @@ class History:
         return self._states[row.index]
 
     def result(self, row: Row) -> RowResult:
-        """Return the result of a row that this try did not reach."""
+        """Return the result of a row that this try did not reach, or paid for and did not finish."""
         return self.state(row).result or RowResult(row, "not_sent")
+
+    def note_paid(self, row: Row, generation: Generation) -> None:
+        """Note that this try paid for a row, which counts as failed until its files are saved."""
+        self._states[row.index] = replace(self.state(row), result=RowResult.of(row, "failed", generation))
 
     def is_current_epoch(self, entry: Entry) -> bool:
         """Return whether the task has not been cleared since the entry was written."""

@@ -151,6 +151,7 @@ class RowSteps:
             generation = self._generate(paid, row)
         except KilledError:
             return replace(self._history.result(row), outcome="not_sent")
+        self._history.note_paid(row, generation)
         return partial(self.save, row, generation, is_new=True)
 
     def save(self, row: Row, generation: Generation, *, is_new: bool) -> RowResult:

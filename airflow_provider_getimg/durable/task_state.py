@@ -99,10 +99,10 @@ def task_state(
     from airflow_provider_getimg.api.errors import ConnectionConfigError, LedgerError
 
     store = context.get("task_state_store")
+    is_first = Try.of(context).is_first and not is_resumed
     try:
         folder = hook.state_folder
     except ConnectionConfigError as error:
-        is_first = Try.of(context).is_first and not is_resumed
         if store is None and not is_first:
             raise LedgerError(
                 f"What an earlier try did is unknown, because its state_folder is: {error.message}",
@@ -120,6 +120,7 @@ def task_state(
     if store is None:
         raise ConnectionConfigError(
             f"Airflow {AIRFLOW_VERSION} has no task state store, which keeps a retry from paying again, and connection "
-            f"{hook.getimg_conn_id!r} has no state_folder in its place: set it to an s3://bucket/prefix, or use Airflow 3.3."
+            f"{hook.getimg_conn_id!r} has no state_folder in its place: set it to an s3://bucket/prefix, or use Airflow 3.3.",
+            billed="no" if is_first else "unknown",
         )
     return StateStore(store)

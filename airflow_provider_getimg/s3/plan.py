@@ -104,12 +104,6 @@ def plan(generations: Sequence[Generation], s3_key: object, s3_bucket: object) -
         two generations.
     """
     template = KeyTemplate.parse(s3_key, s3_bucket)
-    # An output that is passed twice is saved once.
-    generations = list(
-        {
-            (generation.id, *(file.url for file in generation.data)): generation for generation in generations
-        }.values()
-    )
     labelled = [(generation, labels_of(generation)) for generation in generations]
     template.check_names(
         dict.fromkeys([*PLACEHOLDERS, *sorted({name for _, labels in labelled for name in labels})])
@@ -205,7 +199,7 @@ def total_cost(billed: Iterable[Generation | TransferItem]) -> Decimal | None:
 
 def parse_generations(generation: object) -> tuple[list[Generation], int]:
     """
-    Return the generations in a task's ``generation``, and the number of None values, which skipped tasks leave.
+    Return the distinct generations in a task's ``generation``, and the number of None values, which skipped tasks leave.
 
     :raises InvalidInputError: It is not a generation or a list of them. The error reports the bill of the valid ones.
     """
@@ -220,6 +214,12 @@ def parse_generations(generation: object) -> tuple[list[Generation], int]:
             generations.append(_parse(value, name))
         except InvalidInputError as error:
             fault = fault or error
+    # An output that is passed twice is saved, and was billed, once.
+    generations = list(
+        {
+            (generation.id, *(file.url for file in generation.data)): generation for generation in generations
+        }.values()
+    )
     if fault is not None:
         raise fault.with_bill([generation.id for generation in generations], total_cost(generations))
     return generations, gaps

@@ -216,7 +216,7 @@ class S3Store:
         while True:
             # Read once: another thread may change them between the check and the write.
             conditions, checksums = self._sends_conditions, self._sends_checksums
-            if not replaces and not conditions and self.head(bucket, key) is not None:
+            if not replaces and not conditions and self.head(bucket, key, list_fallback=True) is not None:
                 raise OccupiedKeyError
             condition = {"IfNoneMatch": "*"} if conditions and not replaces else {}
             try:

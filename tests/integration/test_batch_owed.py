@@ -14,8 +14,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.batch import pipeline
 from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.version_compat import RetryAction
@@ -289,6 +291,22 @@ class TestSaveFailureMidway:
         assert {line["cost"] for line in batches.manifest() if line["outcome"] != "not_sent"} == {
             float(PRICE)
         }
+
+    def test_is_in_the_bill_of_a_task_that_ends_before_its_upload(self, batches, monkeypatch):
+        for name in ("GRACE_SECONDS", "SAVE_SECONDS", "_END_SECONDS"):
+            monkeypatch.setattr(pipeline, name, 0.3)
+        batches.refuse({"kind": "hang", "operation": "PutObject", "key_contains": ".jpg", "seconds": 30})
+
+        def kill_during_upload(*_: object, **__: object) -> None:
+            if any(".jpg" in request.path for request in batches.proxy.requests):
+                raise AirflowTaskTimeout
+
+        monkeypatch.setattr("airflow_provider_getimg.batch.progress.Progress.report", kill_during_upload)
+        with pytest.raises(AirflowTaskTimeout):
+            batches.run(2, concurrency=1)
+        summary = batches.pushed
+        assert (summary["failed"], summary["not_sent"]) == (1, 1)
+        assert batches.manifest()[0]["generation_id"] == batches.simulator.ledger.billed[0].id
 
     def test_is_reported_with_rows_cost_and_generation_ids(self, batches):
         batches.refuse(IMAGES_DENIED | {"skip": 3})

@@ -236,6 +236,18 @@ def test_object_that_appears_before_a_write_is_kept_if_the_store_refuses_conditi
     assert picky.requests[-1].operation in ("HeadObject", "GetObject")
 
 
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_object_that_may_be_listed_but_not_read_is_kept_if_the_store_refuses_conditions(
+    saving, picky, if_exists
+):
+    saving.put("key", b"theirs")
+    denied = {"kind": "status", "method": "HEAD", "status": 403, "is_empty": True, "times": ALWAYS}
+    picky.set_faults([denied, CONDITION_REFUSED["501 NotImplemented"]])
+    with pytest.raises(errors.ObjectExistsError):
+        saving.transfer(saving.generate(), "key", if_exists=if_exists)
+    assert saving.content("key") == b"theirs"
+
+
 @pytest.mark.parametrize(
     "extra_args",
     [None, {"ChecksumAlgorithm": "CRC32"}, {"ChecksumAlgorithm": "SHA256"}],

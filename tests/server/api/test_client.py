@@ -296,6 +296,23 @@ def test_error_for_an_unusable_proxy_in_the_environment_names_the_variable(monke
         GetimgClient("sk_x")
 
 
+@pytest.mark.parametrize("body", ["doc_url", "unreadable", "cut off"])
+def test_api_key_echoed_by_the_api_is_in_no_error(simulator, client, body):
+    url = f"https://docs.test/{simulator.api_key}"
+    text = json.dumps({"error": {"message": "No.", "code": "no", "doc_url": url}})
+    if body == "doc_url":
+        fault(simulator, "status", status=403, body=text)
+    elif body == "unreadable":
+        fault(simulator, "status", status=200, body=text)
+    else:
+        fault(simulator, "response", body=f"{simulator.api_key} {text}", length=10_000)
+    with pytest.raises(errors.GetimgError) as error:
+        client.generate_image(REQUEST)
+    shown = f"{error.value} {getattr(error.value, 'received', '')}"
+    assert "***" in shown
+    assert simulator.api_key not in shown
+
+
 def test_api_key_echoed_by_the_api_is_redacted(simulator, client):
     fault(
         simulator,
@@ -324,14 +341,19 @@ def test_api_key_echoed_by_the_api_is_redacted(simulator, client):
         ({"X-RateLimit-Reset": "4102444800000"}, None, None),
         ({"X-RateLimit-Reset": "60"}, None, None),
         ({"Retry-After": "7", "X-RateLimit-Reset": "in 90 seconds"}, 7, 7),
+        # By the clock of the server, which is ahead of the worker's.
+        ({"Retry-After": "in 90 seconds", "Date": "in 60 seconds"}, 29, 31),
+        ({"X-RateLimit-Reset": "in 90 seconds", "Date": "in 60 seconds"}, 29, 31),
         ({}, None, None),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
 def test_wait_after_a_429_is_taken_only_from_plausible_headers(simulator, client, headers, low, high):
     moment = time.time() + 90
+    if "Date" in headers:
+        headers = {**headers, "Date": formatdate(moment - 30, usegmt=True)}
     if headers.get("Retry-After") == "in 90 seconds":
-        headers = {"Retry-After": formatdate(moment, usegmt=True)}
+        headers = {**headers, "Retry-After": formatdate(moment, usegmt=True)}
     if headers.get("X-RateLimit-Reset") == "in 90 seconds":
         headers = {**headers, "X-RateLimit-Reset": str(int(moment))}
     fault(simulator, "status", status=429, headers=headers)

@@ -144,6 +144,18 @@ def test_unreadable_connection_in_a_retry_reports_a_possible_earlier_bill(
         operators[kind]().execute(tries(try_number=2))
 
 
+@KINDS
+def test_retry_whose_connection_lost_its_state_folder_reports_a_possible_earlier_bill(
+    folder, operators, tries, simulator, kind, monkeypatch
+):
+    operators[kind]().execute(tries())
+    monkeypatch.setenv("AIRFLOW_CONN_GETIMG_DEFAULT", simulator.process.connection())
+    with pytest.raises(
+        errors.ConnectionConfigError, match=r"has no task state store.* It may have been billed\.$"
+    ):
+        operators[kind]().execute(tries(try_number=2))
+
+
 def test_state_folder_may_name_its_own_aws_connection(monkeypatch, folder, tries, seaweedfs, simulator):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_STATE", seaweedfs.aws_connection())
     monkeypatch.setenv(

@@ -223,8 +223,10 @@ def test_invalid_generation_or_s3_key_is_rejected(generation, s3_key, sentence):
     assert error.value.message.startswith(sentence)
 
 
-def test_output_that_is_passed_twice_is_planned_once():
+def test_output_that_is_passed_twice_is_planned_and_billed_once():
     assert keys([response("a"), [response("b"), response("a")]], "{generation_id}") == ["a", "b"]
+    with pytest.raises(InvalidInputError, match=r"^Generation a was billed \(0\.04 USD\)"):
+        parse_generations([response("a", usage={"total_cost": 0.04})] * 2 + ["b"])
 
 
 def test_invalid_list_item_is_rejected_with_the_cost_of_the_other_generations():
@@ -245,7 +247,9 @@ def test_invalid_list_item_is_rejected_with_the_cost_of_the_other_generations():
     ("costs", "total"), [([], 0), ([0.04, 0.1], "0.14"), ([0.04, None], None)], ids=["none", "two", "unknown"]
 )
 def test_total_cost_is_none_if_any_cost_is_unknown(costs, total):
-    responses, _ = parse_generations([response(usage={"total_cost": cost}) for cost in costs])
+    responses, _ = parse_generations(
+        [response(str(number), usage={"total_cost": cost}) for number, cost in enumerate(costs)]
+    )
     assert total_cost(responses) == (None if total is None else Decimal(total))
 
 
