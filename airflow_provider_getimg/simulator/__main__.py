@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
-MISSING_EXTRA = "getimg-simulator needs the simulator extra: pip install 'airflow-provider-getimg[simulator]'"
+MISSING_EXTRA = "getimg-simulator needs the extra 'simulator', or for tests 'testing': pip install 'airflow-provider-getimg[simulator]'"
 # Modules that the extra installs: if one is missing, so is the extra.
 EXTRA = ("PIL", "av", "fastapi", "starlette", "uvicorn")
 DEFAULT_PORT = 8989

@@ -159,7 +159,8 @@ def test_missing_dependency_is_reported_with_the_extra_to_install(module):
     )
     assert ended.returncode == 1
     assert ended.stderr == (
-        "getimg-simulator needs the simulator extra: pip install 'airflow-provider-getimg[simulator]'\n"
+        "getimg-simulator needs the extra 'simulator', or for tests 'testing': pip install "
+        "'airflow-provider-getimg[simulator]'\n"
     )
 
 
