@@ -287,9 +287,11 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
                 # Re-raise the original error, and log the bill first.
                 self.log.error("%s", batch.results.bill())
                 written = None
-                with contextlib.suppress(GetimgError):
+                try:
                     manifest.write(store, *location, batch.results.manifest(), context)
                     written = f"s3://{location[0]}/{location[1]}"
+                except GetimgError as error:
+                    self.log.warning("The manifest could not be written: %s", error.message)
                 self._push(context, batch.results, written)
                 raise
         return results, None
