@@ -78,6 +78,9 @@ class GetimgRetryPolicy(RetryPolicy):
                 if getattr(_task(context), "on_failed_video", "fail") == "resubmit":
                     return RetryDecision.retry(reason=f"{name}: on_failed_video is 'resubmit'")
                 return RetryDecision.fail(reason=f"{name}: another one would be billed")
+            case errors.ConnectionUnavailableError():
+                # Before ConnectionConfigError, its base.
+                return RetryDecision.default()
             case (
                 errors.InvalidInputError()
                 | errors.ConnectionConfigError()

@@ -102,7 +102,8 @@ class GetimgError(Exception):
             self.args = (f"{_bill(unsaved, saved, cost, unknown)} {self.message}",)
         elif unknown:
             self.billed = "unknown"
-            self.args = (f"{self.message} {self.billing_sentence()}".strip(),)
+            requests = "An earlier request" if unknown == 1 else f"{unknown} earlier requests"
+            self.args = (f"{requests} may have been billed. {self.message}",)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -138,6 +139,14 @@ class InvalidInputError(GetimgError, ValueError):
 
 class ConnectionConfigError(GetimgError, ValueError):
     """The Airflow connection can't be used as configured. Raised before any request."""
+
+
+class ConnectionUnavailableError(ConnectionConfigError):
+    """
+    A connection, or the credentials for S3, could not be read: they are missing, or a secrets backend is away.
+
+    Airflow and botocore report both alike, so the task is retried.
+    """
 
 
 class CostLimitError(GetimgError):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_OUTCOME = ("fail", "resubmit")
 
-_INTERRUPTED = "It ended with {} before a response came."
+_INTERRUPTED = "The try ended with {} before a response arrived."
 
 ResponseT = TypeVar("ResponseT")
 
@@ -158,13 +158,13 @@ class PaidRequest:
             raise
 
     def _unknown(self, error: OutcomeUnknownError) -> OutcomeUnknownError:
-        ways_on = (
+        remedy = (
             "A retry sends it again."
             if self._resubmits and not self._ledger.is_last_try
-            else self._two_ways_on("perhaps pay twice")
+            else self._manual_remedy("perhaps pay twice")
         )
         return OutcomeUnknownError(
-            f"{error.message} The request was sent at {self._ledger.sent_at}. {ways_on}",
+            f"{error.message} The request was sent at {self._ledger.sent_at}. {remedy}",
             status=error.status,
             code=error.code,
             param=error.param,
@@ -175,11 +175,13 @@ class PaidRequest:
     def _raise_unless_resubmitting(self, error: type[GetimgError], what: str, **bill: Any) -> None:
         if not self._resubmits:
             cost = "pay again" if error is PaidFilesGoneError else "perhaps pay twice"
-            raise error(f"{what} {self._two_ways_on(cost)}", **bill)
-        cost = "is paid again" if error is PaidFilesGoneError else "may be paid twice"
-        self._log.warning("%s on_unknown_outcome is 'resubmit': it is sent again, and %s.", what, cost)
+            raise error(f"{what} {self._manual_remedy(cost)}", **bill)
+        cost = "is billed again" if error is PaidFilesGoneError else "may be billed twice"
+        self._log.warning(
+            "%s on_unknown_outcome is 'resubmit': the request is sent again, and %s.", what, cost
+        )
 
-    def _two_ways_on(self, cost: str) -> str:
+    def _manual_remedy(self, cost: str) -> str:
         return (
             f"To make a new {self.noun}, clear the task; to let retries send such a request again, and {cost}, "
             "set on_unknown_outcome='resubmit'."

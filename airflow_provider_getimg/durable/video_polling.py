@@ -116,7 +116,7 @@ class VideoLog:
         """Log a failed poll."""
         self._log.warning("Video %s: %s Polling again in %.1f seconds.", self._id, error.message, pause)
 
-    def refused(self, error: GetimgError, address: str) -> GetimgError:
+    def refused_error(self, error: GetimgError, address: str) -> GetimgError:
         """
         Return the error for a poll that would be refused again; the video itself may be billed.
 
@@ -132,7 +132,7 @@ class VideoLog:
             detail=error.detail,
         )
 
-    def still_pending(self) -> VideoPendingError:
+    def pending_error(self) -> VideoPendingError:
         """Return the error for a wait that has ended."""
         return VideoPendingError(
             f"Video {self._id} is {self._status or 'in an unknown state'} after {self._waited}, and the task's timeout has expired. A "

@@ -160,12 +160,12 @@ class GetimgHook(BaseHook):
     @cached_property
     def _connection_or_error(self) -> Connection | ConnectionConfigError:
         """The connection, read once. A failure is cached, too: a task that continued without its state folder must not send."""
-        from airflow_provider_getimg.api.errors import ConnectionConfigError
+        from airflow_provider_getimg.api.errors import ConnectionUnavailableError
 
         try:
             return self.get_connection(self.getimg_conn_id)
         except AirflowNotFoundException:
-            return ConnectionConfigError(
+            return ConnectionUnavailableError(
                 f"Connection {self.getimg_conn_id!r} does not exist, or can't be read: create it with the type 'getimg', or "
                 "name another one in getimg_conn_id."
             )
@@ -320,7 +320,9 @@ def _base_url(host: str | None, port: int | None) -> str | None:
     # Airflow's form and REST API may store 0 if no port was given.
     if not host or not port:
         return host
-    return f"{host.rstrip('/')}:{port}"
+    scheme, separator, rest = host.rpartition("://")
+    name, _, path = rest.rstrip("/").partition("/")
+    return f"{scheme}{separator}{name}:{port}{path and '/'}{path}"
 
 
 def _password_of(url: object) -> str | None:

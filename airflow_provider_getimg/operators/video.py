@@ -163,9 +163,9 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         with self._reporting_earlier(context):
-            return self._submitted(context)
+            return self._generate(context)
 
-    def _submitted(self, context: Context) -> dict[str, Any]:
+    def _generate(self, context: Context) -> dict[str, Any]:
         from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
         from airflow_provider_getimg.api.pricing import checked_max_cost
         from airflow_provider_getimg.api.requests import VideoRequest
@@ -267,8 +267,8 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
                 self._defer(wait)
             if self._killed.wait(pause):
                 raise KilledError(
-                    f"The task was terminated while video {paid.id} was being made, which can't be cancelled. A retry, or a "
-                    "Clear, goes on waiting for it.",
+                    f"The task was terminated while video {paid.id} was being made, which can't be cancelled. A retry or a "
+                    "Clear resumes waiting for it.",
                     billed="unknown",
                 )
             try:
@@ -280,9 +280,9 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
             except VideoFailedError:
                 raise
             except GetimgError as error:
-                raise log.refused(error, paid.address) from None
+                raise log.refused_error(error, paid.address) from None
             if paid.generation is None and polling.is_over:
-                raise log.still_pending()
+                raise log.pending_error()
         response = self._push(context, paid.generation, wait["record"])
         # Not recorded as delivered if killed, most likely by a Clear: its new run wipes the XCom and reuses this video for free.
         if not self._killed.is_set():

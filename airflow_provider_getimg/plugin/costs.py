@@ -41,6 +41,7 @@ class Spend:
     :param first: The first of the days, in UTC.
     :param by_day: The spend of each day that has records.
     :param records: How many records were counted.
+    :param elsewhere: How many records could not be counted, as their values are not in Airflow's database.
     :param is_partial: Whether there are older records that were not counted.
     """
 
@@ -49,6 +50,7 @@ class Spend:
     by_dag: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     by_model: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     records: int = 0
+    elsewhere: int = 0
     is_partial: bool = False
 
     @classmethod
@@ -80,7 +82,8 @@ class CostRecords:
     """Reads what tasks recorded, and caches the values: a record with the same time is the same."""
 
     def __init__(self) -> None:
-        self._kept: dict[Task, dict[str, float]] = {}
+        # None for a record whose value Airflow's database doesn't hold.
+        self._kept: dict[Task, dict[str, float] | None] = {}
 
     async def spend(self, api: AirflowApi, dag_id: str, today: date) -> Spend:
         """
@@ -101,7 +104,12 @@ class CostRecords:
             await self._read(api, missing[:room])
             new += len(missing[:room])
             for task in readable:
-                if (models := self._kept.get(task)) is not None:
+                if task not in self._kept:
+                    continue
+                models = self._kept[task]
+                if models is None:
+                    spend.elsewhere += 1
+                else:
                     spend.add(_day(task), task.dag_id, models)
             offset += len(tasks)
             spend.is_partial = len(missing) > room
@@ -120,8 +128,9 @@ class CostRecords:
                     # Cleared since it was listed.
                     if error.status_code != 404:
                         raise
-                    value = None
-            self._kept[task] = models_of(value)
+                    value = {}
+            # A custom XCom backend leaves a reference, which Airflow's API doesn't follow.
+            self._kept[task] = None if value is None or isinstance(value, str) else models_of(value)
 
         await asyncio.gather(*map(read, tasks))
         if len(self._kept) > _KEPT_RECORDS:

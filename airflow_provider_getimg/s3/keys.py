@@ -200,7 +200,10 @@ def _bucket_and_key(s3_key: object, s3_bucket: object) -> tuple[str, str]:
         )
     else:
         bucket, _, key = s3_key.removeprefix("s3://").partition("/")
-    if not bucket or not key or key.endswith("/") or "None" in (bucket, key):
+    if bucket.startswith("arn:"):
+        # Both separators mean the same to S3, but s3://bucket/key ends a bucket at its first slash.
+        bucket = bucket.replace("/", ":")
+    if not bucket or "/" in bucket or not key or key.endswith("/") or "None" in (bucket, key):
         raise InvalidInputError(
             "s3_bucket and s3_key must name a bucket and an object, or s3_key alone a full s3://bucket/key, got s3_key "
             f"{quote(s3_key)} and s3_bucket {quote(s3_bucket)}."

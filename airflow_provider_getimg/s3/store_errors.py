@@ -14,6 +14,7 @@ from botocore.exceptions import (
 
 from airflow_provider_getimg.api.errors import (
     ConnectionConfigError,
+    ConnectionUnavailableError,
     GetimgError,
     InvalidInputError,
     ObjectStoreError,
@@ -49,7 +50,9 @@ def store_error(
     """Return S3's error as one sentence."""
     if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
         found = " ".join(str(error).split()).rstrip(".")
-        return ConnectionConfigError(
+        # An instance's metadata service that is too busy to respond leaves a worker without credentials, too.
+        is_missing = isinstance(error, NoCredentialsError)
+        return (ConnectionUnavailableError if is_missing else ConnectionConfigError)(
             f"The AWS connection {aws_conn_id!r} has no credentials for S3, nor does the worker's environment: {found}."
         )
     if not isinstance(error, ClientError):

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_provider_getimg.api.errors import GetimgError
+from airflow_provider_getimg.api.errors import ConnectionUnavailableError, GetimgError
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class GetimgBalanceTrigger(BaseTrigger):
                 # Sleep first: the sensor has just checked.
                 await asyncio.sleep(self.poke_interval)
                 # A new hook each time: during a long wait, the connection may get another key.
-                with GetimgHook(self.getimg_conn_id) as hook:
-                    # Read the connection in an asgiref thread: from any other thread, a request to Airflow's API crashes the
+                with suppress(ConnectionUnavailableError), GetimgHook(self.getimg_conn_id) as hook:
+                    # The sensor could read it a moment ago. Read the connection in an asgiref thread: from any other thread, a request to Airflow's API crashes the
                     # triggerer of Airflow 3.1 ("Response read out of order!").
                     await sync_to_async(hook.get_conn)()
                     # If the trigger is canceled, leaving this block aborts the request in flight.

@@ -49,6 +49,8 @@ class GetimgVideoTrigger(BaseTrigger):
                 await self._poll(states)
         except GetimgError as error:
             self.log.warning("Video %s: %s", self.wait["video_id"], error.message)
+            # The task polls in its place and defers again, which must not become a loop without a pause.
+            await asyncio.sleep(Polling(self.wait["poll_interval"], self.wait["until"]).pause())
         yield TriggerEvent(self.wait)  # type: ignore[no-untyped-call]
 
     async def _poll(self, states: VideoStates) -> None:

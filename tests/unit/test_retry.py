@@ -27,6 +27,7 @@ KEEPS_DEFAULTS_WHEN_MAPPED = Version(airflow.__version__) >= Version("3.3.2")
     [
         (errors.InvalidInputError("x"), FAIL),
         (errors.ConnectionConfigError("x"), FAIL),
+        (errors.ConnectionUnavailableError("x"), DEFAULT),
         (errors.CostLimitError("x"), FAIL),
         (errors.RequestRefusedError("x"), FAIL),
         (errors.InvalidRequestError("x"), FAIL),

@@ -150,6 +150,17 @@ def test_extra_is_read_in_every_form_that_airflow_writes(connect, uri, timeout):
     assert connect(uri).settings.timeout == timeout
 
 
+@pytest.mark.parametrize(
+    ("host", "base_url"),
+    [
+        ("https://a.test", "https://a.test:8443"),
+        ("https://a.test/getimg/", "https://a.test:8443/getimg"),
+    ],
+)
+def test_port_follows_the_host_name(connect, host, base_url):
+    assert connect({"host": host, "port": 8443}).settings.base_url == base_url
+
+
 def test_port_zero_is_ignored(connect):
     assert connect({"host": "https://a.test", "port": 0}).settings.base_url == "https://a.test"
 

@@ -141,7 +141,7 @@ class TestInvalidInput:
                 {"on": "download", "kind": "status", "status": 403},
                 "^Generation .* was billed .* and is not saved. ",
             ),
-            ({"on": "image", "kind": "drop_after_billing"}, " It may have been billed.$"),
+            ({"on": "image", "kind": "drop_after_billing"}, "^An earlier request may have been billed. "),
         ],
         ids=["owed", "unknown"],
     )

@@ -236,7 +236,7 @@ class TestOneSubmission:
         running.join(10)
         [error] = failures
         assert isinstance(error, errors.KilledError)
-        assert str(error).endswith("goes on waiting for it. It may have been billed.")
+        assert str(error).endswith("resumes waiting for it. It may have been billed.")
         assert "is still being made and will be billed" in capsys.readouterr().out
         assert operator().execute(context(2))["id"] == api.ledger[0].id
         assert paid(api) == [("delivered", 0.2)]
@@ -328,6 +328,13 @@ class TestPolls:
         response = run(operator(deferrable=deferrable), context())
         assert response["status"] == "completed"
         assert paid(api) == [("delivered", 0.2)]
+
+    def test_trigger_that_can_not_poll_pauses_before_it_hands_back(self, api, context, monkeypatch):
+        waiting = deferred(operator(deferrable=True, poll_interval=0.4), context())
+        monkeypatch.delenv("AIRFLOW_CONN_GETIMG_DEFAULT")
+        began = time.monotonic()
+        fire(waiting.trigger)
+        assert time.monotonic() - began >= 0.4
 
     @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
     def test_unauthorized_poll_reports_a_possible_bill_and_a_retry_returns_the_same_video(

@@ -28,6 +28,8 @@ RECORDS = {
     "single": {"cost": 0.04, "images": 1, "models": {"seedream-5-lite": 0.04}},
     "batch": {"cost": 1.25, "images": 10, "models": {"seedream-5-lite": 0.25, MARKUP: 1}},
     "edited": ["no record", {"cost": "1000"}],
+    # As a custom XCom backend leaves it.
+    "elsewhere": "s3://xcoms/other/run/task/0a1b",
 }
 
 
@@ -36,7 +38,7 @@ def spent(airflow_app):
     """Run two DAGs whose tasks record costs."""
     from airflow.sdk import DAG, get_current_context, task
 
-    for dag_id, names in (("spender", ("single", "batch")), ("other", ("single", "edited"))):
+    for dag_id, names in (("spender", ("single", "batch")), ("other", ("single", "edited", "elsewhere"))):
         with DAG(dag_id, schedule=None) as dag:
 
             def record(name: str) -> None:
@@ -63,6 +65,7 @@ def test_recorded_costs_are_summed_by_dag_model_and_day(view):
     text = view().text
     assert "<strong>1.33 USD</strong>" in text
     assert "4 tasks" in text
+    assert "the records of 1 more task, whose values are not in Airflow's database." in text
     assert ">spender</a></th><td>1.29</td>" in text
     assert ">other</a></th><td>0.04</td>" in text
     assert ">seedream-5-lite</th><td>0.33</td>" in text
@@ -166,7 +169,7 @@ def test_balance_is_shown_only_to_users_who_may_read_the_connection(
     # The result of an earlier test is cached for a minute.
     monkeypatch.setattr(plugin_state.accounts, "_kept", {})
     text = view(role="viewer").text
-    assert "You may not read its connection." in text
+    assert "You may not read this connection." in text
     assert "Balance" not in text
     simulator.balance = 12.5
     text = view(role="admin").text
@@ -197,7 +200,7 @@ def connection_of_a_team(airflow_app, monkeypatch) -> Iterator[str]:
 
 
 def test_connection_of_a_team_is_readable_only_by_that_team(view, connection_of_a_team):
-    refused = "You may not read its connection."
+    refused = "You may not read this connection."
     assert refused not in view(f"conn={connection_of_a_team}", role="op", teams=["blue"]).text
     # The first user's result, cached for a minute, must not be shown to others.
     assert refused in view(f"conn={connection_of_a_team}", role="op", teams=["red"]).text

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import (
+    AirflowNotFoundException,
     AirflowSensorTimeout,
     AirflowSkipException,
     TaskDeferred,
@@ -20,6 +21,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.sensors.balance import GetimgBalanceSensor
 from airflow_provider_getimg.triggers.balance import GetimgBalanceTrigger
@@ -154,6 +156,18 @@ class TestTemporaryFailure:
         server = account(first, balance_of("1"), balance_of("7.5"))
         assert fire(trigger()) == {"balance": "7.5"}
         assert server.visits == 3
+
+    def test_trigger_keeps_waiting_while_the_connection_can_not_be_read(self, account, first, monkeypatch):
+        account(first, balance_of("7.5"))
+        read, failures = GetimgHook.get_connection, iter([AirflowNotFoundException("a backend is away")])
+
+        def flaky(conn_id: str) -> Any:
+            for failure in failures:
+                raise failure
+            return read(conn_id)
+
+        monkeypatch.setattr(GetimgHook, "get_connection", staticmethod(flaky))
+        assert fire(trigger()) == {"balance": "7.5"}
 
     def test_sensor_defers_after_a_failed_check(self, account, first):
         account(first)

@@ -35,7 +35,7 @@ def entry(number: int, *, cost: float | None = 0.04, answered: bool = True) -> E
             "yes",
             f"2 generations were billed (0.08 USD together) and are not saved. {WRONG}",
         ),
-        ([entry(1, answered=False)], "unknown", f"{WRONG} It may have been billed."),
+        ([entry(1, answered=False)], "unknown", f"An earlier request may have been billed. {WRONG}"),
         (
             [entry(1), entry(2, answered=False)],
             "yes",

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pytest
+from botocore.handlers import VALID_S3_ARN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,6 +60,12 @@ def test_template_has_its_bucket_and_placeholders():
     assert template.names == {"index", "model"}
 
 
+def test_uri_with_an_access_point_names_it_before_its_first_slash():
+    template = KeyTemplate.parse("k", "arn:aws:s3:us-east-1:123456789012:accesspoint/mine")
+    bucket = f"s3://{template.bucket}/k".removeprefix("s3://").partition("/")[0]
+    assert VALID_S3_ARN.match(bucket)
+
+
 @pytest.mark.parametrize(
     ("s3_key", "folder"),
     [
@@ -85,6 +92,7 @@ def test_shared_folder_is_the_path_before_the_first_placeholder(s3_key, folder):
         ("images/", "b", "got s3_key 'images/' and s3_bucket 'b'."),
         ("None", "b", "got s3_key 'None' and s3_bucket 'b'."),
         ("k", "None", "got s3_key 'k' and s3_bucket 'None'."),
+        ("k", "b/folder", "got s3_key 'k' and s3_bucket 'b/folder'."),
         ("s3://b", None, "got s3_key 's3://b' and s3_bucket None."),
         ("s3://b/k", "b", "s3_bucket must be left out where s3_key names the bucket itself ('s3://b/k'), got 'b'."),
         ("{nope}", "b", "s3_key has the unknown placeholder '{nope}'. Known placeholders: {generation_id}, {index}, "),
