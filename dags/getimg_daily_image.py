@@ -10,7 +10,7 @@ It needs:
 - the connections ``getimg_default`` (type getimg.ai) and ``aws_default``,
 - the Airflow Variable ``getimg_bucket``: the name of an S3 bucket.
 
-Unpausing it starts the run of last midnight at once: there is no need to trigger one as well. Safe to run twice: a
+Unpausing it starts the run of last midnight immediately: there is no need to trigger one as well. Safe to run twice: a
 second run of the same day replaces the object at the same key. That run generates, and is billed for, a new image.
 """
 

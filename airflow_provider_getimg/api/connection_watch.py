@@ -79,7 +79,7 @@ class ConnectionWatch:
         if name == ROUTE_EVENT:
             self._through_proxy = info["proxy"] is not None
             if self._aborted:
-                raise TimeoutError("timed out before the request was sent")
+                raise TimeoutError("the request was aborted before it was sent")
         elif name.endswith(".connect_tcp.started"):
             self._connecting_to = str(info.get("host", "")), int(info.get("port", 0))
             self._check_resolved_addresses()
@@ -101,7 +101,7 @@ class ConnectionWatch:
                     _shut_down(sock)
         elif name.endswith(".send_request_headers.started"):
             if self._aborted:
-                raise TimeoutError("timed out before the request was sent")
+                raise TimeoutError("the request was aborted before it was sent")
             self.sent = self.sent or info["request"].method == self._method
 
     def _check_resolved_addresses(self) -> None:

@@ -157,12 +157,12 @@ def wait_before_next(response: httpx.Response) -> float | None:
     if asked is not None:
         wait = _seconds(asked)
         if wait is None and (moment := _moment(asked)) is not None:
-            wait = max(0.0, moment - _now(response))
+            wait = max(0.0, moment - server_time(response))
         return wait if wait is not None and wait <= MAX_WAIT else None
     reset = _seconds(response.headers.get("x-ratelimit-reset"))
     # A limit with requests left is not the one that was hit: ignore its reset.
     if reset is not None and response.headers.get("x-ratelimit-remaining") in (None, "0"):
-        wait = reset - _now(response)
+        wait = reset - server_time(response)
         return wait if 0 < wait <= MAX_WAIT else None
     return None
 
@@ -173,15 +173,15 @@ def rate_limit(response: httpx.Response) -> RateLimit | None:
     reset = _seconds(response.headers.get("x-ratelimit-reset"))
     if remaining is None or reset is None:
         return None
-    resets_in = reset - _now(response)
+    resets_in = reset - server_time(response)
     if not 0 < resets_in <= MAX_WAIT:
         return None
     limit = _seconds(response.headers.get("x-ratelimit-limit"))
     return RateLimit(int(remaining), resets_in, int(limit) if limit else None)
 
 
-def _now(response: httpx.Response) -> float:
-    """Return the Unix time by the server's clock, if the response has a date: the worker's may differ."""
+def server_time(response: httpx.Response) -> float:
+    """Return the Unix time by the server's clock, if the response has a valid date: the worker's may differ."""
     now = _moment(response.headers.get("date", ""))
     return time.time() if now is None else now
 

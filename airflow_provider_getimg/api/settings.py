@@ -64,7 +64,7 @@ class ClientSettings:
 
 
 # Filters don't apply to the records of child loggers, so list each one.
-_TALKATIVE_LOGGERS = (
+_URL_LOGGERS = (
     "httpx",
     "httpcore.connection",
     "httpcore.http11",
@@ -179,7 +179,7 @@ def http_client(
     :param transport: Used instead of the default one; it then decides on connections and proxies.
     :raises ConnectionConfigError: The environment's proxies or certificates can't be used.
     """
-    quiet_loggers()
+    mask_urls_in_logs()
     # Don't rely on the pool's limits alone: between the end of a response and the closing of its connection, the pool
     # may give that connection to another thread's request, which dies with it. This header makes it unusable immediately.
     once = {"Connection": "close"} if transport is None else {}
@@ -188,9 +188,9 @@ def http_client(
     )
 
 
-def quiet_loggers() -> None:
+def mask_urls_in_logs() -> None:
     """Keep the query strings of URLs out of the logs of httpx and httpcore."""
-    for name in _TALKATIVE_LOGGERS:
+    for name in _URL_LOGGERS:
         logging.getLogger(name).addFilter(_strip_queries)
 
 

@@ -14,7 +14,7 @@ from airflow_provider_getimg.api.errors import GetimgError, UnavailableError
 from airflow_provider_getimg.api.proxies import Proxies
 from airflow_provider_getimg.api.reading import Reader
 from airflow_provider_getimg.api.requests import video_path
-from airflow_provider_getimg.api.settings import checked_api_key, quiet_loggers
+from airflow_provider_getimg.api.settings import checked_api_key, mask_urls_in_logs
 from airflow_provider_getimg.api.types import Video
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class VideoStates:
         self._reader = Reader(settings.base_url, lambda text: responses.redacted(text, key))
         certificates = Certificates().context
         proxy = Proxies(settings.proxy).of(httpx.URL(settings.base_url))
-        quiet_loggers()
+        mask_urls_in_logs()
         self._http = httpx.AsyncClient(
             base_url=settings.base_url,
             headers={

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.stop import Stop
 
-#: After this many consecutive ones, sending stops: everything might be billed, or lost. One permanent refusal by S3 is enough.
+#: Consecutive unknown outcomes, or unsaved images, that stop sending. A single permanent refusal by S3 does, too.
 MAX_CONSECUTIVE_UNKNOWN = 5
 MAX_CONSECUTIVE_UNSAVED = 5
 #: Until the first image is saved, this many billed but unsaved images hold back further requests.
@@ -72,13 +72,13 @@ class Breakers:
         self._has_saved = False
         self._consecutive_unknown = 0
         self._consecutive_unsaved = 0
-        # Keyed by model alone, and by all settings: everything requested but the picture itself.
+        # Keyed by model alone, and by all settings: everything but the prompt and the references.
         self._refused: dict[tuple[str | None, ...], GetimgError] = {}
         # Indexes of rows that earlier tries paid for but did not save.
         self._owed: set[int] = set()
         self._owed_error: GetimgError | None = None
-        self._is_open = threading.Event()
-        self._is_open.set()
+        self._may_send = threading.Event()
+        self._may_send.set()
         # Errors specific to one row's files: they say little about other rows' files.
         self._row_specific_errors: tuple[type[GetimgError], ...] = (FileGoneError, PaidFilesGoneError)
 
@@ -94,12 +94,12 @@ class Breakers:
         if is_saving_proven:
             self._row_specific_errors += (FileRefusedError, ObjectExistsError)
         if self._owed:
-            self._is_open.clear()
+            self._may_send.clear()
 
-    def wait_until_open(self) -> bool:
+    def wait_until_released(self) -> bool:
         """Wait until new requests are no longer held back; return False if sending has stopped."""
         # Poll: a signal handler sets the stop event without waking this thread.
-        while not self._is_open.wait(_LOOK_SECONDS) and not self._stop.event.is_set():
+        while not self._may_send.wait(_LOOK_SECONDS) and not self._stop.event.is_set():
             pass
         return not self._stop.event.is_set()
 
@@ -108,7 +108,7 @@ class Breakers:
         with self._lock:
             was_owed = row.index in self._owed
             self._note_owed(row, None)
-            return was_owed and not self._is_open.is_set()
+            return was_owed and not self._may_send.is_set()
 
     def on_row_result(self, result: RowResult) -> None:
         """Record the result of a row."""
@@ -123,11 +123,11 @@ class Breakers:
         if error is not None and not isinstance(error, self._row_specific_errors):
             self._owed_error = error
         if result is not None and result.is_saved:
-            self._is_open.set()
-        elif not self._owed and not self._is_open.is_set():
+            self._may_send.set()
+        elif not self._owed and not self._may_send.is_set():
             if self._owed_error is not None:
                 self._stop.set(self._owed_error)
-            self._is_open.set()
+            self._may_send.set()
 
     def check_refused(self, row: Row) -> None:
         """
@@ -141,7 +141,7 @@ class Breakers:
             if refusal is not None:
                 these = "this model" if what == "model" else "these settings"
                 raise RequestRefusedError(
-                    f"It was not sent, as another row with {these} was refused. {refusal.message}"
+                    f"The request was not sent: another row with {these} was refused. {refusal.message}"
                 )
 
     def on_error(self, row: Row, error: GetimgError) -> None:
@@ -173,7 +173,7 @@ class Breakers:
         """Record an image that is billed but not saved yet."""
         with self._lock:
             self._backlog += 1
-            self._pause()
+            self._update_pause()
 
     def on_response(self) -> None:
         """Record a completed request."""
@@ -186,7 +186,7 @@ class Breakers:
             self._consecutive_unsaved = 0
             self._has_saved = True
             self._backlog -= 1
-            self._pause()
+            self._update_pause()
 
     def on_unsaved(self, error: GetimgError | None) -> None:
         """Record a billed image that could not be saved; ``error`` is None for a bug in the provider."""
@@ -199,11 +199,11 @@ class Breakers:
                     # Before the limiter lets the next request through.
                     self._stop.set(error)
             self._backlog -= 1
-            self._pause()
+            self._update_pause()
 
-    def _pause(self) -> None:
+    def _update_pause(self) -> None:
         most = self._max_backlog if self._has_saved else UNPROVEN_BACKLOG
-        self._limiter.pause(self._backlog >= most)
+        self._limiter.set_paused(self._backlog >= most)
 
 
 def _model(row: Row) -> tuple[str | None, ...]:

@@ -77,8 +77,8 @@ class ConcurrencyLimit:
         """Whether other tasks hold all slots, as far as known."""
         return self._crowded_out_at is not None
 
-    def allows(self, in_flight: int, now: float) -> bool:
-        """Return whether one more request may be sent. One beyond the limit probes for one more slot."""
+    def try_admit(self, in_flight: int, now: float) -> bool:
+        """Return whether one more request may be sent, opening a slot for it if one is due: the first beyond the limit is a probe."""
         slots = self.value - 1 if now < self._gap_until else self.value
         if in_flight < slots:
             return True

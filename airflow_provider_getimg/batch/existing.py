@@ -77,6 +77,6 @@ class Existing:
             stored.metadata.get(GENERATION_ID), stored.metadata.get(MODEL), stored.mime_type
         )
         sha256 = stored.sha256 or self._store.sha256_of(item)
-        self._log.info("%s already exists, nothing was billed: %s.", row.name, item.uri)
+        self._log.info("%s: %s already exists. Nothing was billed.", row.name, item.uri)
         file = SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type)
         return RowResult(row, "reused", [file], item.generation_id)

@@ -153,7 +153,7 @@ class History:
         log = cast("Logger", self.log.bind(row=row.index))
         return Ledger(self._context, row.request.fingerprint, log, self._stores[row.index])
 
-    def count(self, budget: Budget) -> None:
+    def add_to_budget(self, budget: Budget) -> None:
         """
         Add what earlier tries spent to the budget.
 

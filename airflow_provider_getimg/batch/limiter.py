@@ -72,7 +72,7 @@ class RateLimiter:
         self._next_send_at = 0.0
         # Consecutive failed connections.
         self._unreachable = 0
-        self._held = False
+        self._paused = False
 
     @property
     def in_flight(self) -> int:
@@ -89,7 +89,7 @@ class RateLimiter:
         """What the next request is waiting for, as the end of a sentence; empty if only for a slot."""
         with self._changed:
             wait = self._wait()
-            if self._held:
+            if self._paused:
                 return "waiting for billed images to be saved"
             if self._limit.is_crowded_out:
                 return "waiting for a slot (other tasks hold all concurrent requests of the account)"
@@ -98,10 +98,10 @@ class RateLimiter:
             why = self._close_reason if self._opens_at > self._clock() else "getimg.ai limits requests"
             return f"waiting for {timedelta(seconds=math.ceil(wait))} more ({why})"
 
-    def pause(self, held: bool) -> None:
-        """Hold back new requests while ``held``: paid images are saved first."""
+    def set_paused(self, paused: bool) -> None:
+        """Hold back new requests while ``paused``: paid images are saved first."""
         with self._changed:
-            self._held = held
+            self._paused = paused
             self._changed.notify_all()
 
     @contextmanager
@@ -121,7 +121,7 @@ class RateLimiter:
                     raise RateLimitError(
                         f"getimg.ai accepts no requests for the next {wait:.0f} seconds.", retry_after=wait
                     )
-                if wait <= 0 and not self._held and self._limit.allows(self._in_flight, self._clock()):
+                if wait <= 0 and not self._paused and self._limit.try_admit(self._in_flight, self._clock()):
                     break
                 self._changed.wait(self._look_again_in(wait))
             self._note_sent()
@@ -190,7 +190,7 @@ class RateLimiter:
 
     def _look_again_in(self, wait: float) -> float:
         """Return the most seconds that a waiting thread sleeps if it is not notified."""
-        if wait <= 0 and not self._held:
+        if wait <= 0 and not self._paused:
             now = self._clock()
             next_change_at = self._limit.next_change_at(now)
             wait = next_change_at - now if next_change_at is not None else _LOOK_SECONDS

@@ -47,7 +47,7 @@ def listed(
             "upstream task's .output rather than a Jinja string."
         )
     if len(requests) > MAX_REQUESTS:
-        raise InvalidInputError(f"requests must be at most {MAX_REQUESTS}, got {len(requests)}.")
+        raise InvalidInputError(f"requests must have at most {MAX_REQUESTS} entries, got {len(requests)}.")
     for number, request in enumerate(requests):
         if isinstance(request, Mapping):
             yield f"requests[{number}]", request
@@ -100,7 +100,7 @@ def _lines(
         if len(line) > LINE_MAX_BYTES:
             raise InvalidInputError(f"{uri} line {number} must be at most {LINE_MAX_BYTES} bytes, got more.")
         if number > MAX_REQUESTS:
-            raise InvalidInputError(f"{name} ({uri}) must be at most {MAX_REQUESTS} lines, got more.")
+            raise InvalidInputError(f"{name} ({uri}) must have at most {MAX_REQUESTS} lines, got more.")
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not line.strip():

@@ -139,7 +139,7 @@ class RowSteps:
 
     def _send_new(self, row: Row, paid: PaidGeneration) -> RowResult | Callable[[], RowResult]:
         """Send a row that has no known response; return the same as :meth:`send`."""
-        if not self._breakers.wait_until_open():
+        if not self._breakers.wait_until_released():
             return replace(self._history.result(row), outcome="not_sent")
         self._breakers.check_refused(row)
         # An earlier try's object may exist without a note; the listing covers only the other rows.

@@ -139,7 +139,7 @@ class BatchRun:
         """
         budget = self._api.budget
         try:
-            self._history.count(budget)
+            self._history.add_to_budget(budget)
             self._check_references(row.request.checked for row in to_send)
             budget.check(row.request.checked for row in to_send)
         except GetimgError as error:

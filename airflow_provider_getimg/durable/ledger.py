@@ -227,7 +227,9 @@ class Ledger:
             return None
         is_owed = entry.is_owed and entry.fingerprint == self._fingerprint
         if entry.epoch != self._try.epoch and not is_owed:
-            self.log.info("The task was cleared since try %d: a new one is generated.", entry.try_number)
+            self.log.info(
+                "The task was cleared since try %d: a new request is sent, and billed.", entry.try_number
+            )
             return None
         if entry.fingerprint != self._fingerprint:
             self.log.warning(

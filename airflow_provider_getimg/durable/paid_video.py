@@ -137,13 +137,13 @@ class PaidVideo(PaidRequest):
         self._log.warning("%s on_failed_video is 'resubmit': it is submitted again now, and billed.", failure)
 
     def _failed(self, failure: str, **bill: Any) -> VideoFailedError:
-        ways_on = (
+        remedy = (
             "A retry submits it again."
             if self._resubmits_failed and not self._ledger.is_last_try
             else "To make a new one, clear the task; to let retries submit a failed video again, and pay for it, set "
             "on_failed_video='resubmit'."
         )
-        return VideoFailedError(f"{failure} {ways_on}", **bill)
+        return VideoFailedError(f"{failure} {remedy}", **bill)
 
 
 def _bill(video: Video) -> dict[str, Any]:

@@ -50,26 +50,26 @@ class StateStore:
     """
     Airflow's task state store (3.3 and later), deleted with the run.
 
-    :param elsewhere: Why it is unknown whether earlier tries kept their state in a folder instead; None if they didn't.
+    :param folder_error: Why it is unknown whether earlier tries kept their state in a folder instead; None if they didn't.
     """
 
     name = "The task state store"
 
-    def __init__(self, store: TaskStateStoreAccessor, elsewhere: Exception | None = None) -> None:
+    def __init__(self, store: TaskStateStoreAccessor, folder_error: Exception | None = None) -> None:
         self._store = store
-        self._elsewhere = elsewhere
+        self._folder_error = folder_error
 
     def get(self, key: str) -> Any:
         """
         Return the last value written, or None.
 
-        :raises Exception: ``elsewhere``, if there is no value here.
+        :raises Exception: ``folder_error``, if there is no value here.
         """
         value = self._store.get(key)
         if value is not None:
-            self._elsewhere = None
-        elif self._elsewhere is not None:
-            raise self._elsewhere
+            self._folder_error = None
+        elif self._folder_error is not None:
+            raise self._folder_error
         return value
 
     def set(self, key: str, value: Any) -> None:

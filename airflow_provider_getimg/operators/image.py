@@ -127,9 +127,9 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
         with self._reporting_earlier(context):
-            return self._generated(context)
+            return self._generate(context)
 
-    def _generated(self, context: Context) -> dict[str, Any]:
+    def _generate(self, context: Context) -> dict[str, Any]:
         from airflow_provider_getimg.api.parameters import checked_choice, checked_seconds
         from airflow_provider_getimg.api.pricing import check_price, checked_max_cost, image_price, named
         from airflow_provider_getimg.api.references import check_references, exceeds_documented_references

@@ -54,7 +54,7 @@ class Accounts:
         :param first: The first day of the costs.
         """
         if not await asyncio.to_thread(_may_read, user, conn_id):
-            return AccountSummary("You may not read its connection.")
+            return AccountSummary("You may not read this connection.")
         key = (conn_id, first)
         until, account = self._kept.get(key, (0.0, None))
         if account is None or until < time.monotonic():

@@ -173,7 +173,7 @@ class AirflowApi:
         if response.status_code in (401, 403, 404):
             raise HTTPException(response.status_code)
         if response.status_code != 200:
-            raise HTTPException(502, "Airflow's API did not respond.")
+            raise HTTPException(502, f"Airflow's API returned {response.status_code}.")
         return response.json()
 
 

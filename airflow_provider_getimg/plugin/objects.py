@@ -91,7 +91,7 @@ class Cache:
                 self._bytes -= self._values.popitem(last=False)[1][1]
 
 
-def is_of(picture: Picture) -> Callable[[Mapping[str, str]], bool]:
+def picture_check(picture: Picture) -> Callable[[Mapping[str, str]], bool]:
     """Return a check of an object's metadata: is it this picture, saved by this DAG? An edited XCom may name any object."""
     names = (GENERATION_ID, INDEX, DAG)
     expected = [
@@ -106,7 +106,7 @@ def is_of(picture: Picture) -> Callable[[Mapping[str, str]], bool]:
     return check
 
 
-def is_manifest_of(task: Task) -> Callable[[Mapping[str, str]], bool]:
+def manifest_check(task: Task) -> Callable[[Mapping[str, str]], bool]:
     """Return a check of an object's metadata: is it this task's manifest? Its viewers must not see other tasks'."""
     expected = task_digest(task.dag_id, task.run_id, task.task_id, task.map_index)
 

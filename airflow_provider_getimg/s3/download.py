@@ -12,7 +12,6 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
@@ -28,7 +27,7 @@ from airflow_provider_getimg.api.errors import (
     NotAnImageError,
 )
 from airflow_provider_getimg.api.media import OCTET_STREAM, is_whole, known_type, text_in, type_of
-from airflow_provider_getimg.api.responses import wait_before_next
+from airflow_provider_getimg.api.responses import server_time, wait_before_next
 from airflow_provider_getimg.api.settings import http_client
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.s3.kept_connections import KeptConnections
@@ -236,7 +235,7 @@ class Downloads:
         status = response.status_code
         ends = media.deletes_at
         # By the server's clock, if it sends the time: a worker's may be wrong, and a URL may not work yet.
-        is_over = ends is not None and ends <= _server_time(response)
+        is_over = ends is not None and ends.timestamp() <= server_time(response)
         if status == _GONE or (status in _NOT_SERVED and is_over):
             when = "at a time that the API did not give" if ends is None else f"at {ends.isoformat()}"
             raise FileGoneError(
@@ -331,16 +330,6 @@ def is_past_deletion(generation: Generation) -> bool:
     """Return whether all files of a response are past their deletion time, by this machine's clock."""
     now = datetime.now(UTC)
     return all(media.deletes_at is not None and media.deletes_at <= now for media in generation.data)
-
-
-def _server_time(response: httpx.Response) -> datetime:
-    """Return the time by the server's clock, or by this machine's if the response has no valid date."""
-    try:
-        date = parsedate_to_datetime(response.headers.get("date", ""))
-        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
-    except Exception:
-        # ValueError, OverflowError and others: the parser fails in as many ways as a date can be wrong.
-        return datetime.now(UTC)
 
 
 def _announced(response: httpx.Response) -> int | None:

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OneSentenceParser(
         prog="getimg-simulator",
-        description="The getimg.ai API in a box. Prints its URL once it listens; ends on Ctrl-C.",
+        description="A local simulator of the getimg.ai API. Prints its URL once it is listening; stop it with Ctrl-C.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )

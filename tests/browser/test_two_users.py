@@ -162,7 +162,7 @@ def test_each_user_sees_only_the_cost_of_their_own_dag(url: str, pages: dict[str
         page.goto(f"{url}/getimg/spend/")
         table = page.get_by_role("table", name="By DAG")
         expect(table.get_by_role("link")).to_have_text([dag_id])
-        expect(page.locator("dl")).to_contain_text("You may not read its connection.")
+        expect(page.locator("dl")).to_contain_text("You may not read this connection.")
 
 
 def test_image_is_not_shown_from_the_cache_to_the_next_user_of_the_browser(

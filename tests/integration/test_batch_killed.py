@@ -206,7 +206,7 @@ def check_batch(
         assert extra == 0, where
         # Requests in flight or not yet recorded when a try died, lost responses, and the request that a fault rejects.
         assert len(failed) <= len(REFUSED) + deaths * 2 * CONCURRENCY + LOST + 1, where
-    assert extra <= sum(log.count("sent again, and may be paid twice") for log in logs), where
+    assert extra <= sum(log.count("sent again, and may be billed twice") for log in logs), where
 
     assert (summary["saved"], summary["failed"]) == (len(saved), len(failed)), where
     assert summary["total_cost"] == pytest.approx(PRICE * len(saved)), where

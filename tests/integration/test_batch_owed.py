@@ -660,7 +660,7 @@ def test_unknown_model_is_sent_once_and_rows_with_other_models_are_saved(batches
     assert begins(error, 6, 12, 6)
     statuses = Counter(post["status"] for post in batches.simulator.ledger.raw()["posts"])
     assert statuses == {200: 6, 400: 1}
-    assert "It was not sent, as another row with this model was refused. " in str(error)
+    assert "The request was not sent: another row with this model was refused. " in str(error)
     assert decision(error) is RetryAction.FAIL
 
 
@@ -691,7 +691,7 @@ def test_settings_that_the_model_rejects_are_sent_once_and_other_rows_are_saved(
     assert begins(error, 6, 12, 6)
     statuses = Counter(post["status"] for post in batches.simulator.ledger.raw()["posts"])
     assert statuses == {200: 6, 400: 1}
-    assert "It was not sent, as another row with these settings was refused. " in str(error)
+    assert "The request was not sent: another row with these settings was refused. " in str(error)
 
 
 def test_rejected_prompt_does_not_stop_other_rows(batches):

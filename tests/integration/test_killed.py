@@ -175,7 +175,7 @@ def test_request_in_flight_when_its_task_is_killed_is_sent_again_only_under_resu
         assert "No response was recorded: its worker was killed, lost, or out of time." in log
     else:
         assert state == "success"
-        assert "it is sent again, and may be paid twice." in log
+        assert "the request is sent again, and may be billed twice." in log
 
 
 def test_task_terminated_during_a_request_logs_that_it_may_be_billed(

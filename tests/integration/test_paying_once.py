@@ -82,8 +82,9 @@ def test_request_with_a_lost_response_is_sent_again_under_resubmit_with_a_log_me
     assert (ended.state, ended.tries(), posts(simulator)) == ("success", 2, 2)
     assert billed(simulator) == pytest.approx((images + 1) * PRICE)
     assert "A retry sends it again" in ended.log(try_number=1)
-    assert "on_unknown_outcome is 'resubmit': it is sent again, and may be paid twice." in ended.log(
-        try_number=2
+    assert (
+        "on_unknown_outcome is 'resubmit': the request is sent again, and may be billed twice."
+        in ended.log(try_number=2)
     )
 
 
@@ -169,7 +170,7 @@ def test_clear_after_success_generates_a_new_image(simulator, run):
     assert ended.state == "success"
     assert ended.xcom()["id"] != first
     assert (posts(simulator), billed(simulator)) == (2, pytest.approx(2 * PRICE))
-    assert "The task was cleared since try 1: a new one is generated." in ended.log(try_number=2)
+    assert "The task was cleared since try 1: a new request is sent, and billed." in ended.log(try_number=2)
 
 
 def test_clear_returns_a_paid_response_that_never_reached_xcom(simulator, run):
@@ -209,7 +210,7 @@ def test_files_expired_before_a_retry_are_reported_and_paid_again_only_under_res
     assert billed(simulator) == pytest.approx(images * PRICE)
     log = ended.log(try_number=2)
     assert "and its files are gone: they were deleted at" in log
-    ends = {"fail": "It was billed.", "resubmit": "it is sent again, and is paid again."}
+    ends = {"fail": "It was billed.", "resubmit": "the request is sent again, and is billed again."}
     assert ends[on_unknown_outcome] in log
 
 

@@ -36,7 +36,7 @@ INTERNAL = {
         "checked_timeout",
         "http_client",
         "is_loopback",
-        "quiet_loggers",
+        "mask_urls_in_logs",
     },
     "airflow_provider_getimg.links": {"console_url"},
     "airflow_provider_getimg.retry": {"backoff", "slot_probe_delay", "wait_out_rate_limits"},

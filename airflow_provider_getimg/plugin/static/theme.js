@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The theme that was chosen in Airflow, which keeps it for its origin. Not deferred: the page is drawn in it at once.
+// Airflow keeps the chosen theme in localStorage. Not deferred: the first paint must already use it.
 "use strict";
 
 try {

@@ -89,7 +89,7 @@ def test_file_with_too_many_lines_is_rejected_quickly(file, line):
     content = (line + b"\n") * 700_000
     began = time.process_time()
     with pytest.raises(
-        InvalidInputError, match=rf"in\.jsonl\) must be at most {MAX_REQUESTS} lines, got more\."
+        InvalidInputError, match=rf"in\.jsonl\) must have at most {MAX_REQUESTS} lines, got more\."
     ):
         file.read(content)
     assert time.process_time() - began < 2

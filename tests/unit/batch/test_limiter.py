@@ -34,8 +34,8 @@ class Bench:
         with self.limiter._changed:
             return (
                 self.limiter._wait() <= 0
-                and not self.limiter._held
-                and self.limiter._limit.allows(self.limiter.in_flight, self.now)
+                and not self.limiter._paused
+                and self.limiter._limit.try_admit(self.limiter.in_flight, self.now)
             )
 
     def take(self, slots: ExitStack) -> None:
@@ -246,7 +246,7 @@ def test_probes_become_rarer_while_other_tasks_hold_all_slots():
 
 def test_paused_request_waits_and_then_continues():
     bench = Bench(4)
-    bench.limiter.pause(True)
+    bench.limiter.set_paused(True)
     assert not bench.free()
     took = threading.Event()
 
@@ -257,7 +257,7 @@ def test_paused_request_waits_and_then_continues():
     thread = threading.Thread(target=send)
     thread.start()
     assert not took.wait(0.3)
-    bench.limiter.pause(False)
+    bench.limiter.set_paused(False)
     assert took.wait(10)
     thread.join()
 

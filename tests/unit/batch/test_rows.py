@@ -302,7 +302,7 @@ class TestInvalidInput:
         assert message.endswith(" And 2 more.")
 
     def test_list_with_too_many_requests_is_rejected(self):
-        assert refusal([{}] * (MAX_REQUESTS + 1)) == "requests must be at most 100000, got 100001."
+        assert refusal([{}] * (MAX_REQUESTS + 1)) == "requests must have at most 100000 entries, got 100001."
 
     def test_many_invalid_rows_are_rejected_quickly(self):
         began = time.process_time()

@@ -92,7 +92,9 @@ def run(
             if now < batch.begins_at or now < batch.opens_at:
                 continue
             batch.limit = batch.limit or ConcurrencyLimit(batch.concurrency, now)
-            if len(batch.images) + batch.in_flight < batch.rows and batch.limit.allows(batch.in_flight, now):
+            if len(batch.images) + batch.in_flight < batch.rows and batch.limit.try_admit(
+                batch.in_flight, now
+            ):
                 batch.in_flight += 1
                 took = chance.uniform(*seconds) if held < account else None
                 held += took is not None
