@@ -130,7 +130,9 @@ def test_error_in_a_later_try_reports_that_an_earlier_one_may_have_been_billed(
         draw()
     getimg_simulator.faults.add({"on": "image", "kind": "drop_after_billing"})
     run = run_dag(made, expect="failed")
-    assert run.failures["draw"].endswith("must return a prompt or a dict, got None. It may have been billed.")
+    assert run.failures["draw"] == (
+        "An earlier request may have been billed. The function of @task.getimg_image must return a prompt or a dict, got None."
+    )
 
 
 @RETRIES
