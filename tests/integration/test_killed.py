@@ -80,7 +80,7 @@ def check_killed(
         if task["state"] == "success":
             response = ended.xcom("generate", map_index=index)
             assert response["id"] in {post["id"] for post in ledger["posts"]}, where
-            assert paid == (2 if "it is sent again" in second and paid == 2 else 1), where
+            assert paid == (2 if "the request is sent again" in second and paid == 2 else 1), where
             if paid == 2:
                 assert resubmits, where
             seen["reused" if "Reusing generation" in second else "generated"] += 1
