@@ -55,8 +55,9 @@ class GetimgBalanceTrigger(BaseTrigger):
                 await asyncio.sleep(self.poke_interval)
                 # A new hook each time: during a long wait, the connection may get another key.
                 with suppress(ConnectionUnavailableError), GetimgHook(self.getimg_conn_id) as hook:
-                    # The sensor could read it a moment ago. Read the connection in an asgiref thread: from any other thread, a request to Airflow's API crashes the
-                    # triggerer of Airflow 3.1 ("Response read out of order!").
+                    # The sensor could read the connection a moment ago: if it can't be read now, check again later. Read it in an
+                    # asgiref thread: from any other thread, a request to Airflow's API crashes the triggerer of Airflow 3.1
+                    # ("Response read out of order!").
                     await sync_to_async(hook.get_conn)()
                     # If the trigger is canceled, leaving this block aborts the request in flight.
                     balance = await asyncio.to_thread(hook.balance_of_at_least, self.minimum)
