@@ -9,7 +9,6 @@ from airflow_provider_getimg.api.errors import ObjectExistsError
 from airflow_provider_getimg.batch.report import RowResult
 from airflow_provider_getimg.s3.copier import SavedFile
 from airflow_provider_getimg.s3.object_options import GENERATION_ID, MODEL, REQUEST_SHA256
-from airflow_provider_getimg.s3.store import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,13 +32,13 @@ class Existing:
         self._store = store
         self._if_exists = if_exists
         self._log = log
-        # As of the start of the try.
-        self._listing = Listing()
+        # The keys that existed at the start of the try; None if they were not listed.
+        self._listed: frozenset[str] | None = None
 
     def list(self, rows: Sequence[Row]) -> None:
         """List the objects at these rows' keys if one listing is cheaper than a HEAD for each."""
         if rows and self._if_exists != "replace":
-            self._listing = self._store.listing([row.expected_key for row in rows], rows[0].bucket)
+            self._listed = self._store.existing_keys([row.expected_key for row in rows], rows[0].bucket)
 
     def find(self, row: Row, *, refresh: bool = False) -> RowResult | None:
         """
@@ -51,7 +50,7 @@ class Existing:
         """
         if self._if_exists == "replace" or row.expected_key is None:
             return None
-        if not refresh and not self._listing.may_hold(row.expected_key):
+        if not refresh and self._listed is not None and row.expected_key not in self._listed:
             return None
         uri = row.expected_item().uri
         stored = self._store.head(row.bucket, row.expected_key, list_fallback=True)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from airflow.sdk.types import Logger
 
-    from airflow_provider_getimg.api.client import GetimgClient
-    from airflow_provider_getimg.api.requests import ImageRequest
     from airflow_provider_getimg.api.types import Generation, RateLimit
 
 #: Minimum seconds between two requests once a limit was hit, so that few are refused before the first refusal arrives.
@@ -132,6 +130,24 @@ class RateLimiter:
                 self._in_flight -= 1
                 self._changed.notify()
 
+    def send(self, post: Callable[[], Generation]) -> Generation:
+        """
+        Send a request and learn from its outcome. Call this while holding a slot.
+
+        :param post: Sends the request once.
+        """
+        began, completed = time.monotonic(), self._completed
+        try:
+            generation = post()
+        except RateLimitError as error:
+            self.on_rate_limited(error, self._completed - completed)
+            raise
+        except NoConnectionError:
+            self.on_unreachable()
+            raise
+        self.on_response(time.monotonic() - began, generation.rate_limit)
+        return generation
+
     def on_response(self, seconds: float, rate_limit: RateLimit | None) -> None:
         """
         Record a response and what it says about the limits.
@@ -145,11 +161,6 @@ class RateLimiter:
             self._limit.on_response(seconds, now)
             if rate_limit is not None and self._window.on_response(now, rate_limit):
                 self._limit.on_shared(now)
-
-    @property
-    def completed(self) -> int:
-        """How many requests have returned an image."""
-        return self._completed
 
     def on_rate_limited(self, error: RateLimitError, completed: int = 0) -> None:
         """
@@ -208,34 +219,3 @@ class RateLimiter:
             self._log.info("%s: retrying in %.0f seconds. Nothing was billed.", why, moment - self._clock())
         if moment > self._opens_at:
             self._opens_at, self._close_reason = moment, why
-
-
-class RateLimitedClient:
-    """
-    A client that reports the outcome of its requests to the limiter.
-
-    :param client: Sends the requests.
-    :param limiter: Learns from the outcomes.
-    """
-
-    def __init__(self, client: GetimgClient, limiter: RateLimiter) -> None:
-        self._client = client
-        self._limiter = limiter
-
-    def generate_image(self, request: ImageRequest) -> Generation:
-        """Generate an image with the client. Call this while holding a slot."""
-        began, completed = time.monotonic(), self._limiter.completed
-        try:
-            generation = self._client.generate_image(request)
-        except RateLimitError as error:
-            self._limiter.on_rate_limited(error, self._limiter.completed - completed)
-            raise
-        except NoConnectionError:
-            self._limiter.on_unreachable()
-            raise
-        self._limiter.on_response(time.monotonic() - began, generation.rate_limit)
-        return generation
-
-    def abort(self) -> int:
-        """Abort the requests in flight and return how many there were."""
-        return self._client.abort()

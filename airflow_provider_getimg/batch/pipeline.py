@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import GetimgError, KilledError, UnavailableError
 from airflow_provider_getimg.batch.report import without_traceback
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_provider_getimg.batch.report import RowResult
+    from airflow_provider_getimg.batch.row_steps import ApiAccess, RowSteps
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.settings import BatchSettings
-    from airflow_provider_getimg.batch.stop import Stop
+    from airflow_provider_getimg.s3.copier import Copier
 
 #: Seconds that requests in flight have to complete once the task is terminated. It may be killed sooner: by Airflow five
 #: seconds after "mark failed" or a Clear, by Kubernetes at the end of the pod's grace period. Waiting loses nothing then.
@@ -46,49 +47,25 @@ class SendLater:
     send: Callable[[], RowResult | Callable[[], RowResult]]
 
 
-class Steps(Protocol):
-    """The steps of a row. Called from several threads."""
-
-    def send(self, row: Row) -> RowResult | Callable[[], RowResult] | SendLater:
-        """Return the row's result, a callable for an uploader, or a ``SendLater`` for a sender."""
-        ...
-
-    def failed(self, row: Row, error: GetimgError) -> RowResult:
-        """Return the result of a row after one of its steps raised an error."""
-        ...
-
-    def on_row_result(self, result: RowResult) -> None:
-        """Record the result of a row."""
-        ...
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests are in flight."""
-        ...
-
-    def abort_requests(self) -> int:
-        """Abort the requests in flight and return how many there were."""
-        ...
-
-    def abort_uploads(self) -> None:
-        """Abort the copies in flight."""
-        ...
-
-
 class Pipeline:
     """
     Runs rows through their steps.
 
     :param steps: The steps of each row.
     :param settings: How many threads each stage has.
-    :param stop: Set by a step or by Airflow: rows not sent by then are not sent.
+    :param api: Where requests are sent, until its stop is set by a step or by Airflow.
+    :param copier: Saves the images.
     :param log: The task's log.
     """
 
-    def __init__(self, steps: Steps, settings: BatchSettings, stop: Stop, log: Logger) -> None:
+    def __init__(
+        self, steps: RowSteps, settings: BatchSettings, api: ApiAccess, copier: Copier, log: Logger
+    ) -> None:
         self._steps = steps
         self._settings = settings
-        self._stop = stop
+        self._client = api.client
+        self._stop = api.stop
+        self._copier = copier
         self._log = log
         self._lock = threading.Lock()
         self._results: dict[int, RowResult] = {}
@@ -106,7 +83,7 @@ class Pipeline:
         Run all rows through their steps.
 
         :param tick: Called periodically with how many rows are done, and how many of these failed.
-        :raises BaseException: A bug in the provider, raised once everything under way has ended.
+        :raises BaseException: A bug in the provider, raised once everything in progress has ended.
         """
         self._total = len(rows)
         senders = ThreadPoolExecutor(self._settings.senders, "getimg-send")
@@ -154,7 +131,7 @@ class Pipeline:
         except GetimgError as error:
             result = self._steps.failed(row, without_traceback(error))
         except BaseException as fault:
-            # A bug in the provider, which the user must see; but let everything under way end first.
+            # A bug in the provider, which the user must see; but let everything in progress end first.
             with self._lock:
                 self._fault = self._fault or fault
             shown = UnavailableError(
@@ -185,7 +162,7 @@ class Pipeline:
                 continue
             if stopped_at is None:
                 stopped_at = time.monotonic()
-                if in_flight := self._steps.in_flight:
+                if in_flight := self._client.in_flight:
                     self._warn(
                         "%d requests are in flight; waiting up to %.0f seconds for them, if the task may run that long. An aborted "
                         "request may still be billed.",
@@ -195,13 +172,13 @@ class Pipeline:
             passed = time.monotonic() - stopped_at
             if not aborted and passed >= GRACE_SECONDS:
                 aborted = True
-                if in_flight := self._steps.abort_requests():
+                if in_flight := self._client.abort():
                     self._warn(
                         "%d requests in flight were aborted; they may still be billed.",
                         in_flight,
                     )
             if not abandoned and passed >= GRACE_SECONDS + SAVE_SECONDS:
                 abandoned = True
-                self._steps.abort_uploads()
+                self._copier.abort()
             if passed >= GRACE_SECONDS + SAVE_SECONDS + _END_SECONDS:
                 return

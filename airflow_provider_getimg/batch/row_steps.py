@@ -24,16 +24,13 @@ from airflow_provider_getimg.api.errors import (
     PaidFilesGoneError,
     RateLimitError,
 )
-from airflow_provider_getimg.batch.limiter import RateLimitedClient
 from airflow_provider_getimg.batch.pipeline import SendLater
 from airflow_provider_getimg.batch.report import RowResult, without_traceback
-from airflow_provider_getimg.durable.paid_generation import PaidGeneration
+from airflow_provider_getimg.durable.paid_image import PaidImage
 from airflow_provider_getimg.s3.download import is_past_deletion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from mypy_boto3_s3 import S3Client
 
     from airflow_provider_getimg.api.client import GetimgClient
     from airflow_provider_getimg.api.types import Generation
@@ -68,30 +65,14 @@ class ApiAccess:
     stop: Stop
 
 
-@dataclass(frozen=True)
-class Storage:
-    """
-    The S3 side of a batch.
-
-    :param s3_client: Makes the client that reads reference images.
-    :param existing: The objects already at the rows' keys.
-    :param copier: Saves files.
-    :param abort: Aborts the copies in flight.
-    """
-
-    s3_client: Callable[[], S3Client]
-    existing: Existing
-    copier: Copier
-    abort: Callable[[], object]
-
-
 class RowSteps:
     """
     The steps of a row, which may run in any thread.
 
     :param settings: The settings that apply to all rows.
     :param api: Where requests are sent.
-    :param storage: Where files are saved.
+    :param copier: Saves files.
+    :param existing: The objects already at the rows' keys.
     :param history: What earlier tries did.
     :param breakers: Decide what a row's outcome means for the others.
     """
@@ -100,14 +81,15 @@ class RowSteps:
         self,
         settings: BatchSettings,
         api: ApiAccess,
-        storage: Storage,
+        copier: Copier,
+        existing: Existing,
         history: History,
         breakers: Breakers,
     ) -> None:
         self._settings = settings
         self._api = api
-        self._client = RateLimitedClient(api.client, api.limiter)
-        self._storage = storage
+        self._copier = copier
+        self._existing = existing
         self._history = history
         self._breakers = breakers
 
@@ -118,14 +100,14 @@ class RowSteps:
             return state.result
         if (existing := self._found_saved(row)) is not None:
             return existing
-        paid = self._paid_generation(row)
+        paid = self._paid_image(row)
         try:
             generation = paid.recorded()
         except (OutcomeUnknownError, PaidFilesGoneError):
             # A try that was presumed dead may have saved files that it could no longer record.
             existing = None
             with suppress(GetimgError):
-                existing = self._storage.existing.find(row, refresh=True)
+                existing = self._existing.find(row, refresh=True)
             if existing is None:
                 raise
             return existing
@@ -137,13 +119,13 @@ class RowSteps:
             return SendLater(partial(self._send_new, row, paid))
         return self._send_new(row, paid)
 
-    def _send_new(self, row: Row, paid: PaidGeneration) -> RowResult | Callable[[], RowResult]:
+    def _send_new(self, row: Row, paid: PaidImage) -> RowResult | Callable[[], RowResult]:
         """Send a row that has no known response; return the same as :meth:`send`."""
         if not self._breakers.wait_until_released():
             return replace(self._history.result(row), outcome="not_sent")
         self._breakers.check_refused(row)
         # An earlier try's object may exist without a note; the listing covers only the other rows.
-        existing = self._storage.existing.find(row, refresh=self._history.state(row).entry is not None)
+        existing = self._existing.find(row, refresh=self._history.state(row).entry is not None)
         if existing is not None:
             return existing
         self._history.forget_saved(row)
@@ -193,25 +175,12 @@ class RowSteps:
         """Record the result of a row."""
         self._breakers.on_row_result(result)
 
-    @property
-    def in_flight(self) -> int:
-        """How many requests are in flight."""
-        return self._api.client.in_flight
-
-    def abort_requests(self) -> int:
-        """Abort the requests in flight and return how many there were."""
-        return self._api.client.abort()
-
-    def abort_uploads(self) -> None:
-        """Abort the copies in flight."""
-        self._storage.abort()
-
-    def _paid_generation(self, row: Row) -> PaidGeneration:
-        return PaidGeneration(
+    def _paid_image(self, row: Row) -> PaidImage:
+        return PaidImage(
             self._history.ledger(row),
             on_unknown_outcome=self._settings.on_unknown_outcome,
             killed=self._api.stop.event,
-            all_gone=self._storage.copier.downloads.all_gone,
+            all_gone=self._copier.downloads.all_gone,
         )
 
     @contextmanager
@@ -227,10 +196,10 @@ class RowSteps:
             # The request got a response, so it was billed.
             self._breakers.on_billed()
 
-    def _generate(self, paid: PaidGeneration, row: Row) -> Generation:
+    def _generate(self, paid: PaidImage, row: Row) -> Generation:
         """Send the row's request, and resend it each time a rate limit refuses it."""
-        budget, stop = self._api.budget, self._api.stop
-        request = row.request.resolve(self._storage.s3_client)
+        client, limiter, budget, stop = self._api.client, self._api.limiter, self._api.budget, self._api.stop
+        request = row.request.resolve(lambda: self._copier.store.client)
         price = budget.price(row.request.checked)
         try:
             budget.reserve(price)
@@ -240,7 +209,9 @@ class RowSteps:
         unreachable = 0
         while True:
             try:
-                generation = paid.generate(self._client, request, slot=partial(self._slot, row))
+                with self._slot(row), paid.sending():
+                    generation = limiter.send(partial(client.generate_image, request))
+                paid.record(generation, request.model)
             except RateLimitError as error:
                 if (
                     error.retry_after or 0
@@ -275,7 +246,7 @@ class RowSteps:
         entry = self._history.state(row).entry
         if entry is None or entry.generation is None or not is_past_deletion(entry.generation):
             return None
-        files = self._elsewhere(row) or self._storage.copier.find(row.items(entry.generation))
+        files = self._elsewhere(row) or self._copier.find(row.items(entry.generation))
         if not files:
             return None
         self._history.log.info(
@@ -293,7 +264,7 @@ class RowSteps:
         failures: list[GetimgError] = []
         for item in row.items(generation):
             try:
-                files.append(self._storage.copier.save(item, is_new=is_new and item.key == row.expected_key))
+                files.append(self._copier.save(item, is_new=is_new and item.key == row.expected_key))
             except GetimgError as error:
                 # One failure is no reason to lose the others.
                 failures.append(error)

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING
 from airflow_provider_getimg.api.errors import GetimgError
 from airflow_provider_getimg.api.references import check_references, exceeds_documented_references
 from airflow_provider_getimg.batch.breakers import Breakers
+from airflow_provider_getimg.batch.existing import Existing
 from airflow_provider_getimg.batch.pipeline import Pipeline
 from airflow_provider_getimg.batch.progress import Progress
 from airflow_provider_getimg.batch.report import BatchResults
 from airflow_provider_getimg.batch.row_steps import RowSteps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from airflow_provider_getimg.api.requests import ImageRequest
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.batch.history import History
-    from airflow_provider_getimg.batch.row_steps import ApiAccess, Storage
+    from airflow_provider_getimg.batch.row_steps import ApiAccess
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.settings import BatchSettings
+    from airflow_provider_getimg.s3.copier import Copier
 
 # Rows that are not sent because their response was lost come after rows whose files expire.
 _LAST = datetime.max.replace(tzinfo=UTC)
@@ -38,7 +40,7 @@ class BatchRun:
     :param rows: What to generate.
     :param settings: The settings that apply to all of them.
     :param api: Where requests are sent.
-    :param storage: Where files are saved.
+    :param copier: Saves files.
     :param history: What earlier tries did.
     """
 
@@ -47,21 +49,22 @@ class BatchRun:
         rows: Sequence[Row],
         settings: BatchSettings,
         api: ApiAccess,
-        storage: Storage,
+        copier: Copier,
         history: History,
     ) -> None:
         self._rows = rows
         self._settings = settings
         self._api = api
-        self._storage = storage
         self._history = history
         # Room for all slots' images at once, on top of those that the uploaders are working on.
         max_backlog = 2 * (settings.senders + settings.uploaders)
         self._breakers = Breakers(api.stop, api.limiter, max_backlog)
-        steps = RowSteps(settings, api, storage, history, self._breakers)
-        self._pipeline = Pipeline(steps, settings, api.stop, history.log)
-        #: Why S3 refuses writes, if it does: no request was sent.
-        self.store_error: GetimgError | None = None
+        self._existing = Existing(copier.store, settings.if_exists, history.log)
+        steps = RowSteps(settings, api, copier, self._existing, history, self._breakers)
+        self._pipeline = Pipeline(steps, settings, api, copier, history.log)
+        # Rows that earlier tries sent, and rows to send: filled by `check`.
+        self._paid: list[Row] = []
+        self._to_send: list[Row] = []
 
     @property
     def results(self) -> BatchResults:
@@ -74,23 +77,18 @@ class BatchRun:
             budget.unknown_outcomes,
         )
 
-    def run(self, check_store: Callable[[BatchResults], None]) -> BatchResults:
+    def check(self) -> None:
         """
-        Generate and save all rows.
+        Check what can be checked before anything is sent, and look up which objects exist. Comes before :meth:`run`.
 
-        :param check_store: Called with the results known beforehand; if it raises a ``GetimgError``, nothing is sent.
-        :raises CostLimitError: Together, the rows exceed the budget. Nothing was sent.
+        :raises CostLimitError: Together, the rows exceed the budget.
         """
-        paid, to_send = self._sorted()
-        self._check(paid, to_send)
-        self._storage.existing.list(to_send)
-        try:
-            self._storage.copier.downloads.check_before_payment()
-            check_store(self.results)
-        except GetimgError as error:
-            self.store_error = error
-            self._api.stop.set(error)
-            return self.results
+        self._sort()
+        self._check_requests()
+        self._existing.list(self._to_send)
+
+    def run(self) -> BatchResults:
+        """Generate and save all rows."""
         progress = Progress(len(self._rows), self._history.log)
         limiter, budget = self._api.limiter, self._api.budget
 
@@ -104,13 +102,12 @@ class BatchRun:
                 waiting_for=limiter.waiting_for,
             )
 
-        self._pipeline.run([*paid, *to_send], tick)
+        self._pipeline.run([*self._paid, *self._to_send], tick)
         return self.results
 
-    def _sorted(self) -> tuple[list[Row], list[Row]]:
-        """Return the rows that earlier tries sent, ordered by the expiry of their URLs, and the rows to send."""
+    def _sort(self) -> None:
+        """Order the rows: those that earlier tries sent, by the expiry of their URLs, before those to send."""
         sent: list[tuple[datetime, Row]] = []
-        to_send = []
         owed = set()
         has_saved = is_owed_now = False
         for row in self._rows:
@@ -126,12 +123,12 @@ class BatchRun:
             elif entry is not None and self._settings.on_unknown_outcome == "fail":
                 sent.append((_LAST, row))
             else:
-                to_send.append(row)
+                self._to_send.append(row)
         # A Clear since then means that the user wants to go on.
         self._breakers.save_first(owed, is_saving_proven=has_saved or not is_owed_now)
-        return [row for _, row in sorted(sent, key=lambda entry: entry[0])], to_send
+        self._paid = [row for _, row in sorted(sent, key=lambda entry: entry[0])]
 
-    def _check(self, paid: Sequence[Row], to_send: Sequence[Row]) -> None:
+    def _check_requests(self) -> None:
         """
         Check the budget, and what only the catalogue can verify about the requests.
 
@@ -140,10 +137,10 @@ class BatchRun:
         budget = self._api.budget
         try:
             self._history.add_to_budget(budget)
-            self._check_references(row.request.checked for row in to_send)
-            budget.check(row.request.checked for row in to_send)
+            self._check_references(row.request.checked for row in self._to_send)
+            budget.check(row.request.checked for row in self._to_send)
         except GetimgError as error:
-            if not (paid or budget.billed or budget.unknown_outcomes):
+            if not (self._paid or budget.billed or budget.unknown_outcomes):
                 raise
             # Still save the billed images, and report the bill.
             self._api.stop.set(error)

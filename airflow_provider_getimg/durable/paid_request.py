@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_getimg.api.errors import (
@@ -17,8 +17,7 @@ from airflow_provider_getimg.retry import wait_out_rate_limits
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator
 
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.durable.ledger import Entry, Ledger
@@ -107,7 +106,6 @@ class PaidRequest:
         abort: Callable[[], object],
         record: Callable[[ResponseT], None],
         rate_limit_wait: float,
-        slot: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> ResponseT:
         """
         Send the request, wait out short rate limits, and return the response once it is recorded.
@@ -116,38 +114,47 @@ class PaidRequest:
         :param abort: Aborts it.
         :param record: Records the response, and logs it.
         :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
-        :param slot: Returns a context manager, entered before the request is recorded and sent, and exited after its response.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
 
         def send_once() -> ResponseT:
             with PostponedAlarm(abort) as alarm:
-                with slot():
-                    response = self._post(post, alarm)
+                with self.sending(alarm):
+                    response = post()
                 record(response)
                 return response
 
         response: ResponseT = wait_out_rate_limits(rate_limit_wait, self._log, self._killed)(send_once)
         return response
 
-    def _post(self, post: Callable[[], ResponseT], alarm: PostponedAlarm) -> ResponseT:
+    @contextmanager
+    def sending(self, alarm: PostponedAlarm | None = None) -> Iterator[None]:
+        """
+        Record the intent, let the block send the request, and record a failure. The caller records the response.
+
+        :param alarm: Started once the intent is recorded; None in another thread than the main one.
+        :raises GetimgError: Its message says what happened and whether it was billed.
+        """
         self._ledger.record_intent()
         try:
-            alarm.start()
+            if alarm is not None:
+                alarm.start()
             if self._killed.is_set():
                 raise KilledError("The task was terminated before the request was sent.")
-            return post()
+            yield
         except OutcomeUnknownError as error:
-            is_aborted = alarm.rang and error.status is None
+            has_rung = alarm is not None and alarm.rang
+            is_aborted = has_rung and error.status is None
             failure = _INTERRUPTED.format("AirflowTaskTimeout") if is_aborted else error.message
             self._ledger.record_unknown(failure, error.received)
-            if alarm.rang:
+            if has_rung:
                 # Airflow's exception replaces this error, so log what it may have cost.
                 self._log.error("%s", self._unknown(OutcomeUnknownError(failure)))
             raise self._unknown(error) from None
         except GetimgError:
-            # If this takes long, the next try merely treats the outcome as unknown.
-            alarm.stop()
+            if alarm is not None:
+                # If the rollback takes long, the next try merely treats the outcome as unknown.
+                alarm.stop()
             self._ledger.rollback()
             raise
         except BaseException as error:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_getimg.api.errors import Billed, VideoFailedError
 from airflow_provider_getimg.api.responses import one_line
@@ -11,6 +11,7 @@ from airflow_provider_getimg.api.signed_urls import without_query
 from airflow_provider_getimg.durable.paid_request import PaidRequest
 
 if TYPE_CHECKING:
+    from airflow_provider_getimg.api.client import GetimgClient
     from airflow_provider_getimg.api.requests import VideoRequest
     from airflow_provider_getimg.api.types import Generation, Video
     from airflow_provider_getimg.durable.ledger import Entry
@@ -18,22 +19,6 @@ if TYPE_CHECKING:
 FAILED_VIDEO = ("fail", "resubmit")
 # The maximum length of the API's text in a failure message.
 _REASON_CHARACTERS = 500
-
-
-class VideoClient(Protocol):
-    """Submits a video request and polls it."""
-
-    def create_video(self, request: VideoRequest) -> Video:
-        """Send the request once."""
-        ...
-
-    def get_video(self, video_id: str) -> Video:
-        """Return the state of a video."""
-        ...
-
-    def abort(self) -> int:
-        """Abort the requests in flight and return how many there were."""
-        ...
 
 
 class PaidVideo(PaidRequest):
@@ -94,7 +79,7 @@ class PaidVideo(PaidRequest):
         self._id = video_id
         self.generation = self._ledger.resume(video_id).generation
 
-    def submit(self, client: VideoClient, request: VideoRequest, rate_limit_wait: float) -> None:
+    def submit(self, client: GetimgClient, request: VideoRequest, rate_limit_wait: float) -> None:
         """
         Send the request, wait out short rate limits, and return once the id is recorded.
 
@@ -111,7 +96,7 @@ class PaidVideo(PaidRequest):
         video = self._send(lambda: client.create_video(request), client.abort, record, rate_limit_wait)
         self._id = video.id
 
-    def poll(self, client: VideoClient) -> Video:
+    def poll(self, client: GetimgClient) -> Video:
         """
         Poll the video once and record its outcome. :attr:`generation` is the response once the video is completed.
 

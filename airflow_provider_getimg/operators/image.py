@@ -134,7 +134,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         from airflow_provider_getimg.api.pricing import check_price, checked_max_cost, image_price, named
         from airflow_provider_getimg.api.references import check_references, exceeds_documented_references
         from airflow_provider_getimg.api.requests import ImageRequest
-        from airflow_provider_getimg.durable.paid_generation import PaidGeneration
+        from airflow_provider_getimg.durable.paid_image import PaidImage
         from airflow_provider_getimg.durable.paid_request import UNKNOWN_OUTCOME
         from airflow_provider_getimg.s3.labels import checked_labels
 
@@ -143,7 +143,7 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         rate_limit_wait = checked_seconds("rate_limit_wait", self.rate_limit_wait)
         labels = checked_labels(self.labels)
         request = self._request(ImageRequest)
-        paid = PaidGeneration(
+        paid = PaidImage(
             self._ledger(context, request.fingerprint),
             on_unknown_outcome=on_unknown_outcome,
             killed=self._killed,

@@ -264,17 +264,19 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
                 earlier.check(0, None, error)
             raise
 
-        def check_store(results: BatchResults) -> None:
-            # Free, and uses the images' own options: if this fails, they could not be saved either.
-            manifest.write(store, *location, results.manifest(), context)
-            if rows:
-                manifest.check_writes(store, rows[0].template, *location)
-
         with stack:
             try:
-                results = batch.run(check_store)
-                if batch.store_error is not None:
-                    return results, batch.store_error
+                batch.check()
+                try:
+                    # Free, and uses the images' own options: if this fails, they could not be saved either.
+                    self._downloads.check_before_payment()
+                    manifest.write(store, *location, batch.results.manifest(), context)
+                    if rows:
+                        manifest.check_writes(store, rows[0].template, *location)
+                except GetimgError as error:
+                    self._stop.set(error)
+                    return batch.results, error
+                results = batch.run()
                 try:
                     manifest.write(store, *location, results.manifest(), context)
                 except GetimgError as error:
@@ -321,9 +323,8 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         """Set up what a run needs, and close it afterwards."""
         from airflow_provider_getimg.api.balance import check_balance
         from airflow_provider_getimg.batch.budget import Budget
-        from airflow_provider_getimg.batch.existing import Existing
         from airflow_provider_getimg.batch.limiter import RateLimiter
-        from airflow_provider_getimg.batch.row_steps import ApiAccess, Storage
+        from airflow_provider_getimg.batch.row_steps import ApiAccess
         from airflow_provider_getimg.batch.run import BatchRun
 
         settings, client = self._settings, self.hook.client
@@ -343,9 +344,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
             max_bytes=settings.max_bytes,
             concurrency=settings.transfer_concurrency,
         ) as copier:
-            existing = Existing(store, settings.if_exists, self.log)
-            storage = Storage(self.s3_hook.get_conn, existing, copier, self._abort_copies)
-            yield BatchRun(rows, settings, api, storage, history)
+            yield BatchRun(rows, settings, api, copier, history)
 
     @cached_property
     def _stop(self) -> Stop:

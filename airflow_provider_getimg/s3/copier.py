@@ -21,7 +21,7 @@ from airflow_provider_getimg.api.errors import (
 from airflow_provider_getimg.retry import backoff
 from airflow_provider_getimg.s3.download import Deadline, capital
 from airflow_provider_getimg.s3.object_options import REQUEST_SHA256
-from airflow_provider_getimg.s3.store import Listing, OccupiedKeyError
+from airflow_provider_getimg.s3.store import OccupiedKeyError
 
 if TYPE_CHECKING:
     import threading
@@ -96,13 +96,15 @@ class Copier:
         killed: threading.Event,
         log: Logger,
     ) -> None:
-        self._store = store
+        #: S3 with the user's options.
+        self.store = store
         #: The download session.
         self.downloads = downloads
         self._if_exists = if_exists
         self._killed = killed
         self._log = log
-        self._listing = Listing()
+        # The keys that existed when they were listed; None if they were not.
+        self._listed: frozenset[str] | None = None
         # If the API repeats an id, several files have one key, and none may be mistaken for another. Maps the hash of an
         # object's URI, and of the URI with a request, to the hash of the URL of the first file that claimed it.
         self._claims: dict[int, int] = {}
@@ -110,7 +112,7 @@ class Copier:
     def list(self, items: Sequence[TransferItem]) -> None:
         """List which keys of these files exist, all in one bucket, if that is cheaper than a HEAD for each."""
         if items and self._if_exists != "replace":
-            self._listing = self._store.listing([item.key or None for item in items], items[0].bucket)
+            self._listed = self.store.existing_keys([item.key or None for item in items], items[0].bucket)
 
     def save(self, item: TransferItem, *, is_new: bool = False) -> SavedFile:
         """
@@ -122,11 +124,11 @@ class Copier:
         """
         deadline = Deadline(self.downloads.timeout)
         try:
-            is_free = is_new or not self._listing.may_hold(item.key)
+            is_free = is_new or (self._listed is not None and item.key not in self._listed)
             is_first = self._claim(item, item.uri)
             self._claim(item, item.uri, item.request_sha256)
             if item.key and not (is_first and (is_free or self._if_exists == "replace")):
-                stored = self._store.head(item.bucket, item.key)
+                stored = self.store.head(item.bucket, item.key)
                 if stored is not None:
                     return self._resolve_existing(item, stored, None, deadline)
             spool, mime_type = self._downloaded(item, deadline)
@@ -143,15 +145,20 @@ class Copier:
         """
         found = []
         for item in items:
-            stored = self._store.head(item.bucket, item.key) if item.key else None
+            stored = self.store.head(item.bucket, item.key) if item.key else None
             if stored is None or not self._is_copy(item, stored):
                 return []
             if not self._claim(item, item.uri) and self._if_exists == "replace":
                 # Another file of this task replaces it.
                 return []
-            sha256 = stored.sha256 or self._store.sha256_of(item)
+            sha256 = stored.sha256 or self.store.sha256_of(item)
             found.append(SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type))
         return found
+
+    def abort(self) -> None:
+        """Abort the copies in flight, and start no others."""
+        self._killed.set()
+        self.downloads.abort()
 
     def _claim(self, item: TransferItem, *what: str | None) -> bool:
         """Claim something for a file, and return whether no other file of this task claimed it first."""
@@ -166,7 +173,7 @@ class Copier:
     def _write(self, item: TransferItem, spool: Spool, mime_type: str, deadline: Deadline) -> SavedFile:
         try:
             etag: str = self._retrying(deadline, None, _is_conflict)(
-                self._store.put,
+                self.store.put,
                 item,
                 spool.body(),
                 spool.sha256,
@@ -180,7 +187,7 @@ class Copier:
 
     def _resolve_occupied(self, item: TransferItem, spool: Spool, deadline: Deadline) -> SavedFile:
         """Check the object that S3 refused to replace: it may be our own write, whose response was lost."""
-        stored = self._store.head(item.bucket, item.key)
+        stored = self.store.head(item.bucket, item.key)
         if stored is None:
             raise ObjectExistsError(
                 f"{item.uri} already exists, but cannot be read (s3:GetObject denied), so {item.name} was not saved. Permit "
@@ -192,7 +199,7 @@ class Copier:
         self, item: TransferItem, stored: StoredObject, sha256: str | None, deadline: Deadline
     ) -> SavedFile:
         """Decide what to do about an object at the key. ``sha256`` is the file's, if it is already known."""
-        theirs = stored.sha256 or self._store.sha256_of(item)
+        theirs = stored.sha256 or self.store.sha256_of(item)
 
         def found() -> SavedFile:
             return SavedFile(item, stored.size, theirs, stored.etag, stored.mime_type)

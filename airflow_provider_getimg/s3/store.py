@@ -76,21 +76,6 @@ class StoredObject:
         return None in {request_sha256, item.request_sha256} or request_sha256 == item.request_sha256
 
 
-class Listing:
-    """
-    The keys that existed at one moment.
-
-    :param found: The keys; None if they were not looked up.
-    """
-
-    def __init__(self, found: frozenset[str] | None = None) -> None:
-        self._found = found
-
-    def may_hold(self, key: str) -> bool:
-        """Return whether the key may have existed."""
-        return self._found is None or key in self._found
-
-
 class S3Store:
     """
     S3 with the user's options. Safe to use from several threads.
@@ -350,16 +335,17 @@ class S3Store:
             raise self._error("read", item.bucket, item.uri, error) from None
         return digest.hexdigest()
 
-    def listing(self, keys: Sequence[str | None], bucket: str) -> Listing:
+    def existing_keys(self, keys: Sequence[str | None], bucket: str) -> frozenset[str] | None:
         """
-        List which of many keys exist, with one request per thousand objects.
+        Return which of many keys exist, listed with one request per thousand objects.
 
-        If there are few keys, one is unknown, listing is denied, or far more objects share the prefix, any key may exist.
+        Returns None, so that any key may exist, if there are few keys, one is unknown, listing is denied, or far more objects
+        share the prefix.
 
         :param keys: None stands for an unknown key.
         """
         if len(keys) < _LIST_FROM or None in keys:
-            return Listing()
+            return None
         wanted = frozenset(keys)
         found: set[str] = set()
         # S3's prefixes are plain characters too, not path segments.
@@ -368,12 +354,12 @@ class S3Store:
         try:
             for number, page in enumerate(pages):
                 if number > len(keys) // _LIST_FROM:
-                    return Listing()
+                    return None
                 found |= {entry["Key"] for entry in page.get("Contents", [])} & wanted
         except (ClientError, BotoCoreError):
             # Most likely there is no permission to list, which saving does not need.
-            return Listing()
-        return Listing(frozenset(found))
+            return None
+        return frozenset(found)
 
 
 def _rewound(body: bytes | BinaryIO) -> bytes | BinaryIO:

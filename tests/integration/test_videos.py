@@ -33,7 +33,7 @@ KNOWN = [
 ]
 LOST = [
     "client.py:create_video:",
-    "paid_request.py:_post:#5",
+    "paid_request.py:sending:#6",
     "client.py:_send:",
     "connection_watch.py:__exit__:",
     "client.py:_paid:#7",

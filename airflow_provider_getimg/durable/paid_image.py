@@ -3,32 +3,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.durable.paid_request import PaidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
+    from airflow_provider_getimg.api.client import GetimgClient
     from airflow_provider_getimg.api.requests import ImageRequest
     from airflow_provider_getimg.api.types import Generation
 
 
-class ImageClient(Protocol):
-    """Sends image requests: a client, with or without a rate limiter."""
-
-    def generate_image(self, request: ImageRequest) -> Generation:
-        """Send the request once."""
-        ...
-
-    def abort(self) -> int:
-        """Abort the requests in flight and return how many there were."""
-        ...
-
-
-class PaidGeneration(PaidRequest):
+class PaidImage(PaidRequest):
     """A paid image. The response to its request lists the files."""
 
     def recorded(self) -> Generation | None:
@@ -44,23 +29,21 @@ class PaidGeneration(PaidRequest):
             return None
         return self._reuse(entry, entry.generation)
 
-    def generate(
-        self,
-        client: ImageClient,
-        request: ImageRequest,
-        rate_limit_wait: float = 0.0,
-        slot: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> Generation:
+    def generate(self, client: GetimgClient, request: ImageRequest, rate_limit_wait: float) -> Generation:
         """
         Send the request, wait out short rate limits, and return the response once it is recorded.
 
         :param rate_limit_wait: Seconds to wait within the try for rate limits to pass.
-        :param slot: Returns a context manager, entered before the request is recorded and sent, and exited after its response.
         :raises GetimgError: Its message says what happened and whether it was billed.
         """
+        return self._send(
+            lambda: client.generate_image(request),
+            client.abort,
+            lambda generation: self.record(generation, request.model),
+            rate_limit_wait,
+        )
 
-        def record(generation: Generation) -> None:
-            self._ledger.record_response(generation.to_json())
-            self._log_made(generation, request.model)
-
-        return self._send(lambda: client.generate_image(request), client.abort, record, rate_limit_wait, slot)
+    def record(self, generation: Generation, model: str) -> None:
+        """Record the response to the request, and log what was generated. Never raises: it is paid for."""
+        self._ledger.record_response(generation.to_json())
+        self._log_made(generation, model)
