@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_getimg.api.printable import printable
 from airflow_provider_getimg.manifests import read_manifest
+from airflow_provider_getimg.s3.uris import bucket_and_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,12 +52,12 @@ class SavedImage:
     @property
     def bucket(self) -> str:
         """The bucket in ``uri``."""
-        return self.uri.removeprefix("s3://").partition("/")[0]
+        return bucket_and_key(self.uri)[0]
 
     @property
     def key(self) -> str:
         """The object's key in ``uri``."""
-        return self.uri.removeprefix("s3://").partition("/")[2]
+        return bucket_and_key(self.uri)[1]
 
 
 def saved_images(ti: RuntimeTaskInstanceProtocol, task_id: str) -> list[SavedImage]:

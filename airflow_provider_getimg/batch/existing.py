@@ -75,7 +75,6 @@ class Existing:
         item = row.existing_item(
             stored.metadata.get(GENERATION_ID), stored.metadata.get(MODEL), stored.mime_type
         )
-        sha256 = stored.sha256 or self._store.sha256_of(item)
+        file = SavedFile.of_stored(item, stored, self._store)
         self._log.info("%s: %s already exists. Nothing was billed.", row.name, item.uri)
-        file = SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type)
         return RowResult(row, "reused", [file], item.generation_id)

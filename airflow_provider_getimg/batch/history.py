@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_getimg.batch.report import BatchResults, RowResult
 from airflow_provider_getimg.durable.journal import saved_key
-from airflow_provider_getimg.durable.ledger import Entry, Ledger
+from airflow_provider_getimg.durable.ledger import Entry, EntryStore, Ledger
 from airflow_provider_getimg.durable.tries import Try
 from airflow_provider_getimg.s3.copier import SavedFile
 
@@ -81,7 +81,7 @@ class History:
         self._try = Try.of(context)
         #: Whether Airflow won't retry after this try.
         self.is_last_try = self._try.is_last
-        self._stores = {row.index: journal.entry_store(row.id) for row in rows}
+        self._stores = {row.index: EntryStore(journal, row.id) for row in rows}
         self._states = {row.index: self._read(row) for row in rows}
         ids = {row.id for row in rows}
         # Entries of earlier tries for rows that are no longer in the list, by key.
@@ -97,7 +97,7 @@ class History:
             return _NOTHING
         if entry.generation is None:
             return RowState(entry)
-        noted = self._journal.previous(saved_key(row.id))
+        noted = self._journal.get(saved_key(row.id))
         items = row.items(entry.generation)
         files = _noted_files(items, noted)
         if files and all(
@@ -202,7 +202,7 @@ class History:
 
     def forget_saved(self, row: Row) -> None:
         """Delete the note on an earlier response's files before another request is sent: it does not apply to the next response."""
-        if self._journal.previous(saved_key(row.id)) is not None:
+        if self._journal.get(saved_key(row.id)) is not None:
             self._journal.write_later(saved_key(row.id), None)
 
     def note_gone(self, row: Row) -> None:

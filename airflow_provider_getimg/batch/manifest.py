@@ -10,6 +10,7 @@ from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.s3.keys import check_key
 from airflow_provider_getimg.s3.object_options import MANIFEST, task_digest
+from airflow_provider_getimg.s3.uris import bucket_and_key
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -55,7 +56,7 @@ def _safe(name: str) -> str:
 def _given(manifest_key: object, s3_bucket: str) -> tuple[str, str]:
     bucket, key = s3_bucket, manifest_key
     if isinstance(manifest_key, str) and manifest_key.startswith("s3://"):
-        bucket, _, key = manifest_key.removeprefix("s3://").partition("/")
+        bucket, key = bucket_and_key(manifest_key)
     if not isinstance(key, str) or not bucket or not key.strip() or key.endswith("/") or key == "None":
         raise InvalidInputError(
             f"manifest_key must be a key or a full s3://bucket/key, got {quote(manifest_key)}."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.requests import REQUEST_MAX_BYTES
+from airflow_provider_getimg.s3.uris import bucket_and_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ def read_lines(
 
     from airflow_provider_getimg.s3.store_errors import read_error
 
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    bucket, key = bucket_and_key(uri)
     if not bucket or not key:
         raise InvalidInputError(f"{name} must be s3://bucket/key, got {quote(uri)}.")
     client = s3_client()

@@ -16,7 +16,6 @@ from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_getimg.api.errors import Billed, LedgerError
@@ -60,6 +59,8 @@ class Journal:
     """
 
     def __init__(self, state: TaskState, this_try: Try, log: Logger) -> None:
+        #: The name of the store, as the start of a sentence.
+        self.name = state.name
         self._state = state
         # State that can't be read may hold paid requests, unless this is the first try.
         self._billed: Billed = "no" if this_try.is_first else "unknown"
@@ -89,7 +90,7 @@ class Journal:
             self._changed.notify_all()
         self._writer.join()
 
-    def previous(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         """Return the last value that earlier tries wrote under this key, or None."""
         return self._earlier.get(key)
 
@@ -109,9 +110,9 @@ class Journal:
 
     def is_saved(self, key: str) -> bool:
         """Return whether an earlier try noted where an entry's files are saved."""
-        return isinstance(self.previous(saved_key(key)), list)
+        return isinstance(self.get(saved_key(key)), list)
 
-    def write(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Any) -> None:
         """
         Write an entry; it is durable once this returns.
 
@@ -129,9 +130,13 @@ class Journal:
             self._changed.notify_all()
         return change.written
 
-    def entry_store(self, key: str) -> JournalEntryStore:
-        """Return the store of one entry, for a :class:`~airflow_provider_getimg.durable.ledger.Ledger`."""
-        return JournalEntryStore(self, key, self._state)
+    def delete(self, key: str) -> None:
+        """Delete an entry; this is durable once it returns."""
+        self.set(key, None)
+
+    def address(self, _key: str) -> str:
+        """Return where a user finds the first segment."""
+        return self._state.address(KEY.format(number=0))
 
     def _read(self) -> None:
         latest: dict[str, tuple[int, Any]] = {}
@@ -237,31 +242,3 @@ def _is_owed(key: str, latest: dict[str, tuple[int, Any]], now: int) -> bool:
     noted_in, note = latest.get(saved_key(key), (epoch, None))
     # An older note refers to the previous image; a note of this epoch refers to this image, saved after the Clear.
     return note is None or noted_in < epoch or noted_in == now
-
-
-class JournalEntryStore:
-    """The store of one entry in a journal. The value from earlier tries is read once."""
-
-    def __init__(self, journal: Journal, key: str, state: TaskState) -> None:
-        self.description = state.name
-        self._journal = journal
-        self._key = key
-        self._state = state
-        self._read = cache(lambda: Entry.from_json(journal.previous(key)))
-
-    @property
-    def address(self) -> str:
-        """Where a user finds the journal's first segment."""
-        return self._state.address(KEY.format(number=0))
-
-    def read(self) -> Entry | None:
-        """
-        Return the entry that earlier tries wrote last, or None.
-
-        :raises ValueError: The value is not a valid entry.
-        """
-        return self._read()
-
-    def write(self, value: dict[str, Any] | None) -> None:
-        """Write an entry; it is durable once this returns."""
-        self._journal.write(self._key, value)

@@ -28,7 +28,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tenacity import Retrying, stop_after_attempt, wait_exponential
 
@@ -130,54 +130,46 @@ class Entry:
         return str(age).partition(".")[0]
 
 
-class EntryStore(Protocol):
-    """Stores one entry. A failed read or write may raise any exception."""
+class EntryStore:
+    """
+    Keeps one request's entry. A failed read or write raises whatever the state raised.
 
-    @property
-    def description(self) -> str:
-        """The name of the store, as the start of a sentence."""
+    :param state: The task's state, or a batch's journal, which has the same methods.
+    :param key: The entry's key in it.
+    """
 
-    @property
-    def address(self) -> str:
-        """Where a user finds the entry."""
-
-    def read(self) -> Entry | None:
-        """
-        Return the entry that earlier tries wrote last, or None.
-
-        :raises ValueError: The value is not a valid entry.
-        """
-
-    def write(self, value: dict[str, Any] | None) -> None:
-        """Store a value, which is durable once this returns; None deletes the entry."""
-
-
-class TaskEntryStore:
-    """The entry store of a task with a single request."""
-
-    def __init__(self, state: TaskState) -> None:
-        self.description = state.name
+    def __init__(self, state: TaskState, key: str = KEY) -> None:
+        #: The name of the store, as the start of a sentence.
+        self.name = state.name
         self._state = state
+        self._key = key
+        # The value read last, and what it was parsed to: a journal always returns the same value.
+        self._value: Any = None
+        self._entry: Entry | None = None
 
     @property
     def address(self) -> str:
         """Where a user finds the entry."""
-        return self._state.address(KEY)
+        return self._state.address(self._key)
 
     def read(self) -> Entry | None:
         """
-        Return the entry that earlier tries wrote last, or None.
+        Return the last entry written, or None; from a journal, the last that earlier tries wrote.
 
         :raises ValueError: The value is not a valid entry.
         """
-        return Entry.from_json(self._state.get(KEY))
+        value = self._state.get(self._key)
+        if value is not self._value:
+            self._entry = Entry.from_json(value)
+            self._value = value
+        return self._entry
 
     def write(self, value: dict[str, Any] | None) -> None:
         """Store a value, which is durable once this returns; None deletes the entry."""
         if value is None:
-            self._state.delete(KEY)
+            self._state.delete(self._key)
         else:
-            self._state.set(KEY, value)
+            self._state.set(self._key, value)
 
 
 class Ledger:
@@ -219,7 +211,7 @@ class Ledger:
             ) from None
         except Exception as error:
             raise LedgerError(
-                f"{self._store.description} could not be read: {reason(error)}.",
+                f"{self._store.name} could not be read: {reason(error)}.",
                 # An earlier try may have paid.
                 billed="no" if self._try.is_first else "unknown",
             ) from None
@@ -265,7 +257,7 @@ class Ledger:
             if not isinstance(error, Exception):
                 # Raised from a signal handler.
                 raise
-            raise LedgerError(f"{self._store.description} could not be written: {reason(error)}.") from None
+            raise LedgerError(f"{self._store.name} could not be written: {reason(error)}.") from None
         self._entry = entry
 
     def _undo_if_written(self, entry: Entry) -> None:
@@ -285,7 +277,7 @@ class Ledger:
             # The next try will treat the outcome as unknown: it stops, and pays nothing twice.
             self.log.warning(
                 "%s could not be written: %s. The next try will not know that nothing was billed.",
-                self._store.description,
+                self._store.name,
                 reason(error),
             )
 
@@ -323,7 +315,7 @@ class Ledger:
         try:
             entry = self._store.read()
         except Exception as error:
-            self.log.warning("%s could not be read: %s.", self._store.description, reason(error))
+            self.log.warning("%s could not be read: %s.", self._store.name, reason(error))
         if entry is None or entry.video_id != video_id:
             entry = replace(self._submitted(), state="pending", video_id=video_id)
         self._entry = entry
@@ -339,7 +331,7 @@ class Ledger:
             # Use this epoch: even if the video was submitted before a Clear, it failed after it.
             self._write(replace(self._last(), state="failed", failure=failure, epoch=self._try.epoch))
         except Exception as error:
-            self.log.warning("%s could not be written: %s.", self._store.description, reason(error))
+            self.log.warning("%s could not be written: %s.", self._store.name, reason(error))
 
     def delivered(self) -> None:
         """Record that the response was delivered to the user. Never raises."""
@@ -350,7 +342,7 @@ class Ledger:
             self._write(replace(entry, epoch=self._try.epoch, delivered=True))
         except Exception as error:
             # The next Clear will return this response again, at no cost.
-            self.log.warning("%s could not be written: %s.", self._store.description, reason(error))
+            self.log.warning("%s could not be written: %s.", self._store.name, reason(error))
 
     def record_unknown(self, failure: str, received: str | None = None) -> None:
         """
@@ -366,7 +358,7 @@ class Ledger:
         try:
             self._write(replace(self._last(), failure=failure, received=kept))
         except Exception as fault:
-            self.log.warning("%s could not be written: %s.", self._store.description, reason(fault))
+            self.log.warning("%s could not be written: %s.", self._store.name, reason(fault))
 
     @property
     def sent_at(self) -> str:

@@ -14,6 +14,7 @@ from airflow_provider_getimg.api.media import HEAD_BYTES, type_of
 from airflow_provider_getimg.api.quote import quote
 from airflow_provider_getimg.api.requests import REFERENCE_IMAGE, REFERENCE_IMAGE_MAX_BYTES, REQUEST_MAX_BYTES
 from airflow_provider_getimg.api.signed_urls import without_query
+from airflow_provider_getimg.s3.uris import bucket_and_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +139,7 @@ def _read(client: S3Client, url: str, position: int) -> str:
     from airflow_provider_getimg.s3.store_errors import read_error
 
     name = f"images[{position}] ({url})"
-    bucket, _, key = url.removeprefix("s3://").partition("/")
+    bucket, key = bucket_and_key(url)
     if not bucket or not key:
         raise InvalidInputError(
             f"images[{position}] must be the s3://bucket/key of an object, got {quote(url)}."

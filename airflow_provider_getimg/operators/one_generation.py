@@ -41,11 +41,11 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
 
     def _ledger(self, context: Context, fingerprint: str, *, is_resumed: bool = False) -> Ledger:
         """Return the ledger of the task's single request."""
-        from airflow_provider_getimg.durable.ledger import Ledger, TaskEntryStore
+        from airflow_provider_getimg.durable.ledger import EntryStore, Ledger
         from airflow_provider_getimg.durable.task_state import task_state
 
         state = task_state(context, self.hook, self.aws_conn_id, is_resumed=is_resumed)
-        return Ledger(context, fingerprint, self.log, TaskEntryStore(state))
+        return Ledger(context, fingerprint, self.log, EntryStore(state))
 
     @contextmanager
     def _reporting_earlier(self, context: Context) -> Iterator[None]:
@@ -67,10 +67,10 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
 
     def _undelivered(self, context: Context) -> list[Entry]:
         """Return the entries of requests that earlier tries were, or may have been, billed for and did not deliver."""
-        from airflow_provider_getimg.durable.ledger import TaskEntryStore
+        from airflow_provider_getimg.durable.ledger import EntryStore
         from airflow_provider_getimg.durable.task_state import task_state
 
-        entry = TaskEntryStore(task_state(context, self.hook, self.aws_conn_id)).read()
+        entry = EntryStore(task_state(context, self.hook, self.aws_conn_id)).read()
         # An entry from before a Clear counts only if it is not delivered yet. One from after it counts even if it was delivered:
         # the retry has wiped its XCom.
         if entry is None or (entry.epoch != Try.of(context).epoch and not entry.is_owed):

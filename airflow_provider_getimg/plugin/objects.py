@@ -32,6 +32,7 @@ from airflow_provider_getimg.s3.object_options import (
     dag_digest,
     task_digest,
 )
+from airflow_provider_getimg.s3.uris import bucket_and_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -217,7 +218,7 @@ class Objects:
     def _open(
         self, uri: str, aws_conn_id: str | None, allowed: Callable[[Mapping[str, str]], bool]
     ) -> Iterator[_Opened]:
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        bucket, key = bucket_and_key(uri)
         if not uri.startswith("s3://") or not bucket or not key:
             raise NotReadableError
         try:

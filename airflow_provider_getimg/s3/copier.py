@@ -58,6 +58,12 @@ class SavedFile:
     etag: str
     mime_type: str | None
 
+    @classmethod
+    def of_stored(cls, item: TransferItem, stored: StoredObject, store: S3Store) -> SavedFile:
+        """Return a file that is at its key already. Its content is read if its digest is unknown."""
+        sha256 = stored.sha256 or store.sha256_of(item)
+        return cls(item, stored.size, sha256, stored.etag, stored.mime_type)
+
     def row(self) -> dict[str, Any]:
         """Return the file's row in the XCom."""
         return {
@@ -151,8 +157,7 @@ class Copier:
             if not self._claim(item, item.uri) and self._if_exists == "replace":
                 # Another file of this task replaces it.
                 return []
-            sha256 = stored.sha256 or self.store.sha256_of(item)
-            found.append(SavedFile(item, stored.size, sha256, stored.etag, stored.mime_type))
+            found.append(SavedFile.of_stored(item, stored, self.store))
         return found
 
     def abort(self) -> None:
@@ -199,14 +204,12 @@ class Copier:
         self, item: TransferItem, stored: StoredObject, sha256: str | None, deadline: Deadline
     ) -> SavedFile:
         """Decide what to do about an object at the key. ``sha256`` is the file's, if it is already known."""
-        theirs = stored.sha256 or self.store.sha256_of(item)
-
-        def found() -> SavedFile:
-            return SavedFile(item, stored.size, theirs, stored.etag, stored.mime_type)
-
-        if (sha256 == theirs and stored.is_copy_of(item)) or (sha256 is None and self._is_copy(item, stored)):
+        existing = SavedFile.of_stored(item, stored, self.store)
+        if (sha256 == existing.sha256 and stored.is_copy_of(item)) or (
+            sha256 is None and self._is_copy(item, stored)
+        ):
             self._log.info("%s is already saved: %s.", capital(item.name), item.uri)
-            return found()
+            return existing
         if self._if_exists == "fail":
             raise ObjectExistsError(
                 f"{item.uri} already exists, and if_exists is 'fail': {item.name} was not saved."
@@ -215,13 +218,13 @@ class Copier:
             spool, _ = self._downloaded(item, deadline)
             with spool:
                 sha256 = spool.sha256
-        if sha256 != theirs:
+        if sha256 != existing.sha256:
             raise ObjectExistsError(
-                f"{item.uri} already exists with different content: its SHA-256 is {theirs}, that of {item.name} is "
+                f"{item.uri} already exists with different content: its SHA-256 is {existing.sha256}, that of {item.name} is "
                 f"{sha256}. Give the file another key, or set if_exists='replace'."
             )
         self._log.info("%s already exists with identical content: %s.", capital(item.name), item.uri)
-        return found()
+        return existing
 
     def _downloaded(self, item: TransferItem, deadline: Deadline) -> tuple[Spool, str]:
         """Download a file, retrying where that may help."""

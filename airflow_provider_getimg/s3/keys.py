@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_getimg.api.errors import InvalidInputError
 from airflow_provider_getimg.api.quote import quote
+from airflow_provider_getimg.s3.uris import bucket_and_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -199,7 +200,7 @@ def _bucket_and_key(s3_key: object, s3_bucket: object) -> tuple[str, str]:
             f"s3_bucket must be left out where s3_key names the bucket itself ({quote(s3_key)}), got {quote(s3_bucket)}."
         )
     else:
-        bucket, _, key = s3_key.removeprefix("s3://").partition("/")
+        bucket, key = bucket_and_key(s3_key)
     if bucket.startswith("arn:"):
         # Both separators mean the same to S3, but s3://bucket/key ends a bucket at its first slash.
         bucket = bucket.replace("/", ":")

@@ -15,6 +15,7 @@ from airflow_provider_getimg.api.types import Generation
 from airflow_provider_getimg.records import request_record
 from airflow_provider_getimg.s3.keys import PLACEHOLDERS, UNKNOWN, KeyTemplate, clean_value, numbered
 from airflow_provider_getimg.s3.labels import labels_of
+from airflow_provider_getimg.s3.uris import bucket_and_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -90,7 +91,7 @@ class TransferItem:
 
     def at(self, uri: str) -> TransferItem:
         """Return the item as saved at ``s3://bucket/key``."""
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        bucket, key = bucket_and_key(uri)
         return replace(self, bucket=bucket, key=key, _pending_key=None)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_provider_getimg.api.errors import ConnectionConfigError, LedgerError
 from airflow_provider_getimg.durable.journal import KEY, Journal
-from airflow_provider_getimg.durable.ledger import Ledger, TaskEntryStore
+from airflow_provider_getimg.durable.ledger import EntryStore, Ledger
 from airflow_provider_getimg.durable.s3_task_state import S3TaskState
 from airflow_provider_getimg.durable.task_state import StateConflictError
 from airflow_provider_getimg.durable.tries import Try
@@ -190,7 +190,7 @@ def test_write_repeated_by_botocore_is_not_a_conflict(folder):
 
 def test_second_of_two_ledgers_that_found_no_entry_cannot_record_its_intent(folder):
     ledgers = [
-        Ledger(folder.context(try_number=number), "f", LOG, TaskEntryStore(folder.state(try_number=number)))
+        Ledger(folder.context(try_number=number), "f", LOG, EntryStore(folder.state(try_number=number)))
         for number in (1, 2)
     ]
     assert [ledger.previous() for ledger in ledgers] == [None, None]
@@ -201,7 +201,7 @@ def test_second_of_two_ledgers_that_found_no_entry_cannot_record_its_intent(fold
 
 
 def test_ledger_of_a_zombie_still_records_an_unknown_outcome(folder):
-    ledger = Ledger(folder.context(), "f", LOG, TaskEntryStore(folder.state()))
+    ledger = Ledger(folder.context(), "f", LOG, EntryStore(folder.state()))
     assert ledger.previous() is None
     ledger.record_intent()
     # What the next try would write if it sent the request again.
@@ -215,10 +215,8 @@ def test_ledger_of_a_zombie_still_records_an_unknown_outcome(folder):
 def test_failed_video_is_recorded_on_the_second_write_if_its_entry_could_not_be_read(folder, caplog):
     video = {"state": "pending", "video_id": "req-1"}
     folder.state().set("getimg_generation", video)
-    ledger = Ledger(folder.context(), "f", LOG, TaskEntryStore(folder.state()))
-    broken = TaskEntryStore(
-        S3TaskState(StateFolder("no-such-bucket", "state"), "aws_default", folder.context())
-    )
+    ledger = Ledger(folder.context(), "f", LOG, EntryStore(folder.state()))
+    broken = EntryStore(S3TaskState(StateFolder("no-such-bucket", "state"), "aws_default", folder.context()))
     store, ledger._store = ledger._store, broken
     ledger.resume("req-1")
     ledger._store = store
@@ -233,13 +231,13 @@ def test_no_entry_is_lost_when_two_journals_write_concurrently(folder):
         Journal(folder.state(), Try(1, 3), LOG) as zombie,
         Journal(folder.state(try_number=2), Try(1, 3), LOG) as journal,
     ):
-        journal.write("mine", 1)
+        journal.set("mine", 1)
         with pytest.raises(StateConflictError):
-            zombie.write("its", 1)
-        zombie.write("its", 2)
-        journal.write("mine", 3)
+            zombie.set("its", 1)
+        zombie.set("its", 2)
+        journal.set("mine", 3)
     with Journal(folder.state(try_number=3), Try(1, 3), LOG) as read:
-        assert (read.previous("mine"), read.previous("its")) == (3, 2)
+        assert (read.get("mine"), read.get("its")) == (3, 2)
 
 
 def test_error_for_a_malformed_entry_names_the_object_to_delete(folder):
@@ -247,7 +245,7 @@ def test_error_for_a_malformed_entry_names_the_object_to_delete(folder):
     state.set("getimg_generation", 1)
     [key] = folder.keys()
     folder.client.put_object(Bucket=folder.bucket, Key=key, Body=b"{")
-    ledger = Ledger(folder.context(try_number=2), "f", LOG, TaskEntryStore(folder.state(try_number=2)))
+    ledger = Ledger(folder.context(try_number=2), "f", LOG, EntryStore(folder.state(try_number=2)))
     with pytest.raises(LedgerError, match=f"Delete s3://{folder.bucket}/{key} to go on"):
         ledger.previous()
     folder.client.put_object(
@@ -264,7 +262,7 @@ def test_missing_bucket_raises_an_error_instead_of_reading_as_empty(folder):
     bucket = f"no-{uuid.uuid4()}"
     state = S3TaskState(StateFolder(bucket, "state"), "aws_default", folder.context())
     with pytest.raises(LedgerError) as error:
-        Ledger(folder.context(), "f", LOG, TaskEntryStore(state)).previous()
+        Ledger(folder.context(), "f", LOG, EntryStore(state)).previous()
     assert re.fullmatch(
         rf"The state folder s3://{bucket}/state could not be read: S3 could not list s3://{bucket}/state/\S+: there is no bucket "
         rf"'{bucket}'\. Nothing was billed\.",

@@ -55,27 +55,27 @@ def reread(store: MemoryStore, epoch: int = 3) -> Journal:
 def test_next_try_reads_the_last_value_of_each_key():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
-        journal.write("a", {"n": 1})
-        journal.write("b", {"n": 2})
-        journal.write("a", {"n": 3})
+        journal.set("a", {"n": 1})
+        journal.set("b", {"n": 2})
+        journal.set("a", {"n": 3})
     journal = reread(store)
-    assert [journal.previous(key) for key in "abc"] == [{"n": 3}, {"n": 2}, None]
+    assert [journal.get(key) for key in "abc"] == [{"n": 3}, {"n": 2}, None]
 
 
 def test_write_is_durable_once_it_returns():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
-        journal.write("a", {"n": 1})
+        journal.set("a", {"n": 1})
         # What remains if the process is killed here.
-        assert reread(store).previous("a") == {"n": 1}
+        assert reread(store).get("a") == {"n": 1}
 
 
 def test_writing_none_removes_the_entry():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
-        journal.write("a", {"n": 1})
-        journal.write("a", None)
-    assert reread(store).previous("a") is None
+        journal.set("a", {"n": 1})
+        journal.set("a", None)
+    assert reread(store).get("a") is None
 
 
 def test_waiting_entries_are_committed_in_one_write():
@@ -90,43 +90,43 @@ def test_waiting_entries_are_committed_in_one_write():
         for write in (first, *waiting):
             write.result(60)
         assert store.writes == 2
-    assert all(reread(store).previous(f"row {n}") == {"n": n} for n in range(50))
+    assert all(reread(store).get(f"row {n}") == {"n": n} for n in range(50))
 
 
 def test_full_segment_is_closed_and_a_new_one_is_started():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         for n in range(100):
-            journal.write(f"row {n}", {"text": "x" * 1000, "n": n})
+            journal.set(f"row {n}", {"text": "x" * 1000, "n": n})
     assert len(store.values) >= 100_000 // SEGMENT_BYTES
     assert all(len(value) <= SEGMENT_BYTES + 2000 for value in store.values.values())
     again = reread(store)
-    assert all(again.previous(f"row {n}")["n"] == n for n in range(100))
+    assert all(again.get(f"row {n}")["n"] == n for n in range(100))
 
 
 def test_next_try_does_not_change_earlier_segments():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
-        journal.write("a", {"n": 1})
+        journal.set("a", {"n": 1})
     before = dict(store.values)
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
-        journal.write("a", {"n": 2})
+        journal.set("a", {"n": 2})
     assert {key: store.values[key] for key in before} == before
-    assert reread(store).previous("a") == {"n": 2}
+    assert reread(store).get("a") == {"n": 2}
 
 
 def test_entries_from_before_a_clear_are_ignored_but_stay_stored():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         for n in range(60):
-            journal.write(f"row {n}", {"text": "x" * 1000})
+            journal.set(f"row {n}", {"text": "x" * 1000})
     before = dict(store.values)
     with Journal(StateStore(store), Try(1, 7), LOG) as journal:
-        assert journal.previous("row 1") is None
-        journal.write("new", {"n": 1})
+        assert journal.get("row 1") is None
+        journal.set("new", {"n": 1})
     again = reread(store, 7)
-    assert again.previous("new") == {"n": 1}
-    assert again.previous("row 59") is None
+    assert again.get("new") == {"n": 1}
+    assert again.get("row 59") is None
     # A later Clear needs them, once the bucket is fixed.
     assert {key: store.values[key] for key in before} == before
 
@@ -172,26 +172,26 @@ def test_only_paid_images_that_were_not_saved_are_owed_after_a_clear(written, ow
     store = MemoryStore()
     for epoch, key, value in written:
         with Journal(StateStore(store), Try(1, epoch), LOG) as journal:
-            journal.write(key, value)
+            journal.set(key, value)
     now = max([epoch for epoch, *_ in written], default=3) + 4
     if epochs_after:
         # A Clear that wrote nothing.
-        assert reread(store, now).previous("row") == owed
+        assert reread(store, now).get("row") == owed
     journal = reread(store, now + epochs_after)
-    assert journal.previous("row") == owed
-    assert journal.previous(NOTE) is None
+    assert journal.get("row") == owed
+    assert journal.get(NOTE) is None
 
 
 @pytest.mark.parametrize("note", [["s3"], "gone"], ids=str)
 def test_retry_after_a_clear_reads_whether_the_owed_image_was_saved_or_gone(note):
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
-        journal.write("row", PAID)
+        journal.set("row", PAID)
     with Journal(StateStore(store), Try(1, 7), LOG) as journal:
-        assert journal.previous("row") == PAID
-        journal.write(NOTE, note)
+        assert journal.get("row") == PAID
+        journal.set(NOTE, note)
     again = reread(store, 7)
-    assert (again.previous("row"), again.previous(NOTE)) == (PAID, note)
+    assert (again.get("row"), again.get(NOTE)) == (PAID, note)
 
 
 @pytest.mark.parametrize("deleted", [0, 1, 2])
@@ -199,35 +199,35 @@ def test_deleted_segment_does_not_hide_the_others(deleted):
     store = MemoryStore()
     for n in range(3):
         with Journal(StateStore(store), Try(1, 3), LOG) as journal:
-            journal.write(f"row {n}", {"n": n})
+            journal.set(f"row {n}", {"n": n})
     del store.values[KEY.format(number=deleted)]
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
-        assert [journal.previous(f"row {n}") for n in range(3)] == [
+        assert [journal.get(f"row {n}") for n in range(3)] == [
             None if n == deleted else {"n": n} for n in range(3)
         ]
-        journal.write("new", {"n": 3})
+        journal.set("new", {"n": 3})
     again = reread(store)
-    assert again.previous("new") == {"n": 3}
-    assert all(again.previous(f"row {n}") == {"n": n} for n in range(3) if n != deleted)
+    assert again.get("new") == {"n": 3}
+    assert all(again.get(f"row {n}") == {"n": n} for n in range(3) if n != deleted)
 
 
 def test_failed_write_raises_and_stores_nothing():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
-        journal.write("a", {"n": 1})
+        journal.set("a", {"n": 1})
         store.fails = 1
         with pytest.raises(ConnectionError):
-            journal.write("b", {"n": 2})
-        journal.write("c", {"n": 3})
+            journal.set("b", {"n": 2})
+        journal.set("c", {"n": 3})
     again = reread(store)
-    assert [again.previous(key) for key in "abc"] == [{"n": 1}, None, {"n": 3}]
+    assert [again.get(key) for key in "abc"] == [{"n": 1}, None, {"n": 3}]
 
 
 def test_new_segment_whose_write_response_was_lost_does_not_hide_later_entries():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
-        journal.write("filler", "x" * (SEGMENT_BYTES - 400))
-        journal.write("row", {"state": "submitted"})
+        journal.set("filler", "x" * (SEGMENT_BYTES - 400))
+        journal.set("row", {"state": "submitted"})
         store.gate = threading.Event()
         store.is_writing.clear()
         journal.write_later("busy", 1)
@@ -239,15 +239,15 @@ def test_new_segment_whose_write_response_was_lost_does_not_hide_later_entries()
         for written in (notes, rollback):
             with pytest.raises(ConnectionError):
                 written.result(60)
-        journal.write("row", PAID)
-    assert reread(store).previous("row") == PAID
+        journal.set("row", PAID)
+    assert reread(store).get("row") == PAID
 
 
 def test_deferred_entries_are_written_when_the_journal_is_closed():
     store = MemoryStore()
     with Journal(StateStore(store), Try(1, 3), LOG) as journal:
         journal.write_later("a", {"n": 1})
-    assert reread(store).previous("a") == {"n": 1}
+    assert reread(store).get("a") == {"n": 1}
 
 
 @pytest.mark.parametrize("stored", ["x", {"epoch": 3}, {"epoch": 3, "entries": 7}], ids=str)
@@ -273,7 +273,7 @@ def test_last_value_of_each_key_survives_any_sequence_of_writes_and_tries(entrie
     for part in range(tries):
         with Journal(StateStore(store), Try(1, 3), LOG) as journal:
             for key, value in entries[part::tries]:
-                journal.write(key, {"value": value})
+                journal.set(key, {"value": value})
                 expected[key] = {"value": value}
     again = reread(store)
-    assert {key: again.previous(key) for key in expected} == expected
+    assert {key: again.get(key) for key in expected} == expected
