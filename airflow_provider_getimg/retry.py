@@ -29,7 +29,7 @@ BACKOFF_LIMIT = 600.0
 #: The shortest wait in seconds after a 429, whatever it says: a server that says 0 must not be hammered.
 MIN_WAIT = 1.0
 #: Seconds between probes for a free slot: the first delay, the share of the time waited that is added, and the maximum.
-POLL_FIRST, POLL_SHARE, POLL_MAX = 0.1, 0.1, 2.0
+PROBE_FIRST, PROBE_SHARE, PROBE_MAX = 0.1, 0.1, 2.0
 
 
 class GetimgRetryPolicy(RetryPolicy):
@@ -168,7 +168,7 @@ def slot_probe_delay(waited: float) -> float:
 
     :param waited: Seconds since the first probe.
     """
-    return min(POLL_FIRST + POLL_SHARE * waited, POLL_MAX) * random.uniform(0.75, 1.25)
+    return min(PROBE_FIRST + PROBE_SHARE * waited, PROBE_MAX) * random.uniform(0.75, 1.25)
 
 
 def _task(context: Context | None) -> object:

@@ -42,13 +42,13 @@ class ConcurrencyLimit:
 
     All times are in seconds on one monotonic clock.
 
-    :param most: The maximum number of slots.
+    :param max_slots: The maximum number of slots.
     :param now: The current time.
     """
 
-    def __init__(self, most: int, now: float) -> None:
-        self._most = most
-        self.value = min(most, FIRST_SLOTS)
+    def __init__(self, max_slots: int, now: float) -> None:
+        self._max_slots = max_slots
+        self.value = min(max_slots, FIRST_SLOTS)
         # Whether slots are being opened one by one, and when the next is due.
         self._is_ramping = True
         self._next_slot_at = now + RAMP_SECONDS / self.value
@@ -82,7 +82,7 @@ class ConcurrencyLimit:
         slots = self.value - 1 if now < self._gap_until else self.value
         if in_flight < slots:
             return True
-        if self.value >= self._most or self.is_crowded_out:
+        if self.value >= self._max_slots or self.is_crowded_out:
             return False
         if now < self._gap_until or now < self._next_slot_at:
             return False
@@ -101,7 +101,7 @@ class ConcurrencyLimit:
     def next_change_at(self, now: float) -> float | None:
         """Return when a slot may open by itself; None if not before the next response."""
         moments = [self._gap_until]
-        if self.value < self._most:
+        if self.value < self._max_slots:
             moments += self._next_slot_at, self._next_probe_at
         return min((moment for moment in moments if now < moment < math.inf), default=None)
 

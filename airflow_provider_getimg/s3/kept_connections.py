@@ -37,14 +37,14 @@ class KeptConnections(Transport):
     Sends each request over a connection that no other request is using: an idle one, or a new one.
 
     :param proxy: URL of the getimg connection's proxy, if it has one.
-    :param most: The maximum number of idle connections to keep.
+    :param max_idle: The maximum number of idle connections to keep.
     """
 
     _limits = httpx.Limits(max_connections=None, max_keepalive_connections=1, keepalive_expiry=_KEPT_SECONDS)
 
-    def __init__(self, proxy: str | None, most: int) -> None:
+    def __init__(self, proxy: str | None, max_idle: int) -> None:
         super().__init__(proxy)
-        self._most = most
+        self._max_idle = max_idle
         self._idle: list[_Connection] = []
         self._is_closed = False
 
@@ -79,7 +79,7 @@ class KeptConnections(Transport):
     def _release(self, connection: _Connection) -> None:
         with self._lock:
             self._idle.append(connection)
-            surplus = self._idle if self._is_closed else self._idle[: -self._most]
+            surplus = self._idle if self._is_closed else self._idle[: -self._max_idle]
             self._idle = self._idle[len(surplus) :]
         for each in surplus:
             each.close()

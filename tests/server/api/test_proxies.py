@@ -210,29 +210,30 @@ def test_proxy_that_closes_the_connection_is_named_in_the_error(monkeypatch):
             client.generate_image(REQUEST)
 
 
-def test_plain_http_proxy_that_requires_a_password_is_named_and_nothing_is_billed(monkeypatch):
-    with Proxy(refusal=response(b"<html>", status="407 Proxy Authentication Required")) as proxy:
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        pytest.param(
+            response(b"<html>", status="407 Proxy Authentication Required"),
+            "The proxy {proxy} (HTTP_PROXY) refused the request (407): check its user and password. Nothing was billed.",
+            id="the proxy requires a password",
+        ),
+        pytest.param(
+            response(b"<h1>blocked</h1>", status="403 Forbidden"),
+            "getimg.ai refused the request (403): '<h1>blocked</h1>'. It came through the proxy {proxy} (HTTP_PROXY). "
+            "Nothing was billed.",
+            id="an error page comes through it",
+        ),
+    ],
+)
+def test_refusal_through_a_plain_http_proxy_names_the_proxy_and_nothing_is_billed(
+    monkeypatch, refusal, message
+):
+    with Proxy(refusal=refusal) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         with (
             GetimgClient("sk_x", timeout=10, base_url="http://api.test") as client,
             pytest.raises(errors.RequestRefusedError) as error,
         ):
             client.generate_image(REQUEST)
-    assert str(error.value) == (
-        f"The proxy {proxy.address} (HTTP_PROXY) refused the request (407): check its user and password. "
-        "Nothing was billed."
-    )
-
-
-def test_error_page_received_through_a_proxy_is_reported_with_the_proxy(monkeypatch):
-    with Proxy(refusal=response(b"<h1>blocked</h1>", status="403 Forbidden")) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.address)
-        with (
-            GetimgClient("sk_x", timeout=10, base_url="http://api.test") as client,
-            pytest.raises(errors.RequestRefusedError) as error,
-        ):
-            client.generate_image(REQUEST)
-    assert str(error.value) == (
-        "getimg.ai refused the request (403): '<h1>blocked</h1>'. It came through the proxy "
-        f"{proxy.address} (HTTP_PROXY). Nothing was billed."
-    )
+    assert str(error.value) == message.format(proxy=proxy.address)

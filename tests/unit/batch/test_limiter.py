@@ -234,8 +234,8 @@ def test_probes_become_rarer_while_other_tasks_hold_all_slots():
         bench.refuse_one()
         waits.append(bench.wait)
         bench.now += waits[-1] + 0.01
-    assert waits[0] <= 1.25 * retry.POLL_FIRST
-    assert 0.75 * retry.POLL_MAX <= waits[-1] <= 1.25 * retry.POLL_MAX
+    assert waits[0] <= 1.25 * retry.PROBE_FIRST
+    assert 0.75 * retry.PROBE_MAX <= waits[-1] <= 1.25 * retry.PROBE_MAX
     assert bench.logged == [
         "Other tasks hold all concurrent requests of the account. Retrying until one is free. Nothing was billed."
     ]
