@@ -5,7 +5,7 @@ ARG AIRFLOW_VERSION=3.3.2
 FROM apache/airflow:${AIRFLOW_VERSION}
 ARG AIRFLOW_VERSION
 
-# The versions that the tests ran with, each checked by its hash. How it is made stands in its first lines.
+# The versions that the tests ran with, each checked by its hash. `make lock` generates it.
 COPY requirements-image.lock /tmp/
 RUN pip install --no-cache-dir --require-hashes --requirement /tmp/requirements-image.lock
 

@@ -3,7 +3,7 @@
 
 PYTHON := .venv/bin/python
 UV := .venv/bin/uv
-# Newer than the lock and pyproject.toml: .venv is what they say.
+# Newer than the lock and pyproject.toml: .venv is up to date.
 READY := .venv/.ready
 # A test that hangs ends the run after half an hour, with the stacks of all threads.
 PYTEST := $(PYTHON) -m pytest -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
@@ -22,7 +22,7 @@ help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | \
 	    while IFS='|' read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
 
-setup: $(READY)  ## make .venv from the lock (the others do it when it is needed)
+setup: $(READY)  ## make .venv from the lock (the other targets do this if needed)
 
 demo: $(READY)  ## generate an image with the simulator, and save it to a local S3 server
 	@$(PYTHON) -m devstack.demo
@@ -57,7 +57,7 @@ release-check: $(READY)  ## build what a release would be, and run it in an empt
 	$(PYTHON) -m check_wheel_contents dist/*.whl
 	$(PYTHON) -m nox --session release
 
-bench: $(READY)  ## measure speed and memory, side by side with others (about 20 minutes)
+bench: $(READY)  ## measure speed and memory, compared with other tools (about 20 minutes)
 	$(PYTHON) -m benchmarks
 
 fix: $(READY)  ## format, and fix what can be fixed

@@ -92,13 +92,13 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Allowed networks",
                         "schema": {"type": ["string", "null"]},
                         "description": "Private networks that downloads may reach, such as 10.0.0.0/8, 100.64.0.0/10. "
-                        "Empty means the internet alone.",
+                        "Empty means only the public internet.",
                     },
                     "state_folder": {
                         "label": "State folder",
                         "schema": {"type": ["string", "null"]},
-                        "description": "s3://bucket/prefix where tasks keep what they have paid for. Empty means Airflow's task "
-                        "state store; Airflow 3.1 and 3.2 have none.",
+                        "description": "s3://bucket/prefix where tasks record what they have paid for. Empty means Airflow's "
+                        "task state store; Airflow 3.1 and 3.2 have none.",
                     },
                 },
                 "ui-field-behaviour": {

@@ -4,6 +4,9 @@ The retry decisions by error, in one table.
 
 The ledger, not this table, keeps an image from being paid for twice: a custom policy can change when
 and how often a task is retried, but a try that must not pay still won't.
+
+A batch's own attempts are in ``batch/row_steps.py``, a file's in ``s3/copier.py``. Before Airflow 3.3,
+``version_compat.with_retry_policy`` applies the policy.
 """
 
 from __future__ import annotations
@@ -162,7 +165,7 @@ def backoff(attempt: int, first: float = BACKOFF_FIRST, limit: float = BACKOFF_L
 
 def slot_probe_delay(waited: float) -> float:
     """
-    Return the seconds until the next probe for a slot, while others hold all concurrent requests of the account.
+    Return the seconds until the next probe for a slot, while others use all of the account's concurrent requests.
 
     A tenth of the time waited so far, randomized: slots are free only for moments, however long a request takes.
 

@@ -112,9 +112,7 @@ class RetryPolicyMixin(BaseOperator):
             return
         is_own = type(retry_policy).__module__ == "airflow_provider_getimg.retry"
         if retry_policy is not None and not is_own:
-            raise TypeError(
-                f"retry_policy must be left out before Airflow 3.3, this is Airflow {AIRFLOW_VERSION}."
-            )
+            raise TypeError(f"retry_policy needs Airflow 3.3 or newer; this is Airflow {AIRFLOW_VERSION}.")
         super().__init__(**kwargs)
         self.retry_policy = retry_policy
         self._decided_on: Exception | None = None
@@ -153,7 +151,7 @@ def _apply(decision: RetryDecision, error: Exception, task: Any) -> None:
         error.__class__ = _failing(cast("Any", type(error)))
     elif decision.retry_delay is not None:
         task.log.warning(
-            "Airflow %s can't wait the %.0f seconds that are needed: a retry follows after the task's own retry_delay, %s.",
+            "Airflow %s can't delay the retry by %.0f seconds: it follows after the task's own retry_delay, %s.",
             AIRFLOW_VERSION,
             decision.retry_delay.total_seconds(),
             task.retry_delay,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Finds words that a reader stumbles over, in the docs and in the docstrings, strings, comments and test names of the
-code, for ``make lint``.
+Finds words that a reader stumbles over, in the docs, the templates, the files that set things up, and the docstrings,
+strings, comments and test names of the code, for ``make lint``.
 
 Not ``vale``, which does the same for Markdown: its package on PyPI has no binary, but downloads one when it is run.
 """
@@ -36,7 +36,7 @@ RULES = {
     r"patience": "max_wait, the maximum wait",
     r"so (many|much|often|long)(?! (as|that)\b)": "the number, or what it depends on",
     r"(does|did|do)(n't| not) tell(?! [^.]*(from|apart))": "say, show",
-    r"tells?(?=[.,;:)])": "says, shows",
+    r"tells?(?=[.,;:)]| why)": "says, shows",
 }
 
 
@@ -48,8 +48,8 @@ def findings(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the texts of a file with their lines: a whole page, or the strings and comments of a module."""
-    if path.suffix == ".md":
+    """Yield the texts of a file with their lines: the whole file, or the strings and comments of a module."""
+    if path.suffix != ".py":
         yield 1, path.read_text()
         return
     with path.open("rb") as file:
@@ -67,6 +67,8 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 def main() -> int:
     """Print what breaks a rule."""
     pages = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    pages += sorted((REPOSITORY / "airflow_provider_getimg" / "plugin").rglob("*.html"))
+    pages += [REPOSITORY / name for name in ("Makefile", "Dockerfile", "docker-compose.yaml", ".env.example")]
     broken = 0
     modules = [REPOSITORY / "noxfile.py"]
     for name in ("airflow_provider_getimg", "dags", "tests", "devstack", "benchmarks", "docs"):

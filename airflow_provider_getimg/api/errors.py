@@ -143,7 +143,7 @@ class ConnectionConfigError(GetimgError, ValueError):
 
 class ConnectionUnavailableError(ConnectionConfigError):
     """
-    A connection, or the credentials for S3, could not be read: they are missing, or a secrets backend is away.
+    A connection, or the credentials for S3, could not be read: they are missing, or a secrets backend is unavailable.
 
     Airflow and botocore report both alike, so the task is retried.
     """
@@ -219,7 +219,7 @@ class PaidFilesGoneError(GetimgError):
 
 
 class VideoPendingError(GetimgError):
-    """The wait for a video ended while it was still being made. A retry keeps waiting for the same video."""
+    """The wait for a video ended while it was still being generated. A retry keeps waiting for the same video."""
 
     billed: Billed = "unknown"
 

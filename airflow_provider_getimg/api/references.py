@@ -31,13 +31,13 @@ def check_references(model: Model, request: ImageRequest | VideoRequest) -> None
         limit = model.supported_references.get(role)
         if limit is not None and count > limit:
             raise InvalidInputError(
-                f"images must hold at most {limit} with the role {quote(role)} for model {quote(model.id)}, got {count}."
+                f"images must contain at most {limit} with the role {quote(role)} for model {quote(model.id)}, got {count}."
             )
     # Roles that the model doesn't limit fall under the documented limit.
     unstated = sum(count for role, count in counts.items() if role not in model.supported_references)
     if unstated and counts.total() > MAX_REFERENCE_IMAGES:
         raise InvalidInputError(
-            f"images must hold at most {MAX_REFERENCE_IMAGES} images for model {quote(model.id)}, which has no limit of "
+            f"images must contain at most {MAX_REFERENCE_IMAGES} images for model {quote(model.id)}, which has no limit of "
             f"its own, got {counts.total()}."
         )
 

@@ -115,7 +115,7 @@ class _Request(BaseModel):
     @classmethod
     def _images_within_limit(cls, images: list[ReferenceImage]) -> list[ReferenceImage]:
         if len(images) > REFERENCE_IMAGES_LIMIT:
-            raise ValueError(f"must hold at most {REFERENCE_IMAGES_LIMIT} images, got {len(images)}")
+            raise ValueError(f"must contain at most {REFERENCE_IMAGES_LIMIT} images, got {len(images)}")
         return images
 
     def to_json(self) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _not_empty(text: str) -> str:
 def _encodable(text: str) -> str:
     if "\x00" in text:
         # PostgreSQL rejects them, so the response could not be stored with its request.
-        raise ValueError(f"must not hold NUL characters, got {quote(text)}")
+        raise ValueError(f"must not contain NUL characters, got {quote(text)}")
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -113,7 +113,7 @@ def _error(
         )
     if status == 429:
         wait = wait_before_next(response)
-        hint = "" if wait is None else f" It asks to wait {wait:.0f} seconds."
+        hint = "" if wait is None else f" It asks clients to wait {wait:.0f} seconds."
         return RateLimitError(
             f"getimg.ai is limiting requests ({where}): {message}{hint}", retry_after=wait, **facts
         )

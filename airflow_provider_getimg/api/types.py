@@ -211,9 +211,9 @@ class Generation(_PaidMedia):
 
 class Video(_PaidMedia):
     """
-    The state of a video: failed, completed, or still being made.
+    The state of a video: failed, completed, or still being generated.
 
-    An unknown state counts as still being made: polling is free.
+    An unknown state counts as still being generated: polling is free.
     """
 
     id: str

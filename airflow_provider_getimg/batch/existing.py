@@ -63,7 +63,7 @@ class Existing:
         if not stored.readable:
             raise ObjectExistsError(
                 f"{uri} already exists but cannot be read (s3:GetObject denied), so its origin is unknown. No request was "
-                "sent. Permit s3:GetObject, give the row another key, or set if_exists='replace'.",
+                "sent. Grant s3:GetObject, give the row another key, or set if_exists='replace'.",
                 billed="no",
             )
         if stored.metadata.get(REQUEST_SHA256) != row.request.fingerprint:

@@ -118,12 +118,13 @@ class History:
         ]
         shown = ", ".join(unsaved[:_IDS_SHOWN]) or "none"
         more = f" and {len(unsaved) - _IDS_SHOWN} more" if len(unsaved) > _IDS_SHOWN else ""
+        unknown = sum(entry.unknown_requests for entry in self._removed.values())
         self.log.warning(
-            "Earlier tries sent %d requests for rows that are no longer in the list, which should be the same in each try. They were "
-            "billed %s USD, as far as is known; %d may have been billed. Their generations that are not saved: %s.",
+            "Earlier tries sent %d requests for rows that are no longer in the list, which should be the same in each try. As far "
+            "as is known, %s USD was billed for them; %s may have been billed. Unsaved generations: %s.",
             len(self._removed),
             self._cost_of_removed,
-            sum(entry.unknown_requests for entry in self._removed.values()),
+            "1 more request" if unknown == 1 else f"{unknown} more requests",
             shown + more,
         )
 

@@ -90,7 +90,7 @@ class RateLimiter:
             if self._paused:
                 return "waiting for billed images to be saved"
             if self._limit.is_crowded_out:
-                return "waiting for a slot (other tasks hold all concurrent requests of the account)"
+                return "waiting for a slot (other tasks use all of the account's concurrent requests)"
             if wait < 1:
                 return ""
             why = self._close_reason if self._opens_at > self._clock() else "getimg.ai limits requests"
@@ -179,7 +179,7 @@ class RateLimiter:
             self._opens_at = max(self._opens_at, now + self._limit.on_refused(others, now))
             if self._limit.is_crowded_out and not was_crowded_out:
                 self._log.info(
-                    "Other tasks hold all concurrent requests of the account. Retrying until one is free. Nothing was billed."
+                    "Other tasks use all of the account's concurrent requests. Retrying until one is free. Nothing was billed."
                 )
 
     def on_unreachable(self) -> None:

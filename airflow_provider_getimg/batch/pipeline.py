@@ -164,8 +164,8 @@ class Pipeline:
                 stopped_at = time.monotonic()
                 if in_flight := self._client.in_flight:
                     self._warn(
-                        "%d requests are in flight; waiting up to %.0f seconds for them, if the task may run that long. An aborted "
-                        "request may still be billed.",
+                        "%d requests are in flight; waiting up to %.0f seconds for them, unless Airflow ends the task sooner. An "
+                        "aborted request may still be billed.",
                         in_flight,
                         GRACE_SECONDS,
                     )

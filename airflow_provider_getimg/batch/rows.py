@@ -246,7 +246,7 @@ def _check_keys(rows: Sequence[Row]) -> None:
         key = row.expected_key or row.expected_item().key
         if key in places:
             raise InvalidInputError(
-                f"s3_key gives rows {places[key].index} and {row.index} the same key {quote(key)}: tell them apart "
+                f"s3_key gives rows {places[key].index} and {row.index} the same key {quote(key)}: distinguish them "
                 "with {row}, a field in which they differ, or {generation_id}."
             )
         places[key] = row

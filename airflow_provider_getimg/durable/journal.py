@@ -160,11 +160,7 @@ class Journal:
             key: value for key, (epoch, value) in latest.items() if epoch == self._epoch or key in owed
         }
         if any(epoch != self._epoch for epoch, _ in latest.values()):
-            self._log.info(
-                "The task was cleared. Rows that were billed and not saved before: %d. Their images are saved without another "
-                "payment.",
-                len(owed),
-            )
+            self._log.info("The task was cleared. %s", _owed_sentence(len(owed)))
 
     def _segment_at(self, number: int) -> tuple[int, dict[str, Any]] | None:
         key = KEY.format(number=number)
@@ -181,7 +177,7 @@ class Journal:
         except (TypeError, LookupError, ValueError):
             raise LedgerError(
                 "What an earlier try did is unknown, because part of the task's state can't be read. This try sent nothing. Delete "
-                f"{self._state.address(key)} to go on; it may hold paid responses.",
+                f"{self._state.address(key)} to continue; it may contain paid responses.",
                 billed="unknown",
             ) from None
 
@@ -232,6 +228,14 @@ class Journal:
 def saved_key(key: str) -> str:
     """Return the key of the note on an entry's files: where they are saved, or that they are gone."""
     return f"{key}/saved"
+
+
+def _owed_sentence(rows: int) -> str:
+    if not rows:
+        return "No row was billed but not saved before."
+    if rows == 1:
+        return "1 row was billed but not saved before; it is saved without paying again."
+    return f"{rows} rows were billed but not saved before; they are saved without paying again."
 
 
 def _is_owed(key: str, latest: dict[str, tuple[int, Any]], now: int) -> bool:

@@ -206,7 +206,7 @@ class Ledger:
         except ValueError as error:
             raise LedgerError(
                 f"What an earlier try did is unknown: {reason(error)}. This try sent nothing. Delete "
-                f"{self._store.address} to go on; it may hold a paid response.",
+                f"{self._store.address} to continue; it may contain a paid response.",
                 billed="unknown",
             ) from None
         except Exception as error:

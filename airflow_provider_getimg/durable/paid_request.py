@@ -199,13 +199,13 @@ class PaidRequest:
         files = len(generation.data)
         ends = [file.deletes_at for file in generation.data if file.deletes_at is not None]
         self._log.info(
-            "Generated %s with model %s: %d %s, cost %s, to be deleted at %s.",
+            "Generated %s with model %s: %d %s, cost %s, %s.",
             generation.id,
             generation.model or model,
             files,
             "file" if files == 1 else "files",
             _cost(generation),
-            min(ends).isoformat() if ends else "a time that the API did not give",
+            f"to be deleted at {min(ends).isoformat()}" if ends else "the API gave no deletion time",
         )
         for oddity in generation.oddities:
             self._log.warning(

@@ -106,7 +106,7 @@ class PaidVideo(PaidRequest):
         video = client.get_video(self._id)
         if video.is_failed:
             reason = one_line(video.failure, _REASON_CHARACTERS, without_query)
-            failure = f"getimg.ai could not make video {video.id} ({reason})."
+            failure = f"getimg.ai could not generate video {video.id} ({reason})."
             self._ledger.record_failed(failure)
             raise self._failed(failure, **_bill(video))
         if video.generation is not None:
@@ -116,7 +116,7 @@ class PaidVideo(PaidRequest):
         return video
 
     def _check_may_resubmit(self, entry: Entry) -> None:
-        failure = entry.failure or f"getimg.ai could not make video {entry.video_id}."
+        failure = entry.failure or f"getimg.ai could not generate video {entry.video_id}."
         if not self._resubmits_failed:
             raise self._failed(failure)
         self._log.warning("%s on_failed_video is 'resubmit': it is submitted again now, and billed.", failure)

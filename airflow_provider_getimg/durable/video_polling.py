@@ -124,7 +124,7 @@ class VideoLog:
         """
         return type(error)(
             f"Video {self._id} was submitted, and its state can't be read: {error.message} Once that is fixed, clear the task: it "
-            f"resumes waiting for this video and submits no other. To abandon it and submit another, delete {address} first.",
+            f"resumes waiting for this video and doesn't submit another. To abandon it and submit another, delete {address} first.",
             billed="unknown",
             status=error.status,
             code=error.code,
@@ -136,7 +136,7 @@ class VideoLog:
         """Return the error for a wait that has ended."""
         return VideoPendingError(
             f"Video {self._id} is {self._status or 'in an unknown state'} after {self._waited}, and the task's timeout has expired. A "
-            "retry or a Clear resumes waiting for it and submits no other."
+            "retry or a Clear resumes waiting for it and doesn't submit another."
         )
 
     @property

@@ -282,7 +282,10 @@ class GetimgHook(BaseHook):
         try:
             with self:
                 models = self.client.list_models()
-                return True, f"{self.client.base_url} accepts the key, which may use {len(models)} models."
+                return (
+                    True,
+                    f"{self.client.base_url} accepts the key, which has access to {len(models)} models.",
+                )
         except GetimgError as error:
             # Airflow tests under a made-up id, which would only confuse users.
             return False, str(error).removeprefix(self._name_in_messages)

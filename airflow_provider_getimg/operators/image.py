@@ -168,12 +168,11 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         return response
 
     def on_kill(self) -> None:
-        """Send nothing more. The task waits for a request in flight as long as it may run: the API can't cancel."""
+        """Send nothing more. The task waits for a request in flight until Airflow ends the task: the API can't cancel."""
         call_from_handler(self._killed.set)
         client = self.hook.__dict__.get("client")
         if client is not None and client.in_flight:
             call_from_handler(
                 self.log.warning,
-                "The task was terminated while a request is in flight, which may be billed. Its response is awaited for as long as "
-                "the task may run.",
+                "The task was terminated with a request in flight, which may be billed. It waits for the response until Airflow ends it.",
             )

@@ -44,13 +44,13 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
     :class:`~airflow_provider_getimg.operators.image.GenerateImageOperator` and
     :class:`~airflow_provider_getimg.transfers.getimg_to_s3.TransferToS3Operator` do for one image.
 
-    The XCom is a summary: ``requested``, ``saved`` (rows whose files are in S3), ``reused`` (those of them that an earlier
+    The XCom is a summary: ``requested``, ``saved`` (rows whose files are in S3), ``reused`` (of these, rows that an earlier
     try paid for, or that already existed), ``failed``, ``not_sent``, ``total_cost`` (in USD, over all tries since the last Clear,
     plus images billed but not saved before it), ``manifest`` (the URI of a JSON Lines object with a line for each row:
     ``row``, ``outcome``, ``request``, ``uri``, ``sha256``, ``bytes``, ``mime_type``, ``generation_id``, ``cost``, ``error``),
     ``aws_conn_id``, and, for up to 100 files, ``uris``. Two more XComs are ``getimg_images``, the number of saved images, and
-    ``getimg_cost``, what was billed, as for one image; without such, they are not pushed. A batch that fails pushes all of these,
-    too, unless its input is invalid.
+    ``getimg_cost``, what was billed, as for one image; each is pushed only if there is something to report. A batch that fails
+    pushes all of these, too, unless its input is invalid.
 
     Each row is billed. Each try records what it sends, receives and saves in the task's state as it happens:
 
@@ -224,7 +224,7 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
             self._push(context, results, uri if manifest_error is None else None)
             raise
         self.log.info(
-            "%d of %d rows are saved, %d of them from before; %s USD in total. Manifest: %s",
+            "%d of %d rows are saved, %d of them reused; %s USD in total. Manifest: %s",
             results.count("saved", "reused"),
             len(rows),
             results.count("reused"),
@@ -358,7 +358,11 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
         return f"To regenerate it (billed{kept}), clear this task."
 
     def on_kill(self) -> None:
-        """Send nothing more. The task waits for requests in flight, and saves their images, as long as it may run."""
+        """
+        Send nothing more. The task waits for requests in flight, and saves their images.
+
+        It does so for up to two minutes, unless Airflow ends it sooner.
+        """
         from airflow_provider_getimg.api.errors import KilledError
 
         self._stop.set(KilledError("The task was terminated."))

@@ -267,7 +267,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
                 self._defer(wait)
             if self._killed.wait(pause):
                 raise KilledError(
-                    f"The task was terminated while video {paid.id} was being made, which can't be cancelled. A retry or a "
+                    f"The task was terminated while video {paid.id} was being generated; the API can't cancel it. A retry or a "
                     "Clear resumes waiting for it.",
                     billed="unknown",
                 )
@@ -306,12 +306,11 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
         if client is not None and client.in_flight and not self._video_id:
             call_from_handler(
                 self.log.warning,
-                "The task was terminated while a request is in flight, which may be billed. Its response is awaited for as long as "
-                "the task may run.",
+                "The task was terminated with a request in flight, which may be billed. It waits for the response until Airflow ends it.",
             )
         elif self._video_id:
             call_from_handler(
                 self.log.warning,
-                "The task was terminated. Video %s is still being made and will be billed; a retry or a Clear returns it.",
+                "The task was terminated. Video %s is still being generated and will be billed; a retry or a Clear returns it.",
                 self._video_id,
             )

@@ -66,7 +66,7 @@ async def _api(request: Request, user: GetUserDep) -> AsyncIterator[AirflowApi]:
 
 def _needs_sorted_lists() -> None:
     if not SORTS_XCOMS:
-        raise HTTPException(501, f"This page needs Airflow 3.2 or newer, this is Airflow {AIRFLOW_VERSION}.")
+        raise HTTPException(501, f"This page needs Airflow 3.2 or newer; this is Airflow {AIRFLOW_VERSION}.")
 
 
 def _gallery(request: Request) -> Gallery:

@@ -195,7 +195,7 @@ class Copier:
         stored = self.store.head(item.bucket, item.key)
         if stored is None:
             raise ObjectExistsError(
-                f"{item.uri} already exists, but cannot be read (s3:GetObject denied), so {item.name} was not saved. Permit "
+                f"{item.uri} already exists, but cannot be read (s3:GetObject denied), so {item.name} was not saved. Grant "
                 "s3:GetObject, or set if_exists='replace'."
             )
         return self._resolve_existing(item, stored, spool.sha256, deadline)

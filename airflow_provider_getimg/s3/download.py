@@ -237,9 +237,13 @@ class Downloads:
         # By the server's clock, if it sends the time: a worker's may be wrong, and a URL may not work yet.
         is_over = ends is not None and ends.timestamp() <= server_time(response)
         if status == _GONE or (status in _NOT_SERVED and is_over):
-            when = "at a time that the API did not give" if ends is None else f"at {ends.isoformat()}"
+            when = (
+                "the API gave no deletion time"
+                if ends is None
+                else f"it was to be deleted at {ends.isoformat()}"
+            )
             raise FileGoneError(
-                f"{capital(name)} is no longer served ({status}); it was to be deleted {when}. {self._remedy}",
+                f"{capital(name)} is no longer served ({status}); {when}. {self._remedy}",
                 status=status,
             )
         if not response.is_success or status in _NO_CONTENT_STATUSES:

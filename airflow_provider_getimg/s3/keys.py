@@ -78,8 +78,7 @@ class KeyTemplate:
             parsed = list(string.Formatter().parse(text))
         except ValueError:
             raise InvalidInputError(
-                "s3_key must have each placeholder in a pair of braces, and {{ or }} for a brace of the key itself, "
-                f"got {quote(text)}."
+                f"s3_key must write placeholders as {{name}}, and literal braces as {{{{ and }}}}, got {quote(text)}."
             ) from None
         parts = []
         for literal, name, spec, conversion in parsed:
@@ -152,7 +151,7 @@ def check_key(key: str, source: str = "s3_key") -> None:
         ) from None
     if size > KEY_MAX_BYTES:
         raise InvalidInputError(
-            f"{source} gives a key of {size} bytes ({quote(key)}): S3 takes at most {KEY_MAX_BYTES}."
+            f"{source} gives a key of {size} bytes ({quote(key)}): S3 allows at most {KEY_MAX_BYTES}."
         )
     if not key or key.endswith("/"):
         raise InvalidInputError(f"{source} gives the key {quote(key)}, which names a folder, not an object.")
@@ -161,7 +160,7 @@ def check_key(key: str, source: str = "s3_key") -> None:
             f"{source} gives the key {quote(key)}: no part of a key between slashes may be '.' or '..'."
         )
     if _CONTROL.search(key):
-        raise InvalidInputError(f"{source} gives the key {quote(key)}, which holds control characters.")
+        raise InvalidInputError(f"{source} gives the key {quote(key)}, which contains control characters.")
 
 
 def clean_value(value: object) -> str:

@@ -62,12 +62,14 @@ def labels_of(generation: Generation) -> dict[str, str | int | float]:
 def _checked(labels: Mapping[object, object]) -> Iterator[tuple[str, str | int | float]]:
     for name, value in labels.items():
         if not isinstance(name, str) or not name.isprintable():
-            raise InvalidInputError(f"The name of a label must be a printable text, got {quote(name)}.")
+            raise InvalidInputError(f"The name of a label must be a printable string, got {quote(name)}.")
         if name.startswith("__"):
             # Airflow's serialization reserves such names.
             raise InvalidInputError(f"The name of a label must not begin with '__', got {quote(name)}.")
         if name in _RESERVED:
-            raise InvalidInputError(f"labels must not hold {quote(name)}, which is a built-in placeholder.")
+            raise InvalidInputError(
+                f"labels must not contain {quote(name)}, which is a built-in placeholder."
+            )
         plain = _plain(value)
         if plain is None:
             raise InvalidInputError(

@@ -65,7 +65,7 @@ def _emit_each(events: Any, saved: Sequence[SavedFile], log: Logger | logging.Lo
     if most is not None and len(saved) > most:
         log.warning(
             "All files are saved, but only the first %d of %d get an asset event: with more, Airflow on SQLite could fail the "
-            "task. List an Asset in outlets, whose one event names them all, or raise [workers] execution_api_timeout.",
+            "task. List an Asset in outlets, which gets one event that lists all files, or raise [workers] execution_api_timeout.",
             most,
             len(saved),
         )

@@ -2,7 +2,8 @@
 """
 Decides where a download may connect to.
 
-URLs come from an XCom, which other tasks can write: they must not turn a worker into a gateway to the internal network.
+URLs come from an XCom, which other tasks can write: they must not turn a worker into a gateway to the internal network
+(server-side request forgery, SSRF).
 The scheme and an IP address in the URL are checked before a request, the addresses of a host name before connecting, and
 the socket's peer address before a byte is sent: a name that resolves differently the second time gains nothing.
 """

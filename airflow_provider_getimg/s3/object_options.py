@@ -118,21 +118,21 @@ class ObjectOptions:
         unknown = sorted(str(name) for name in set(extra_args) - allowed)
         if unknown:
             raise InvalidInputError(
-                "extra_args must hold options of S3's PutObject that may be set, such as ACL, Metadata, ServerSideEncryption, "
-                f"SSEKMSKeyId, StorageClass and Tagging, got {', '.join(unknown)}."
+                "extra_args must contain options of S3's PutObject that may be set, such as ACL, Metadata, "
+                f"ServerSideEncryption, SSEKMSKeyId, StorageClass and Tagging, got {', '.join(unknown)}."
             )
         metadata = extra_args.get("Metadata", {})
         if not isinstance(metadata, Mapping) or not all(
             isinstance(text, str) and text.isascii() for item in metadata.items() for text in item
         ):
             raise InvalidInputError(
-                f"extra_args['Metadata'] must be a dict of ASCII names and texts, got {metadata!r}."
+                f"extra_args['Metadata'] must be a dict of ASCII strings, got {metadata!r}."
             )
         size = sum(len(name) + len(value) for name, value in metadata.items())
         if size > METADATA_MAX_BYTES - _OWN_METADATA_BYTES:
             raise InvalidInputError(
-                f"extra_args['Metadata'] must have at most {METADATA_MAX_BYTES - _OWN_METADATA_BYTES} bytes, so that it fits "
-                f"into S3's {METADATA_MAX_BYTES} with what is added to it, got {size}."
+                f"extra_args['Metadata'] must have at most {METADATA_MAX_BYTES - _OWN_METADATA_BYTES} bytes, because S3 "
+                f"allows {METADATA_MAX_BYTES} in total and the provider adds its own, got {size}."
             )
         self._check_types(extra_args)
         return dict(extra_args)

@@ -145,7 +145,7 @@ def _check_distinct(items: Iterable[TransferItem]) -> None:
         place = item.key or item.name
         if place in seen:
             raise InvalidInputError(
-                f"s3_key gives {seen[place].name} and {item.name} the same key {place!r}: tell them apart with "
+                f"s3_key gives {seen[place].name} and {item.name} the same key {place!r}: distinguish them with "
                 "{generation_id} and {index}."
             )
         seen[place] = item

@@ -129,7 +129,7 @@ class Spool:
 
         :param is_deflate: Whether it is labeled as deflate, which can't be recognized by its bytes as gzip can.
         :raises TooLargeError: It unpacks to more than ``max_bytes``.
-        :raises DownloadError: It can't be unpacked, or the disk is full.
+        :raises DownloadError: It can't be decompressed, or the disk is full.
         """
         is_gzip = self.head.startswith(_GZIP)
         if not is_gzip and not is_deflate:
@@ -145,7 +145,7 @@ class Spool:
                 # It was labeled as compressed, but is not.
                 return self
             raise DownloadError(
-                f"The download of {self._name} came compressed and can't be unpacked."
+                f"The download of {self._name} is compressed and can't be decompressed."
             ) from None
         except BaseException:
             plain.close()

@@ -22,7 +22,7 @@ T = TypeVar("T")
 Instance = tuple[str, int]
 
 RETURN_VALUE = "return_value"
-NEVER_RAN = "The task failed without an error of its own: the captured log tells why."
+NEVER_RAN = "The task failed without an error of its own: see the captured log."
 
 
 class PerTask(dict[str, T], Generic[T]):

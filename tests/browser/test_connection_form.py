@@ -182,7 +182,7 @@ def test_connection_test_shows_the_number_of_models_and_bills_nothing(connection
 
     toast = connections.page.get_by_role("status", name="Test Connection Successful")
     expect(toast).to_contain_text(
-        f"{simulator.url} accepts the key, which may use {number_of_models(simulator)} models."
+        f"{simulator.url} accepts the key, which has access to {number_of_models(simulator)} models."
     )
     assert not simulator.ledger
 

@@ -318,7 +318,7 @@ def test_batch_returns_a_summary_and_writes_a_manifest(simulator, seaweedfs, run
         "mime_type": "image/png",
     }
     log = last_log(ended)
-    assert "12 of 12 rows are saved, 0 of them from before; 0.48 USD in total." in log
+    assert "12 of 12 rows are saved, 0 of them reused; 0.48 USD in total." in log
     assert "sig=" not in log
     assert simulator.api_key not in log
     assert "sig=" not in json.dumps(lines)

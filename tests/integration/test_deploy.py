@@ -51,7 +51,7 @@ def test_image_in_flight_at_sigterm_is_delivered_without_a_second_request(
     assert len(simulator.ledger) == 1
     assert outcomes(simulator) == {"delivered"}
     log = airflow_stack.task_log("paying_once", run_id, "generate")
-    assert "The task was terminated while a request is in flight, which may be billed." in log
+    assert "The task was terminated with a request in flight, which may be billed." in log
 
 
 def test_batch_stops_sending_at_sigterm_and_saves_the_images_in_flight(
@@ -72,7 +72,10 @@ def test_batch_stops_sending_at_sigterm_and_saves_the_images_in_flight(
     # More than the first four only if their responses had come before the signal.
     assert summary["reused"] in (4, 8)
     log = airflow_stack.task_log("batch", run_id, "generate")
-    assert "requests are in flight; waiting up to 120 seconds for them, if the task may run that long." in log
+    assert (
+        "requests are in flight; waiting up to 120 seconds for them, unless Airflow ends the task sooner."
+        in log
+    )
 
 
 @pytest.mark.long

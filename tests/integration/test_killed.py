@@ -195,7 +195,7 @@ def test_task_terminated_during_a_request_logs_that_it_may_be_billed(
 
     def log() -> str | None:
         text = airflow_stack.task_log("paying_once", run_id, "generate")
-        return text if "terminated while a request is in flight" in text else None
+        return text if "terminated with a request in flight" in text else None
 
     assert "which may be billed" in str(airflow_stack.poll(log, 60))
     assert len(simulator.ledger) == 1

@@ -121,7 +121,7 @@ def test_429_with_retry_after_is_retried_and_its_wait_is_logged(simulator, run):
     first, second = (post.received_at for post in simulator.ledger.entries)
     # Before Airflow 3.3 the task's own retry_delay applies, which is a second.
     assert (second - first).total_seconds() >= (2 if HAS_RETRY_POLICY else 1)
-    assert "It asks to wait 2 seconds. Nothing was billed." in ended.log(try_number=1)
+    assert "It asks clients to wait 2 seconds. Nothing was billed." in ended.log(try_number=1)
 
 
 @pytest.mark.long

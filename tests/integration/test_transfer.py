@@ -350,7 +350,7 @@ def test_a_file_over_max_bytes_is_not_saved(simulator, seaweedfs, bucket, genera
         ({"max_bytes": 5 * 1024**3 + 1}, "max_bytes must be a whole number of bytes from 1 to 5368709120"),
         ({"s3_key": "{nope}"}, "s3_key has the unknown placeholder '{nope}'."),
         ({"s3_key": "same"}, "s3_key gives file 0 of generation"),
-        ({"extra_args": {"Nope": 1}}, "extra_args must hold options of S3's PutObject that may be set"),
+        ({"extra_args": {"Nope": 1}}, "extra_args must contain options of S3's PutObject that may be set"),
     ],
     ids=lambda value: str(value)[:30],
 )

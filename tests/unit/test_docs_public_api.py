@@ -41,8 +41,6 @@ INTERNAL = {
     "airflow_provider_getimg.links": {"console_url"},
     "airflow_provider_getimg.retry": {"backoff", "slot_probe_delay", "wait_out_rate_limits"},
 }
-# Modules of which only an error class is public.
-PARTLY_PUBLIC = {"airflow_provider_getimg.durable.ledger"}
 
 
 def exported(module: str) -> set[str]:
@@ -64,7 +62,7 @@ def test_listed_name_can_be_imported(module, name):
     assert hasattr(import_module(module), name)
 
 
-@pytest.mark.parametrize("module", [module for module in LISTED if module not in PARTLY_PUBLIC])
+@pytest.mark.parametrize("module", LISTED)
 def test_every_export_of_a_public_module_is_listed(module):
     assert exported(module) - INTERNAL.get(module, set()) <= set(LISTED[module])
 

@@ -82,7 +82,7 @@ def test_delay_that_cannot_be_applied_is_logged_once(task, caplog):
     assert not isinstance(error, AirflowFailException)
     [record] = caplog.records
     assert (
-        "can't wait the 90 seconds that are needed: a retry follows after the task's own retry_delay, 0:05:00."
+        "can't delay the retry by 90 seconds: it follows after the task's own retry_delay, 0:05:00."
         in record.message
     )
 
@@ -97,9 +97,7 @@ def test_custom_retry_policy_is_rejected_before_airflow_3_3(monkeypatch):
     class OwnPolicy(GetimgRetryPolicy):
         pass
 
-    with pytest.raises(
-        TypeError, match=r"retry_policy must be left out before Airflow 3\.3, this is Airflow 3\."
-    ):
+    with pytest.raises(TypeError, match=r"retry_policy needs Airflow 3\.3 or newer; this is Airflow 3\."):
         GenerateImageOperator(task_id="a", model="m", prompt="p", retry_policy=OwnPolicy())
     assert GenerateImageOperator(task_id="b", model="m", prompt="p").retry_policy is RETRY_POLICY
     assert GenerateImageOperator(task_id="c", model="m", prompt="p", retry_policy=None).retry_policy is None

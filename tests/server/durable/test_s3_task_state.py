@@ -246,13 +246,13 @@ def test_error_for_a_malformed_entry_names_the_object_to_delete(folder):
     [key] = folder.keys()
     folder.client.put_object(Bucket=folder.bucket, Key=key, Body=b"{")
     ledger = Ledger(folder.context(try_number=2), "f", LOG, EntryStore(folder.state(try_number=2)))
-    with pytest.raises(LedgerError, match=f"Delete s3://{folder.bucket}/{key} to go on"):
+    with pytest.raises(LedgerError, match=f"Delete s3://{folder.bucket}/{key} to continue"):
         ledger.previous()
     folder.client.put_object(
         Bucket=folder.bucket, Key=key.replace("getimg_generation", KEY.format(number=0)), Body=b"[]"
     )
     with (
-        pytest.raises(LedgerError, match=r"Delete s3://.*getimg_batch_0000\.json to go on"),
+        pytest.raises(LedgerError, match=r"Delete s3://.*getimg_batch_0000\.json to continue"),
         Journal(folder.state(try_number=2), Try(1, 3), LOG),
     ):
         pass

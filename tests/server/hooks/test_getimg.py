@@ -175,7 +175,7 @@ def test_connection_test_reports_the_number_of_models(connect, simulator):
         models = len(other.client.list_models())
     assert hook.test_connection() == (
         True,
-        f"{simulator.url} accepts the key, which may use {models} models.",
+        f"{simulator.url} accepts the key, which has access to {models} models.",
     )
     assert not simulator.ledger
 

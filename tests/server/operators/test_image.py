@@ -78,7 +78,7 @@ def test_cost_is_logged_without_the_signed_url(getimg_default, context, capsys):
         ({"prompt": None}, "prompt is missing."),
         ({"model": ""}, "model must not be empty."),
         ({"output_format": "gif"}, "output_format must be 'png', 'jpeg' or 'webp', got 'gif'."),
-        ({"images": ["https://a.test/x.png"] * 65}, "images must hold at most 64 images, got 65."),
+        ({"images": ["https://a.test/x.png"] * 65}, "images must contain at most 64 images, got 65."),
         (
             {"images": "https://a.test/x.png"},
             "images must be a list of URLs, or of {'url': ..., 'role': ...}, got 'https://",
@@ -88,7 +88,7 @@ def test_cost_is_logged_without_the_signed_url(getimg_default, context, capsys):
         ({"images": [{"url": "s3://b/k", "roll": "x"}]}, "images[0].roll is not a known field."),
         ({"prompt": "None"}, "prompt must be a description, got 'None': a template rendered nothing."),
         ({"labels": ["A-17"]}, "labels must be a dict of your own names, such as {'sku': 'A-17'}, got"),
-        ({"prompt": "A fox\0"}, r"prompt must not hold NUL characters, got 'A fox\x00'."),
+        ({"prompt": "A fox\0"}, r"prompt must not contain NUL characters, got 'A fox\x00'."),
         ({"labels": {"__id__": "x"}}, "The name of a label must not begin with '__', got '__id__'."),
         (
             {"labels": {"sku": "a\0"}},
@@ -98,7 +98,7 @@ def test_cost_is_logged_without_the_signed_url(getimg_default, context, capsys):
             {"labels": {"sku": "\ud83d"}},
             "labels['sku'] must be a string, a finite number, a date, a time, a UUID or None, got ",
         ),
-        ({"labels": {"model": "x"}}, "labels must not hold 'model', which is a built-in placeholder."),
+        ({"labels": {"model": "x"}}, "labels must not contain 'model', which is a built-in placeholder."),
         ({"max_cost": ""}, "max_cost must be an amount in USD, 0 or more, such as '0.05', got ''."),
         ({"max_cost": "1_0"}, "max_cost must be an amount in USD, 0 or more, such as '0.05', got '1_0'."),
         (

@@ -175,7 +175,7 @@ class TestInvalidInput:
             ),
             (
                 {"requests": [{"prompt": "x", "labels": {"row": 1}}]},
-                "requests[0]: labels must not hold 'row', which is a",
+                "requests[0]: labels must not contain 'row', which is a",
             ),
             (
                 {"requests": [{"prompt": "x", "images": ["ftp://x"]}]},
@@ -189,7 +189,7 @@ class TestInvalidInput:
             ({"s3_key": "s3://b/{nothing}"}, "s3_key has the unknown placeholder '{nothing}'. Known"),
             (
                 {"s3_key": "s3://b/same.jpg"},
-                "s3_key gives rows 0 and 1 the same key 'same.jpg': tell them apart with",
+                "s3_key gives rows 0 and 1 the same key 'same.jpg': distinguish them with",
             ),
             (
                 {"s3_key": "s3://b/{prompt}/../x"},

@@ -164,8 +164,8 @@ class TestRetry:
         summary = bench.run([{"prompt": "Another"}], try_number=2)
         assert summary["total_cost"] == 2 * PRICE
         assert (
-            "Earlier tries sent 2 requests for rows that are no longer in the list, which should be the same in each try. They "
-            "were billed 0.0025 USD, as far as is known; 1 may have been billed. Their generations that are not saved: req-"
+            "Earlier tries sent 2 requests for rows that are no longer in the list, which should be the same in each try. As "
+            "far as is known, 0.0025 USD was billed for them; 1 more request may have been billed. Unsaved generations: req-"
         ) in capsys.readouterr().out
 
     def test_reports_what_was_billed_for_removed_rows_even_if_it_cannot_start(self, bench, monkeypatch):

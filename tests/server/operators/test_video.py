@@ -175,7 +175,7 @@ class TestOneSubmission:
         [entry] = api.ledger
         assert str(error.value).startswith(f"Video {entry.id} is pending after 0:00:0")
         assert str(error.value).endswith(
-            "resumes waiting for it and submits no other. It may have been billed."
+            "resumes waiting for it and doesn't submit another. It may have been billed."
         )
         assert operator().execute(context(2))["id"] == entry.id
         assert paid(api) == [("delivered", 0.2)]
@@ -237,7 +237,7 @@ class TestOneSubmission:
         [error] = failures
         assert isinstance(error, errors.KilledError)
         assert str(error).endswith("resumes waiting for it. It may have been billed.")
-        assert "is still being made and will be billed" in capsys.readouterr().out
+        assert "is still being generated and will be billed" in capsys.readouterr().out
         assert operator().execute(context(2))["id"] == api.ledger[0].id
         assert paid(api) == [("delivered", 0.2)]
 
@@ -329,7 +329,7 @@ class TestPolls:
         assert response["status"] == "completed"
         assert paid(api) == [("delivered", 0.2)]
 
-    def test_trigger_that_can_not_poll_pauses_before_it_hands_back(self, api, context, monkeypatch):
+    def test_trigger_that_cannot_poll_pauses_before_it_hands_back(self, api, context, monkeypatch):
         waiting = deferred(operator(deferrable=True, poll_interval=0.4), context())
         monkeypatch.delenv("AIRFLOW_CONN_GETIMG_DEFAULT")
         began = time.monotonic()
@@ -391,7 +391,7 @@ class TestFailedVideo:
         with pytest.raises(errors.VideoFailedError) as error:
             run(operator(deferrable=deferrable), context())
         assert str(error.value).startswith(
-            f"getimg.ai could not make video {api.ledger[0].id} (moderation: Not this: https://a.test/x.png?...). To make "
+            f"getimg.ai could not generate video {api.ledger[0].id} (moderation: Not this: https://a.test/x.png?...). To make "
             "a new one, clear"
         )
         with pytest.raises(errors.VideoFailedError):

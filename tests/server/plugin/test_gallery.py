@@ -86,8 +86,8 @@ def test_list_shows_only_images_that_match_its_query(viewer, query, count):
 
 @LISTS
 def test_list_of_a_task_names_the_map_index_only_if_the_task_is_mapped(viewer):
-    assert "Of the task batch." in viewer.get("/getimg/images/?task=batch&map_index=-1").text
-    assert "Of the task batch, map index 3." in viewer.get("/getimg/images/?task=batch&map_index=3").text
+    assert "Only task batch." in viewer.get("/getimg/images/?task=batch&map_index=-1").text
+    assert "Only task batch, map index 3." in viewer.get("/getimg/images/?task=batch&map_index=3").text
 
 
 @LISTS
@@ -112,7 +112,7 @@ def test_unknown_dag_shows_an_explanation_and_the_filter_form(client_of, usernam
 def test_list_page_names_the_airflow_version_that_it_needs(viewer, name):
     response = viewer.get(f"/getimg/{name}/")
     assert response.status_code == 501
-    assert "This page needs Airflow 3.2 or newer, this is Airflow 3.1." in response.text
+    assert "This page needs Airflow 3.2 or newer; this is Airflow 3.1." in response.text
 
 
 @pytest.mark.parametrize("what", ["", "/file", "/thumbnail"])

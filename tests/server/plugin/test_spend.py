@@ -72,7 +72,7 @@ def test_recorded_costs_are_summed_by_dag_model_and_day(view):
     today = datetime.now(UTC).date()
     # The run's logical date is in January, but its tasks paid today.
     assert f">{today}</th><td>1.33</td>" in text
-    assert "Not all is counted yet" not in text
+    assert "Incomplete:" not in text
 
 
 def test_chart_shows_its_scale_and_dates_and_is_omitted_without_costs(view):
@@ -248,9 +248,9 @@ def test_invalid_amounts_in_an_edited_record_are_ignored(record, models):
 def test_page_view_reads_a_limited_number_of_records_and_the_next_continues(view, monkeypatch, plugin_state):
     monkeypatch.setattr(costs, "_MAX_NEW_RECORDS", 3)
     monkeypatch.setattr(plugin_state.costs, "_kept", {})
-    assert "Not all is counted yet" in view().text
+    assert "Incomplete:" in view().text
     text = view().text
-    assert "Not all is counted yet" not in text
+    assert "Incomplete:" not in text
     assert "<strong>1.33 USD</strong>" in text
 
 

@@ -145,7 +145,7 @@ class TestCompression:
     def test_broken_gzip_raises_a_download_error(self, broken):
         spool = spooled(broken)
         with pytest.raises(
-            DownloadError, match=r"^The download of file 0 .* came compressed and can't be unpacked\.$"
+            DownloadError, match=r"^The download of file 0 .* is compressed and can't be decompressed\.$"
         ):
             spool.decoded()
         spool.close()

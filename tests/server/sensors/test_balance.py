@@ -157,7 +157,7 @@ class TestTemporaryFailure:
         assert fire(trigger()) == {"balance": "7.5"}
         assert server.visits == 3
 
-    def test_trigger_keeps_waiting_while_the_connection_can_not_be_read(self, account, first, monkeypatch):
+    def test_trigger_keeps_waiting_while_the_connection_cannot_be_read(self, account, first, monkeypatch):
         account(first, balance_of("7.5"))
         read, failures = GetimgHook.get_connection, iter([AirflowNotFoundException("a backend is away")])
 

@@ -56,11 +56,11 @@ def test_references_within_the_model_limit_are_accepted(references, asked):
         (
             {"reference_image": 2},
             request(3),
-            "images must hold at most 2 with the role 'reference_image' for model 'm', got 3.",
+            "images must contain at most 2 with the role 'reference_image' for model 'm', got 3.",
         ),
-        ({"style": 0}, request(1, "style"), "images must hold at most 0 with the role 'style' for model 'm', got 1."),
-        ({}, request(9), "images must hold at most 8 images for model 'm', which has no limit of its own, got 9."),
-        ({"reference_image": 10}, request(10, style=1), "images must hold at most 8 images for model 'm', which"),
+        ({"style": 0}, request(1, "style"), "images must contain at most 0 with the role 'style' for model 'm', got 1."),
+        ({}, request(9), "images must contain at most 8 images for model 'm', which has no limit of its own, got 9."),
+        ({"reference_image": 10}, request(10, style=1), "images must contain at most 8 images for model 'm', which"),
     ],
     ids=["fewer than documented", "a role that it doesn't take", "nothing stated", "not stated for a role"],
 )  # fmt: skip

@@ -84,7 +84,7 @@ def test_role_of_a_reference_defaults_to_reference_image():
         ({"model": " "}, "model must not be empty or invisible, got ' '."),
         ({"resolution": ""}, "resolution must not be empty."),
         ({"output_format": "gif"}, "output_format must be 'png', 'jpeg' or 'webp', got 'gif'."),
-        ({"images": [{"url": "https://a.test"}] * 65}, "images must hold at most 64 images, got 65."),
+        ({"images": [{"url": "https://a.test"}] * 65}, "images must contain at most 64 images, got 65."),
         ({"images": "https://a.test"}, "images must be a list, got 'https://a.test'."),
         ({"images": ["https://a.test"]}, "images[0] must be a dict, got 'https://a.test'."),
         ({"images": [{"url": None}]}, "images[0].url must be a string, got None."),

@@ -237,10 +237,10 @@ def test_probes_become_rarer_while_other_tasks_hold_all_slots():
     assert waits[0] <= 1.25 * retry.PROBE_FIRST
     assert 0.75 * retry.PROBE_MAX <= waits[-1] <= 1.25 * retry.PROBE_MAX
     assert bench.logged == [
-        "Other tasks hold all concurrent requests of the account. Retrying until one is free. Nothing was billed."
+        "Other tasks use all of the account's concurrent requests. Retrying until one is free. Nothing was billed."
     ]
     assert bench.limiter.waiting_for == (
-        "waiting for a slot (other tasks hold all concurrent requests of the account)"
+        "waiting for a slot (other tasks use all of the account's concurrent requests)"
     )
 
 

@@ -136,10 +136,10 @@ class TestLabel:
         [
             ("sku", "requests[0]: labels must be a dict of your own names, such as {'sku': 'A-17'}, got 'sku'."),
             ([], "requests[0]: labels must be a dict of your own names"),
-            ({5: "x"}, "requests[0]: The name of a label must be a printable text, got 5."),
-            ({"a\x1b": "x"}, r"requests[0]: The name of a label must be a printable text, got 'a\x1b'."),
-            ({"row": 1}, "requests[0]: labels must not hold 'row', which is a built-in placeholder."),
-            ({"images": 1}, "requests[0]: labels must not hold 'images', which is a built-in placeholder."),
+            ({5: "x"}, "requests[0]: The name of a label must be a printable string, got 5."),
+            ({"a\x1b": "x"}, r"requests[0]: The name of a label must be a printable string, got 'a\x1b'."),
+            ({"row": 1}, "requests[0]: labels must not contain 'row', which is a built-in placeholder."),
+            ({"images": 1}, "requests[0]: labels must not contain 'images', which is a built-in placeholder."),
         ],
         ids=lambda value: repr(value)[:30],
     )  # fmt: skip
@@ -200,12 +200,12 @@ class TestKey:
     @pytest.mark.parametrize(
         ("label", "why"),
         [
-            ("a\nb", "which holds control characters."),
-            ("\u202eb", "which holds control characters."),
+            ("a\nb", "which contains control characters."),
+            ("\u202eb", "which contains control characters."),
             ("a/../b", "no part of a key between slashes may be '.' or '..'."),
             ("./a", "no part of a key between slashes may be '.' or '..'."),
             (None, "which names a folder, not an object."),
-            ("x" * 1025, "S3 takes at most 1024."),
+            ("x" * 1025, "S3 allows at most 1024."),
         ],
         ids=ascii,
     )
@@ -216,7 +216,7 @@ class TestKey:
 
     def test_key_that_two_rows_share_is_rejected(self):
         assert refusal([{}, {}], "s3://b/{width}.jpg").startswith(
-            "s3_key gives rows 0 and 1 the same key '99999.jpg': tell them apart with {row}, "
+            "s3_key gives rows 0 and 1 the same key '99999.jpg': distinguish them with {row}, "
         )
 
     def test_expected_key_is_set_unless_it_depends_on_the_response(self):

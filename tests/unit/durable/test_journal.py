@@ -182,6 +182,26 @@ def test_only_paid_images_that_were_not_saved_are_owed_after_a_clear(written, ow
     assert journal.get(NOTE) is None
 
 
+@pytest.mark.parametrize(
+    ("rows", "logged"),
+    [
+        (0, "No row was billed but not saved before."),
+        (1, "1 row was billed but not saved before; it is saved without paying again."),
+        (2, "2 rows were billed but not saved before; they are saved without paying again."),
+    ],
+)
+def test_clear_is_logged_with_the_number_of_owed_rows(rows, logged):
+    store = MemoryStore()
+    with Journal(StateStore(store), Try(1, 3), LOG) as journal:
+        journal.set("lost", SENT)
+        for row in range(rows):
+            journal.set(f"row {row}", PAID)
+    lines: list[str] = []
+    log = SimpleNamespace(info=lambda text, *values: lines.append(text % values))
+    with Journal(StateStore(store), Try(1, 7), log):
+        assert lines == [f"The task was cleared. {logged}"]
+
+
 @pytest.mark.parametrize("note", [["s3"], "gone"], ids=str)
 def test_retry_after_a_clear_reads_whether_the_owed_image_was_saved_or_gone(note):
     store = MemoryStore()

@@ -206,7 +206,7 @@ class TestFilesOfOneGenerationThatMayShareAKey:
         (
             [response("a"), response("b")],
             "{index}",
-            "s3_key gives file 0 of generation a and file 0 of generation b the same key '0': tell them apart with "
+            "s3_key gives file 0 of generation a and file 0 of generation b the same key '0': distinguish them with "
             "{generation_id} and {index}.",
         ),
         (
