@@ -50,7 +50,7 @@ _LOOK_SECONDS = 0.25
 _SETTINGS = ("model", "aspect_ratio", "resolution", "output_format")
 # Errors of a request that every other one would meet, too.
 _STOPPING_ERRORS = (AuthenticationError, InsufficientBalanceError, LedgerError)
-# Errors of a save that every other one would meet, too.
+# Errors of a save that every other one would meet now, too.
 _PERMANENT_ERRORS = (StoreRefusedError, NetworkRefusedError, ConnectionConfigError)
 
 

@@ -76,5 +76,5 @@ class Existing:
             stored.metadata.get(GENERATION_ID), stored.metadata.get(MODEL), stored.mime_type
         )
         file = SavedFile.of_stored(item, stored, self._store)
-        self._log.info("%s: %s already exists. Nothing was billed.", row.name, item.uri)
+        self._log.info("%s: %s already exists. Nothing is sent.", row.name, item.uri)
         return RowResult(row, "reused", [file], item.generation_id)

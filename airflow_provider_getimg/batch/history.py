@@ -64,7 +64,7 @@ _NOTHING = RowState()
 
 class History:
     """
-    The state of the rows before this try. Thread-safe.
+    The state of the rows before this try, and what it paid for and has not finished. Thread-safe.
 
     :param rows: The rows. What earlier tries wrote about them is read once, here.
     :param context: The task's context.

@@ -120,7 +120,7 @@ class Pipeline:
             raise self._fault
 
     def _warn(self, message: str, *args: object) -> None:
-        # Airflow's supervisor reads the log. If it has died, what is in flight can still be recorded and saved.
+        # Airflow's supervisor reads the log. If it has died, what is in flight can still be recorded.
         with suppress(OSError):
             self._log.warning(message, *args)
 

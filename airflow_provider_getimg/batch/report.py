@@ -248,7 +248,7 @@ class BatchResults:
             parts.append("Nothing was billed.")
         elif any(result.is_billed and not result.is_saved for result in self.rows):
             parts.append(
-                "While their URLs work, a retry or a Clear saves the images that were billed and are not saved, without paying again."
+                "While their URLs work, neither a retry nor a Clear pays again for images that were billed and are not saved."
             )
         return " ".join(parts)
 

@@ -29,7 +29,9 @@ _SIGNATURE = re.compile(
     re.IGNORECASE,
 )
 # Those of Azure (SAS), short names that mean something else in a URL without ``sig``.
-_AZURE = re.compile(r"(s[eprtvi]|srt|ss|spr|sk(oid|tid|[tesv]))=", re.IGNORECASE)
+_AZURE = re.compile(
+    r"(s[eprtvi]|s(ip|rt|s|pr|dd|es|cid)|s[au]oid|sk(oid|tid|[tesv])|s(kdut|duo)id)=", re.IGNORECASE
+)
 
 
 def as_written(images: object) -> list[dict[str, Any]] | None:

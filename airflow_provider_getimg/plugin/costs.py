@@ -41,7 +41,7 @@ class Spend:
     :param first: The first of the days, in UTC.
     :param by_day: The spend of each day that has records.
     :param records: How many records were counted.
-    :param elsewhere: How many records could not be counted, as their values are not in Airflow's database.
+    :param uncounted: How many records could not be counted, as their values are not in Airflow's database.
     :param is_partial: Whether there are older records that were not counted.
     """
 
@@ -50,7 +50,7 @@ class Spend:
     by_dag: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     by_model: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     records: int = 0
-    elsewhere: int = 0
+    uncounted: int = 0
     is_partial: bool = False
 
     @classmethod
@@ -108,7 +108,7 @@ class CostRecords:
                     continue
                 models = self._kept[task]
                 if models is None:
-                    spend.elsewhere += 1
+                    spend.uncounted += 1
                 else:
                     spend.add(_day(task), task.dag_id, models)
             offset += len(tasks)

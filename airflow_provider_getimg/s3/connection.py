@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+)
 
-from airflow_provider_getimg.api.errors import ConnectionConfigError, ObjectStoreError
+from airflow_provider_getimg.api.errors import (
+    ConnectionConfigError,
+    ConnectionUnavailableError,
+    GetimgError,
+    ObjectStoreError,
+)
 from airflow_provider_getimg.api.signed_urls import reason
 from airflow_provider_getimg.s3.store_errors import is_transient
 
@@ -115,7 +126,10 @@ def _translate_connection_errors(aws_conn_id: str | None) -> Iterator[None]:
         is_passing = isinstance(error, ConnectionError | HTTPClientError) or (
             isinstance(error, ClientError) and is_transient(error)
         )
-        kind = ObjectStoreError if is_passing else ConnectionConfigError
+        kind: type[GetimgError] = ObjectStoreError if is_passing else ConnectionConfigError
+        if isinstance(error, NoCredentialsError):
+            # Those that assume the role: from a metadata service that may only be busy.
+            kind = ConnectionUnavailableError
         raise kind(f"The AWS connection {aws_conn_id!r} can't be used: {reason(error)}.") from None
 
 

@@ -29,6 +29,8 @@ _FORMAT_MAX_CHARACTERS = 32
 _VALUE_MAX_CHARACTERS = 128
 # A longer text after a dot is not an extension.
 _EXTENSION_MAX_CHARACTERS = 16
+# arn:partition:service:region:account:accesspoint:name
+_ARN_COLONS = 6
 
 # C0, DEL, C1, line separators, bidirectional controls, and characters that XML, and so a listing, can't carry.
 _CONTROL = re.compile(
@@ -203,6 +205,10 @@ def _bucket_and_key(s3_key: object, s3_bucket: object) -> tuple[str, str]:
     if bucket.startswith("arn:"):
         # Both separators mean the same to S3, but s3://bucket/key ends a bucket at its first slash.
         bucket = bucket.replace("/", ":")
+        if bucket.count(":") < _ARN_COLONS:
+            raise InvalidInputError(
+                f"An access point's ARN must end with a colon and its name, got {quote(s3_key)} and s3_bucket {quote(s3_bucket)}."
+            )
     if not bucket or "/" in bucket or not key or key.endswith("/") or "None" in (bucket, key):
         raise InvalidInputError(
             "s3_bucket and s3_key must name a bucket and an object, or s3_key alone a full s3://bucket/key, got s3_key "

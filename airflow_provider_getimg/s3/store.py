@@ -30,7 +30,7 @@ from airflow_provider_getimg.s3.object_options import (
     ObjectOptions,
     ascii_value,
 )
-from airflow_provider_getimg.s3.store_errors import TRANSIENT_CODES, status_of, store_error
+from airflow_provider_getimg.s3.store_errors import TRANSIENT_CODES, is_transient, status_of, store_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -306,8 +306,11 @@ class S3Store:
         try:
             # Keys are listed in byte order: among those that start with this one, it comes first.
             response = self.client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
-        except (ClientError, BotoCoreError):
-            return None
+        except (ClientError, BotoCoreError) as error:
+            # A store that does not permit listing, or can't, is asked in vain. A busy one may know an object to keep.
+            if isinstance(error, ClientError) and not is_transient(error):
+                return None
+            raise self._error("list", bucket, f"s3://{bucket}/{key}", error) from None
         for entry in response.get("Contents", []):
             if entry["Key"] == key:
                 return StoredObject(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -15,6 +14,9 @@ from airflow_provider_getimg.hooks.getimg import GetimgHook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+#: How many consecutive times the connection may be unreadable before the wait fails.
+CONNECTION_READS = 5
 
 
 class GetimgBalanceTrigger(BaseTrigger):
@@ -49,18 +51,26 @@ class GetimgBalanceTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Check the balance every ``poke_interval`` seconds, in a thread so as not to block other triggers."""
         balance = None
+        failed_reads = 0
         try:
             while balance is None:
                 # Sleep first: the sensor has just checked.
                 await asyncio.sleep(self.poke_interval)
-                # A new hook each time: during a long wait, the connection may get another key.
-                with suppress(ConnectionUnavailableError), GetimgHook(self.getimg_conn_id) as hook:
-                    # The sensor could read the connection a moment ago: if it can't be read now, check again later. Read it in an
-                    # asgiref thread: from any other thread, a request to Airflow's API crashes the triggerer of Airflow 3.1
-                    # ("Response read out of order!").
-                    await sync_to_async(hook.get_conn)()
-                    # If the trigger is canceled, leaving this block aborts the request in flight.
-                    balance = await asyncio.to_thread(hook.balance_of_at_least, self.minimum)
+                try:
+                    # A new hook each time: during a long wait, the connection may get another key.
+                    with GetimgHook(self.getimg_conn_id) as hook:
+                        # In an asgiref thread: from any other thread, a request to Airflow's API crashes the triggerer of Airflow
+                        # 3.1 ("Response read out of order!").
+                        await sync_to_async(hook.get_conn)()
+                        # If the trigger is canceled, leaving this block aborts the request in flight.
+                        balance = await asyncio.to_thread(hook.balance_of_at_least, self.minimum)
+                        failed_reads = 0
+                except ConnectionUnavailableError as error:
+                    # The sensor could read the connection a moment ago: check again later.
+                    failed_reads += 1
+                    if failed_reads == CONNECTION_READS:
+                        raise
+                    self.log.warning("%s", error.message)
         except GetimgError as error:
             yield _event(error=type(error).__name__, message=error.message)
         else:

@@ -44,33 +44,34 @@ class GetimgVideoTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll every ``poll_interval`` seconds, over connections shared by all triggers in this process."""
+        polling = Polling(self.wait["poll_interval"], self.wait["until"])
+        # Pause first: the task has just submitted or polled the video. If the connection can't be opened here, the task polls and
+        # defers again, which must not become a loop without a pause.
+        await asyncio.sleep(polling.pause())
         try:
             async with _shared_states(self.getimg_conn_id) as states:
-                await self._poll(states)
+                await self._poll(states, polling)
         except GetimgError as error:
             self.log.warning("Video %s: %s", self.wait["video_id"], error.message)
-            # The task polls in its place and defers again, which must not become a loop without a pause.
-            await asyncio.sleep(Polling(self.wait["poll_interval"], self.wait["until"]).pause())
         yield TriggerEvent(self.wait)  # type: ignore[no-untyped-call]
 
-    async def _poll(self, states: VideoStates) -> None:
+    async def _poll(self, states: VideoStates, polling: Polling) -> None:
         video_id = self.wait["video_id"]
-        polling = Polling(self.wait["poll_interval"], self.wait["until"])
         log = VideoLog(video_id, self.wait["started"], self.log)
-        # Pause first: the task has just submitted or polled the video.
-        pause = polling.pause()
-        while not polling.is_over:
-            await asyncio.sleep(pause)
+        while True:
             try:
                 video = await states.get(video_id)
             except TRANSIENT_ERRORS as error:
                 pause = polling.pause(error)
                 log.failed(error, pause)
-                continue
-            log.state(video)
-            if video.is_failed or video.generation is not None:
+            else:
+                log.state(video)
+                if video.is_failed or video.generation is not None:
+                    return
+                pause = polling.pause()
+            if polling.is_over:
                 return
-            pause = polling.pause()
+            await asyncio.sleep(pause)
 
 
 class _Shared:

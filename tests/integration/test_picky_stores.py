@@ -248,6 +248,22 @@ def test_object_that_may_be_listed_but_not_read_is_kept_if_the_store_refuses_con
     assert saving.content("key") == b"theirs"
 
 
+def test_object_is_kept_if_the_store_refuses_conditions_and_is_too_busy_to_list_it(saving, picky):
+    saving.put("key", b"theirs")
+    denied = {"kind": "status", "method": "HEAD", "status": 403, "is_empty": True, "times": ALWAYS}
+    busy = {
+        "kind": "status",
+        "operation": "ListObjectsV2",
+        "status": 503,
+        "code": "SlowDown",
+        "times": ALWAYS,
+    }
+    picky.set_faults([denied, busy, CONDITION_REFUSED["501 NotImplemented"]])
+    with pytest.raises(errors.ObjectStoreError, match=r"S3 could not list s3://\S+/key"):
+        saving.transfer(saving.generate(), "key", if_exists="fail")
+    assert saving.content("key") == b"theirs"
+
+
 @pytest.mark.parametrize(
     "extra_args",
     [None, {"ChecksumAlgorithm": "CRC32"}, {"ChecksumAlgorithm": "SHA256"}],

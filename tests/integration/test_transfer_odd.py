@@ -705,6 +705,16 @@ class TestUnusableAwsConnection:
             saving.transfer(saving.generate())
         assert GetimgRetryPolicy().evaluate(error.value, 1, 3).action is not RetryAction.FAIL
 
+    def test_credentials_missing_to_assume_a_role_fail_with_a_retryable_error(self, saving, monkeypatch):
+        extra = {"region_name": "us-east-1", "role_arn": "arn:aws:iam::123456789012:role/x"}
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps({"conn_type": "aws", "extra": extra}))
+        with pytest.raises(
+            errors.ConnectionUnavailableError,
+            match=rf"{BILL}The AWS connection 'aws_default' can't be used: Unable to locate credentials",
+        ) as error:
+            saving.transfer(saving.generate())
+        assert GetimgRetryPolicy().evaluate(error.value, 1, 3).action is not RetryAction.FAIL
+
     def test_unexpected_exception_reports_the_bill_and_logs_a_traceback(
         self, saving, monkeypatch, seaweedfs, capsys
     ):

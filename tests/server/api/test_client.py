@@ -16,6 +16,7 @@ import pytest
 from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.api.client import GetimgClient
 from airflow_provider_getimg.api.requests import ImageRequest
+from airflow_provider_getimg.api.types import Generation
 from tests.support import raw_servers
 
 if TYPE_CHECKING:
@@ -311,6 +312,14 @@ def test_api_key_echoed_by_the_api_is_in_no_error(simulator, client, body):
     shown = f"{error.value} {getattr(error.value, 'received', '')}"
     assert "***" in shown
     assert simulator.api_key not in shown
+
+
+def test_dummy_key_that_is_part_of_a_paid_response_changes_nothing_in_it():
+    with (
+        raw_servers.RawServer(raw_servers.response(_WHOLE)) as server,
+        GetimgClient("data", base_url=server.url) as client,
+    ):
+        assert client.generate_image(REQUEST).to_json() == Generation.from_json(json.loads(_WHOLE)).to_json()
 
 
 def test_api_key_echoed_by_the_api_is_redacted(simulator, client):

@@ -38,7 +38,11 @@ def spent(airflow_app):
     """Run two DAGs whose tasks record costs."""
     from airflow.sdk import DAG, get_current_context, task
 
-    for dag_id, names in (("spender", ("single", "batch")), ("other", ("single", "edited", "elsewhere"))):
+    for dag_id, names in (
+        ("spender", ("single", "batch")),
+        ("other", ("single", "edited")),
+        ("kept-elsewhere", ("elsewhere",)),
+    ):
         with DAG(dag_id, schedule=None) as dag:
 
             def record(name: str) -> None:
@@ -81,6 +85,13 @@ def test_chart_shows_its_scale_and_dates_and_is_omitted_without_costs(view):
     today = datetime.now(UTC).date()
     assert f'<p class="ends"><span>{today - timedelta(days=29)}</span><span>{today}</span></p>' in text
     assert "<svg" not in view("dag=unknown").text
+
+
+def test_dag_whose_records_are_all_kept_elsewhere_is_not_called_unknown(view):
+    text = view("dag=kept-elsewhere").text
+    assert "<strong>0.00 USD</strong>" in text
+    assert "the records of 1 more task" in text
+    assert "There is no such DAG" not in text
 
 
 def test_dag_filter_shows_only_the_costs_of_that_dag(view):

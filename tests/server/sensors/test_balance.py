@@ -24,7 +24,7 @@ from airflow_provider_getimg.api import errors
 from airflow_provider_getimg.hooks.getimg import GetimgHook
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.sensors.balance import GetimgBalanceSensor
-from airflow_provider_getimg.triggers.balance import GetimgBalanceTrigger
+from airflow_provider_getimg.triggers.balance import CONNECTION_READS, GetimgBalanceTrigger
 from airflow_provider_getimg.version_compat import AIRFLOW_VERSION, RetryAction
 from tests.support.raw_servers import RawServer, response
 
@@ -173,6 +173,13 @@ class TestTemporaryFailure:
         account(first)
         with pytest.raises(TaskDeferred):
             sensor(deferrable=True).execute(CONTEXT)
+
+
+def test_trigger_logs_that_the_connection_cannot_be_read_and_gives_up(monkeypatch, capsys):
+    monkeypatch.delenv("AIRFLOW_CONN_GETIMG_DEFAULT", raising=False)
+    assert fire(trigger())["error"] == "ConnectionUnavailableError"
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("Connection 'getimg_default' does not exist") == CONNECTION_READS - 1
 
 
 def test_sensor_keeps_waiting_if_the_connection_is_refused(account):

@@ -66,6 +66,13 @@ def test_uri_with_an_access_point_names_it_before_its_first_slash():
     assert VALID_S3_ARN.match(bucket)
 
 
+def test_uri_that_ends_the_arn_of_an_access_point_before_its_name_is_rejected():
+    arn = "arn:aws:s3:us-east-1:123456789012:accesspoint"
+    assert KeyTemplate.parse(f"s3://{arn}:mine/k", None).bucket == f"{arn}:mine"
+    with pytest.raises(InvalidInputError, match=r"^An access point's ARN must end with a colon"):
+        KeyTemplate.parse(f"s3://{arn}/mine/k", None)
+
+
 @pytest.mark.parametrize(
     ("s3_key", "folder"),
     [
