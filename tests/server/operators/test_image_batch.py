@@ -198,7 +198,7 @@ class TestInvalidInput:
             ({"s3_key": "s3://b/{prompt:x}"}, "requests[0]: s3_key has {prompt:x}, which can't format 'A"),
             (
                 {"s3_key": "s3://b/{width}.jpg"},
-                "s3_key gives rows 0 and 1 the same key '99999.jpg': tell them",
+                "s3_key gives rows 0 and 1 the same key '99999.jpg': distinguish them",
             ),
             ({"s3_key": "s3://b/{row}.png"}, "requests[0]: s3_key must end in {extension}, or in .jpg where"),
             ({"s3_key": "s3://b/{row}-{sku}"}, "s3_key has the unknown placeholder '{sku}'. Known"),
