@@ -259,7 +259,7 @@ def test_object_is_kept_if_the_store_refuses_conditions_and_is_too_busy_to_list_
         "times": ALWAYS,
     }
     picky.set_faults([denied, busy, CONDITION_REFUSED["501 NotImplemented"]])
-    with pytest.raises(errors.ObjectStoreError, match=r"S3 could not list s3://\S+/key"):
+    with pytest.raises(errors.ObjectStoreError, match=r"S3 refused to list s3://\S+/key"):
         saving.transfer(saving.generate(), "key", if_exists="fail")
     assert saving.content("key") == b"theirs"
 
