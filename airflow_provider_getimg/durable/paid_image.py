@@ -44,6 +44,6 @@ class PaidImage(PaidRequest):
         )
 
     def record(self, generation: Generation, model: str) -> None:
-        """Record the response to the request, and log what was generated. Never raises: it is paid for."""
+        """Record the response to the request, and log what was generated."""
         self._ledger.record_response(generation.to_json())
         self._log_made(generation, model)

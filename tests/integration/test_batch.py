@@ -446,7 +446,9 @@ def test_paid_images_that_s3_rejected_midway_are_saved_after_a_clear_without_pay
     reported = ended.xcom("report")
     assert (reported["requested"], reported["saved"]) == (40, 4)
     assert (reported["failed"], reported["not_sent"]) == (len(posts) - 4, 40 - len(posts))
-    assert "a retry or a Clear saves the images that were billed and are not saved" in last_log(ended)
+    assert "neither a retry nor a Clear pays again for images that were billed and are not saved" in last_log(
+        ended
+    )
     assert reported["total_cost"] == pytest.approx(PRICE * len(posts))
     lines = manifest_of(seaweedfs, reported["manifest"])
     bill = json.loads(witness.read_text())
