@@ -114,12 +114,15 @@ def wait_for_end(pid: int, wakeup: int) -> tuple[int | None, bool]:
     """Block until the command exits or must end; return its exit code, and whether to delete the paths."""
     while True:
         ready, _, _ = select.select([0, wakeup], [], [])
-        if wakeup in ready and signal.SIGTERM in os.read(wakeup, 1024):
-            return None, False
+        is_closed = 0 in ready and not os.read(0, 1024)
+        # Whatever `select` says: a SIGTERM sent before the input was closed may have been delivered after it looked.
+        with contextlib.suppress(BlockingIOError):
+            if signal.SIGTERM in os.read(wakeup, 1024):
+                return None, False
         codes = reap()
         if pid in codes:
             return codes[pid], False
-        if 0 in ready and not os.read(0, 1024):
+        if is_closed:
             return None, True
 
 
@@ -132,6 +135,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     wakeup, wakeup_write = os.pipe()
+    os.set_blocking(wakeup, False)
     os.set_blocking(wakeup_write, False)
     signal.set_wakeup_fd(wakeup_write)
     # Without a Python signal handler, nothing is written to the wakeup pipe.

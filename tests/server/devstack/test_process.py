@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -30,7 +30,7 @@ wait
 """
 
 
-def start(tmp_path: Path, script: str, **options: float) -> GuardedProcess:
+def start(tmp_path: Path, script: str, **options: Any) -> GuardedProcess:
     return GuardedProcess(
         "The test",
         ["sh", "-c", script],
@@ -88,6 +88,25 @@ def test_kill_sends_no_sigterm(tmp_path: Path) -> None:
     assert not process.running
     assert "warned" not in process.log.read_text()
     process.kill()
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="not Linux")
+def test_nothing_is_deleted_however_late_the_guard_learns_that_data_is_kept(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    process = start(tmp_path, "echo ready; sleep 1000", remove=[data])
+    process.wait_until(says(process, "ready"), timeout=10)
+    # It gets the CPU only after its input was closed, which is after the SIGTERM that keeps the data.
+    processor = {min(os.sched_getaffinity(0))}
+    os.sched_setaffinity(process.pid, processor)
+    os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
+    busy = f"import os; os.sched_setaffinity(0, {processor})\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", busy]) as other:
+        try:
+            process.end(keep=True)
+        finally:
+            other.kill()
+    assert data.exists()
 
 
 def test_processes_that_a_command_leaves_behind_end_with_it(tmp_path: Path) -> None:
