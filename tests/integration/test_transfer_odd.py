@@ -689,28 +689,30 @@ class TestUnusableAwsConnection:
             rf"The AWS connection 'aws_default' can't be used: {reason}",
         )
 
-    def test_unreachable_sts_endpoint_fails_with_a_retryable_error(self, saving, monkeypatch):
-        extra = {
-            "region_name": "us-east-1",
-            "role_arn": "arn:aws:iam::123456789012:role/x",
-            "service_config": {"sts": {"endpoint_url": "http://127.0.0.1:1"}},
-            "config_kwargs": {"retries": {"total_max_attempts": 1}},
-        }
-        connection = {"conn_type": "aws", "login": "a", "password": "b", "extra": extra}
+    @pytest.mark.parametrize(
+        ("credentials", "extra", "error_class", "reason"),
+        [
+            (
+                {"login": "a", "password": "b"},
+                {
+                    "service_config": {"sts": {"endpoint_url": "http://127.0.0.1:1"}},
+                    "config_kwargs": {"retries": {"total_max_attempts": 1}},
+                },
+                errors.ObjectStoreError,
+                "Could not connect",
+            ),
+            ({}, {}, errors.ConnectionUnavailableError, "Unable to locate credentials"),
+        ],
+        ids=["STS is unreachable", "no credentials"],
+    )
+    def test_role_that_cannot_be_assumed_now_fails_with_a_retryable_error(
+        self, saving, monkeypatch, credentials, extra, error_class, reason
+    ):
+        extra = {"region_name": "us-east-1", "role_arn": "arn:aws:iam::123456789012:role/x", **extra}
+        connection = {"conn_type": "aws", **credentials, "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
         with pytest.raises(
-            errors.ObjectStoreError,
-            match=rf"{BILL}The AWS connection 'aws_default' can't be used: Could not connect",
-        ) as error:
-            saving.transfer(saving.generate())
-        assert GetimgRetryPolicy().evaluate(error.value, 1, 3).action is not RetryAction.FAIL
-
-    def test_credentials_missing_to_assume_a_role_fail_with_a_retryable_error(self, saving, monkeypatch):
-        extra = {"region_name": "us-east-1", "role_arn": "arn:aws:iam::123456789012:role/x"}
-        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps({"conn_type": "aws", "extra": extra}))
-        with pytest.raises(
-            errors.ConnectionUnavailableError,
-            match=rf"{BILL}The AWS connection 'aws_default' can't be used: Unable to locate credentials",
+            error_class, match=rf"{BILL}The AWS connection 'aws_default' can't be used: {reason}"
         ) as error:
             saving.transfer(saving.generate())
         assert GetimgRetryPolicy().evaluate(error.value, 1, 3).action is not RetryAction.FAIL
