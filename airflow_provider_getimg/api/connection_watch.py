@@ -16,13 +16,12 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_provider_getimg.api.hosts import port_of
 from airflow_provider_getimg.api.response_heads import ResponseHeads
 from airflow_provider_getimg.api.transport import REUSE_EVENT, ROUTE_EVENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class ConnectionWatch:
             stream = info.get("return_value")
             if name == REUSE_EVENT:
                 url = info["url"]
-                self._connecting_to = url.raw_host.decode("ascii"), url.port or _DEFAULT_PORTS[url.scheme]
+                self._connecting_to = url.raw_host.decode("ascii"), port_of(url)
             if not name.endswith(".start_tls.complete"):
                 self._check_peer_address(stream)
             if stream is not None:

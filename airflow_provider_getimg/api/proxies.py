@@ -14,11 +14,11 @@ from urllib.request import getproxies
 import httpx
 
 from airflow_provider_getimg.api.errors import ConnectionConfigError
+from airflow_provider_getimg.api.hosts import DEFAULT_PORTS, host_of, port_of
 
 _SCHEMES = ("http", "https", "socks5", "socks5h")
 # Brackets around a whole entry or a network's address. Not those of [::1]:80, where a port follows.
 _BRACKETS = re.compile(r"^\[([^\]]*)\](?=$|/)")
-_DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Proxy:
     def __str__(self) -> str:
         parts = urlsplit(self.url)
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{parts.port or _DEFAULT_PORTS[parts.scheme]} ({self.source})"
+        return f"{host}:{parts.port or DEFAULT_PORTS[parts.scheme]} ({self.source})"
 
 
 class Proxies:
@@ -90,12 +90,10 @@ class NoProxy:
 
     def holds(self, url: httpx.URL) -> bool:
         """Return whether the host of ``url`` is one of them."""
-        host = url.raw_host.decode("ascii").lower().rstrip(".")
-        port = url.port or _DEFAULT_PORTS.get(url.scheme)
-        return any(_matches(entry, url.scheme, host, port) for entry in self._entries)
+        return any(_matches(entry, url.scheme, host_of(url), port_of(url)) for entry in self._entries)
 
 
-def _matches(entry: str, scheme: str, host: str, port: int | None) -> bool:
+def _matches(entry: str, scheme: str, host: str, port: int) -> bool:
     entry_scheme, separator, rest = entry.rpartition("://")
     if separator and entry_scheme not in (scheme, "all"):
         return False

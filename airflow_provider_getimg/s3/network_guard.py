@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from airflow_provider_getimg.api.errors import FileRefusedError, NetworkRefusedError
+from airflow_provider_getimg.api.hosts import host_of, port_of
 from airflow_provider_getimg.api.proxies import Proxies
 from airflow_provider_getimg.api.settings import DEFAULT_BASE_URL, is_loopback
 from airflow_provider_getimg.api.signed_urls import url_without_query
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.api.connection_watch import Peer
     from airflow_provider_getimg.api.settings import Network
     from airflow_provider_getimg.s3.addresses import Address
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class NetworkGuard:
@@ -62,9 +61,9 @@ class NetworkGuard:
         """
         try:
             parsed = httpx.URL(url)
-            host, port = _host(parsed), _port(parsed)
+            host, port = host_of(parsed), port_of(parsed)
             # httpx encodes characters that no host name has, and a proxy might decode them.
-            if "%" in host or (not host and parsed.scheme in _DEFAULT_PORTS):
+            if "%" in host or (not host and parsed.scheme in ("http", "https")):
                 raise ValueError("no host")
             # The request will do the same.
             host.encode("idna")
@@ -104,9 +103,9 @@ class NetworkGuard:
         if is_loopback(str(self._base_url)) or self._proxies.of(files) is not None:
             return
         refusals: list[NetworkRefusedError] = []
-        for address in _resolved(_host(files)):
+        for address in _resolved(host_of(files)):
             try:
-                self._check(_host(files), _port(files), address)
+                self._check(host_of(files), port_of(files), address)
             except NetworkRefusedError as refusal:
                 refusals.append(refusal)
             else:
@@ -117,8 +116,8 @@ class NetworkGuard:
     def _check(self, host: str, port: int, address: Address | None) -> None:
         if address is not None and (is_public(address) or self._is_allowed(address)):
             return
-        if port == _port(self._base_url) and (
-            host == _host(self._base_url) or address in self._own_addresses
+        if port == port_of(self._base_url) and (
+            host == host_of(self._base_url) or address in self._own_addresses
         ):
             return
         raise NetworkRefusedError(
@@ -135,15 +134,7 @@ class NetworkGuard:
 
     @cached_property
     def _own_addresses(self) -> frozenset[Address]:
-        return frozenset(_resolved(_host(self._base_url)))
-
-
-def _host(url: httpx.URL) -> str:
-    return url.raw_host.decode("ascii").lower().rstrip(".")
-
-
-def _port(url: httpx.URL) -> int:
-    return url.port or _DEFAULT_PORTS.get(url.scheme, 0)
+        return frozenset(_resolved(host_of(self._base_url)))
 
 
 def _resolved(host: str) -> list[Address]:
