@@ -5,7 +5,7 @@ Circuit breakers: pause or stop sending when one row's outcome says something ab
 - A backlog of billed but unsaved images pauses sending; a small one is enough until saving is proven to work.
 - Images that earlier tries paid for come first: a try that can save none of them sends nothing new.
 - Consecutive unknown outcomes, consecutive images that could not be saved, and a permanent refusal by S3 stop sending. So do a
-  refused key, an empty account, and a state that can't be written.
+  refused key, an empty account, a base URL that has moved, a proxy that wants a password, and a state that can't be written.
 - If the API refused one row's model or settings, other rows with the same ones are not sent.
 """
 
@@ -50,6 +50,8 @@ _LOOK_SECONDS = 0.25
 _SETTINGS = ("model", "aspect_ratio", "resolution", "output_format")
 # Errors of a request that every other one would meet, too.
 _STOPPING_ERRORS = (AuthenticationError, InsufficientBalanceError, LedgerError)
+# Statuses of another server than the API, for every request: the base URL has moved, or a proxy wants a password.
+_STOPPING_STATUSES = frozenset({301, 307, 308, 407})
 # Errors of a save that every other one would meet now, too.
 _PERMANENT_ERRORS = (StoreRefusedError, NetworkRefusedError, ConnectionConfigError)
 
@@ -148,7 +150,7 @@ class Breakers:
         """Record the error of a row's request, if it applies to other rows. Call it before the row's slot is released."""
         if isinstance(error, OutcomeUnknownError):
             self._on_unknown(error)
-        elif isinstance(error, _STOPPING_ERRORS):
+        elif isinstance(error, _STOPPING_ERRORS) or error.status in _STOPPING_STATUSES:
             self._stop.set(error)
         with self._lock:
             if _is_model_refusal(error):

@@ -35,7 +35,7 @@ class Existing:
         # The keys that existed at the start of the try; None if they were not listed.
         self._listed: frozenset[str] | None = None
 
-    def list(self, rows: Sequence[Row]) -> None:
+    def list_keys(self, rows: Sequence[Row]) -> None:
         """List the objects at these rows' keys if one listing is cheaper than a HEAD for each."""
         if rows and self._if_exists != "replace":
             self._listed = self._store.existing_keys([row.expected_key for row in rows], rows[0].bucket)

@@ -20,7 +20,7 @@ from airflow_provider_getimg.durable.tries import Try
 from airflow_provider_getimg.s3.copier import SavedFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk.types import Logger
@@ -130,8 +130,9 @@ class History:
 
     @property
     def _cost_of_removed(self) -> Decimal:
-        costs = (entry.generation.cost for entry in self._removed.values() if entry.generation is not None)
-        return sum((cost for cost in costs if cost is not None), Decimal(0))
+        entries = self._removed.values()
+        costs = (entry.generation.cost for entry in entries if entry.generation is not None)
+        return sum((cost for cost in costs if cost is not None), _cost_of_replaced(entries))
 
     def state(self, row: Row) -> RowState:
         """Return what earlier tries recorded for a row."""
@@ -141,8 +142,8 @@ class History:
         """Return the result of a row that this try did not reach, or paid for and did not finish."""
         return self.state(row).result or RowResult(row, "not_sent")
 
-    def note_paid(self, row: Row, generation: Generation) -> None:
-        """Note that this try paid for a row, which counts as failed until its files are saved."""
+    def mark_paid(self, row: Row, generation: Generation) -> None:
+        """Remember that this try paid for a row, which counts as failed until its files are saved."""
         self._states[row.index] = replace(self.state(row), result=RowResult.of(row, "failed", generation))
 
     def is_current_epoch(self, entry: Entry) -> bool:
@@ -162,10 +163,11 @@ class History:
         """
         states = [(row, state) for row in self._rows if (state := self.state(row)).entry is not None]
         # Known costs first: the catalogue, which the rest needs, may be unreachable.
-        budget.add_earlier_cost(self._cost_of_removed)
+        entries = [cast("Entry", state.entry) for _, state in states]
+        budget.add_earlier_cost(self._cost_of_removed + _cost_of_replaced(entries))
         for _, state in states:
             budget.add_earlier_cost((state.result and state.result.cost) or Decimal(0))
-        for entry in (*(cast("Entry", state.entry) for _, state in states), *self._removed.values()):
+        for entry in (*entries, *self._removed.values()):
             budget.add_earlier_unknown(entry.unknown_requests)
         for row, state in states:
             price = budget.price(row.request.checked)
@@ -185,12 +187,12 @@ class History:
         """Return the results of earlier tries for all rows, if this try can't start."""
         results = [self.result(row) for row in self._rows]
         entries = [entry for row in self._rows if (entry := self.state(row).entry) is not None]
-        entries += self._removed.values()
+        others = self._cost_of_removed + _cost_of_replaced(entries)
         return BatchResults(
             results,
             error,
-            sum((result.cost for result in results if result.cost is not None), self._cost_of_removed),
-            sum(entry.unknown_requests for entry in entries),
+            sum((result.cost for result in results if result.cost is not None), others),
+            sum(entry.unknown_requests for entry in (*entries, *self._removed.values())),
         )
 
     def note_saved(self, row: Row, files: Sequence[SavedFile]) -> None:
@@ -209,6 +211,10 @@ class History:
     def note_gone(self, row: Row) -> None:
         """Record that a row's files are gone, so that it is sent again after a Clear."""
         self._journal.write_later(saved_key(row.id), _GONE)
+
+
+def _cost_of_replaced(entries: Iterable[Entry]) -> Decimal:
+    return sum((cost for entry in entries for cost in entry.replaced_costs.values()), Decimal(0))
 
 
 def _noted_files(items: Sequence[TransferItem], noted: Any) -> Sequence[SavedFile]:

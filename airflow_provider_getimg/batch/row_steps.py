@@ -133,7 +133,7 @@ class RowSteps:
             generation = self._generate(paid, row)
         except KilledError:
             return replace(self._history.result(row), outcome="not_sent")
-        self._history.note_paid(row, generation)
+        self._history.mark_paid(row, generation)
         return partial(self.save, row, generation, is_new=True)
 
     def save(self, row: Row, generation: Generation, *, is_new: bool) -> RowResult:
@@ -264,7 +264,7 @@ class RowSteps:
         failures: list[GetimgError] = []
         for item in row.items(generation):
             try:
-                files.append(self._copier.save(item, is_new=is_new and item.key == row.expected_key))
+                files.append(self._copier.save(item, key_is_free=is_new and item.key == row.expected_key))
             except GetimgError as error:
                 # One failure is no reason to lose the others.
                 failures.append(error)

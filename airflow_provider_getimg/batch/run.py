@@ -85,7 +85,7 @@ class BatchRun:
         """
         self._sort()
         self._check_requests()
-        self._existing.list(self._to_send)
+        self._existing.list_keys(self._to_send)
 
     def run(self) -> BatchResults:
         """Generate and save all rows."""

@@ -27,6 +27,7 @@ import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -62,7 +63,8 @@ class Entry:
     :param failure: What the try that sent it got instead of a response, if it lived to record that.
     :param received: A response that could not be read, as received.
     :param sent_before: How many earlier requests were, or may have been, billed without a usable result: in this epoch, or for an
-        image that is owed.
+        image that is owed. Generations in ``replaced`` are not counted.
+    :param replaced: The ids and costs in USD of earlier generations that were billed and whose files are gone.
     :param delivered: Whether the response reached the task's XCom: a Clear then generates a new one.
     :param video_id: The id of the submitted video.
     """
@@ -76,6 +78,7 @@ class Entry:
     failure: str | None = None
     received: str | None = None
     sent_before: int = 0
+    replaced: dict[str, str] | None = None
     delivered: bool = False
     video_id: str | None = None
 
@@ -102,12 +105,21 @@ class Entry:
             raise ValueError("its entry is inconsistent")
         datetime.fromisoformat(entry.started_at)
         _ = entry.generation
+        try:
+            _ = entry.replaced_costs
+        except (AttributeError, ArithmeticError, TypeError):
+            raise ValueError("its replaced generations are invalid") from None
         return entry
 
     @cached_property
     def generation(self) -> Generation | None:
         """The parsed response, or None."""
         return None if self.response is None else Generation.from_json(self.response)
+
+    @cached_property
+    def replaced_costs(self) -> dict[str, Decimal]:
+        """The costs of ``replaced``, by id."""
+        return {name: Decimal(cost) for name, cost in (self.replaced or {}).items()}
 
     @property
     def unknown_requests(self) -> int:
@@ -192,6 +204,7 @@ class Ledger:
         #: The request's recorded entry: an earlier try's, then this one's.
         self._entry: Entry | None = None
         self._sent_before = 0
+        self._replaced: dict[str, str] | None = None
         #: Whether Airflow won't retry after this try.
         self.is_last_try = self._try.is_last
 
@@ -230,9 +243,17 @@ class Ledger:
                 entry.started_at,
             )
             return None
-        self._sent_before = entry.sent_before + 1
+        self._count_as_earlier(entry)
         self._entry = entry
         return entry
+
+    def _count_as_earlier(self, entry: Entry) -> None:
+        """Keep the bill of an entry that the next request's entry would replace."""
+        self._sent_before, self._replaced = entry.sent_before + 1, entry.replaced
+        generation = entry.generation
+        if generation is not None and generation.cost is not None:
+            self._sent_before -= 1
+            self._replaced = {**(entry.replaced or {}), generation.id: str(generation.cost)}
 
     @property
     def address(self) -> str:
@@ -379,6 +400,7 @@ class Ledger:
             self._try.number,
             now,
             sent_before=self._sent_before,
+            replaced=self._replaced,
         )
 
     def _keep(self, entry: Entry, lost: str, identity: object) -> None:

@@ -217,10 +217,13 @@ class GenerateImagesToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolic
             uri = f"s3://{location[0]}/{location[1]}"
             history = History(rows, context, journal, self.log)
             results, manifest_error = self._run(context, rows, history, location)
-        self._remember(context, results.saved_files)
         try:
+            self._remember(context, results.saved_files)
             results.check(max_failures, uri, manifest_error)
-        except BatchIncompleteError:
+        except BaseException as error:
+            if not isinstance(error, BatchIncompleteError):
+                # Such as a timeout: its message has no bill.
+                self.log.error("%s", results.bill())
             self._push(context, results, uri if manifest_error is None else None)
             raise
         self.log.info(

@@ -115,22 +115,22 @@ class Copier:
         # object's URI, and of the URI with a request, to the hash of the URL of the first file that claimed it.
         self._claims: dict[int, int] = {}
 
-    def list(self, items: Sequence[TransferItem]) -> None:
+    def list_keys(self, items: Sequence[TransferItem]) -> None:
         """List which keys of these files exist, all in one bucket, if that is cheaper than a HEAD for each."""
         if items and self._if_exists != "replace":
             self._listed = self.store.existing_keys([item.key or None for item in items], items[0].bucket)
 
-    def save(self, item: TransferItem, *, is_new: bool = False) -> SavedFile:
+    def save(self, item: TransferItem, *, key_is_free: bool = False) -> SavedFile:
         """
         Save a file unless it is already saved. Failed downloads are retried within the connection's timeout.
 
-        :param is_new: Whether nothing was at the key a moment ago: the check before the download is skipped, as for a key
-            that :meth:`list` did not find.
+        :param key_is_free: Whether nothing was at the key a moment ago: the check before the download is skipped, as for a key
+            that :meth:`list_keys` did not find.
         :raises GetimgError: Its message says which file failed, why, what it cost, and what to do.
         """
         deadline = Deadline(self.downloads.timeout)
         try:
-            is_free = is_new or (self._listed is not None and item.key not in self._listed)
+            is_free = key_is_free or (self._listed is not None and item.key not in self._listed)
             is_first = self._claim(item, item.uri)
             self._claim(item, item.uri, item.request_sha256)
             if item.key and not (is_first and (is_free or self._if_exists == "replace")):

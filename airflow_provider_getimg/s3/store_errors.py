@@ -89,6 +89,7 @@ def is_transient(error: ClientError) -> bool:
 def read_error(name: str, error: ClientError | BotoCoreError) -> InvalidInputError | UnavailableError:
     """Return why an object that a parameter names can't be read: as invalid input if a retry would not help."""
     reason = " ".join(str(error).split()).rstrip(".")
-    status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else 0
-    final = isinstance(error, ParamValidationError) or status in (400, 403, 404)
+    final = isinstance(error, ParamValidationError) or (
+        isinstance(error, ClientError) and not is_transient(error)
+    )
     return (InvalidInputError if final else UnavailableError)(f"{name} can't be read from S3: {reason}.")

@@ -189,7 +189,7 @@ class TransferToS3Operator(S3OutputMixin, MaskedTemplatesMixin, RetryPolicyMixin
         self._warn_of_short_time(items)
         store = S3Store(self.s3_hook, self.extra_args, self.dag_id)
         with self._copier(store, if_exists=if_exists, max_bytes=max_bytes, concurrency=concurrency) as copier:
-            copier.list(items)
+            copier.list_keys(items)
             return save_many(
                 items, copier.save, concurrency=concurrency, abort=self._abort_copies, log=self.log
             )

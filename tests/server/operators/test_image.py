@@ -22,6 +22,7 @@ from airflow_provider_getimg.operators.image import GenerateImageOperator
 from airflow_provider_getimg.retry import RETRY_POLICY, GetimgRetryPolicy
 from airflow_provider_getimg.version_compat import RetryAction
 from tests.support.airflow_internals import serialize_template_field
+from tests.support.s3_faults import S3FaultProxy
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 
@@ -207,6 +208,16 @@ class TestReferencesInS3:
         ) as error:
             operator(images=["s3://bucket/p.png"]).execute(context())
         assert RETRY_POLICY.evaluate(error.value, 1, 3).action is RetryAction.DEFAULT
+
+    @pytest.mark.parametrize(("status", "code"), [(400, "ExpiredToken"), (403, "RequestTimeTooSkewed")])
+    def test_passing_refusal_by_the_store_raises_an_error_that_is_retried(
+        self, getimg_default, context, seaweedfs, bucket, monkeypatch, status, code
+    ):
+        with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
+            proxy.set_faults([{"kind": "status", "status": status, "code": code, "operation": "GetObject"}])
+            with pytest.raises(errors.UnavailableError, match=f"can't be read from S3: .*{code}"):
+                operator(images=[f"s3://{bucket}/p.png"]).execute(context())
 
     @pytest.mark.parametrize(
         ("key", "body", "sentence"),
@@ -543,6 +554,24 @@ def test_failed_resubmission_reports_the_bill_of_the_request_it_replaces(
     if fault == {"status": 429}:
         # The retry policy decides by the status.
         assert caught.value.status == 429
+
+
+def test_image_that_was_lost_stays_on_the_bill_of_later_tries(getimg_default, context, store):
+    response = operator().execute(context())
+    entry = store.get(KEY)
+    entry["response"]["data"][0]["deletes_at"] = "2020-01-01T00:00:00Z"
+    store.set(KEY, entry)
+    getimg_default.faults.add({"on": "download", "kind": "status", "status": 410})
+    getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
+    getimg_default.faults.add({"on": "image", "kind": "status", "status": 402})
+    with pytest.raises(errors.OutcomeUnknownError):
+        operator(on_unknown_outcome="resubmit").execute(context(try_number=2))
+    with pytest.raises(errors.InsufficientBalanceError) as error:
+        operator(on_unknown_outcome="resubmit").execute(context(try_number=3))
+    assert str(error.value).startswith(
+        f"Generation {response['id']} was billed (0.04 USD) and is not saved. 1 more request may have been billed."
+    )
+    assert error.value.cost == Decimal("0.04")
 
 
 def test_resubmit_error_suggests_clearing_the_task_once_no_retry_is_left(getimg_default, context):

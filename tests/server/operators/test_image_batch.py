@@ -359,7 +359,7 @@ class TestFailures:
         # The rows that were not sent are worth a retry; the five are not.
         assert RETRY_POLICY.evaluate(error, 1, 3).action is not RetryAction.FAIL
 
-    @pytest.mark.parametrize(("status", "sent"), [(402, 1), (503, 5)])
+    @pytest.mark.parametrize(("status", "sent"), [(308, 1), (402, 1), (407, 1), (503, 5)])
     def test_batch_stops_before_the_slot_of_the_last_failed_request_is_released(
         self, bench, monkeypatch, status, sent
     ):

@@ -10,8 +10,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_getimg.api import errors
+from airflow_provider_getimg.operators.image_batch import GenerateImagesToS3Operator
 from airflow_provider_getimg.retry import RETRY_POLICY
 from airflow_provider_getimg.s3.store import S3Store
 from airflow_provider_getimg.version_compat import RetryAction
@@ -289,6 +291,38 @@ class TestRetry:
         with pytest.raises(errors.GetimgError, match="Delete 'getimg_batch_0000' from the task's state"):
             bench.run(rows(2))
         assert bench.posts() == 0
+
+    def test_image_that_is_paid_for_again_stays_on_the_bill(self, bench, store):
+        key = f"s3://{bench.bucket}/x/{{sha256}}.{{extension}}"
+        refused = {"prompt": "A wolf", "model": "there-is-none"}
+        bench.failure([*rows(1), refused], s3_key=key)
+        change_entries(store, lambda number, entry: entry and gone(number, entry), notes=False)
+        for try_number in (2, 3):
+            error = bench.failure(
+                [*rows(1), refused], s3_key=key, try_number=try_number, on_unknown_outcome="resubmit"
+            )
+            assert str(error).startswith(
+                "1 of 2 rows are saved, 1 was billed (0.0050 USD in total), 1 failed. "
+            )
+        assert len(bench.billed()) == 2
+        # With a connection that is not usable, the bill comes from what was recorded.
+        error = bench.failure(
+            [*rows(1), refused], s3_key=key, try_number=4, aws_conn_id="none", on_unknown_outcome="resubmit"
+        )
+        assert (float(error.cost), "may have been billed" in str(error)) == (2 * PRICE, False)
+
+    def test_bill_is_logged_and_pushed_if_the_task_times_out_after_the_last_image(
+        self, bench, context, monkeypatch, capsys
+    ):
+        def late(*_: Any) -> None:
+            raise AirflowTaskTimeout
+
+        monkeypatch.setattr(GenerateImagesToS3Operator, "_remember", late)
+        with pytest.raises(AirflowTaskTimeout):
+            bench.run(rows(2))
+        assert context.xcoms["return_value"]["saved"] == 2
+        assert context.xcoms["getimg_cost"]["cost"] == 2 * PRICE
+        assert "2 of 2 rows are saved, 2 were billed (0.0050 USD in total)." in capsys.readouterr().out
 
     def test_reports_what_was_billed_if_max_cost_stops_it_before_paying_again(self, bench, store):
         bench.run(rows(1), s3_key=f"s3://{bench.bucket}/x/{{sha256}}.{{extension}}")
