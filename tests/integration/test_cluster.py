@@ -248,6 +248,40 @@ def stored(cluster: Cluster, prefix: str) -> set[str]:
     return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
 
 
+def empty_bucket(cluster: Cluster) -> None:
+    """Delete all images: the nightly batch's keys contain the day, so a second run would find those of the first."""
+    client = cluster.s3.client()
+    for entry in client.list_objects_v2(Bucket=cluster.bucket).get("Contents", []):
+        client.delete_object(Bucket=cluster.bucket, Key=entry["Key"])
+
+
+def test_worker_ends_its_tasks_before_a_deploy_stops_it(whole: Cluster):
+    dag_id, size = "getimg_nightly_batch", 8
+    empty_bucket(whole)
+    whole.simulator.settings(latency=5)
+    run_id = trigger(whole, dag_id, articles=TASKS * size, rows_per_task=size, model="sketch-mini")
+    worker = whole.workers[0]
+
+    def its_tasks_wait_for_images() -> list[dict[str, Any]]:
+        in_flight = [post for post in whole.simulator.ledger.raw()["posts"] if post["outcome"] is None]
+        tasks = running_on(whole, worker.name, dag_id, run_id)
+        return tasks if len(in_flight) == IN_FLIGHT else []
+
+    ending = whole.rest.poll(its_tasks_wait_for_images, 120)
+    assert ending
+    assert worker.process is not None
+    # Celery's main process, which is the first in a container or a pod: a warm shutdown.
+    worker.process.descendants()[0].send_signal(signal.SIGTERM)
+    wait(whole, dag_id, run_id)
+    assert worker.process.wait(RUN_SECONDS) == 0
+
+    assert Counter(billed(whole).values()) == {1: TASKS * size}
+    tasks = {task["map_index"]: task for task in whole.rest.task_instances(dag_id, run_id)}
+    assert {task["try_number"] for task in tasks.values()} == {1}
+    assert all(tasks[task["map_index"]]["hostname"] == worker.name for task in ending)
+    assert len([key for key in stored(whole, NIGHTLY) if not key.endswith(".jsonl")]) == TASKS * size
+
+
 def test_mapped_prompts_are_paid_once_if_a_worker_the_broker_and_the_api_server_are_killed(
     whole: Cluster,
 ):
@@ -270,10 +304,7 @@ def test_batch_rows_are_never_paid_twice_if_a_worker_the_broker_and_the_api_serv
     whole: Cluster, between_requests: bool
 ):
     dag_id, size = "getimg_nightly_batch", 40
-    # The keys contain the day: images of an earlier run would not be generated again.
-    client = whole.s3.client()
-    for entry in client.list_objects_v2(Bucket=whole.bucket).get("Contents", []):
-        client.delete_object(Bucket=whole.bucket, Key=entry["Key"])
+    empty_bucket(whole)
     run_id = trigger(whole, dag_id, articles=TASKS * size, rows_per_task=size, model="sketch-mini")
     chunk_of = {
         f"Product photo of teapot {number}, studio light": number // size for number in range(TASKS * size)
