@@ -42,10 +42,10 @@ test: $(READY)  ## run the tests (some start Airflow; those with a browser need 
 test-long: $(READY)  ## run the tests that take minutes
 	$(PYTEST) --numprocesses 2 $(PARALLEL) -m long
 
-# Two cells at once: each waits for half of its time, for servers that start and time-outs that are tested.
+# Three cells at once on two cores: each waits for half of its time, for servers that start and time-outs that are tested.
 # A part of it: make test-matrix SETS="newest lowest" PYTHONS=3.12
 test-matrix: $(READY)  ## test the wheel on all Pythons and Airflows (about 80 minutes)
-	printf '%s\n' $(SETS) | xargs -P 2 -I SET $(PYTHON) -m nox --tags SET $(addprefix --force-python=,$(PYTHONS))
+	printf '%s\n' $(SETS) | xargs -P 3 -I SET $(PYTHON) -m nox --tags SET $(addprefix --force-python=,$(PYTHONS))
 
 versions: $(READY)  ## write the results of `make test-matrix` into docs/versions.md
 	$(PYTHON) docs/versions.py
