@@ -118,7 +118,7 @@ class Demo:
             airflow = self._airflow(getimg, aws, bucket)
             servers.callback(airflow.end)
             self._start(airflow, say)
-            airflow.create_pool("getimg", 4)
+            airflow.create_pool("getimg", 4, include_deferred=True)
             say(f"Airflow {airflow.url}")
         with self._step(f"Running the DAG {DAG_ID}") as say:
             run_id = airflow.run_dag(

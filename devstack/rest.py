@@ -243,9 +243,10 @@ class AirflowRest:
         fields: dict[str, Any] = self.request("GET", path)["rendered_fields"]
         return fields
 
-    def create_pool(self, name: str, slots: int) -> None:
+    def create_pool(self, name: str, slots: int, *, include_deferred: bool = False) -> None:
         """Create a pool."""
-        self.request("POST", "/pools", body={"name": name, "slots": slots})
+        pool = {"name": name, "slots": slots, "include_deferred": include_deferred}
+        self.request("POST", "/pools", body=pool)
 
     def _task_states(self, dag_id: str, run_id: str) -> dict[str, str]:
         tasks = self.task_instances(dag_id, run_id)
