@@ -488,6 +488,17 @@ def test_ledger_entry_with_a_field_of_a_later_version_is_still_used(getimg_defau
         {"state": "submitted", "fingerprint": "x", "epoch": "3", "try_number": 1, "started_at": "2026-01-01"},
         {"state": "completed", "fingerprint": "x", "epoch": 3, "try_number": 1, "started_at": "2026-01-01"},
         {"state": "submitted", "fingerprint": "x", "epoch": 3, "try_number": 1, "started_at": "then"},
+        *(
+            {
+                "state": "submitted",
+                "fingerprint": "x",
+                "epoch": 3,
+                "try_number": 1,
+                "started_at": "2026-01-01",
+                "replaced": replaced,
+            }
+            for replaced in (["req-1"], {"req-1": "a lot"}, {"req-1": None})
+        ),
     ],
     ids=str,
 )
