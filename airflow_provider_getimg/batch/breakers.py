@@ -50,7 +50,8 @@ _LOOK_SECONDS = 0.25
 _SETTINGS = ("model", "aspect_ratio", "resolution", "output_format")
 # Errors of a request that every other one would meet, too.
 _STOPPING_ERRORS = (AuthenticationError, InsufficientBalanceError, LedgerError)
-# Statuses of another server than the API, for every request: the base URL has moved, or a proxy wants a password.
+# Statuses of another server than the API: the base URL has moved, or a proxy wants a password. Every request meets them, unless
+# one has had a response.
 _STOPPING_STATUSES = frozenset({301, 307, 308, 407})
 # Errors of a save that every other one would meet now, too.
 _PERMANENT_ERRORS = (StoreRefusedError, NetworkRefusedError, ConnectionConfigError)
@@ -72,6 +73,7 @@ class Breakers:
         self._lock = threading.Lock()
         self._backlog = 0
         self._has_saved = False
+        self._has_response = False
         self._consecutive_unknown = 0
         self._consecutive_unsaved = 0
         # Keyed by model alone, and by all settings: everything but the prompt and the references.
@@ -150,7 +152,9 @@ class Breakers:
         """Record the error of a row's request, if it applies to other rows. Call it before the row's slot is released."""
         if isinstance(error, OutcomeUnknownError):
             self._on_unknown(error)
-        elif isinstance(error, _STOPPING_ERRORS) or error.status in _STOPPING_STATUSES:
+        elif isinstance(error, _STOPPING_ERRORS) or (
+            error.status in _STOPPING_STATUSES and not self._has_response
+        ):
             self._stop.set(error)
         with self._lock:
             if _is_model_refusal(error):
@@ -180,6 +184,7 @@ class Breakers:
     def on_response(self) -> None:
         """Record a completed request."""
         with self._lock:
+            self._has_response = True
             self._consecutive_unknown = 0
 
     def on_saved(self) -> None:

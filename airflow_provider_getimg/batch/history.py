@@ -214,7 +214,7 @@ class History:
 
 
 def _cost_of_replaced(entries: Iterable[Entry]) -> Decimal:
-    return sum((cost for entry in entries for cost in entry.replaced_costs.values()), Decimal(0))
+    return sum((entry.replaced_cost for entry in entries), Decimal(0))
 
 
 def _noted_files(items: Sequence[TransferItem], noted: Any) -> Sequence[SavedFile]:

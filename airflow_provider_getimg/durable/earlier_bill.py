@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_getimg.s3.plan import total_cost
@@ -27,11 +26,12 @@ def with_earlier_bill(error: ErrorT, unsaved: Sequence[Entry], saved: Sequence[E
     """
     owed = [entry.generation for entry in unsaved if entry.generation is not None]
     done = [entry.generation for entry in saved if entry.generation is not None]
-    replaced = ChainMap(*(entry.replaced_costs for entry in (*unsaved, *saved)))
+    entries = (*unsaved, *saved)
+    replaced = [identity for entry in entries for identity, _ in entry.replaced_costs]
     cost = total_cost([*owed, *done])
     return error.with_bill(
         [*(generation.id for generation in owed), *replaced],
-        cost if cost is None else cost + sum(replaced.values()),
+        cost if cost is None else cost + sum(entry.replaced_cost for entry in entries),
         saved=[generation.id for generation in done],
-        unknown=sum(entry.unknown_requests for entry in (*unsaved, *saved)),
+        unknown=sum(entry.unknown_requests for entry in entries),
     )

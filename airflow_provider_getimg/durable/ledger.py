@@ -64,7 +64,7 @@ class Entry:
     :param received: A response that could not be read, as received.
     :param sent_before: How many earlier requests were, or may have been, billed without a usable result: in this epoch, or for an
         image that is owed. Generations in ``replaced`` are not counted.
-    :param replaced: The ids and costs in USD of earlier generations that were billed and whose files are gone.
+    :param replaced: Earlier generations that were billed and replaced, most because their files are gone: id and cost in USD.
     :param delivered: Whether the response reached the task's XCom: a Clear then generates a new one.
     :param video_id: The id of the submitted video.
     """
@@ -78,7 +78,7 @@ class Entry:
     failure: str | None = None
     received: str | None = None
     sent_before: int = 0
-    replaced: dict[str, str] | None = None
+    replaced: list[list[str]] | None = None
     delivered: bool = False
     video_id: str | None = None
 
@@ -105,10 +105,7 @@ class Entry:
             raise ValueError("its entry is inconsistent")
         datetime.fromisoformat(entry.started_at)
         _ = entry.generation
-        try:
-            _ = entry.replaced_costs
-        except (AttributeError, ArithmeticError, TypeError):
-            raise ValueError("its replaced generations are invalid") from None
+        _ = entry.replaced_costs
         return entry
 
     @cached_property
@@ -117,9 +114,20 @@ class Entry:
         return None if self.response is None else Generation.from_json(self.response)
 
     @cached_property
-    def replaced_costs(self) -> dict[str, Decimal]:
-        """The costs of ``replaced``, by id."""
-        return {name: Decimal(cost) for name, cost in (self.replaced or {}).items()}
+    def replaced_costs(self) -> list[tuple[str, Decimal]]:
+        """``replaced``, parsed. An id may be there twice: the API may repeat it."""
+        try:
+            parsed = [(identity, Decimal(cost)) for identity, cost in self.replaced or ()]
+        except (ArithmeticError, TypeError):
+            raise ValueError("its replaced generations are invalid") from None
+        if not all(type(identity) is str and cost.is_finite() and cost >= 0 for identity, cost in parsed):
+            raise ValueError("its replaced generations are invalid")
+        return parsed
+
+    @property
+    def replaced_cost(self) -> Decimal:
+        """The costs of ``replaced`` together, in USD."""
+        return sum((cost for _, cost in self.replaced_costs), Decimal(0))
 
     @property
     def unknown_requests(self) -> int:
@@ -204,7 +212,7 @@ class Ledger:
         #: The request's recorded entry: an earlier try's, then this one's.
         self._entry: Entry | None = None
         self._sent_before = 0
-        self._replaced: dict[str, str] | None = None
+        self._replaced: list[list[str]] | None = None
         #: Whether Airflow won't retry after this try.
         self.is_last_try = self._try.is_last
 
@@ -242,6 +250,7 @@ class Ledger:
                 entry.try_number,
                 entry.started_at,
             )
+            self._count_as_earlier(entry)
             return None
         self._count_as_earlier(entry)
         self._entry = entry
@@ -253,7 +262,7 @@ class Ledger:
         generation = entry.generation
         if generation is not None and generation.cost is not None:
             self._sent_before -= 1
-            self._replaced = {**(entry.replaced or {}), generation.id: str(generation.cost)}
+            self._replaced = [*(entry.replaced or ()), [generation.id, str(generation.cost)]]
 
     @property
     def address(self) -> str:
@@ -380,6 +389,11 @@ class Ledger:
             self._write(replace(self._last(), failure=failure, received=kept))
         except Exception as fault:
             self.log.warning("%s could not be written: %s.", self._store.name, reason(fault))
+
+    @property
+    def replaced_cost(self) -> Decimal:
+        """What earlier generations cost that the last request replaced, in USD."""
+        return self._last().replaced_cost
 
     @property
     def sent_at(self) -> str:

@@ -18,6 +18,7 @@ from airflow_provider_getimg.retry import wait_out_rate_limits
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
+    from decimal import Decimal
 
     from airflow_provider_getimg.api.types import Generation
     from airflow_provider_getimg.durable.ledger import Entry, Ledger
@@ -55,6 +56,11 @@ class PaidRequest:
         self._killed = killed
         self._all_gone = all_gone
         self._log = ledger.log
+
+    @property
+    def replaced_cost(self) -> Decimal:
+        """What earlier generations cost that this one replaced, in USD."""
+        return self._ledger.replaced_cost
 
     def delivered(self) -> None:
         """Record that the response was delivered to the user: from now on, a Clear generates a new one."""

@@ -161,7 +161,9 @@ class GenerateImageOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
                         check_price(image_price(model, resolution), what, max_cost)
                 resolved = request.resolve(self._s3_client)
                 generation = paid.generate(self.hook.client, resolved, rate_limit_wait)
-        response = self._push(context, generation, request_record(request.checked.to_json(), labels))
+        response = self._push(
+            context, generation, request_record(request.checked.to_json(), labels), paid.replaced_cost
+        )
         # Not recorded as delivered if killed, most likely by a Clear: its new run wipes the XCom and reuses this image for free.
         if not self._killed.is_set():
             paid.delivered()

@@ -13,6 +13,7 @@ from airflow_provider_getimg.records import COST, push_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from decimal import Decimal
 
     from airflow.providers.common.compat.sdk import Context
     from mypy_boto3_s3 import S3Client
@@ -49,7 +50,7 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
 
     @contextmanager
     def _reporting_earlier(self, context: Context) -> Iterator[None]:
-        """Add the bill for undelivered results of earlier tries to the error of a try that was not billed."""
+        """Add the bill for undelivered results of earlier tries to the error of a try that was not billed, or paid again."""
         from airflow_provider_getimg.api.errors import GetimgError, VideoFailedError
         from airflow_provider_getimg.durable.earlier_bill import with_earlier_bill
 
@@ -57,13 +58,17 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
             yield
         except GetimgError as error:
             # A failed video's response says what it cost.
-            if error.billed != "no" or isinstance(error, VideoFailedError) or Try.of(context).is_first:
+            if isinstance(error, VideoFailedError) or Try.of(context).is_first:
                 raise
             try:
                 entries = self._undelivered(context)
             except Exception:
+                if error.billed != "no":
+                    raise error from None
                 raise error.with_bill([], None, unknown=1) from None
-            raise with_earlier_bill(error, entries) from None
+            if error.billed == "no" or any(entry.replaced for entry in entries):
+                raise with_earlier_bill(error, entries) from None
+            raise
 
     def _undelivered(self, context: Context) -> list[Entry]:
         """Return the entries of requests that earlier tries were, or may have been, billed for and did not deliver."""
@@ -77,13 +82,16 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
             return []
         return [entry]
 
-    def _push(self, context: Context, generation: Generation, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _push(
+        self, context: Context, generation: Generation, request: Mapping[str, Any], replaced_cost: Decimal
+    ) -> dict[str, Any]:
         """
         Push a response with its request, and its cost, before it is recorded as delivered.
 
         Airflow's own push comes later, which is too late: a Clear must not pay again because a push failed.
 
         :param request: The request, as recorded in XCom.
+        :param replaced_cost: What earlier generations cost that this one replaced, in USD.
         """
         response = {**generation.to_json(), "request": request}
         mask_signed_urls(response["data"])
@@ -97,7 +105,7 @@ class OneGenerationMixin(HookMixin, MaskedTemplatesMixin):
                 generation.id,
             )
             raise
-        cost = float(generation.cost or 0)
+        cost = float((generation.cost or 0) + replaced_cost)
         record = {"cost": cost, "images": len(generation.data), "models": {request["model"]: cost}}
         push_record(context, COST, record, self.log)
         return response

@@ -283,7 +283,7 @@ class GenerateVideoOperator(OneGenerationMixin, RetryPolicyMixin, BaseOperator):
                 raise log.refused_error(error, paid.address) from None
             if paid.generation is None and polling.is_over:
                 raise log.pending_error()
-        response = self._push(context, paid.generation, wait["record"])
+        response = self._push(context, paid.generation, wait["record"], paid.replaced_cost)
         # Not recorded as delivered if killed, most likely by a Clear: its new run wipes the XCom and reuses this video for free.
         if not self._killed.is_set():
             paid.delivered()

@@ -35,6 +35,7 @@ TRANSIENT_CODES = frozenset(
         "RequestTimeTooSkewed",
         "RequestTimeout",
         "SlowDown",
+        "TemporaryRedirect",
         "TokenRefreshRequired",
         "TooManyRequests",
         "XAmzContentChecksumMismatch",

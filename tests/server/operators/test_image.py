@@ -497,7 +497,13 @@ def test_ledger_entry_with_a_field_of_a_later_version_is_still_used(getimg_defau
                 "started_at": "2026-01-01",
                 "replaced": replaced,
             }
-            for replaced in (["req-1"], {"req-1": "a lot"}, {"req-1": None})
+            for replaced in (
+                ["req-1"],
+                [["req-1", "a lot"]],
+                [["req-1", "NaN"]],
+                [["req-1", None]],
+                [[1, "0.04"]],
+            )
         ),
     ],
     ids=str,
@@ -575,14 +581,24 @@ def test_image_that_was_lost_stays_on_the_bill_of_later_tries(getimg_default, co
     getimg_default.faults.add({"on": "download", "kind": "status", "status": 410})
     getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
     getimg_default.faults.add({"on": "image", "kind": "status", "status": 402})
-    with pytest.raises(errors.OutcomeUnknownError):
-        operator(on_unknown_outcome="resubmit").execute(context(try_number=2))
-    with pytest.raises(errors.InsufficientBalanceError) as error:
-        operator(on_unknown_outcome="resubmit").execute(context(try_number=3))
+    bill = f"Generation {response['id']} was billed (0.04 USD) and is not saved. 1 more request may have been billed. "
+    for try_number, kind in ((2, errors.OutcomeUnknownError), (3, errors.InsufficientBalanceError)):
+        with pytest.raises(kind) as error:
+            operator(on_unknown_outcome="resubmit").execute(context(try_number=try_number))
+        assert str(error.value).startswith(bill)
+        assert error.value.cost == Decimal("0.04")
+    operator(on_unknown_outcome="resubmit").execute(context(try_number=4))
+    assert context.xcoms["getimg_cost"] == {"cost": 0.08, "images": 1, "models": {"seedream-5-lite": 0.08}}
+
+
+def test_image_of_a_changed_request_stays_on_the_bill(getimg_default, context):
+    response = operator().execute(context())
+    getimg_default.faults.add({"on": "image", "kind": "drop_after_billing"})
+    with pytest.raises(errors.OutcomeUnknownError) as error:
+        operator(prompt="another").execute(context(try_number=2))
     assert str(error.value).startswith(
-        f"Generation {response['id']} was billed (0.04 USD) and is not saved. 1 more request may have been billed."
+        f"Generation {response['id']} was billed (0.04 USD) and is not saved. "
     )
-    assert error.value.cost == Decimal("0.04")
 
 
 def test_resubmit_error_suggests_clearing_the_task_once_no_retry_is_left(getimg_default, context):

@@ -374,6 +374,11 @@ class TestFailures:
         bench.failure(rows(20), concurrency=1)
         assert bench.posts() == sent
 
+    def test_proxy_that_wants_a_password_once_stops_no_other_row(self, bench):
+        bench.simulator.faults.add({"on": "image", "kind": "slow_first_byte", "seconds": 0, "times": 2})
+        bench.simulator.faults.add({"on": "image", "kind": "status", "status": 407})
+        assert bench.run(rows(6), concurrency=1, max_failures=1)["saved"] == 5
+
     def test_denied_s3_write_is_detected_before_the_first_request(self, bench, monkeypatch, seaweedfs):
         with S3FaultProxy(seaweedfs.endpoint_url) as proxy:
             monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", proxy.aws_connection(seaweedfs.aws_connection()))
