@@ -22,8 +22,8 @@ from airflow_provider_getimg.retry import slot_probe_delay
 FIRST_SLOTS, RAMP_SECONDS = 4, 1.0
 #: Minimum seconds between opening two slots.
 RAMP_SPACING = 0.04
-#: Maximum seconds until a probe that was not refused counts as a success.
-PROBE_SECONDS = 1.0
+#: Seconds until a probe that was not refused counts as a success, at most; but at least this many times what a refusal takes.
+PROBE_SECONDS, ROUND_TRIPS = 1.0, 2.0
 #: Wait until the next probe: at first, this many request durations; then doubled each time, up to the time of this many responses.
 PROBE_REQUESTS, PROBE_RESPONSES = 2.0, 40
 #: Responses after which a slot is left empty for a moment: at first, and while others are known; and at most.
@@ -54,11 +54,12 @@ class ConcurrencyLimit:
         self._next_slot_at = now + RAMP_SECONDS / self.value
         # When a request was last refused.
         self._refused_at: float | None = None
-        # Seconds that a request takes, smoothed.
+        # Seconds that a request takes, and a refusal, smoothed.
         self._latency: float | None = None
+        self._round_trip: float | None = None
         # When to probe for one more slot, and the wait since the last probe.
         self._next_probe_at = math.inf
-        self._probe_after = 0.0
+        self._probe_after = math.inf
         # Until when others are assumed to use the same key.
         self._shared_until = 0.0
         # Since when others have held all slots; None if they don't.
@@ -95,7 +96,7 @@ class ConcurrencyLimit:
         # If it is not refused, the limit was raised, and more slots follow.
         self.value += 1
         self._is_ramping = True
-        self._next_slot_at = now + min(PROBE_SECONDS, self._gap(now))
+        self._next_slot_at = now + self._verdict_after(now)
         return True
 
     def next_change_at(self, now: float) -> float | None:
@@ -132,16 +133,18 @@ class ConcurrencyLimit:
             self._until_gap = min(self._until_gap, GAP_FIRST)
             self._next_probe_at = min(self._next_probe_at, now + self._shared_probe_after(now))
 
-    def on_refused(self, others: int, now: float) -> float:
+    def on_refused(self, others: int, seconds: float, now: float) -> float:
         """
         Record a refused request and return the seconds until the next may be sent.
 
         :param others: How many other requests of this task were in flight.
+        :param seconds: How long the refusal took.
         """
+        self._round_trip = seconds if self._round_trip is None else 0.7 * self._round_trip + 0.3 * seconds
         if (
             self._refused_at is not None
             and not self._is_ramping
-            and now > self._refused_at + min(PROBE_SECONDS, self._gap(now))
+            and now > self._refused_at + self._verdict_after(now)
         ):
             # It was within the limit, so others hold slots.
             self.on_shared(now)
@@ -182,6 +185,10 @@ class ConcurrencyLimit:
             return GAP_MAX
         share = GAP_SHARED if self._is_shared(now) else GAP_ALONE
         return min(max(share * self._latency, GAP_MIN), GAP_MAX)
+
+    def _verdict_after(self, now: float) -> float:
+        """Return the seconds after which a probe that was not refused counts as a success."""
+        return max(min(PROBE_SECONDS, self._gap(now)), ROUND_TRIPS * (self._round_trip or 0.0))
 
     def _shared_probe_after(self, now: float) -> float:
         # The more slots a task has, the less often it probes, so that tasks end up with about as many each.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_getimg.api.errors import KilledError, NoConnectionError, RateLimitError
 from airflow_provider_getimg.batch.concurrency_limit import ConcurrencyLimit
+from airflow_provider_getimg.batch.in_flight import InFlight
 from airflow_provider_getimg.batch.request_window import RequestWindow
 from airflow_provider_getimg.retry import MIN_WAIT, backoff
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_provider_getimg.api.types import Generation, RateLimit
+    from airflow_provider_getimg.batch.in_flight import Slot
 
 #: Minimum seconds between two requests once a limit was hit, so that few are refused before the first refusal arrives.
 SPACING = 0.04
@@ -60,8 +62,7 @@ class RateLimiter:
         self._changed = threading.Condition()
         self._limit = ConcurrencyLimit(concurrency, clock())
         self._window = RequestWindow()
-        self._in_flight = 0
-        self._completed = 0
+        self._in_flight = InFlight()
         # Nothing is sent before this time, and why.
         self._opens_at = 0.0
         self._close_reason = ""
@@ -75,7 +76,7 @@ class RateLimiter:
     @property
     def in_flight(self) -> int:
         """How many requests are in flight."""
-        return self._in_flight
+        return len(self._in_flight)
 
     @property
     def limit(self) -> int:
@@ -103,9 +104,9 @@ class RateLimiter:
             self._changed.notify_all()
 
     @contextmanager
-    def acquire(self) -> Iterator[None]:
+    def acquire(self) -> Iterator[Slot]:
         """
-        Wait until a request may be sent, and count it as in flight while the block runs.
+        Wait until a request may be sent, and yield a slot for it, which is in use while the block runs.
 
         :raises KilledError: Sending has stopped.
         :raises RateLimitError: The required wait exceeds max_wait.
@@ -119,64 +120,60 @@ class RateLimiter:
                     raise RateLimitError(
                         f"getimg.ai accepts no requests for the next {wait:.0f} seconds.", retry_after=wait
                     )
-                if wait <= 0 and not self._paused and self._limit.try_admit(self._in_flight, self._clock()):
+                if wait <= 0 and not self._paused and self._limit.try_admit(self.in_flight, self._clock()):
                     break
                 self._changed.wait(self._look_again_in(wait))
-            self._note_sent()
+            slot = self._take_slot()
         try:
-            yield
+            yield slot
         finally:
             with self._changed:
-                self._in_flight -= 1
+                self._in_flight.free(slot, self._clock())
                 self._changed.notify()
 
-    def send(self, post: Callable[[], Generation]) -> Generation:
+    def send(self, slot: Slot, post: Callable[[], Generation]) -> Generation:
         """
-        Send a request and learn from its outcome. Call this while holding a slot.
+        Send a request and learn from its outcome.
 
+        :param slot: The request's slot.
         :param post: Sends the request once.
         """
-        began, completed = time.monotonic(), self._completed
+        with self._changed:
+            slot.sent_at = self._clock()
         try:
             generation = post()
         except RateLimitError as error:
-            self.on_rate_limited(error, self._completed - completed)
+            self.on_rate_limited(slot, error)
             raise
         except NoConnectionError:
             self.on_unreachable()
             raise
-        self.on_response(time.monotonic() - began, generation.rate_limit)
+        self.on_response(slot, generation.rate_limit)
         return generation
 
-    def on_response(self, seconds: float, rate_limit: RateLimit | None) -> None:
-        """
-        Record a response and what it says about the limits.
-
-        :param seconds: How long the request took.
-        """
+    def on_response(self, slot: Slot, rate_limit: RateLimit | None) -> None:
+        """Record a response and what it says about the limits."""
         with self._changed:
             now = self._clock()
-            self._completed += 1
+            # The slot is held until the response is recorded, too.
+            slot.ended_at = now
             self._unreachable = 0
-            self._limit.on_response(seconds, now)
+            self._limit.on_response(now - slot.sent_at, now)
             if rate_limit is not None and self._window.on_response(now, rate_limit):
                 self._limit.on_shared(now)
 
-    def on_rate_limited(self, error: RateLimitError, completed: int = 0) -> None:
-        """
-        Record a 429. Call this while the request still holds its slot.
-
-        :param completed: How many requests have completed since this one was sent: they were in flight when it was refused.
-        """
+    def on_rate_limited(self, slot: Slot, error: RateLimitError) -> None:
+        """Record a 429. Call this while the request still holds its slot."""
         with self._changed:
             now = self._clock()
+            slot.is_refused = True
             self._is_spaced = True
             if error.retry_after is not None:
                 self._close_until(now + max(error.retry_after, MIN_WAIT), "getimg.ai limits requests")
                 return
-            others = self._in_flight - 1 + completed
             was_crowded_out = self._limit.is_crowded_out
-            self._opens_at = max(self._opens_at, now + self._limit.on_refused(others, now))
+            wait = self._limit.on_refused(self._in_flight.most_beside(slot), now - slot.sent_at, now)
+            self._opens_at = max(self._opens_at, now + wait)
             if self._limit.is_crowded_out and not was_crowded_out:
                 self._log.info(
                     "Other tasks use all of the account's concurrent requests. Retrying until one is free. Nothing was billed."
@@ -207,11 +204,11 @@ class RateLimiter:
             wait = next_change_at - now if next_change_at is not None else _LOOK_SECONDS
         return min(wait, _LOOK_SECONDS) if wait > 0 else _LOOK_SECONDS
 
-    def _note_sent(self) -> None:
+    def _take_slot(self) -> Slot:
         now = self._clock()
-        self._in_flight += 1
         self._next_send_at = now + SPACING
         self._window.on_sent(now)
+        return self._in_flight.take()
 
     def _close_until(self, moment: float, why: str) -> None:
         # Many requests are refused at the same time: log it only once.

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from airflow_provider_getimg.batch.budget import Budget
     from airflow_provider_getimg.batch.existing import Existing
     from airflow_provider_getimg.batch.history import History
+    from airflow_provider_getimg.batch.in_flight import Slot
     from airflow_provider_getimg.batch.limiter import RateLimiter
     from airflow_provider_getimg.batch.rows import Row
     from airflow_provider_getimg.batch.settings import BatchSettings
@@ -184,12 +185,12 @@ class RowSteps:
         )
 
     @contextmanager
-    def _slot(self, row: Row) -> Iterator[None]:
+    def _slot(self, row: Row) -> Iterator[Slot]:
         """Wait for a slot. The breakers learn the outcome before the slot is released."""
-        with self._api.limiter.acquire():
+        with self._api.limiter.acquire() as slot:
             self._breakers.check_refused(row)
             try:
-                yield
+                yield slot
             except GetimgError as error:
                 self._breakers.on_error(row, error)
                 raise
@@ -209,8 +210,8 @@ class RowSteps:
         unreachable = 0
         while True:
             try:
-                with self._slot(row), paid.sending():
-                    generation = limiter.send(partial(client.generate_image, request))
+                with self._slot(row) as slot, paid.sending():
+                    generation = limiter.send(slot, partial(client.generate_image, request))
                 paid.record(generation, request.model)
             except RateLimitError as error:
                 if (

@@ -13,6 +13,7 @@ from airflow_provider_getimg import retry
 from airflow_provider_getimg.api.errors import KilledError, RateLimitError
 from airflow_provider_getimg.api.types import RateLimit
 from airflow_provider_getimg.batch import concurrency_limit, limiter
+from airflow_provider_getimg.batch.in_flight import Slot
 from airflow_provider_getimg.batch.limiter import RateLimiter
 
 
@@ -38,9 +39,11 @@ class Bench:
                 and self.limiter._limit.try_admit(self.limiter.in_flight, self.now)
             )
 
-    def take(self, slots: ExitStack) -> None:
+    def take(self, slots: ExitStack) -> Slot:
         assert self.free()
-        slots.enter_context(self.limiter.acquire())
+        slot = slots.enter_context(self.limiter.acquire())
+        slot.sent_at = self.now
+        return slot
 
     def pass_until_free(self) -> float:
         """Advance the clock until a slot is free, and return the elapsed seconds."""
@@ -50,9 +53,9 @@ class Bench:
             assert self.now < since + 600
         return self.now - since
 
-    def respond(self, count: int) -> None:
+    def respond(self, count: int = 1, rate_limit: RateLimit | None = None) -> None:
         for _ in range(count):
-            self.limiter.on_response(30.0, None)
+            self.limiter.on_response(Slot(sent_at=self.now - 30), rate_limit)
 
     @property
     def wait(self) -> float:
@@ -61,8 +64,9 @@ class Bench:
 
     def refuse_one(self, retry_after: float | None = None) -> None:
         assert self.free()
-        with self.limiter.acquire():
-            self.limiter.on_rate_limited(RateLimitError("x", retry_after=retry_after))
+        with self.limiter.acquire() as slot:
+            slot.sent_at = self.now
+            self.limiter.on_rate_limited(slot, RateLimitError("x", retry_after=retry_after))
 
 
 def test_requests_in_flight_do_not_exceed_the_slots():
@@ -112,13 +116,8 @@ def test_simultaneous_429s_count_as_one():
         for _ in range(5):
             bench.take(slots)
         with ExitStack() as refused:
-            for _ in range(27):
-                bench.take(refused)
-            for _ in range(27):
-                bench.limiter.on_rate_limited(RateLimitError("x"))
-                # As each request that got a 429 releases its slot.
-                bench.limiter._in_flight -= 1
-            bench.limiter._in_flight += 27
+            for slot in [bench.take(refused) for _ in range(27)]:
+                bench.limiter.on_rate_limited(slot, RateLimitError("x"))
         assert bench.limiter.limit == 5
         assert not bench.free()
         bench.respond(1)
@@ -127,6 +126,44 @@ def test_simultaneous_429s_count_as_one():
         bench.now += 61
         assert bench.free()
         assert bench.limiter.limit == 6
+
+
+def test_429_that_arrives_late_still_lowers_the_limit():
+    bench = Bench(32)
+    with ExitStack() as slots:
+        first = [slots.enter_context(ExitStack()) for _ in range(3)]
+        for slot in first:
+            bench.take(slot)
+        refused = bench.take(slots)
+        # Meanwhile, the three complete, and others take their places.
+        bench.now += 30
+        for slot in first:
+            slot.close()
+        for _ in range(3):
+            bench.now += 1
+            bench.take(slots)
+        bench.limiter.on_rate_limited(refused, RateLimitError("x"))
+        assert bench.limiter.limit == 3
+
+
+def test_probe_is_awaited_before_the_next_one():
+    bench = Bench(32)
+    with ExitStack() as slots:
+        for _ in range(5):
+            bench.take(slots)
+        refused = bench.take(slots)
+        # A slow network.
+        bench.now += 3
+        bench.limiter.on_rate_limited(refused, RateLimitError("x"))
+    with ExitStack() as slots:
+        for _ in range(5):
+            bench.pass_until_free()
+            bench.take(slots)
+        bench.respond()
+        bench.pass_until_free()
+        bench.take(slots)
+        assert bench.limiter.limit == 6
+        assert bench.pass_until_free() >= 2 * 3
 
 
 def test_rate_limited_probes_become_rarer_up_to_a_limit():
@@ -173,7 +210,7 @@ def test_next_window_allows_as_many_requests_as_the_limit():
         bench.take(slots)
         # 20 a minute, five of them used by others; the minute began with this task's request.
         bench.now += 30
-        bench.limiter.on_response(30.0, RateLimit(remaining=14, resets_in=30, limit=20))
+        bench.respond(rate_limit=RateLimit(remaining=14, resets_in=30, limit=20))
         for _ in range(14):
             bench.take(slots)
         assert not bench.free()
@@ -217,7 +254,7 @@ def test_retry_after_of_zero_still_delays_the_next_request():
 
 def test_no_request_is_sent_once_the_window_is_used_up():
     bench = Bench(4)
-    bench.limiter.on_response(30.0, RateLimit(remaining=2, resets_in=30))
+    bench.respond(rate_limit=RateLimit(remaining=2, resets_in=30))
     with ExitStack() as slots:
         bench.take(slots)
         bench.take(slots)
@@ -293,7 +330,7 @@ def test_slot_is_released_if_the_request_raises(concurrency):
 def test_wait_beyond_max_wait_raises_before_a_slot_is_taken():
     bench = Bench(4)
     bench.limiter._max_wait = 60
-    bench.limiter.on_response(30.0, RateLimit(remaining=0, resets_in=90))
+    bench.respond(rate_limit=RateLimit(remaining=0, resets_in=90))
     with (
         pytest.raises(RateLimitError, match="accepts no requests for the next 90 seconds") as caught,
         bench.limiter.acquire(),
