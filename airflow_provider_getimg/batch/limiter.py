@@ -167,6 +167,7 @@ class RateLimiter:
         with self._changed:
             now = self._clock()
             slot.is_refused = True
+            self._window.on_not_counted()
             self._is_spaced = True
             if error.retry_after is not None:
                 self._close_until(now + max(error.retry_after, MIN_WAIT), "getimg.ai limits requests")
@@ -183,6 +184,7 @@ class RateLimiter:
         """Record a failed connection. Call this while the request still holds its slot."""
         with self._changed:
             now = self._clock()
+            self._window.on_not_counted()
             if now < self._opens_at:
                 # One of several that failed together.
                 return

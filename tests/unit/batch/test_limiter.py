@@ -264,6 +264,14 @@ def test_no_request_is_sent_once_the_window_is_used_up():
     assert bench.free()
 
 
+def test_refused_request_leaves_the_window_as_it_was():
+    bench = Bench(4)
+    bench.respond(rate_limit=RateLimit(remaining=1, resets_in=30))
+    bench.refuse_one()
+    bench.now += retry.PROBE_FIRST * 1.25
+    assert bench.free()
+
+
 def test_probes_become_rarer_while_other_tasks_hold_all_slots():
     bench = Bench(4)
     waits = []
