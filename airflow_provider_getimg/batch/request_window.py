@@ -73,7 +73,7 @@ class RequestWindow:
             # The same window. Requests that were on their way when the API sent this response are missing in it.
             left = min(left, self._left)
         self._left, self._ends_at, self._per_window = left, ends_at, rate_limit.limit
-        # A sliding window's end moves on, so that it says nothing about a window that is longer than a minute.
+        # The end of a sliding window moves on, so its distance from the beginning shows at most a minute.
         self._length = max(self._length, rate_limit.resets_in, min(ends_at - self._began, WINDOW_SECONDS))
         began = ends_at - self._length * (1 + TOLERANCE)
         own = sum(moment >= began for moment in self._sent_at)
