@@ -113,6 +113,20 @@ class Airflow(AirflowRest):
         if self.process is not None:
             self.process.end()
 
+    def waiting_state(self, dag_id: str, run_id: str, task_id: str) -> str | None:
+        """Return the state of a task that waits outside a worker, once its wait may end; otherwise None.
+
+        A wait that ends before the scheduler has registered the end of the task's process counts as a failed try:
+        to the scheduler, the process seems lost (https://github.com/apache/airflow/issues/72716).
+        """
+        task = self.request("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}")
+        if task["state"] not in ("deferred", "up_for_reschedule", "awaiting_input"):
+            return None
+        ended = f"task_id='{task_id}', run_id='{run_id}', try_number={task['try_number']}, "
+        with self.log.open() as lines:
+            registered = any("Received executor event" in line and ended in line for line in lines)
+        return str(task["state"]) if registered else None
+
     def _settings(self, port: int, dags_folders: Sequence[Path]) -> dict[str, str]:
         bundles: list[dict[str, Any]] = [
             {

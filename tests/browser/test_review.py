@@ -72,10 +72,7 @@ def test_only_approved_images_are_published(
     airflow: Airflow, seaweedfs: SeaweedFS, bucket: str, page: Page, requested: list[str]
 ):
     run_id = airflow.trigger(DAG_ID, conf={"subjects": SUBJECTS})
-    review = f"/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/review"
-    # Before Airflow 3.3, the task is deferred.
-    waiting = ("awaiting_input", "deferred")
-    assert airflow.poll(lambda: airflow.request("GET", review)["state"] in waiting, 120)
+    assert airflow.poll(lambda: airflow.waiting_state(DAG_ID, run_id, "review"), 120)
     log_in(page, airflow.url)
     page.goto(f"{airflow.url}/required_actions")
     page.get_by_role("link", name="Publish these images?").click()

@@ -28,8 +28,7 @@ def start(airflow: Airflow, dag_id: str, **conf: Any) -> str:
 
 def wait_for_state(airflow: Airflow, dag_id: str, run_id: str, state: str) -> None:
     def reached() -> bool:
-        [task] = airflow.task_instances(dag_id, run_id)
-        return bool(task["state"] == state)
+        return airflow.waiting_state(dag_id, run_id, "wait") == state
 
     assert airflow.poll(reached, 60), airflow.task_instances(dag_id, run_id)
 

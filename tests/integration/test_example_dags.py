@@ -202,16 +202,8 @@ def review(airflow_stack: Airflow, simulator: GetimgSimulator):
     run_id = airflow_stack.trigger(dag_id, conf={"subjects": ["a bridge", "an owl"]})
     path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/review"
 
-    def is_waiting() -> bool:
-        task = airflow_stack.request("GET", path)
-        # A response before the scheduler has registered the end of the process would fail the task, because the process
-        # would seem lost. No person responds that fast.
-        ended = f"task_id='review', run_id='{run_id}', try_number={task['try_number']}, "
-        events = (line for line in airflow_stack.log.open() if "Received executor event" in line)
-        return task["state"] in ("awaiting_input", "deferred") and any(ended in line for line in events)
-
     def response(option: str, leave_out: list[str] | None = None) -> dict[str, str]:
-        assert airflow_stack.poll(is_waiting, 120)
+        assert airflow_stack.poll(lambda: airflow_stack.waiting_state(dag_id, run_id, "review"), 120)
         # Send what the form sends: before Airflow 3.2, that includes the DAG's params.
         form = airflow_stack.request("GET", f"{path}/-1/hitlDetails")["params"]
         # On 3.1.2, the params are plain values.
