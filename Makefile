@@ -68,8 +68,7 @@ lint: $(READY)  ## check style, types, words and who imports whom
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	.venv/bin/lint-imports --no-cache --no-logo
-	$(PYTHON) -m mypy --strict airflow_provider_getimg
-	$(PYTHON) -m mypy devstack benchmarks noxfile.py
+	$(PYTHON) -m mypy --strict airflow_provider_getimg devstack benchmarks noxfile.py
 	$(PYTHON) tests/style.py
 
 docs: $(READY)  ## build the handbook into site/; a link that leads nowhere is an error
